@@ -1,0 +1,48 @@
+# Two commands do everything on a bare machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CUDA build of vLLM where a GPU answers, the CPU build elsewhere; `make BUILD=cpu` to choose.
+BUILD ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+OVERRIDES_cpu := --override requirements/cpu-overrides.txt
+STAMP := $(VENV)/.$(BUILD)-installed
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: $(STAMP) ## build .venv with the vLLM build that fits this machine
+
+$(STAMP): pyproject.toml requirements/$(BUILD).txt requirements/cpu-overrides.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements/$(BUILD).txt $(OVERRIDES_$(BUILD)) --editable '.[$(BUILD),test]'
+	@touch $@
+
+.PHONY: demo
+demo: setup ## caption the bundled sample with the bundled model
+	$(BIN)/python -m vllm_caption demo
+
+.PHONY: test
+test: setup ## run all tests, on real engines
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: setup ## lint, types, and the tests that need no engine
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not engine'
+
+.PHONY: pins
+pins: setup ## resolve the pinned versions anew
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra test $(OVERRIDES_cpu) --no-header --no-annotate --universal --python-version 3.11 --quiet --upgrade -o requirements/cpu.txt
+	$(BIN)/uv pip compile pyproject.toml --extra cuda --extra test --no-header --no-annotate --universal --python-version 3.11 --quiet --upgrade -o requirements/cuda.txt
+
+.PHONY: clean
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache demo_output

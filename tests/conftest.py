@@ -1,0 +1,18 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The two generated inputs with their expected outcomes; they are not part of the project."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "corpora"
+    folder = Path(os.environ.get("VLLM_CAPTION_CORPORA", beside))
+    if not (folder / "hostile" / "expected.json").is_file():
+        pytest.skip(f"no corpora at {folder}: set VLLM_CAPTION_CORPORA")
+    return folder

@@ -1,0 +1,364 @@
+"""Who gets what, what is tried again, who is to blame: each rule of the dispatcher."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from vllm_caption.dispatcher import Accept, Dispatcher, GiveUp, TryAgain
+from vllm_caption.messages import Captioned, Failed, ImageFacts, Timings
+
+FACTS = ImageFacts(10, 10, "none", "00")
+
+
+def captioned(lease: int, text: str = "a red circle") -> Captioned:
+    return Captioned(lease, text, "stop", 10, 4, FACTS, Timings())
+
+
+def failed(lease: int, *, retryable: bool) -> Failed:
+    kind = "engine_error" if retryable else "missing_file"
+    return Failed(lease, kind, "it did not work", retryable)
+
+
+def make(num_engines: int = 2, items: str = "", **limits: int) -> Dispatcher[str]:
+    dispatcher: Dispatcher[str] = Dispatcher(
+        num_engines,
+        max_retries=limits.get("max_retries", 3),
+        max_engine_restarts=limits.get("max_engine_restarts", 3),
+    )
+    dispatcher.add(items)
+    dispatcher.end_input()
+    return dispatcher
+
+
+def test_engine_gets_items_in_order_up_to_its_window() -> None:
+    dispatcher = make(items="abcde")
+    assert [leased.item for leased in dispatcher.take(0, 3)] == ["a", "b", "c"]
+    assert dispatcher.take(0, 3) == []
+
+
+def test_finished_item_makes_room_for_one_more() -> None:
+    dispatcher = make(items="abcde")
+    first, *_ = dispatcher.take(0, 3)
+    dispatcher.captioned(0, captioned(first.lease), ())
+    assert [leased.item for leased in dispatcher.take(0, 3)] == ["d"]
+
+
+def test_slow_engine_simply_takes_less() -> None:
+    dispatcher = make(items="abcdefgh")
+    dispatcher.take(0, 2)
+    taken = 0
+    while leased := dispatcher.take(1, 2):
+        taken += len(leased)
+        for one in leased:
+            dispatcher.captioned(1, captioned(one.lease), ())
+    assert taken == 6
+
+
+def test_run_is_finished_only_when_nothing_waits_and_nothing_is_in_flight() -> None:
+    dispatcher = make(items="a")
+    assert not dispatcher.finished
+    (leased,) = dispatcher.take(0, 8)
+    assert not dispatcher.finished
+    dispatcher.captioned(0, captioned(leased.lease), ())
+    assert dispatcher.finished
+
+
+def test_run_is_not_finished_while_the_input_is_still_read() -> None:
+    dispatcher: Dispatcher[str] = Dispatcher(1, max_retries=3, max_engine_restarts=3)
+    assert not dispatcher.finished
+    dispatcher.end_input()
+    assert dispatcher.finished
+
+
+def test_good_caption_is_accepted_with_its_number_of_attempts() -> None:
+    dispatcher = make(items="a")
+    (leased,) = dispatcher.take(0, 8)
+    decision = dispatcher.captioned(0, captioned(leased.lease), ())
+    assert isinstance(decision, Accept)
+    assert (decision.item, decision.attempts, decision.flags) == ("a", 1, ())
+
+
+def test_cut_off_caption_is_accepted_with_its_flag() -> None:
+    dispatcher = make(items="a")
+    (leased,) = dispatcher.take(0, 8)
+    decision = dispatcher.captioned(0, captioned(leased.lease), ("cut_off",))
+    assert isinstance(decision, Accept)
+    assert decision.flags == ("cut_off",)
+
+
+def test_rule_breaking_caption_is_asked_again_with_other_sampling() -> None:
+    dispatcher = make(items="a")
+    (leased,) = dispatcher.take(0, 8)
+    assert leased.rejected == 0
+    decision = dispatcher.captioned(0, captioned(leased.lease), ("too_long",))
+    assert isinstance(decision, TryAgain)
+    (again,) = dispatcher.take(1, 8)
+    assert (again.item, again.rejected) == ("a", 1)
+
+
+def test_caption_that_keeps_breaking_a_style_rule_keeps_its_best_attempt_and_is_flagged() -> None:
+    dispatcher = make(items="a", max_retries=2)
+    decision = None
+    for flags in (("too_long",), ("empty",), ("too_long",)):
+        (leased,) = dispatcher.take(0, 8)
+        decision = dispatcher.captioned(0, captioned(leased.lease, flags[0]), flags)
+    assert isinstance(decision, Accept)
+    assert (decision.result.caption, decision.flags, decision.attempts) == (
+        "too_long",
+        ("too_long",),
+        3,
+    )
+
+
+def test_caption_that_stays_empty_fails_as_caption_rejected() -> None:
+    dispatcher = make(items="a", max_retries=1)
+    decision = None
+    for _ in range(2):
+        (leased,) = dispatcher.take(0, 8)
+        decision = dispatcher.captioned(0, captioned(leased.lease, ""), ("empty",))
+    assert isinstance(decision, GiveUp)
+    assert (decision.kind, decision.attempts) == ("caption_rejected", 2)
+
+
+def test_flagged_caption_is_kept_when_every_later_attempt_fails_in_the_engine() -> None:
+    dispatcher = make(items="a", max_retries=1)
+    (leased,) = dispatcher.take(0, 8)
+    dispatcher.captioned(0, captioned(leased.lease, "long"), ("too_long",))
+    (leased,) = dispatcher.take(0, 8)
+    decision = dispatcher.failed(0, failed(leased.lease, retryable=True))
+    assert isinstance(decision, Accept)
+    assert decision.result.caption == "long"
+
+
+def test_broken_input_fails_at_once() -> None:
+    dispatcher = make(items="a")
+    (leased,) = dispatcher.take(0, 8)
+    decision = dispatcher.failed(0, failed(leased.lease, retryable=False))
+    assert isinstance(decision, GiveUp)
+    assert (decision.kind, decision.attempts) == ("missing_file", 1)
+
+
+def test_engine_error_is_tried_again_with_the_same_sampling_at_most_max_retries_times() -> None:
+    dispatcher = make(items="a", max_retries=2)
+    decisions = []
+    for _ in range(3):
+        (leased,) = dispatcher.take(0, 8)
+        assert leased.rejected == 0
+        decisions.append(dispatcher.failed(0, failed(leased.lease, retryable=True)))
+    assert [type(d) for d in decisions] == [TryAgain, TryAgain, GiveUp]
+
+
+def test_late_or_doubled_answer_is_ignored() -> None:
+    dispatcher = make(items="a")
+    (leased,) = dispatcher.take(0, 8)
+    assert dispatcher.captioned(1, captioned(leased.lease), ()) is None
+    assert dispatcher.captioned(0, captioned(leased.lease), ()) is not None
+    assert dispatcher.captioned(0, captioned(leased.lease), ()) is None
+    assert dispatcher.failed(0, failed(leased.lease, retryable=True)) is None
+
+
+def test_items_of_a_lost_engine_are_leased_again_without_a_charged_attempt() -> None:
+    dispatcher = make(items="ab")
+    dispatcher.take(0, 8)
+    dispatcher.engine_lost(0)
+    (leased,) = dispatcher.take(1, 8)
+    decision = dispatcher.captioned(1, captioned(leased.lease), ())
+    assert isinstance(decision, Accept)
+    assert decision.attempts == 1
+
+
+def test_suspects_run_one_at_a_time_and_alone() -> None:
+    dispatcher = make(items="ab")
+    dispatcher.take(0, 8)
+    dispatcher.engine_lost(0)
+    (first,) = dispatcher.take(1, 8)
+    assert dispatcher.take(1, 8) == []
+    dispatcher.captioned(1, captioned(first.lease), ())
+    (second,) = dispatcher.take(1, 8)
+    assert {first.item, second.item} == {"a", "b"}
+
+
+def test_suspect_waits_for_an_engine_that_has_just_worked_while_there_is_other_work() -> None:
+    dispatcher = make(num_engines=1, items="abcd")
+    dispatcher.take(0, 2)
+    dispatcher.engine_lost(0)
+    fresh = dispatcher.take(0, 2)
+    assert [leased.item for leased in fresh] == ["c", "d"]
+    dispatcher.captioned(0, captioned(fresh[0].lease), ())
+    assert dispatcher.take(0, 2) == []  # empties first
+    dispatcher.captioned(0, captioned(fresh[1].lease), ())
+    assert [leased.item for leased in dispatcher.take(0, 2)] == ["a"]
+
+
+def test_one_suspect_empties_one_engine_only() -> None:
+    dispatcher = make(num_engines=3, items="abcdefghijkl")
+    dispatcher.take(0, 1)
+    leases = {engine: dispatcher.take(engine, 2) for engine in (1, 2)}
+    dispatcher.engine_lost(0)
+    for engine in (1, 2):
+        dispatcher.captioned(engine, captioned(leases[engine][0].lease), ())
+    assert [len(dispatcher.take(engine, 2)) for engine in (1, 2)] == [0, 1]
+
+
+def drain_with_poison(dispatcher: Dispatcher[str], poison: str, window: int = 4) -> Counter[str]:
+    """Run one engine that dies of certain items, until nothing is left. Counts deaths as `!`."""
+    ends: Counter[str] = Counter()
+    while not dispatcher.finished and dispatcher.num_usable:
+        dispatcher.engine_started(0)
+        held = dispatcher.take(0, window)
+        while held:
+            deadly = next((one for one in held if one.item in poison), None)
+            if deadly is not None:
+                ends["!"] += 1
+                for gone in dispatcher.engine_lost(0):
+                    ends[f"{gone.item}:{gone.kind}"] += 1
+                break
+            one = held.pop(0)
+            decision = dispatcher.captioned(0, captioned(one.lease), ())
+            assert isinstance(decision, Accept)
+            assert decision.attempts == 1
+            ends[one.item] += 1
+            held += dispatcher.take(0, window)
+    return ends
+
+
+def test_item_that_kills_twice_alone_is_poison_and_everyone_else_is_captioned() -> None:
+    ends = drain_with_poison(make(num_engines=1, items="abcdefghijkl"), poison="c")
+    assert ends.pop("!") <= 3
+    assert ends == Counter({**{item: 1 for item in "abdefghijkl"}, "c:poison": 1})
+
+
+@pytest.mark.parametrize("poison", ["a", "l", "al", "bck", "jkl", "abcdef"])
+def test_k_poison_items_cost_at_most_two_deaths_each_plus_those_that_isolate_them(
+    poison: str,
+) -> None:
+    ends = drain_with_poison(make(num_engines=1, items="abcdefghijkl"), poison)
+    deaths = ends.pop("!")
+    assert deaths <= 3 * len(poison)
+    expected = {item: 1 for item in "abcdefghijkl" if item not in poison}
+    assert ends == Counter({**expected, **{f"{item}:poison": 1 for item in poison}})
+
+
+def test_second_trial_of_a_suspect_is_on_another_engine_if_there_is_one() -> None:
+    dispatcher = make(num_engines=2, items="a")
+    dispatcher.take(0, 8)
+    dispatcher.engine_lost(0)
+    dispatcher.take(0, 8)
+    dispatcher.engine_lost(0)
+    assert dispatcher.take(0, 8) == []
+    assert [leased.item for leased in dispatcher.take(1, 8)] == ["a"]
+
+
+def test_engine_that_dies_again_and_again_without_finishing_anything_is_taken_out() -> None:
+    dispatcher = make(num_engines=2, items="ab", max_engine_restarts=2)
+    for _ in range(3):
+        assert dispatcher.may_restart(0)
+        dispatcher.engine_lost(0)
+    assert not dispatcher.may_restart(0)
+    assert dispatcher.take(0, 8) == []
+    assert dispatcher.num_usable == 1
+
+
+def test_engine_that_finishes_something_between_deaths_stays() -> None:
+    dispatcher = make(num_engines=1, items="abcdefghij", max_engine_restarts=1)
+    for _ in range(4):
+        leased = dispatcher.take(0, 1)
+        dispatcher.captioned(0, captioned(leased[0].lease), ())
+        dispatcher.engine_lost(0)
+    assert dispatcher.may_restart(0)
+
+
+def test_closed_dispatcher_hands_out_nothing_and_is_finished_when_the_flight_is_over() -> None:
+    dispatcher = make(items="abc")
+    (leased,) = dispatcher.take(0, 1)
+    dispatcher.close()
+    assert dispatcher.take(1, 8) == []
+    assert not dispatcher.finished
+    assert isinstance(dispatcher.captioned(0, captioned(leased.lease), ()), Accept)
+    assert dispatcher.finished
+
+
+class AnythingHappens(RuleBasedStateMachine):
+    """Engines work, fail, die and answer twice in any order; no item may be lost or blamed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dispatcher: Dispatcher[int] = Dispatcher(3, max_retries=2, max_engine_restarts=2)
+        self.added = 0
+        self.poison: set[int] = set()
+        self.held: dict[int, dict[int, int]] = {0: {}, 1: {}, 2: {}}
+        self.old_leases: list[tuple[int, int]] = []
+        self.ends: Counter[int] = Counter()
+        self.blamed: set[int] = set()
+
+    def settle(self, decision: object) -> None:
+        if isinstance(decision, Accept | GiveUp):
+            self.ends[decision.item] += 1
+            if isinstance(decision, GiveUp) and decision.kind == "poison":
+                self.blamed.add(decision.item)
+
+    @rule(count=st.integers(1, 5), poisoned=st.booleans())
+    def items_are_found(self, count: int, poisoned: bool) -> None:
+        new = range(self.added, self.added + count)
+        if poisoned:
+            self.poison.add(new[0])
+        self.dispatcher.add(new)
+        self.added += count
+
+    @rule(engine=st.integers(0, 2))
+    def engine_takes(self, engine: int) -> None:
+        for leased in self.dispatcher.take(engine, 4):
+            assert leased.lease not in self.held[engine]
+            self.held[engine][leased.lease] = leased.item
+
+    @rule(engine=st.integers(0, 2), flag=st.sampled_from(["", "empty", "too_long", "cut_off"]))
+    def engine_captions(self, engine: int, flag: str) -> None:
+        harmless = [n for n, item in self.held[engine].items() if item not in self.poison]
+        if harmless:
+            self.held[engine].pop(harmless[0])
+            flags = (flag,) if flag else ()
+            decision = self.dispatcher.captioned(engine, captioned(harmless[0]), flags)  # type: ignore[arg-type]
+            assert decision is not None
+            self.settle(decision)
+            self.old_leases.append((engine, harmless[0]))
+
+    @rule(engine=st.integers(0, 2), retryable=st.booleans())
+    def engine_refuses(self, engine: int, retryable: bool) -> None:
+        harmless = [n for n, item in self.held[engine].items() if item not in self.poison]
+        if harmless:
+            self.held[engine].pop(harmless[0])
+            self.settle(self.dispatcher.failed(engine, failed(harmless[0], retryable=retryable)))
+
+    @precondition(lambda self: self.old_leases)
+    @rule()
+    def an_answer_comes_twice(self) -> None:
+        engine, lease = self.old_leases[-1]
+        assert self.dispatcher.captioned(engine, captioned(lease), ()) is None
+
+    @rule(engine=st.integers(0, 2))
+    def engine_dies_of_poison(self, engine: int) -> None:
+        if self.poison & set(self.held[engine].values()):
+            self.held[engine].clear()
+            for gone in self.dispatcher.engine_lost(engine):
+                self.settle(gone)
+            self.dispatcher.engine_started(engine)
+
+    @invariant()
+    def every_item_is_waiting_held_or_ended_exactly_once(self) -> None:
+        waiting, held = self.dispatcher.num_waiting, self.dispatcher.num_in_flight
+        assert waiting + held + len(self.ends) == self.added
+        assert held == sum(len(items) for items in self.held.values())
+        assert set(self.ends.values()) <= {1}
+
+    @invariant()
+    def only_poison_is_blamed(self) -> None:
+        assert self.blamed <= self.poison
+
+
+AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestAnythingHappens = AnythingHappens.TestCase

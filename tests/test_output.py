@@ -1,0 +1,218 @@
+"""What lies in the output folder, in which order, and what a rerun makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+
+from vllm_caption.caption_files import CaptionFiles
+from vllm_caption.checkpoint import Checkpoint, Row, parts, read_rows
+from vllm_caption.errors import ItemError, RunStopped, UsageError
+from vllm_caption.output import Output
+
+
+def row(file: str, **columns: object) -> Row:
+    defaults: dict[str, object] = {
+        "document": "doc",
+        "element_index": 0,
+        "element_type": "SvgElement",
+        "status": "captioned",
+        "caption": f"caption of {file}",
+        "finished_at": 1_700_000_000_000_000,
+        "run_id": "run",
+    }
+    return Row(file=file, **(defaults | columns))  # type: ignore[arg-type]
+
+
+def journal(root: Path) -> list[str]:
+    return [json.loads(line)["file"] for line in (root / "journal.jsonl").read_text().splitlines()]
+
+
+# --- .txt files ------------------------------------------------------------------------------
+
+
+def test_caption_file_holds_the_caption_alone_in_utf8_without_a_newline(tmp_path: Path) -> None:
+    CaptionFiles(tmp_path).write("图形/a b.png", "红色圆形 – round")
+    assert (tmp_path / "图形/a b.png.txt").read_bytes() == "红色圆形 – round".encode()
+
+
+def test_caption_file_of_the_longest_legal_name_is_written_and_leaves_no_temporary_file(
+    tmp_path: Path,
+) -> None:
+    file = "d/" + "a" * 247 + ".png"
+    files = CaptionFiles(tmp_path)
+    files.check_name(file)
+    files.write(file, "caption")
+    assert os.listdir(tmp_path / "d") == ["a" * 247 + ".png.txt"]
+
+
+def test_name_that_leaves_no_room_for_txt_is_bad_name() -> None:
+    with pytest.raises(ItemError, match="bad_name"):
+        CaptionFiles(Path("out")).check_name("d/" + "a" * 248 + ".png")
+
+
+def test_caption_inside_the_manifest_folder_is_output_conflict() -> None:
+    with pytest.raises(ItemError, match="output_conflict"):
+        CaptionFiles(Path("out")).check_name("manifest.parquet/x.png")
+
+
+@pytest.mark.parametrize("order", [("x", "x.txt/y"), ("x.txt/y", "x")])
+def test_caption_that_needs_a_folder_where_another_is_a_file_is_output_conflict(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    files = CaptionFiles(tmp_path)
+    files.write(order[0], "first")
+    with pytest.raises(ItemError, match="output_conflict"):
+        files.write(order[1], "second")
+    assert files.read(order[0]) == "first"
+    assert files.read(order[1]) is None
+
+
+def test_empty_caption_file_does_not_count_as_a_caption(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    assert CaptionFiles(tmp_path).read("a") is None
+
+
+# --- rows and parts --------------------------------------------------------------------------
+
+
+def test_rows_go_to_the_journal_first_and_to_a_part_at_each_interval(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=3)
+    for name in "abcd":
+        checkpoint.append(row(name))
+    assert [path.name for path in parts(checkpoint.folder)] == ["part-00000001.parquet"]
+    assert journal(tmp_path) == ["d"]
+    checkpoint.close()
+    assert [r["file"] for r in read_rows(checkpoint.folder)] == list("abcd")
+    assert journal(tmp_path) == []
+
+
+def test_rows_of_a_killed_run_are_taken_from_its_journal_and_a_torn_line_is_left_out(
+    tmp_path: Path,
+) -> None:
+    Checkpoint(tmp_path, interval=100).append(row("a", recipe_id="r1"))
+    with open(tmp_path / "journal.jsonl", "ab") as out:
+        out.write(b'{"file":"b","docu')
+    checkpoint = Checkpoint(tmp_path, interval=100)
+    assert {file: known.recipe_id for file, known in checkpoint.known().items()} == {"a": "r1"}
+    checkpoint.append(row("c"))
+    assert journal(tmp_path) == ["c"]
+
+
+def test_last_row_of_an_item_counts(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=1)
+    checkpoint.append(row("a", status="failed", error_kind="missing_file", caption=None))
+    checkpoint.append(row("a", flags=("too_long",)))
+    known = checkpoint.known()["a"]
+    assert (known.status, known.flagged, known.error_kind) == ("captioned", True, None)
+
+
+def test_compaction_leaves_one_part_with_the_last_row_of_each_item(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=2)
+    for name, caption in (("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("b", "5")):
+        checkpoint.append(row(name, caption=caption))
+    checkpoint.compact()
+    assert len(parts(checkpoint.folder)) == 1
+    captions = {r["file"]: r["caption"] for r in read_rows(checkpoint.folder)}
+    assert captions == {"a": "3", "b": "5", "c": "4"}
+
+
+def test_rows_after_a_compaction_are_newer_than_it(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=1)
+    for caption in ("old", "older", "compacted"):
+        checkpoint.append(row("a", caption=caption))
+    checkpoint.compact()
+    checkpoint.append(row("a", caption="new"))
+    assert [r["caption"] for r in read_rows(checkpoint.folder)] == ["new"]
+
+
+def test_compaction_that_was_killed_before_it_removed_the_old_parts_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=1)
+    checkpoint.append(row("a", caption="old"))
+    checkpoint.append(row("a", caption="new"))
+    kept = {path: path.read_bytes() for path in parts(checkpoint.folder)}
+    checkpoint.compact()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    reopened = Checkpoint(tmp_path, interval=1)
+    assert [r["caption"] for r in read_rows(reopened.folder)] == ["new"]
+    reopened.compact()
+    assert len(parts(reopened.folder)) == 1
+
+
+def test_manifest_is_one_dataset_for_pandas_and_pyarrow(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=2)
+    for name in "abcde":
+        checkpoint.append(row(name, flags=("cut_off",), output_tokens=7))
+    checkpoint.close()
+    frame = pd.read_parquet(tmp_path / "manifest.parquet")
+    assert frame["file"].tolist() == list("abcde")
+    assert frame["output_tokens"].sum() == 35
+    assert frame["finished_at"].iloc[0] == pd.Timestamp("2023-11-14T22:13:20Z")
+    assert ds.dataset(tmp_path / "manifest.parquet").count_rows() == 5
+
+
+# --- the folder as a whole -------------------------------------------------------------------
+
+
+def test_row_is_recorded_only_after_its_caption_file_is_in_place(tmp_path: Path) -> None:
+    output = Output(tmp_path, checkpoint_interval=10)
+    output.save_caption(row("x"))
+    with pytest.raises(ItemError):
+        output.save_caption(row("x.txt/y"))
+    assert journal(tmp_path) == ["x"]
+    output.close(complete=True)
+
+
+def test_second_run_in_one_folder_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:
+    output = Output(tmp_path, checkpoint_interval=10)
+    code = (
+        "import sys, pathlib; from vllm_caption.output import Output\n"
+        "Output(pathlib.Path(sys.argv[1]), 10)"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert f"is in use by process {os.getpid()} on " in second.stderr
+    output.close(complete=True)
+
+
+def test_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib; from vllm_caption.output import Output\n"
+        "output = Output(pathlib.Path(sys.argv[1]), 10); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    Output(tmp_path, checkpoint_interval=10).close(complete=True)
+
+
+def test_output_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"--output .*file/out: cannot be written"):
+        Output(tmp_path / "file" / "out", checkpoint_interval=10)
+
+
+def test_full_disk_stops_the_run_with_a_sentence_and_keeps_what_is_whole(tmp_path: Path) -> None:
+    output = Output(tmp_path, checkpoint_interval=10)
+    output.save_caption(row("a"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(RunStopped, match="cannot be written"):
+            output.save_caption(row("b", caption="long " * 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    output.close(complete=False)
+    assert output.files.read("a") == "caption of a"
+    assert output.files.read("b") is None
+    assert [r["file"] for r in read_rows(tmp_path / "manifest.parquet")] == ["a"]

@@ -1,0 +1,232 @@
+"""The checkpoint manifest: rows in a journal first, then in Parquet parts of one dataset.
+
+Invariants:
+- a row is appended after its .txt is in place, and a part is written after the .txt files of its
+  rows have reached the disk, so a row implies a file, also after a power loss;
+- the journal holds exactly the rows that no part holds yet (or, after a crash between the two
+  steps, rows that are in the newest part too, with equal content);
+- of several rows of one item the last one counts: parts are ordered by their number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("document", pa.string()),
+        ("element_index", pa.int32()),
+        ("element_type", pa.string()),
+        ("image_path", pa.string()),
+        ("caption_path", pa.string()),
+        ("status", pa.string()),
+        ("caption", pa.string()),
+        ("finish_reason", pa.string()),
+        ("flags", pa.list_(pa.string())),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("image_width", pa.int32()),
+        ("image_height", pa.int32()),
+        ("backdrop", pa.string()),
+        ("image_sha256", pa.string()),
+        ("recipe_id", pa.string()),
+        ("model", pa.string()),
+        ("prompt_name", pa.string()),
+        ("engine", pa.int32()),
+        ("queue_s", pa.float32()),
+        ("prepare_s", pa.float32()),
+        ("generate_s", pa.float32()),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+        ("run_id", pa.string()),
+    ]
+)
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One finished item. Names as in SCHEMA; ``finished_at`` in microseconds since 1970, UTC."""
+
+    file: str
+    document: str
+    element_index: int
+    element_type: str
+    status: str
+    finished_at: int
+    run_id: str
+    image_path: str | None = None
+    caption_path: str | None = None
+    caption: str | None = None
+    finish_reason: str | None = None
+    flags: tuple[str, ...] = ()
+    error_kind: str | None = None
+    error: str | None = None
+    attempts: int = 0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    image_width: int | None = None
+    image_height: int | None = None
+    backdrop: str | None = None
+    image_sha256: str | None = None
+    recipe_id: str | None = None
+    model: str | None = None
+    prompt_name: str | None = None
+    engine: int | None = None
+    queue_s: float | None = None
+    prepare_s: float | None = None
+    generate_s: float | None = None
+
+
+class Known(NamedTuple):
+    """What a rerun needs to know of an item's last row."""
+
+    status: str
+    recipe_id: str | None
+    flagged: bool
+    error_kind: str | None
+
+
+class Checkpoint:
+    """The manifest of one output folder, opened for writing by the one run that holds its lock."""
+
+    def __init__(self, root: Path, interval: int) -> None:
+        self.folder = root / "manifest.parquet"
+        self._interval = interval
+        self._rows: list[Row] = []
+        self._encoder = msgspec.json.Encoder()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink()
+        self._next_part = 1 + max((_part_number(path) for path in parts(self.folder)), default=0)
+        self._journal_path = root / "journal.jsonl"
+        self._rows.extend(_read_journal(self._journal_path))
+        self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.write_part()  # what a killed run left in its journal
+
+    def append(self, row: Row) -> None:
+        """Record one row; it survives the death of this process from here on."""
+        os.write(self._journal, self._encoder.encode(row) + b"\n")
+        self._rows.append(row)
+        if len(self._rows) >= self._interval:
+            self.write_part()
+
+    def write_part(self) -> None:
+        """Turn the journal into a Parquet part."""
+        if self._rows:
+            _sync_file_system(self._journal)
+            table = pa.Table.from_pylist([msgspec.structs.asdict(r) for r in self._rows], SCHEMA)
+            self._write(table)
+            self._rows.clear()
+        os.ftruncate(self._journal, 0)
+
+    def known(self) -> dict[str, Known]:
+        """The last row of every item."""
+        shared: dict[Known, Known] = {}  # a million items, a handful of distinct values
+        known: dict[str, Known] = {}
+        columns = ["file", "status", "recipe_id", "flags", "error_kind"]
+        for path in parts(self.folder):
+            table = pq.read_table(path, columns=columns)
+            flagged = pc.fill_null(pc.greater(pc.list_value_length(table["flags"]), 0), False)
+            rows = zip(
+                table["file"].to_pylist(),
+                table["status"].to_pylist(),
+                table["recipe_id"].to_pylist(),
+                flagged.to_pylist(),
+                table["error_kind"].to_pylist(),
+                strict=True,
+            )
+            for file, *rest in rows:
+                entry = Known(*rest)
+                known[file] = shared.setdefault(entry, entry)
+        return known
+
+    def compact(self) -> None:
+        """One part with the last row of every item, in the items' order of finishing."""
+        self.write_part()
+        old = parts(self.folder)
+        if len(old) < 2:
+            return
+        table = pa.concat_tables(pq.read_table(path, schema=SCHEMA) for path in old)
+        numbered = pa.table({"file": table["file"], "row": pa.array(range(len(table)))})
+        last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
+        self._write(table.take(last.take(pc.sort_indices(last))))
+        for path in old:
+            path.unlink()
+
+    def close(self) -> None:
+        """Write what is left as a part."""
+        self.write_part()
+        os.close(self._journal)
+
+    def _write(self, table: pa.Table) -> None:
+        path = self.folder / f"part-{self._next_part:08d}.parquet"
+        temporary = self.folder / f".{path.name}.tmp"
+        with open(temporary, "wb") as out:
+            pq.write_table(table, out, compression="zstd")
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+        self._next_part += 1
+
+
+def parts(folder: Path) -> list[Path]:
+    """The dataset's files, oldest first."""
+    return sorted(folder.glob("part-*.parquet"), key=_part_number)
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The last row of every item, as plain dictionaries (for tools, not for the hot path)."""
+    rows: dict[str, dict[str, Any]] = {}
+    for path in parts(folder):
+        for row in pq.read_table(path, schema=SCHEMA).to_pylist():
+            rows[row["file"]] = row
+    yield from rows.values()
+
+
+def write_documents(root: Path, skipped: list[tuple[str, str, str]]) -> None:
+    """documents.parquet: (document, kind, reason) of every document that was not taken."""
+    names = ("document", "kind", "reason")
+    columns = list(zip(*skipped, strict=True)) or [(), (), ()]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    table = pa.table([pa.array(column, pa.string()) for column in columns], schema=schema)
+    temporary = root / ".documents.parquet.tmp"
+    pq.write_table(table, temporary)
+    temporary.replace(root / "documents.parquet")
+
+
+def _part_number(path: Path) -> int:
+    digits = path.stem.removeprefix("part-")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _read_journal(path: Path) -> list[Row]:
+    """Rows of a run that was killed; a torn last line is left out (its .txt is found again)."""
+    if not path.exists():
+        return []
+    decoder = msgspec.json.Decoder(Row)
+    rows = []
+    for line in path.read_bytes().splitlines():
+        try:
+            rows.append(decoder.decode(line))
+        except msgspec.DecodeError:
+            continue
+    return rows
+
+
+def _sync_file_system(descriptor: int) -> None:
+    """Bring everything written so far on this file system to the disk: one call per part, where
+    an fsync per caption would halve the speed."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "syncfs")

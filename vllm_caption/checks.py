@@ -1,0 +1,213 @@
+"""Is this caption one that keeps its promises? Pure functions of text, nothing is remembered.
+
+Invariants: flags come in one fixed order, worst first; a rule that a prompt does not set is never
+broken; honest short captions ("very very large", "red, green and blue dots") are never flagged.
+
+A *word* is a whitespace-separated word, or one character of Chinese or Japanese.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, Self, get_args
+
+Flag = Literal[
+    "empty", "loop", "refusal", "prompt_echo", "forbidden_opening", "too_long", "cut_off"
+]
+Verdict = Literal["accept", "retry_or_flag", "retry_or_fail"]
+FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
+"""Worst first: the order of every tuple of flags, and what ``rank`` goes by."""
+
+LOOP_REPEATS: Final = ((8, 2), (4, 3), (2, 4), (1, 5))
+"""(words in a block, times in a row that make a loop), longest first: a long sentence said twice
+is one, a single word only from the fifth time on."""
+MAX_BLOCK_WORDS: Final = 100
+MAX_LOOP_WORDS: Final = 1000
+MIN_WORDS_FOR_VARIETY: Final = 24
+MIN_VARIETY: Final = 0.5
+ECHO_WORDS: Final = (8, 5)
+ECHO_CHARACTERS: Final = (12, 8)
+"""How much of the prompt makes an echo: (a run of it in a caption, a caption as a whole)."""
+
+_HAN: Final = (
+    "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WIDE_PUNCTUATION: Final = "\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_WORD: Final = re.compile(rf"[{_HAN}]|[^\s{_HAN}{_WIDE_PUNCTUATION}]+")
+_HAN_CHAR: Final = re.compile(rf"[{_HAN}]")
+_EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
+_LEADING: Final = re.compile(r"^[\W_]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_OUTER: Final = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u200b\ufeff"
+# One unit of characters over and over, for what has no words: "aaaa…", "-=-=-=…".
+_CHARACTER_LOOP: Final = re.compile(r"(\S)\1{11,}|(\S{2,12}?)\2{5,}")
+
+_CANNOT: Final = (
+    r"(?:can't|cannot|can\ not|could\ not|couldn't|won't|don't|do\ not|unable\ to|not\ able\ to)"
+)
+_REFUSALS: Final = re.compile(
+    rf"""
+    ^(?:i(?:'m|\ am)\ (?:\w+\ )?sorry|sorry|i\ apologi[sz]e|my\ apologies|unfortunately)\W{{1,3}}
+        (?:but\ |however,?\ |and\ )*i(?:'m|\ am)?\ (?:{_CANNOT}|need)
+    |^i(?:'m|\ am)?\ {_CANNOT}\ (?:\w+\ )?(?:see|view|help|assist|describe|identify|provide|
+        determine|process|access|analy[sz]e|fulfil|comply|open|display|generate|recogni[sz]e)
+    |^as\ an?\ (?:ai|artificial|language\ model|large\ language|text-based)\b
+    |\bplease\ (?:provide|upload|share|attach)\ (?:the|an|your)\ (?:image|picture|design)\b
+    |\bno\ (?:image|picture)\ (?:was\ |is\ |has\ been\ )?(?:provided|attached|uploaded|shared)\b
+    |^(?:我)?(?:很|非常|十分)?(?:抱歉|对不起|遗憾)[，,。！!：:\s]*(?:但|我(?!们)|作为|由于|无法|不能)
+    |^(?:我|作为[^，,]{{0,12}}[，,]\s*我)(?:无法|不能|没办法)(?:\w{{0,4}})
+        (?:看|查|识别|描述|提供|访问|打开|分析|回答|协助)
+    |^作为(?:一个|一名|一款)?\s*(?:ai|人工智能|语言模型|大语言)
+    |请(?:您)?(?:提供|上传)(?:一张|该|您的|具体的?)?(?:图片|图像|照片)
+    """,
+    re.VERBOSE,
+)
+
+
+class Rules(Protocol):
+    """What a prompt says about its captions."""
+
+    @property
+    def max_words(self) -> int | None: ...
+    @property
+    def forbid_openings(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRules:
+    """The rules of one run; not ``enabled`` (``--no-checks``): nothing is ever flagged."""
+
+    max_words: int | None = None
+    forbid_openings: tuple[str, ...] = ()
+    enabled: bool = True
+
+    @classmethod
+    def from_prompt(cls, prompt: Rules, enabled: bool = True) -> Self:
+        """The rules that the prompt's front matter sets."""
+        return cls(prompt.max_words, prompt.forbid_openings, enabled)
+
+
+def clean_caption(text: str) -> str:
+    """The caption as it is kept: no outer white space, no control characters, encodable.
+
+    A broken character at the end (a cut in the middle of its bytes) goes too; quotes, markup and
+    all inner text stay.
+    """
+    text = _CONTROL.sub("", text.replace("\r\n", "\n"))
+    text = _LONE_SURROGATE.sub("\ufffd", text)
+    return text.strip(_OUTER).rstrip(_OUTER + "\ufffd")
+
+
+def check_caption(
+    caption: str, finish_reason: str | None, rules: CaptionRules, prompt_text: str = ""
+) -> tuple[Flag, ...]:
+    """Every promise that the caption breaks, worst first; nothing if it is fine."""
+    if not rules.enabled:
+        return ()
+    found = words(caption)
+    broken: dict[Flag, bool] = {
+        "empty": not found,
+        "loop": is_loop(caption),
+        "refusal": is_refusal(caption),
+        "prompt_echo": is_echo(found, words(prompt_text)),
+        "forbidden_opening": any(opens_with(caption, o) for o in rules.forbid_openings),
+        "too_long": rules.max_words is not None and len(found) > rules.max_words,
+        "cut_off": finish_reason == "length",
+    }
+    return tuple(flag for flag in FLAGS if broken[flag])
+
+
+def verdict(flags: Iterable[Flag]) -> Verdict:
+    """Cut off alone is fine; nothing to keep is asked again or fails; the rest is flagged."""
+    broken = set(flags) - {"cut_off"}
+    if broken & {"empty", "loop"}:
+        return "retry_or_fail"
+    return "retry_or_flag" if broken else "accept"
+
+
+def rank(flags: Iterable[Flag]) -> int:
+    """How bad an attempt is, 0 for none: the worst flag decides, then the next. Lower is better."""
+    return sum(1 << (len(FLAGS) - 1 - FLAGS.index(flag)) for flag in set(flags))
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, casefolded and without punctuation."""
+    stripped = (_EDGES.sub("", word) for word in _WORD.findall(text.casefold()))
+    return [word for word in stripped if word]
+
+
+def is_loop(text: str) -> bool:
+    """A block of words said again and again in a row, or hardly anything new all along."""
+    if _CHARACTER_LOOP.search(text):
+        return True
+    found = words(text)[:MAX_LOOP_WORDS]
+    is_han = _is_han(found)
+    longest = min(len(found) // 2, MAX_BLOCK_WORDS)
+    if any(_repeats(found, size, is_han) for size in range(1, longest + 1)):
+        return True
+    return _lacks_variety(found, 6 if is_han else 4)
+
+
+def _is_han(found: Sequence[str]) -> bool:
+    return sum(bool(_HAN_CHAR.match(word)) for word in found) * 2 > len(found)
+
+
+def _repeats(found: Sequence[str], size: int, is_han: bool) -> bool:
+    # A word of Chinese has about one and a half characters.
+    size_in_words = math.ceil(size / 1.5) if is_han else size
+    needed = next(times for at_least, times in LOOP_REPEATS if size_in_words >= at_least)
+    num_equal = 0
+    for word, earlier in zip(found[size:], found, strict=False):
+        num_equal = num_equal + 1 if word == earlier else 0
+        if num_equal >= size * (needed - 1):
+            return True
+    return False
+
+
+def _lacks_variety(found: Sequence[str], size: int) -> bool:
+    if len(found) < MIN_WORDS_FOR_VARIETY:
+        return False
+    return len(_runs(found, size)) < MIN_VARIETY * (len(found) - size + 1)
+
+
+def _runs(found: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(found[i : i + size]) for i in range(len(found) - size + 1)}
+
+
+def is_echo(caption_words: Sequence[str], prompt_words: Sequence[str]) -> bool:
+    """A long run of the prompt's own words, or a caption that is nothing but a piece of it."""
+    run, whole = ECHO_CHARACTERS if _is_han(caption_words) else ECHO_WORDS
+    if len(caption_words) < whole:
+        return False
+    size = min(run, len(caption_words))
+    return not _runs(caption_words, size).isdisjoint(_runs(prompt_words, size))
+
+
+def is_refusal(caption: str) -> bool:
+    """The model speaks about itself or asks for the image instead of describing it.
+
+    Leading quotes stay in place: "Sorry, I can't" in quotes is lettering on a design.
+    """
+    return _REFUSALS.search(_comparable(caption).lstrip("*_#> -")) is not None
+
+
+def opens_with(caption: str, opening: str) -> bool:
+    """Case, leading quotes and markup do not matter. An opening that ends in a letter ends a
+    word: "sure" is found in "Sure, a dot" and not in "Surely"; Chinese has no such limit."""
+    wanted = _comparable(opening)
+    text = _comparable(caption)
+    if not text.startswith(wanted):
+        text = _LEADING.sub("", text)
+    if not wanted or not text.startswith(wanted):
+        return False
+    following = text[len(wanted) : len(wanted) + 1]
+    runs_on = following.isalnum() and not _HAN_CHAR.match(following)
+    return not (runs_on and wanted[-1].isalnum() and not _HAN_CHAR.match(wanted[-1]))
+
+
+def _comparable(text: str) -> str:
+    return " ".join(text.casefold().replace("’", "'").split())

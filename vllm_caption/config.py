@@ -1,0 +1,113 @@
+"""The settings of one run: parsed once, frozen, and the only place where defaults are written.
+
+Every command-line default is read from these dataclasses. Field names are the flag names
+(``--max-num-seqs`` is ``max_num_seqs``); flags that vLLM knows keep vLLM's name and meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
+WINDOW_FACTOR: Final = 2
+"""Items in one worker (loading, rendering, generating) per sequence slot: less starves the
+scheduler, more lengthens the tail and the loss at a death."""
+
+Redo = Literal["stale", "failed", "flagged", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    """Where the manifests and images are, and which elements are taken."""
+
+    jsons: Path = Path("jsons")
+    json_detail: Path = Path("json_detail")
+    images_root: Path = Path("/root/dataset/raw")
+    skip_types: tuple[str, ...] = ("TextElement", "ImageElement")
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """How a file becomes pixels. Sizes in pixels; ``min_pixels``/``max_pixels`` are the bounds
+    within which the model's own processor scales an image (28 × 28 pixels make one token)."""
+
+    max_side: int = 1024
+    min_pixels: int = 28 * 28 * 8
+    max_pixels: int = 28 * 28 * 64
+    max_image_pixels: int = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """vLLM's sampling parameters, by vLLM's names; greedy by default."""
+
+    max_tokens: int = 100
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The model and its engines. ``engine_args`` are vLLM's own flags, passed on untouched."""
+
+    model: str = DEFAULT_MODEL
+    data_parallel_size: int = 1
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    max_num_seqs: int = 8
+    engine_args: tuple[str, ...] = ()
+    max_engine_restarts: int = 3
+    stall_timeout_s: float = 300.0
+    start_timeout_s: float = 1800.0
+    drain_timeout_s: float = 120.0
+    prepare_threads: int = 3
+
+    @property
+    def window(self) -> int:
+        """Items that one worker may hold at a time."""
+        return WINDOW_FACTOR * self.max_num_seqs
+
+    @property
+    def gpus_per_engine(self) -> int:
+        """GPUs that one engine takes."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def vllm_flags(self, model: str) -> tuple[str, ...]:
+        """The command line of one engine, in vLLM's words; ``model`` is where it really lies."""
+        flags = [
+            f"--model={model}",
+            f"--max-num-seqs={self.max_num_seqs}",
+            f"--tensor-parallel-size={self.tensor_parallel_size}",
+            f"--pipeline-parallel-size={self.pipeline_parallel_size}",
+        ]
+        if not any(flag.startswith("--max-model-len") for flag in self.engine_args):
+            flags.append("--max-model-len=auto")  # what fits the memory; a caption needs little
+        return (*flags, *self.engine_args)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything one run needs to know."""
+
+    input: InputConfig = field(default_factory=InputConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    output: Path = Path("shape_descriptions")
+    prompt: str = "shape-brief"
+    checks: bool = True
+    max_retries: int = 3
+    checkpoint_interval: int = 1000
+    redo: Redo | None = None
+    quiet: bool = False

@@ -1,0 +1,91 @@
+"""What can go wrong, as types: the exit code and the wording of a failure follow from its class.
+
+    CaptionJobError
+    ├── UsageError      the user can mend it before anything starts        exit 2
+    ├── RunStopped      the run cannot go on; what is finished is saved    exit 3
+    ├── DocumentError   one document is left out, with a kind and a sentence
+    └── ItemError       one item fails, with a kind and a sentence
+
+Invariant: every kind that appears in an output column is listed here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+DocumentKind = Literal[
+    "missing_detail",
+    "invalid_json",
+    "bad_encoding",
+    "not_object",
+    "missing_key",
+    "bad_type",
+    "length_mismatch",
+    "types_length",
+    "not_a_file",
+    "unreadable",
+]
+InputKind = Literal[
+    "bad_name",
+    "path_escape",
+    "missing_file",
+    "not_a_file",
+    "unreadable",
+    "not_an_image",
+    "decode_error",
+    "too_large",
+    "output_conflict",
+]
+EngineKind = Literal["engine_error", "engine_lost", "timeout", "poison"]
+CaptionKind = Literal["caption_rejected"]
+ItemKind = InputKind | EngineKind | CaptionKind
+
+INPUT_KINDS: Final[frozenset[str]] = frozenset(get_args(InputKind))
+"""Kinds that can be found again without an engine."""
+
+
+class CaptionJobError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UsageError(CaptionJobError):
+    """A setting that the user can mend; names the field, the value and the remedy.
+
+    Exit code 2, printed as one line, never as a traceback.
+    """
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        super().__init__(field, value, remedy)
+        self.field, self.value, self.remedy = field, value, remedy
+
+    def __str__(self) -> str:
+        shown = "" if self.value is None else f" {self.value}"
+        return f"{self.field}{shown}: {self.remedy}"
+
+
+class RunStopped(CaptionJobError):
+    """The run cannot go on (no engine left, disk full); finished captions are saved. Exit code 3."""
+
+
+class DocumentError(CaptionJobError):
+    """One manifest document cannot be taken; the run goes on without it."""
+
+    def __init__(self, kind: DocumentKind, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind: DocumentKind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+
+class ItemError(CaptionJobError):
+    """One item cannot be captioned; ``kind`` and ``reason`` become columns of its row."""
+
+    def __init__(self, kind: ItemKind, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind: ItemKind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"

@@ -1,0 +1,57 @@
+"""What the driver needs of an executor, and what a worker needs to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.messages import DriverMessage, WorkerMessage
+from vllm_caption.worker import CaptionEngine
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that a worker is told at its start; the same for every engine of a run."""
+
+    images_root: str
+    image: ImageConfig
+    sampling: SamplingConfig
+    prepare_threads: int
+    start_engine: Callable[[WorkerSpec], CaptionEngine]
+    engine_args: bytes = b""
+    on_cpu: bool = False
+
+
+def start_vllm(spec: WorkerSpec) -> CaptionEngine:
+    """Start the real engine; vLLM is imported here, in the worker, and nowhere in the driver."""
+    from vllm_caption.engine import start_engine
+
+    return start_engine(spec.engine_args, spec.sampling, on_cpu=spec.on_cpu)
+
+
+class WorkerHandle(Protocol):
+    """The driver's end of one worker."""
+
+    async def receive(self) -> WorkerMessage | None:
+        """The next message in order; None when the worker is gone."""
+
+    def send(self, message: DriverMessage) -> None:
+        """Queue a message; never blocks."""
+
+    def kill(self) -> None:
+        """End the worker and everything it started, at once."""
+
+    async def join(self, timeout_s: float) -> str:
+        """Wait for the worker to leave, kill what is left, and say how it ended."""
+
+
+class Executor(Protocol):
+    """Starts workers."""
+
+    async def start(self, engine: int) -> WorkerHandle:
+        """Start the worker of one engine slot; returns before the engine is ready."""
+
+    def close(self) -> None:
+        """Let go of what was needed to start workers."""

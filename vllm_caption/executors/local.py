@@ -1,0 +1,193 @@
+"""Workers as processes of this machine, one per engine, each with a session of its own.
+
+On a GPU workers are spawned (a forked CUDA context is unusable); on CPU they are forked from a
+server that has imported vLLM once, since the import costs more than the start of an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import socket
+import sys
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_caption.config import ImageConfig
+from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.executors.base import WorkerSpec
+from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
+from vllm_caption.executors.lifetime import die_with_parent, kill_session
+from vllm_caption.messages import (
+    DriverMessage,
+    EngineDown,
+    FlagsChecked,
+    FlagsRefused,
+    PreflightMessage,
+    Ready,
+    WorkerMessage,
+)
+from vllm_caption.worker import Worker
+
+PRELOAD = "vllm_caption.executors.forkserver_preload"
+COMMON_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # `auto` would put every engine on the first cores
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model runs in the core's process, as with a GPU
+}
+
+
+class LocalExecutor:
+    """Starts worker processes and the preflight check."""
+
+    def __init__(self, gpus: list[str | None], logs: Path, *, preload: bool = True) -> None:
+        """``gpus``: each engine's `CUDA_VISIBLE_DEVICES`, None for an engine on CPU."""
+        self._gpus = gpus
+        self._logs = logs
+        self._on_cpu = gpus[0] is None
+        self.spec: WorkerSpec | None = None
+        os.environ.pop("VLLM_PORT", None)  # independent engines must not share a port
+        for name, value in (COMMON_ENVIRONMENT | (CPU_ENVIRONMENT if self._on_cpu else {})).items():
+            os.environ.setdefault(name, value)
+        self._context: Any = multiprocessing.get_context("forkserver" if self._on_cpu else "spawn")
+        # One thread for all starts: a parent-death signal is bound to the thread that started.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
+        if self._on_cpu:
+            self._context.set_forkserver_preload([PRELOAD] if preload else [])
+            multiprocessing.forkserver.ensure_running()
+
+    async def check_flags(self, flags: tuple[str, ...], image: ImageConfig) -> bytes:
+        """Have vLLM check its flags in a process of its own. Raises UsageError, RunStopped."""
+        ours, theirs = self._context.Pipe(duplex=False)
+        log = self._logs / "preflight.log"
+        process = self._context.Process(
+            target=_preflight_main,
+            name="preflight",
+            args=(theirs, flags, image, self._on_cpu, str(log)),
+            daemon=True,
+        )
+        answer = await asyncio.get_running_loop().run_in_executor(
+            self._starter, _run_to_answer, process, ours, theirs
+        )
+        if answer is None:
+            raise RunStopped(f"vLLM could not check the model and its flags; see {log}")
+        if isinstance(answer, FlagsRefused):
+            raise UsageError(answer.field, answer.value, answer.remedy)
+        return answer.engine_args
+
+    async def start(self, engine: int) -> LocalWorker:
+        """Start one worker process."""
+        assert self.spec is not None
+        ours, theirs = socket.socketpair()
+        process = self._context.Process(
+            target=_worker_main,
+            name=f"engine-{engine}",
+            args=(self.spec, theirs, str(self._logs / f"engine-{engine}.log"), self._gpus[engine]),
+        )
+        await asyncio.get_running_loop().run_in_executor(self._starter, process.start)
+        theirs.close()
+        return LocalWorker(process, await driver_channel(ours))
+
+    def close(self) -> None:
+        """Let the starting thread end; no worker may be alive any more."""
+        self._starter.shutdown(wait=False, cancel_futures=True)
+
+
+class LocalWorker:
+    """The driver's end of one worker process."""
+
+    def __init__(self, process: Any, channel: Channel[DriverMessage, WorkerMessage]) -> None:
+        self._process = process
+        self._channel = channel
+        self.pid: int = process.pid
+        self.receive = channel.receive
+        self.send = channel.send
+
+    def kill(self) -> None:
+        """SIGKILL to the worker and its engine processes."""
+        kill_session(self.pid)
+
+    async def join(self, timeout_s: float) -> str:
+        """Wait for the end, kill what is left of the session, and say how the process ended."""
+        deadline = time.monotonic() + timeout_s
+        while self._process.exitcode is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self.kill()
+        await asyncio.to_thread(self._process.join)
+        self._channel.close()
+        code = self._process.exitcode
+        return f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
+
+
+def _run_to_answer(process: Any, ours: Connection, theirs: Connection) -> PreflightMessage | None:
+    process.start()
+    theirs.close()
+    try:
+        payload = ours.recv_bytes()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+    return msgspec.msgpack.decode(payload, type=PreflightMessage)  # type: ignore[arg-type]
+
+
+def _preflight_main(
+    answer: Connection, flags: tuple[str, ...], image: ImageConfig, on_cpu: bool, log: str
+) -> None:
+    """The preflight process: a check of the flags, one message."""
+    die_with_parent()
+    _write_output_to(log)
+    from vllm_caption.engine import check_engine_args
+
+    message: PreflightMessage
+    try:
+        message = FlagsChecked(check_engine_args(flags, image, on_cpu=on_cpu))
+    except UsageError as error:
+        value = None if error.value is None else str(error.value)
+        message = FlagsRefused(error.field, value, error.remedy)
+    answer.send_bytes(msgspec.msgpack.encode(message))
+
+
+def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | None) -> None:
+    """The worker process."""
+    os.setsid()
+    die_with_parent()
+    _write_output_to(log)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    asyncio.run(_work(spec, end))
+    sys.stdout.flush()
+    os._exit(0)  # threads of a dead engine must not hold the process
+
+
+async def _work(spec: WorkerSpec, end: socket.socket) -> None:
+    started = time.monotonic()
+    link = await worker_channel(end)
+    try:
+        engine = spec.start_engine(spec)
+    except Exception as error:  # noqa: BLE001 - whatever stops a start is reported, and ends this engine
+        traceback.print_exc()
+        link.send(EngineDown(f"{type(error).__name__}: {error}"))
+        await link.flush()
+        return
+    link.send(Ready(os.getpid(), time.monotonic() - started))
+    await Worker(link, engine, spec.images_root, spec.image, spec.prepare_threads).serve()
+    await link.flush()
+    engine.shutdown()
+
+
+def _write_output_to(path: str) -> None:
+    """vLLM's chatter goes to the engine's own log, not over the progress line."""
+    log = os.open(Path(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    os.close(log)

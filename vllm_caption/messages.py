@@ -1,0 +1,110 @@
+"""Everything that crosses a process border, one frozen struct per message.
+
+Driver → worker: Lease, Stop.  Worker → driver: Ready, Captioned, Failed, EngineDown.
+Preflight → driver: FlagsChecked or FlagsRefused.
+Invariants: no pixels (a worker reads its own images), no exception objects (errors travel as
+text), and every answer carries the lease it answers, so a late or doubled one is recognised.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from vllm_caption.errors import ItemKind
+
+Backdrop = Literal["none", "white", "black", "gray"]
+
+
+class CaptionRequest(msgspec.Struct, frozen=True, gc=False):
+    """One attempt at one item. ``temperature``/``seed`` replace the run's own for a new try."""
+
+    lease: int
+    file: str
+    user: str
+    system: str | None = None
+    temperature: float | None = None
+    seed: int | None = None
+
+
+class Lease(msgspec.Struct, frozen=True, tag=True):
+    """Requests that the worker now owes an answer for."""
+
+    requests: tuple[CaptionRequest, ...]
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Nothing more will come: shut the engine down and leave."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The engine can take requests. ``start_s``: seconds from process start to here."""
+
+    pid: int
+    start_s: float
+
+
+class ImageFacts(msgspec.Struct, frozen=True, gc=False):
+    """What was seen of the file: upright size in pixels before scaling, backdrop, content hash."""
+
+    width: int
+    height: int
+    backdrop: Backdrop
+    sha256: str
+
+
+class Timings(msgspec.Struct, frozen=True, gc=False):
+    """Seconds an attempt waited for a preparing thread, was prepared, and was generated."""
+
+    queue_s: float = 0.0
+    prepare_s: float = 0.0
+    generate_s: float = 0.0
+
+
+class Captioned(msgspec.Struct, frozen=True, tag=True):
+    """The engine answered. Whether the caption is good is the driver's decision."""
+
+    lease: int
+    caption: str
+    finish_reason: str | None
+    prompt_tokens: int
+    output_tokens: int
+    image: ImageFacts
+    timings: Timings
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """This attempt failed and the engine is well. ``retryable``: another try may end better."""
+
+    lease: int
+    kind: ItemKind
+    reason: str
+    retryable: bool = False
+    image: ImageFacts | None = None
+    timings: Timings = Timings()
+
+
+class EngineDown(msgspec.Struct, frozen=True, tag=True):
+    """The engine did not start or has died; the worker leaves after this."""
+
+    error: str
+
+
+class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
+    """vLLM takes the flags. ``engine_args``: what every engine is started with, pickled."""
+
+    engine_args: bytes
+
+
+class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
+    """vLLM does not take the flags; the parts of a `UsageError`."""
+
+    field: str
+    value: str | None
+    remedy: str
+
+
+DriverMessage = Lease | Stop
+WorkerMessage = Ready | Captioned | Failed | EngineDown
+PreflightMessage = FlagsChecked | FlagsRefused

@@ -1,0 +1,173 @@
+"""The job, wired: start reading here.
+
+An item's way: `scan` finds it in the manifests and sees that it is not done → `dispatcher` gives
+it to an engine → `worker` prepares its image and asks the engine → `checks` judge the caption →
+`output` writes the .txt, then the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from vllm_caption.config import RunConfig
+from vllm_caption.demo import resolve_model
+from vllm_caption.driver import TICK_S, Driver
+from vllm_caption.errors import RunStopped
+from vllm_caption.executors.base import WorkerSpec, start_vllm
+from vllm_caption.executors.local import LocalExecutor
+from vllm_caption.hardware import assign_gpus
+from vllm_caption.manifest import check_input_folders
+from vllm_caption.output import Output
+from vllm_caption.progress import Progress
+from vllm_caption.prompts import Prompt, load_prompt
+from vllm_caption.recipe import make_recipe
+from vllm_caption.rows import RowMaker
+from vllm_caption.scan import Scan
+from vllm_caption.stats import RunStats
+from vllm_caption.status import make_status, write_status
+from vllm_caption.summary import summarise
+
+EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+STATUS_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    exit_code: int
+    stats: RunStats
+
+
+def run_job(config: RunConfig) -> Outcome:
+    """Caption everything that is not done. Raises UsageError before anything starts."""
+    check_input_folders(config.input)
+    prompt = load_prompt(config.prompt)
+    gpus = assign_gpus(config.engine.data_parallel_size, config.engine.gpus_per_engine)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    make = RowMaker(run_id, os.fspath(config.input.images_root), make_recipe(config, prompt))
+    output = Output(config.output, config.checkpoint_interval)
+    progress = Progress(quiet=config.quiet)
+    job = _Job(config, prompt, output, make, progress, gpus)
+    exit_code, stopped = EXIT_STOPPED, ""
+    try:
+        exit_code = asyncio.run(job.run())
+    except RunStopped as error:
+        stopped = str(error)
+    finally:
+        progress.close()
+        output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
+    print(summarise(job.driver.stats, job.scan, config, job.seconds), flush=True)
+    if stopped:
+        progress.tell(f"Stopped: {stopped}")
+    return Outcome(exit_code, job.driver.stats)
+
+
+class _Job:
+    """The parts of one run and their order."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        prompt: Prompt,
+        output: Output,
+        make: RowMaker,
+        progress: Progress,
+        gpus: list[str | None],
+    ) -> None:
+        self._config = config
+        self._prompt = prompt
+        self._output = output
+        self._make = make
+        self._progress = progress
+        self._gpus = gpus
+        self._started_s = time.monotonic()
+        self.driver: Driver
+        self.scan: Scan
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the run."""
+        return time.monotonic() - self._started_s
+
+    async def run(self) -> int:
+        """Scan and caption side by side; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        self._output.record_recipe(self._make.recipe)
+        self.driver = Driver(
+            self._config, self._prompt, self._output, self._make, self._progress.tell
+        )
+        self.scan = Scan(self._config, self._output.known(), self._output.files, self._make)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.driver.interrupt)
+        ticking = asyncio.create_task(self._tick())
+        scanning = asyncio.create_task(self.driver.scan(self.scan))
+        try:
+            if await self.driver.wait_for_work():
+                await self._caption()
+            await scanning
+            self._output.record_documents(self.scan.skipped)
+        finally:
+            self.driver.leave_scan()
+            ticking.cancel()
+            scanning.cancel()
+            await asyncio.gather(ticking, scanning, return_exceptions=True)
+            self._show("ended")
+        return self._exit_code()
+
+    async def _caption(self) -> None:
+        on_cpu = self._gpus[0] is None
+        config = self._config
+        executor = LocalExecutor(self._gpus, self._output.root / "logs")
+        try:
+            self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
+            flags = config.engine.vllm_flags(resolve_model(config.engine.model))
+            engine_args = await executor.check_flags(flags, config.image)
+            if self.driver.interrupts:
+                return
+            executor.spec = WorkerSpec(
+                images_root=os.fspath(config.input.images_root),
+                image=config.image,
+                sampling=config.sampling,
+                prepare_threads=config.engine.prepare_threads,
+                start_engine=start_vllm,
+                engine_args=engine_args,
+                on_cpu=on_cpu,
+            )
+            await self.driver.serve(executor, first_alone=not on_cpu)
+        finally:
+            executor.close()
+
+    async def _tick(self) -> None:
+        """What happens now and then: the live line, status.json, stalls, the end of a drain."""
+        loop = asyncio.get_running_loop()
+        next_status_s, drain_ends_s = 0.0, float("inf")
+        while True:
+            now_s = loop.time()
+            self._progress.update(self.driver.stats, now_s)
+            self.driver.watch_for_stalls(now_s)
+            if now_s >= next_status_s:
+                self._show("running")
+                next_status_s = now_s + STATUS_EVERY_S
+            if self.driver.interrupts == 1:
+                drain_ends_s = min(drain_ends_s, now_s + self._config.engine.drain_timeout_s)
+                if now_s > drain_ends_s:
+                    self.driver.interrupt()
+            await asyncio.sleep(TICK_S)
+
+    def _show(self, state: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        status = make_status(self._make.run_id, state, self.driver.stats, now_s, at)
+        write_status(self._output.root, status)
+
+    def _exit_code(self) -> int:
+        if self.driver.interrupts:
+            return EXIT_INTERRUPTED
+        return EXIT_SOME_FAILED if self.driver.stats.failed else EXIT_OK

@@ -1,0 +1,112 @@
+"""The input against what is done: yields what an engine must do, and rows that need no engine.
+
+Done is done whatever made it: a captioned row, or a .txt that is not empty (which gets its row
+here). A failed item is tried again; if its file was at fault, it is looked at here first, so that
+a rerun over the same broken files starts no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from vllm_caption.caption_files import CaptionFiles
+from vllm_caption.checkpoint import Known, Row
+from vllm_caption.config import Redo, RunConfig
+from vllm_caption.dispatcher import GiveUp
+from vllm_caption.errors import INPUT_KINDS, ItemError
+from vllm_caption.image_files import _check_name as check_name
+from vllm_caption.images import prepare_image
+from vllm_caption.manifest import BadEntry, Item, ManifestReader, SkippedDocument
+from vllm_caption.rows import RowMaker
+
+BATCH_SIZE = 256
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a stretch of the input comes to."""
+
+    pending: list[Item] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    num_done: int = 0
+    num_stale: int = 0
+
+    @property
+    def size(self) -> int:
+        """Items and entries decided."""
+        return len(self.pending) + len(self.rows) + self.num_done
+
+
+class Scan:
+    """One pass over the input. Iterate over `batches` in a thread; it blocks on files."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        known: Mapping[str, Known],
+        files: CaptionFiles,
+        make: RowMaker,
+    ) -> None:
+        self.reader = ManifestReader(config.input)
+        self.skipped: list[SkippedDocument] = []
+        self._config = config
+        self._known = known
+        self._files = files
+        self._make = make
+        self._recipe_id = make.recipe.id
+
+    def batches(self) -> Iterator[Batch]:
+        """Everything in the input, in its order."""
+        batch, started = Batch(), False
+        for entry in self.reader:
+            if isinstance(entry, SkippedDocument):
+                self.skipped.append(entry)
+            elif isinstance(entry, BadEntry):
+                batch.rows.append(self._make.bad_entry(entry))
+            else:
+                self._decide(entry, batch)
+            # The first pending item leaves at once: an engine may start while the rest is read.
+            if batch.size >= BATCH_SIZE or (batch.pending and not started):
+                started = started or bool(batch.pending)
+                yield batch
+                batch = Batch()
+        yield batch
+
+    def _decide(self, item: Item, batch: Batch) -> None:
+        known = self._known.get(item.file)
+        if known is not None and known.status == "captioned":
+            stale = known.recipe_id != self._recipe_id
+            if not _redo(self._config.redo, known, stale):
+                batch.num_done += 1
+                batch.num_stale += stale
+                return
+        try:
+            check_name(item.file)
+            self._files.check_name(item.file)
+            if known is None or known.status == "failed":
+                if self._config.redo not in ("all", "stale") and self._adopt(item, batch):
+                    return
+                if known is not None and known.error_kind in INPUT_KINDS:
+                    prepare_image(self._make.images_root, item.file, self._config.image)
+        except ItemError as error:
+            failure = GiveUp(item, 1, error.kind, error.reason)
+            batch.rows.append(self._make.given_up(failure, engine=None))
+            return
+        batch.pending.append(item)
+
+    def _adopt(self, item: Item, batch: Batch) -> bool:
+        caption = self._files.read(item.file)
+        if caption is None:
+            return False
+        batch.rows.append(self._make.adopted(item, caption))
+        batch.num_stale += 1
+        return True
+
+
+def _redo(wanted: Redo | None, known: Known, stale: bool) -> bool:
+    if wanted == "all":
+        return True
+    if wanted == "stale":
+        return stale
+    return wanted == "flagged" and known.flagged

@@ -1,0 +1,56 @@
+"""What a run says at its end: counts that add up, reasons with examples, and what to do next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from vllm_caption.config import RunConfig
+from vllm_caption.scan import Scan
+from vllm_caption.stats import RunStats
+
+
+def summarise(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> str:
+    """The closing text of a run, several lines."""
+    return "\n".join(_lines(stats, scan, config, seconds))
+
+
+def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> Iterator[str]:
+    counts = scan.reader.counts
+    read = "" if scan.reader.complete else " (the input was not read to its end)"
+    yield f"Documents: {counts.documents} read, {counts.skipped} skipped{read}"
+    for kind, number in Counter(s.kind for s in scan.skipped).most_common():
+        example = next(s for s in scan.skipped if s.kind == kind)
+        yield f"  {kind} {number}, e.g. {example.document}: {example.reason}"
+    if scan.reader.no_type_was_skipped:
+        names = ",".join(config.input.skip_types)
+        yield f"  No element has a type of --skip-types {names}: the type names may differ."
+    captioned = stats.done_before + stats.adopted + stats.captioned
+    left = stats.total - captioned - stats.failed
+    yield (
+        f"Items: {stats.total}, captioned {captioned} ({stats.captioned} in this run),"
+        f" failed {stats.failed}" + (f", not tried {left}" if left else "")
+    )
+    for kind, number in stats.failures.most_common():
+        yield f"  {kind} {number}, e.g. {stats.examples[kind][0]}"
+    if stats.adopted:
+        yield f"  {stats.adopted} captions without a record were found and kept."
+    if stats.flags:
+        yield "Flags: " + ", ".join(f"{flag} {n}" for flag, n in stats.flags.most_common())
+    if stats.stale:
+        yield (
+            f"{stats.stale} kept captions were made with another recipe;"
+            " --redo stale makes them anew."
+        )
+    if stats.captioned:
+        yield from _speed(stats, seconds)
+    yield f"Captions: {config.output}/<file>.txt, manifest: {config.output}/manifest.parquet"
+
+
+def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
+    yield (
+        f"Time: {seconds:.1f} s, {stats.captioned / seconds:.1f} images/s with start-up,"
+        f" {stats.prompt_tokens} prompt tokens, {stats.output_tokens} output tokens"
+    )
+    shares = (f"{i}: {e.captioned / stats.captioned:.0%}" for i, e in enumerate(stats.engines))
+    yield "Share of each engine: " + ", ".join(shares)

@@ -1,0 +1,162 @@
+"""One engine's worker: takes leases, prepares images beside the engine, answers one by one.
+
+The same body serves every executor. It never decides anything about an item: it tries once and
+reports. It leaves when told to, when its engine dies, or when the driver is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from vllm_caption.config import ImageConfig
+from vllm_caption.errors import ItemError
+from vllm_caption.images import PreparedImage, prepare_image
+from vllm_caption.messages import (
+    Captioned,
+    CaptionRequest,
+    DriverMessage,
+    EngineDown,
+    Failed,
+    ImageFacts,
+    Lease,
+    Timings,
+    WorkerMessage,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class EngineLost(Exception):
+    """The engine died; nothing more can be asked of it. The text is the engine's last words."""
+
+
+class RequestRefused(Exception):
+    """The engine refuses or fails this one request and is otherwise well."""
+
+    def __init__(self, reason: str, *, retryable: bool) -> None:
+        super().__init__(reason)
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer of an engine. Token counts include the image's tokens."""
+
+    caption: str
+    finish_reason: str | None
+    prompt_tokens: int
+    output_tokens: int
+
+
+class CaptionEngine(Protocol):
+    """What a worker needs of an engine."""
+
+    async def render(self, request: CaptionRequest, image: Image) -> object:
+        """Make the engine's own input from text and pixels (RGB). Raises RequestRefused."""
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        """Generate to the end. Raises RequestRefused, EngineLost."""
+
+    def shutdown(self) -> None:
+        """Stop the engine and its processes."""
+
+
+class DriverLink(Protocol):
+    """The worker's end of the connection to the driver."""
+
+    async def receive(self) -> DriverMessage | None:
+        """The next message; None when the driver is gone."""
+
+    def send(self, message: WorkerMessage) -> None:
+        """Queue a message; messages arrive in order."""
+
+
+class Worker:
+    """Serves one link with one engine until the link or the engine ends."""
+
+    def __init__(
+        self,
+        link: DriverLink,
+        engine: CaptionEngine,
+        images_root: str,
+        image_config: ImageConfig,
+        prepare_threads: int,
+    ) -> None:
+        self._link = link
+        self._engine = engine
+        self._images_root = images_root
+        self._image_config = image_config
+        self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def serve(self) -> None:
+        """Answer leases until there is no reason to go on."""
+        receiving = asyncio.ensure_future(self._receive())
+        await asyncio.wait([receiving, self._down], return_when=asyncio.FIRST_COMPLETED)
+        receiving.cancel()
+        if self._down.done():
+            self._link.send(EngineDown(self._down.result()))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(receiving, *self._tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _receive(self) -> None:
+        while isinstance(message := await self._link.receive(), Lease):
+            received = time.perf_counter()
+            for request in message.requests:
+                task = asyncio.ensure_future(self._answer(request, received))
+                self._tasks.add(task)
+                task.add_done_callback(self._answered)
+
+    async def _answer(self, request: CaptionRequest, received: float) -> None:
+        self._link.send(await self._attempt(request, received))
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        """Anything but an answer ends the worker: an item must never vanish without a word."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._down.done():
+            text = str(error) if isinstance(error, EngineLost) else repr(error)
+            self._down.set_result(text)
+
+    async def _attempt(self, request: CaptionRequest, received: float) -> WorkerMessage:
+        loop = asyncio.get_running_loop()
+        try:
+            started, prepared = await loop.run_in_executor(self._threads, self._prepare, request)
+        except ItemError as error:
+            return Failed(request.lease, error.kind, error.reason)
+        facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256)
+        rendered_at = started
+        try:
+            rendered = await self._engine.render(request, prepared.image)
+            rendered_at = time.perf_counter()
+            answer = await self._engine.generate(request, rendered)
+        except RequestRefused as refused:
+            reason, retryable = str(refused), refused.retryable
+            return Failed(request.lease, "engine_error", reason, retryable, facts)
+        timings = Timings(
+            queue_s=started - received,
+            prepare_s=rendered_at - started,
+            generate_s=time.perf_counter() - rendered_at,
+        )
+        return Captioned(
+            request.lease,
+            answer.caption,
+            answer.finish_reason,
+            answer.prompt_tokens,
+            answer.output_tokens,
+            facts,
+            timings,
+        )
+
+    def _prepare(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
+        started = time.perf_counter()
+        return started, prepare_image(self._images_root, request.file, self._image_config)
+
