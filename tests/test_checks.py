@@ -51,6 +51,11 @@ HONEST = [
     "Lettering that says “Ha ha ha!” in hand-drawn black script.",
     "Ein dünner schwarzer Kreis. Большая красная звезда. 큰 빨간 별.",
     "Two arrows: one points left, one points right.",
+    "Left arrow, right arrow and left arrow, right arrow.",
+    "A red star, a red star.",
+    "红星，红星，蓝星，蓝星。",
+    "A blue leaf at the top, a large gold star near the bottom edge, a large gold star near the "
+    "bottom edge, a small arrow.",
 ]
 
 
@@ -87,6 +92,8 @@ def test_caption_with_a_letter_or_digit_is_not_empty(caption: str) -> None:
         "a star on a line, a star on a line, a star on a line",
         "A red circle. A red circle. A red circle. A red circle.",
         "The shape is a small red circle on white. The shape is a small red circle on white.",
+        "A dot. The shape is a small red circle that lies in the upper left corner. The shape is "
+        "a small red circle that lies in the upper left corner.",
         "It is red. It is round. It is red. It is round. It is red. It is round.",
         "A dot and then " + "round and round it goes until " * 5,
         "aaaaaaaaaaaaaaaaaaaa",

@@ -230,7 +230,7 @@ def drain_with_poison(dispatcher: Dispatcher[str], poison: str, window: int = 4)
 def test_item_that_kills_twice_alone_is_poison_and_everyone_else_is_captioned() -> None:
     ends = drain_with_poison(make(num_engines=1, items="abcdefghijkl"), poison="c")
     assert ends.pop("!") <= 3
-    assert ends == Counter({**{item: 1 for item in "abdefghijkl"}, "c:poison": 1})
+    assert ends == Counter({**dict.fromkeys("abdefghijkl", 1), "c:poison": 1})
 
 
 @pytest.mark.parametrize("poison", ["a", "l", "al", "bck", "jkl", "abcdef"])
@@ -360,5 +360,7 @@ class AnythingHappens(RuleBasedStateMachine):
         assert self.blamed <= self.poison
 
 
-AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+AnythingHappens.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=60, deadline=None
+)
 TestAnythingHappens = AnythingHappens.TestCase

@@ -72,7 +72,7 @@ def test_shipped_prompt_loads_by_name_from_any_working_directory(
 
 
 def test_available_prompts_lists_the_shipped_names(elsewhere: Path) -> None:
-    assert available_prompts() == sorted(SHIPPED)
+    assert set(SHIPPED) <= set(available_prompts())
 
 
 def test_context_prompt_says_only_what_is_known(elsewhere: Path) -> None:
@@ -90,7 +90,7 @@ def test_prompt_of_the_working_directory_comes_before_the_shipped_one(elsewhere:
     (elsewhere / "prompts" / "extra.v2.md").write_text("Extra.")
     assert load_prompt("shape-brief").user == "Mine."
     assert load_prompt("extra.v2").name == "extra.v2"
-    assert available_prompts() == sorted({*SHIPPED, "extra.v2"})
+    assert {*SHIPPED, "extra.v2"} <= set(available_prompts())
 
 
 def test_existing_file_is_taken_as_a_path(elsewhere: Path) -> None:
@@ -104,7 +104,7 @@ def test_existing_file_is_taken_as_a_path(elsewhere: Path) -> None:
 @pytest.mark.parametrize("reference", ["nope", "shape brief", "", "..", "\0", "Describe it. " * 40])
 def test_unknown_name_is_refused_with_the_available_ones(elsewhere: Path, reference: str) -> None:
     assert "no such prompt" in refusal(reference)
-    assert f"available: {', '.join(SHIPPED)}" in refusal(reference)
+    assert f"available: {', '.join(available_prompts())}" in refusal(reference)
 
 
 def test_misspelt_name_is_answered_with_the_likely_one(elsewhere: Path) -> None:

@@ -172,7 +172,7 @@ class Checkpoint:
     def _write(self, table: pa.Table) -> None:
         path = self.folder / f"part-{self._next_part:08d}.parquet"
         temporary = self.folder / f".{path.name}.tmp"
-        with open(temporary, "wb") as out:
+        with temporary.open("wb") as out:
             pq.write_table(table, out, compression="zstd")
             out.flush()
             os.fsync(out.fileno())

@@ -21,9 +21,10 @@ Verdict = Literal["accept", "retry_or_flag", "retry_or_fail"]
 FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
 """Worst first: the order of every tuple of flags, and what ``rank`` goes by."""
 
-LOOP_REPEATS: Final = ((8, 2), (4, 3), (2, 4), (1, 5))
+LOOP_REPEATS: Final = ((12, 2), (4, 3), (2, 4), (1, 5))
 """(words in a block, times in a row that make a loop), longest first: a long sentence said twice
-is one, a single word only from the fifth time on."""
+is one, a single word only from the fifth time on; two equal things side by side are none."""
+MIN_HALF_WORDS: Final = 4
 MAX_BLOCK_WORDS: Final = 100
 MAX_LOOP_WORDS: Final = 1000
 MIN_WORDS_FOR_VARIETY: Final = 24
@@ -149,7 +150,7 @@ def is_loop(text: str) -> bool:
     longest = min(len(found) // 2, MAX_BLOCK_WORDS)
     if any(_repeats(found, size, is_han) for size in range(1, longest + 1)):
         return True
-    return _lacks_variety(found, 6 if is_han else 4)
+    return _said_twice(found) or _lacks_variety(found, 6 if is_han else 4)
 
 
 def _is_han(found: Sequence[str]) -> bool:
@@ -166,6 +167,11 @@ def _repeats(found: Sequence[str], size: int, is_han: bool) -> bool:
         if num_equal >= size * (needed - 1):
             return True
     return False
+
+
+def _said_twice(found: Sequence[str]) -> bool:
+    half = len(found) // 2
+    return half >= MIN_HALF_WORDS and found[:half] == found[half:]
 
 
 def _lacks_variety(found: Sequence[str], size: int) -> bool:

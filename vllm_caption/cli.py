@@ -74,7 +74,7 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
         image=ImageConfig(**_taken(ImageConfig, values)),
         sampling=SamplingConfig(**_taken(SamplingConfig, values)),
         engine=EngineConfig(**_taken(EngineConfig, values)),
-        **{k: v for k, v in _taken(RunConfig, values).items()},
+        **_taken(RunConfig, values),
     )
 
 
@@ -181,7 +181,9 @@ def _add_captions(group: Any) -> None:
         group.add_argument(
             flag, type=kind, default=getattr(sampling, name), help="as vLLM's SamplingParams"
         )
-    group.add_argument("--stop", nargs="+", default=sampling.stop, help="strings that end a caption")
+    group.add_argument(
+        "--stop", nargs="+", default=sampling.stop, help="strings that end a caption"
+    )
     group.add_argument("--ignore-eos", action="store_true", help="always use up --max-tokens")
 
 

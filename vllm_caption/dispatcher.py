@@ -182,7 +182,9 @@ class Dispatcher(Generic[T]):
         if task.attempts <= self._max_retries:
             return self._retry(task)
         reason = f"every attempt broke a rule, the best one: {', '.join(task.best_flags)}"
-        return self._settle(task, GiveUp(task.item, task.attempts, "caption_rejected", reason, result))
+        return self._settle(
+            task, GiveUp(task.item, task.attempts, "caption_rejected", reason, result)
+        )
 
     def failed(self, engine: int, failure: Failed) -> Decision[T] | None:
         """An attempt failed while its engine is well. None: the lease is not known."""

@@ -128,7 +128,7 @@ class VllmEngine:
             _, (rendered,) = await self._llm.renderer.render_chat_async(
                 [messages], self._chat, self._tokenize
             )
-        except Exception as error:  # noqa: BLE001 - a processor may raise anything; it ends as this item's row
+        except Exception as error:
             raise RequestRefused(_first_sentence(_root(error)), retryable=False) from error
         return rendered
 
@@ -137,8 +137,8 @@ class VllmEngine:
         params = self._sampling_params(request)
         final = None
         try:
-            async for final in self._llm.generate(rendered, params, str(request.lease)):
-                pass
+            async for answer in self._llm.generate(rendered, params, str(request.lease)):
+                final = answer
         except EngineDeadError as error:
             raise EngineLost(str(error)) from error
         except VLLMClientError as error:
@@ -151,12 +151,12 @@ class VllmEngine:
             raise RequestRefused(_first_sentence(_root(error)), retryable=True) from error
         if final is None or final.outputs[0].finish_reason in (None, "abort", "error"):
             raise RequestRefused("the engine ended the request without an answer", retryable=True)
-        answer = final.outputs[0]
+        output = final.outputs[0]
         return Generation(
-            caption=answer.text,
-            finish_reason=answer.finish_reason,
+            caption=output.text,
+            finish_reason=output.finish_reason,
             prompt_tokens=len(final.prompt_token_ids or ()),
-            output_tokens=len(answer.token_ids),
+            output_tokens=len(output.token_ids),
         )
 
     def _sampling_params(self, request: CaptionRequest) -> SamplingParams:

@@ -64,7 +64,7 @@ class UsageError(CaptionJobError):
 
 
 class RunStopped(CaptionJobError):
-    """The run cannot go on (no engine left, disk full); finished captions are saved. Exit code 3."""
+    """The run cannot go on (no engine left, disk full); what is finished is saved. Exit code 3."""
 
 
 class DocumentError(CaptionJobError):

@@ -63,10 +63,11 @@ def assign_gpus(data_parallel_size: int, gpus_per_engine: int) -> list[str | Non
     needed = data_parallel_size * gpus_per_engine
     if len(gpus) < needed:
         fits = len(gpus) // gpus_per_engine
-        remedy = (
-            f"needs {needed} GPUs ({gpus_per_engine} per engine), {len(gpus)} visible; "
-            + (f"use --data-parallel-size {fits}" if fits else "use a machine with GPUs, or install"
-               " the CPU build: pip install 'vllm-caption[cpu]'")
+        remedy = f"needs {needed} GPUs ({gpus_per_engine} per engine), {len(gpus)} visible; " + (
+            f"use --data-parallel-size {fits}"
+            if fits
+            else "use a machine with GPUs, or install"
+            " the CPU build: pip install 'vllm-caption[cpu]'"
         )
         raise UsageError("--data-parallel-size", data_parallel_size, remedy)
     groups = range(0, needed, gpus_per_engine)

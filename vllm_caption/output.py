@@ -25,7 +25,9 @@ class Output:
             (root / "logs").mkdir(parents=True, exist_ok=True)
             self._lock = OutputLock(root)
         except OSError as error:
-            remedy = f"cannot be written ({error.strerror}); choose another folder or mend its rights"
+            remedy = (
+                f"cannot be written ({error.strerror}); choose another folder or mend its rights"
+            )
             raise UsageError("--output", root, remedy) from error
         try:
             self._checkpoint = Checkpoint(root, checkpoint_interval)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -16,10 +16,11 @@ PLAIN_EVERY_S = 10.0
 class Progress:
     """Shows one run's numbers on one stream."""
 
-    def __init__(self, *, quiet: bool, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
+        """``stream``: standard error unless another one is given."""
         self._quiet = quiet
-        self._stream = stream
-        self._bar: tqdm[None] | None = None
+        self._stream = stream = stream or sys.stderr
+        self._bar: tqdm[Any] | None = None
         self._shown_finished = 0
         self._shown_s = float("-inf")
         if not quiet and stream.isatty():

@@ -49,7 +49,9 @@ def make_recipe(config: RunConfig, prompt: Prompt) -> Recipe:
 def record_recipe(root: Path, recipe: Recipe) -> None:
     """Add a recipe to recipes.json, which is replaced whole."""
     path = root / "recipes.json"
-    recipes = msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe]) if path.exists() else {}
+    recipes = (
+        msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe]) if path.exists() else {}
+    )
     recipes[recipe.id] = recipe
     temporary = root / ".recipes.json.tmp"
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(recipes), indent=2))

@@ -60,9 +60,7 @@ class RowMaker:
 
     def adopted(self, item: Item, caption: str) -> Row:
         """A .txt without a row: somebody's work, kept."""
-        return self._row(
-            item, status="captioned", caption_path=item.file + SUFFIX, caption=caption
-        )
+        return self._row(item, status="captioned", caption_path=item.file + SUFFIX, caption=caption)
 
     def bad_entry(self, entry: BadEntry) -> Row:
         """An element that names no file; it is told apart by its place in its document."""

@@ -15,26 +15,28 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from vllm_caption.clerk import Clerk
 from vllm_caption.config import RunConfig
 from vllm_caption.demo import resolve_model
-from vllm_caption.driver import TICK_S, Driver
+from vllm_caption.dispatcher import Dispatcher
+from vllm_caption.driver import Driver
 from vllm_caption.errors import RunStopped
 from vllm_caption.executors.base import WorkerSpec, start_vllm
 from vllm_caption.executors.local import LocalExecutor
 from vllm_caption.hardware import assign_gpus
-from vllm_caption.manifest import check_input_folders
+from vllm_caption.manifest import Item, check_input_folders
 from vllm_caption.output import Output
 from vllm_caption.progress import Progress
 from vllm_caption.prompts import Prompt, load_prompt
 from vllm_caption.recipe import make_recipe
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Scan
-from vllm_caption.stats import RunStats
+from vllm_caption.stats import EngineStats, RunStats
 from vllm_caption.status import make_status, write_status
 from vllm_caption.summary import summarise
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
-STATUS_EVERY_S = 2.0
+TICK_S, STATUS_EVERY_S = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,10 @@ def run_job(config: RunConfig) -> Outcome:
     finally:
         progress.close()
         output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
-    print(summarise(job.driver.stats, job.scan, config, job.seconds), flush=True)
+    print(summarise(job.stats, job.scan, config, job.seconds), flush=True)
     if stopped:
         progress.tell(f"Stopped: {stopped}")
-    return Outcome(exit_code, job.driver.stats)
+    return Outcome(exit_code, job.stats)
 
 
 class _Job:
@@ -88,6 +90,8 @@ class _Job:
         self._progress = progress
         self._gpus = gpus
         self._started_s = time.monotonic()
+        num_engines = config.engine.data_parallel_size
+        self.stats = RunStats([EngineStats() for _ in range(num_engines)])
         self.driver: Driver
         self.scan: Scan
 
@@ -99,10 +103,15 @@ class _Job:
     async def run(self) -> int:
         """Scan and caption side by side; returns the exit code."""
         loop = asyncio.get_running_loop()
+        config = self._config
         self._output.record_recipe(self._make.recipe)
-        self.driver = Driver(
-            self._config, self._prompt, self._output, self._make, self._progress.tell
+        dispatcher: Dispatcher[Item] = Dispatcher(
+            config.engine.data_parallel_size,
+            max_retries=config.max_retries,
+            max_engine_restarts=config.engine.max_engine_restarts,
         )
+        clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats)
+        self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.tell)
         self.scan = Scan(self._config, self._output.known(), self._output.files, self._make)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.driver.interrupt)
@@ -150,7 +159,7 @@ class _Job:
         next_status_s, drain_ends_s = 0.0, float("inf")
         while True:
             now_s = loop.time()
-            self._progress.update(self.driver.stats, now_s)
+            self._progress.update(self.stats, now_s)
             self.driver.watch_for_stalls(now_s)
             if now_s >= next_status_s:
                 self._show("running")
@@ -164,10 +173,10 @@ class _Job:
     def _show(self, state: str) -> None:
         now_s = asyncio.get_running_loop().time()
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        status = make_status(self._make.run_id, state, self.driver.stats, now_s, at)
+        status = make_status(self._make.run_id, state, self.stats, now_s, at)
         write_status(self._output.root, status)
 
     def _exit_code(self) -> int:
         if self.driver.interrupts:
             return EXIT_INTERRUPTED
-        return EXIT_SOME_FAILED if self.driver.stats.failed else EXIT_OK
+        return EXIT_SOME_FAILED if self.stats.failed else EXIT_OK

@@ -15,7 +15,7 @@ from vllm_caption.checkpoint import Known, Row
 from vllm_caption.config import Redo, RunConfig
 from vllm_caption.dispatcher import GiveUp
 from vllm_caption.errors import INPUT_KINDS, ItemError
-from vllm_caption.image_files import _check_name as check_name
+from vllm_caption.image_files import check_name
 from vllm_caption.images import prepare_image
 from vllm_caption.manifest import BadEntry, Item, ManifestReader, SkippedDocument
 from vllm_caption.rows import RowMaker

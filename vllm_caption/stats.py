@@ -16,6 +16,7 @@ class EngineStats:
     """One engine slot."""
 
     state: EngineState = "waiting"
+    pid: int | None = None
     captioned: int = 0
     output_tokens: int = 0
     restarts: int = 0
@@ -51,7 +52,9 @@ class RunStats:
         """Engines that can take requests."""
         return sum(engine.state == "up" for engine in self.engines)
 
-    def count_caption(self, engine: int, prompt_tokens: int, output_tokens: int, at_s: float) -> None:
+    def count_caption(
+        self, engine: int, prompt_tokens: int, output_tokens: int, at_s: float
+    ) -> None:
         """One caption is on disk."""
         self.captioned += 1
         self.prompt_tokens += prompt_tokens

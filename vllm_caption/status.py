@@ -15,6 +15,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
 
     engine: int
     state: str
+    pid: int | None
     captioned: int
     output_tokens: int
     restarts: int
@@ -57,7 +58,7 @@ def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str)
         eta_s=stats.eta_s(now_s),
         failures=dict(stats.failures),
         engines=[
-            EngineStatus(index, e.state, e.captioned, e.output_tokens, e.restarts)
+            EngineStatus(index, e.state, e.pid, e.captioned, e.output_tokens, e.restarts)
             for index, e in enumerate(stats.engines)
         ],
     )

@@ -19,9 +19,9 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
     counts = scan.reader.counts
     read = "" if scan.reader.complete else " (the input was not read to its end)"
     yield f"Documents: {counts.documents} read, {counts.skipped} skipped{read}"
-    for kind, number in Counter(s.kind for s in scan.skipped).most_common():
-        example = next(s for s in scan.skipped if s.kind == kind)
-        yield f"  {kind} {number}, e.g. {example.document}: {example.reason}"
+    for reason, number in Counter(s.kind for s in scan.skipped).most_common():
+        example = next(s for s in scan.skipped if s.kind == reason)
+        yield f"  {reason} {number}, e.g. {example.document}: {example.reason}"
     if scan.reader.no_type_was_skipped:
         names = ",".join(config.input.skip_types)
         yield f"  No element has a type of --skip-types {names}: the type names may differ."

@@ -10,7 +10,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
@@ -98,7 +98,8 @@ class Worker:
     async def serve(self) -> None:
         """Answer leases until there is no reason to go on."""
         receiving = asyncio.ensure_future(self._receive())
-        await asyncio.wait([receiving, self._down], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [receiving, self._down]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         receiving.cancel()
         if self._down.done():
             self._link.send(EngineDown(self._down.result()))
@@ -159,4 +160,3 @@ class Worker:
     def _prepare(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
         started = time.perf_counter()
         return started, prepare_image(self._images_root, request.file, self._image_config)
-

@@ -37,6 +37,9 @@ from vllm_caption.messages import (
 )
 from vllm_caption.worker import Worker
 
+_preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.Decoder(
+    PreflightMessage
+)
 PRELOAD = "vllm_caption.executors.forkserver_preload"
 COMMON_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 CPU_ENVIRONMENT = {
@@ -137,7 +140,7 @@ def _run_to_answer(process: Any, ours: Connection, theirs: Connection) -> Prefli
         return None
     finally:
         process.join()
-    return msgspec.msgpack.decode(payload, type=PreflightMessage)  # type: ignore[arg-type]
+    return _preflight_decoder.decode(payload)
 
 
 def _preflight_main(

@@ -1,0 +1,352 @@
+"""What users are promised of the job, on the real engine and real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from job import (
+    Result,
+    captions,
+    input_flags,
+    make_input,
+    rows,
+    run,
+    run_here,
+    start,
+    status,
+    wait_until,
+    write_document,
+)
+
+from vllm_caption.checkpoint import parts
+
+pytestmark = pytest.mark.engine
+
+MODEL = "--model=demo"
+SHORT = "--max-tokens=16"
+LONG = ("--ignore-eos", "--max-tokens=60", "--no-checks")  # every item takes its time
+
+
+@dataclass(frozen=True)
+class CorpusRun:
+    """The corpus of real shapes, captioned by two engines, and a second run over it."""
+
+    expected: dict[str, Any]
+    output: Path
+    first: Result
+    second: Result
+    second_took_s: float
+
+
+@pytest.fixture(scope="module")
+def corpus_run(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> CorpusRun:
+    folder, output = corpora / "crello_like", tmp_path_factory.mktemp("corpus")
+    arguments = [MODEL, *input_flags(folder), f"--output={output}", "-dp=2"]
+    first = run(*arguments)
+    began = time.monotonic()
+    second = run(*arguments)
+    expected = json.loads((folder / "expected.json").read_text())
+    return CorpusRun(expected, output, first, second, time.monotonic() - began)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input of 20 drawn shapes."""
+    folder = tmp_path_factory.mktemp("shapes")
+    make_input(folder, 20)
+    return folder
+
+
+# --- the corpus of real shapes -----------------------------------------------------------------
+
+
+def test_corpus_run_captions_every_shape_and_nothing_else(corpus_run: CorpusRun) -> None:
+    items = corpus_run.expected["items"]
+    good = {file for file, item in items.items() if item["outcome"] == "captioned"}
+    assert set(captions(corpus_run.output)) == good
+    assert len(good) == 508
+
+
+def test_corpus_run_fails_broken_files_with_their_kinds_and_exits_1(corpus_run: CorpusRun) -> None:
+    items = corpus_run.expected["items"]
+    expected = {file: item["kind"] for file, item in items.items() if item["outcome"] == "failed"}
+    found = rows(corpus_run.output)
+    failed = {file: row["error_kind"] for file, row in found.items() if row["status"] == "failed"}
+    assert failed == expected
+    assert all(found[file]["error"] for file in failed)
+    assert corpus_run.first.exit_code == 1
+    assert "Items: 515, captioned 508 (508 in this run), failed 7" in corpus_run.first.stdout
+
+
+def test_corpus_run_names_the_documents_that_were_skipped_and_why(corpus_run: CorpusRun) -> None:
+    table = pq.read_table(corpus_run.output / "documents.parquet").to_pylist()
+    expected = {n: d["reason"] for n, d in corpus_run.expected["skipped_documents"].items()}
+    assert {row["document"]: row["kind"] for row in table} == expected
+    assert "Documents: 400 read, 22 skipped" in corpus_run.first.stdout
+
+
+def test_corpus_run_never_asks_for_a_text_or_photo_element(corpus_run: CorpusRun) -> None:
+    assert set(rows(corpus_run.output)) == set(corpus_run.expected["items"])
+
+
+def test_second_run_starts_no_engine_and_ends_with_the_same_counts(corpus_run: CorpusRun) -> None:
+    second = corpus_run.second
+    assert second.exit_code == 1
+    assert "Items: 515, captioned 508 (0 in this run), failed 7" in second.stdout
+    assert "missing_file 5" in second.stdout
+    assert "Checking" not in second.stderr
+    assert corpus_run.second_took_s < 5
+
+
+def test_every_row_of_a_caption_says_what_made_it_and_agrees_with_its_file(
+    corpus_run: CorpusRun,
+) -> None:
+    recipes = json.loads((corpus_run.output / "recipes.json").read_text())
+    texts = captions(corpus_run.output)
+    for file, row in rows(corpus_run.output).items():
+        if row["status"] == "captioned":
+            assert row["caption"] == texts[file]
+            assert row["caption_path"] == f"{file}.txt"
+            assert recipes[row["recipe_id"]]["model"] == row["model"] == "demo"
+            assert row["prompt_tokens"] > 8
+            assert row["output_tokens"] > 0
+            assert row["generate_s"] > 0
+            item = corpus_run.expected["items"][file]
+            assert [row["image_width"], row["image_height"]] == item["size"]
+            assert row["image_sha256"] == item["sha256"]
+
+
+def test_finished_run_leaves_one_row_per_item_and_an_empty_journal(corpus_run: CorpusRun) -> None:
+    (part,) = parts(corpus_run.output / "manifest.parquet")
+    files = pq.read_table(part, columns=["file"])["file"].to_pylist()
+    assert len(files) == len(set(files)) == 515
+    assert (corpus_run.output / "journal.jsonl").read_bytes() == b""
+    assert not list(corpus_run.output.rglob("*.tmp"))
+
+
+def test_both_engines_took_their_part(corpus_run: CorpusRun) -> None:
+    shares = Counter(r["engine"] for r in rows(corpus_run.output).values() if r["caption"])
+    assert sorted(shares) == [0, 1]
+    assert min(shares.values()) > 50
+
+
+# --- prompts, resume, adoption -----------------------------------------------------------------
+
+
+def test_changed_prompt_keeps_what_is_done_and_redo_stale_makes_it_anew(
+    shapes: Path, tmp_path: Path
+) -> None:
+    base = [MODEL, SHORT, *input_flags(shapes), f"--output={tmp_path}", "--limit=4"]
+    run_here(*base, "--prompt=shape-brief")
+    brief = captions(tmp_path)
+    kept = run_here(*base, "--prompt=shape-zh")
+    assert captions(tmp_path) == brief
+    assert "4 kept captions were made with another recipe; --redo stale" in kept.stdout
+    anew = run_here(*base, "--prompt=shape-zh", "--redo=stale")
+    assert "captioned 4 (4 in this run)" in anew.stdout
+    assert all(captions(tmp_path)[file] != text for file, text in brief.items())
+    names = {row["prompt_name"] for row in rows(tmp_path).values()}
+    assert names == {"shape-zh"}
+    assert len(json.loads((tmp_path / "recipes.json").read_text())) == 2
+
+
+def test_captions_of_the_old_scripts_are_adopted_and_empty_files_are_not(
+    shapes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "d0").mkdir()
+    (tmp_path / "d0/shape_0.png.txt").write_text("an old caption")
+    (tmp_path / "d0/shape_1.png.txt").touch()
+    arguments = [MODEL, SHORT, *input_flags(shapes), f"--output={tmp_path}", "--limit=3"]
+    result = run_here(*arguments)
+    assert result.exit_code == 0
+    assert "captioned 3 (2 in this run)" in result.stdout
+    assert captions(tmp_path)["d0/shape_0.png"] == "an old caption"
+    assert captions(tmp_path)["d0/shape_1.png"]
+    row = rows(tmp_path)["d0/shape_0.png"]
+    assert (row["status"], row["caption"], row["recipe_id"]) == (
+        "captioned",
+        "an old caption",
+        None,
+    )
+
+
+def test_failed_item_is_captioned_on_a_rerun_once_its_file_is_there(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 2)
+    hidden = tmp_path / "raw" / files[0]
+    hidden.rename(tmp_path / "elsewhere.png")
+    arguments = [MODEL, SHORT, *input_flags(tmp_path), f"--output={tmp_path / 'out'}"]
+    assert run_here(*arguments).exit_code == 1
+    (tmp_path / "elsewhere.png").rename(hidden)
+    assert run_here(*arguments).exit_code == 0
+    assert rows(tmp_path / "out")[files[0]]["status"] == "captioned"
+
+
+def test_vllm_engine_flags_and_sampling_flags_reach_the_engine(
+    shapes: Path, tmp_path: Path
+) -> None:
+    arguments = [MODEL, *input_flags(shapes), f"--output={tmp_path}", "--limit=3"]
+    run_here(*arguments, "--ignore-eos", "--max-tokens=7", "--max-model-len=512")
+    made = list(rows(tmp_path).values())
+    assert {(row["output_tokens"], row["finish_reason"]) for row in made} == {(7, "length")}
+    assert "Using max model len 512" in (tmp_path / "logs/preflight.log").read_text()
+
+
+def test_file_named_by_several_documents_is_captioned_once(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 2)
+    write_document(tmp_path, "another", files, ["svgElement", "SvgMaskElement"])
+    output = tmp_path / "out"
+    run_here(MODEL, SHORT, *input_flags(tmp_path), f"--output={output}")
+    assert {file: row["document"] for file, row in rows(output).items()} == dict.fromkeys(
+        files, "another"
+    )
+
+
+# --- deaths and interrupts ---------------------------------------------------------------------
+
+
+def up_engines(output: Path) -> list[int]:
+    """The worker processes of the engines that are up."""
+    engines = status(output).get("engines", [])
+    return [engine["pid"] for engine in engines if engine["state"] == "up"]
+
+
+def test_killed_driver_leaves_no_process_and_its_rerun_completes_without_repeating(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 200)
+    output = tmp_path / "out"
+    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
+    arguments += ["--checkpoint-interval=20", *LONG]
+    process = start(*arguments)
+    wait_until(lambda: len(list(output.rglob("*.txt"))) >= 50, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    assert len(gone) >= 5
+    assert not alive
+    written = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
+    assert 50 <= len(written) < 200
+    assert all(path.stat().st_size for path in written)
+    assert run_here(*arguments).exit_code == 0
+    assert set(captions(output)) == set(rows(output)) == set(files)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    unknown = [row for row in rows(output).values() if row["recipe_id"] is None]
+    assert len(unknown) <= 1  # the one between its .txt and its row, if the kill hit there
+
+
+def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 120)
+    output = tmp_path / "out"
+    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
+    process = start(*arguments, *LONG)
+    pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output), process)
+    wait_until(lambda: len(list(output.rglob("*.txt"))) >= 20, process)
+    (core, *_) = psutil.Process(pids[0]).children(recursive=True)
+    core.kill()
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "Engine 0 died and starts again" in stderr
+    assert "Items: 120, captioned 120 (120 in this run), failed 0" in stdout
+    assert set(captions(output)) == set(files)
+    assert {row["attempts"] for row in rows(output).values()} == {1}
+
+
+def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
+    make_input(tmp_path, 200)
+    output = tmp_path / "out"
+    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
+    process = start(*arguments, *LONG)
+    pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output), process)
+    ended = threading.Event()
+
+    def slow_down() -> None:  # it runs for a tenth of the time
+        while not ended.is_set():
+            try:
+                os.killpg(pids[0], signal.SIGSTOP)
+                ended.wait(0.18)
+                os.killpg(pids[0], signal.SIGCONT)
+            except ProcessLookupError:
+                return
+            ended.wait(0.02)
+
+    slowing = threading.Thread(target=slow_down)
+    slowing.start()
+    _, stderr = process.communicate(timeout=120)
+    ended.set()
+    slowing.join()
+    assert process.returncode == 0, stderr
+    shares = Counter(row["engine"] for row in rows(output).values())
+    assert shares[0] < 0.35 * 200
+    assert shares[0] + shares[1] == 200
+
+
+def test_ctrl_c_finishes_what_is_in_flight_saves_everything_and_exits_130(tmp_path: Path) -> None:
+    make_input(tmp_path, 200)
+    output = tmp_path / "out"
+    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=1"]
+    process = start(*arguments, *LONG)
+    wait_until(lambda: len(list(output.rglob("*.txt"))) >= 10, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted: finishing 1" in stderr  # a window of 16, give or take
+    made = rows(output)
+    assert set(captions(output)) == set(made)
+    assert 10 < len(made) < 200
+    assert f"not tried {200 - len(made)}" in stdout
+
+
+def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path) -> None:
+    make_input(tmp_path, 60)
+    output = tmp_path / "out"
+    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=1"]
+    process = start(*arguments, "--ignore-eos", "--max-tokens=1500", "--no-checks")
+    wait_until(lambda: up_engines(output), process)
+    os.kill(process.pid, signal.SIGINT)
+    line = wait_until(lambda: process.stderr and process.stderr.readline())
+    while "Interrupted" not in line:
+        line = wait_until(lambda: process.stderr and process.stderr.readline())
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 5
+    assert set(captions(output)) == {
+        file for file, row in rows(output).items() if row["status"] == "captioned"
+    }
+
+
+# --- mistakes, found before an engine starts ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--gpu-memory-utilisation=0.9", "unrecognized arguments: --gpu-memory-utilisation=0.9"),
+        ("--dtype=float99", "float99"),
+        ("--kv-cache-memory-bytes=lots", "lots"),
+        ("--quantization=nonsense", "nonsense"),
+    ],
+)
+def test_flag_that_vllm_does_not_take_is_one_line_and_exit_2_before_an_engine_starts(
+    shapes: Path, tmp_path: Path, flag: str, message: str
+) -> None:
+    result = run_here(MODEL, *input_flags(shapes), f"--output={tmp_path}", flag)
+    assert result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("vllm-caption: error: ")
+    assert message in last
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "logs/engine-0.log").exists()

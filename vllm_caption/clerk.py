@@ -1,0 +1,118 @@
+"""The items' side of the driver: leases → requests, answers → decisions → output.
+
+Invariant: whatever the dispatcher decides about an item is on disk before the next message is
+looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+
+from vllm_caption.checks import CaptionRules, check_caption, clean_caption
+from vllm_caption.config import RunConfig
+from vllm_caption.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
+from vllm_caption.errors import ItemError
+from vllm_caption.manifest import Item
+from vllm_caption.messages import Captioned, CaptionRequest, Failed
+from vllm_caption.output import Output
+from vllm_caption.prompts import Prompt, render
+from vllm_caption.rows import RowMaker
+from vllm_caption.scan import Batch
+from vllm_caption.stats import RunStats
+
+
+class Clerk:
+    """Writes what becomes of every item. Any method that writes may raise RunStopped."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        prompt: Prompt,
+        output: Output,
+        make: RowMaker,
+        dispatcher: Dispatcher[Item],
+        stats: RunStats,
+    ) -> None:
+        self._sampling = config.sampling
+        self._prompt = prompt
+        self._rules = CaptionRules.from_prompt(prompt, enabled=config.checks)
+        self._output = output
+        self._make = make
+        self._dispatcher = dispatcher
+        self._stats = stats
+
+    def take_in(self, batch: Batch) -> None:
+        """A stretch of the input: rows that need no engine, and items that do."""
+        for row in batch.rows:
+            self._output.save_row(row)
+            if row.status == "captioned":
+                self._stats.adopted += 1
+            else:
+                self._stats.count_failure(row.error_kind or "", f"{row.file}: {row.error}")
+        self._stats.done_before += batch.num_done
+        self._stats.stale += batch.num_stale
+        self._dispatcher.add(batch.pending)
+
+    def requests(self, engine: int, window: int) -> tuple[CaptionRequest, ...]:
+        """What this engine should start now; may be nothing."""
+        while leased := self._dispatcher.take(engine, window):
+            if requests := tuple(self._requests(engine, leased)):
+                return requests
+        return ()
+
+    def _requests(self, engine: int, leased: list[Leased[Item]]) -> Iterator[CaptionRequest]:
+        for lease in leased:
+            try:
+                text = render(self._prompt, lease.item)
+            except ItemError as error:
+                self.answered(engine, Failed(lease.lease, error.kind, error.reason))
+                continue
+            temperature, seed = self._resampling(lease.rejected)
+            yield CaptionRequest(
+                lease.lease, lease.item.file, text.user, text.system, temperature, seed
+            )
+
+    def _resampling(self, rejected: int) -> tuple[float | None, int | None]:
+        """Temperature and seed of a new try after a caption that broke a rule."""
+        if not rejected:
+            return None, None
+        seed = (self._sampling.seed or 0) + rejected
+        return max(self._sampling.temperature, 0.2 + 0.2 * rejected), seed
+
+    def answered(self, engine: int, answer: Captioned | Failed) -> None:
+        """One attempt is over."""
+        if isinstance(answer, Captioned):
+            caption = clean_caption(answer.caption)
+            flags = check_caption(caption, answer.finish_reason, self._rules, self._prompt.user)
+            cleaned = msgspec.structs.replace(answer, caption=caption)
+            decision = self._dispatcher.captioned(engine, cleaned, flags)
+        else:
+            decision = self._dispatcher.failed(engine, answer)
+        if decision is not None:
+            self.settle(decision, engine)
+
+    def settle(self, decision: Decision[Item], engine: int) -> None:
+        """Write what became of an item."""
+        if isinstance(decision, Accept):
+            self._save_caption(decision, engine)
+        elif isinstance(decision, GiveUp):
+            self._output.save_row(self._make.given_up(decision, engine))
+            example = f"{decision.item.file}: {decision.reason}"
+            self._stats.count_failure(decision.kind, example)
+        else:
+            self._stats.retried += 1
+
+    def _save_caption(self, accepted: Accept[Item], engine: int) -> None:
+        try:
+            self._output.save_caption(self._make.captioned(accepted, engine))
+        except ItemError as error:
+            kind, reason = error.kind, error.reason
+            failure = GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result)
+            self.settle(failure, engine)
+            return
+        result, now_s = accepted.result, asyncio.get_running_loop().time()
+        self._stats.count_caption(engine, result.prompt_tokens, result.output_tokens, now_s)
+        self._stats.flags.update(accepted.flags)
