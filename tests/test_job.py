@@ -338,6 +338,9 @@ def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path)
         ("--dtype=float99", "float99"),
         ("--kv-cache-memory-bytes=lots", "lots"),
         ("--quantization=nonsense", "nonsense"),
+        ("--temperature=-1", "temperature must be non-negative"),
+        ("--top-p=7", "top_p must be in (0, 1]"),
+        ("--model=Nobody/NoSuchModel", "--model Nobody/NoSuchModel: "),
     ],
 )
 def test_flag_that_vllm_does_not_take_is_one_line_and_exit_2_before_an_engine_starts(

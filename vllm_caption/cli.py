@@ -69,6 +69,9 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
     if values["data_parallel_size"] is None:
         per_engine = values["tensor_parallel_size"] * values["pipeline_parallel_size"]
         values["data_parallel_size"] = default_data_parallel_size(per_engine)
+    if values["min_pixels"] > values["max_pixels"]:
+        remedy = f"is more than --max-pixels {values['max_pixels']}"
+        raise UsageError("--min-pixels", values["min_pixels"], remedy)
     return RunConfig(
         input=InputConfig(**_taken(InputConfig, values)),
         image=ImageConfig(**_taken(ImageConfig, values)),

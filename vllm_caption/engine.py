@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -42,6 +41,10 @@ DEFAULTS = {
 """Every image is seen once, so caches only cost; a caption needs one image and no video."""
 
 
+_REFUSALS = (ValueError, OSError, ImportError, NotImplementedError, VLLMClientError)
+"""What vLLM, pydantic and the hub raise for a setting that cannot be used."""
+
+
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
     """vLLM's own parser, with an error instead of an exit."""
 
@@ -49,12 +52,18 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
         raise UsageError("vLLM flags", None, message)
 
 
-def check_engine_args(flags: tuple[str, ...], image: ImageConfig, *, on_cpu: bool) -> bytes:
+def check_engine_args(
+    flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig, *, on_cpu: bool
+) -> bytes:
     """Parse vLLM's flags and resolve the model's configuration, without loading a weight.
 
     Returns the arguments of `start_engine`. Raises UsageError for an unknown flag, a bad value,
     or a model that is not there or takes no images.
     """
+    try:
+        sampling_params(sampling)
+    except _REFUSALS as error:
+        raise UsageError("sampling flags", None, _first_sentence(error)) from None
     parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False))
     given = {flag.split("=")[0].lstrip("-").replace("-", "_") for flag in flags}
     namespace = parser.parse_args(list(flags))
@@ -64,7 +73,7 @@ def check_engine_args(flags: tuple[str, ...], image: ImageConfig, *, on_cpu: boo
             setattr(args, name, value)
     try:
         config = args.create_engine_config(UsageContext.LLM_CLASS)
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+    except _REFUSALS as error:
         raise UsageError("--model", args.model, _first_sentence(error)) from None
     if not config.model_config.is_multimodal_model:
         remedy = "takes no images; choose a multimodal model such as Qwen/Qwen2.5-VL-7B-Instruct"
@@ -134,7 +143,7 @@ class VllmEngine:
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         """Generate one caption to its end."""
-        params = self._sampling_params(request)
+        params = sampling_params(self._sampling, request.temperature, request.seed)
         final = None
         try:
             async for answer in self._llm.generate(rendered, params, str(request.lease)):
@@ -159,26 +168,29 @@ class VllmEngine:
             output_tokens=len(output.token_ids),
         )
 
-    def _sampling_params(self, request: CaptionRequest) -> SamplingParams:
-        run = self._sampling
-        return SamplingParams(
-            max_tokens=run.max_tokens,
-            temperature=run.temperature if request.temperature is None else request.temperature,
-            top_p=run.top_p,
-            top_k=run.top_k,
-            seed=run.seed if request.seed is None else request.seed,
-            repetition_penalty=run.repetition_penalty,
-            presence_penalty=run.presence_penalty,
-            frequency_penalty=run.frequency_penalty,
-            min_tokens=run.min_tokens,
-            stop=list(run.stop),
-            ignore_eos=run.ignore_eos,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
     def shutdown(self) -> None:
         """Stop the engine core and its workers."""
         self._llm.shutdown(timeout=5)
+
+
+def sampling_params(
+    run: SamplingConfig, temperature: float | None = None, seed: int | None = None
+) -> SamplingParams:
+    """vLLM's sampling of one request. Raises ValueError for values that vLLM does not take."""
+    return SamplingParams(
+        max_tokens=run.max_tokens,
+        temperature=run.temperature if temperature is None else temperature,
+        top_p=run.top_p,
+        top_k=run.top_k,
+        seed=run.seed if seed is None else seed,
+        repetition_penalty=run.repetition_penalty,
+        presence_penalty=run.presence_penalty,
+        frequency_penalty=run.frequency_penalty,
+        min_tokens=run.min_tokens,
+        stop=list(run.stop),
+        ignore_eos=run.ignore_eos,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _root(error: BaseException) -> BaseException:
@@ -186,9 +198,3 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a local model folder holds weights in any form that vLLM loads."""
-    patterns = ("*.safetensors", "*.bin", "*.pt", "*.gguf", "*.pth")
-    return any(next(folder.glob(pattern), None) for pattern in patterns)

@@ -25,6 +25,7 @@ from vllm_caption.executors.base import WorkerSpec, start_vllm
 from vllm_caption.executors.local import LocalExecutor
 from vllm_caption.hardware import assign_gpus
 from vllm_caption.manifest import Item, check_input_folders
+from vllm_caption.model_folder import check_model_folder
 from vllm_caption.output import Output
 from vllm_caption.progress import Progress
 from vllm_caption.prompts import Prompt, load_prompt
@@ -50,6 +51,7 @@ class Outcome:
 def run_job(config: RunConfig) -> Outcome:
     """Caption everything that is not done. Raises UsageError before anything starts."""
     check_input_folders(config.input)
+    check_model_folder(resolve_model(config.engine.model), config.engine.engine_args)
     prompt = load_prompt(config.prompt)
     gpus = assign_gpus(config.engine.data_parallel_size, config.engine.gpus_per_engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
@@ -137,7 +139,7 @@ class _Job:
         try:
             self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
             flags = config.engine.vllm_flags(resolve_model(config.engine.model))
-            engine_args = await executor.check_flags(flags, config.image)
+            engine_args = await executor.check_flags(flags, config.image, config.sampling)
             if self.driver.interrupts:
                 return
             executor.spec = WorkerSpec(

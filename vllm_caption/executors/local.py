@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_caption.config import ImageConfig
+from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
@@ -68,14 +68,16 @@ class LocalExecutor:
             self._context.set_forkserver_preload([PRELOAD] if preload else [])
             multiprocessing.forkserver.ensure_running()
 
-    async def check_flags(self, flags: tuple[str, ...], image: ImageConfig) -> bytes:
+    async def check_flags(
+        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+    ) -> bytes:
         """Have vLLM check its flags in a process of its own. Raises UsageError, RunStopped."""
         ours, theirs = self._context.Pipe(duplex=False)
         log = self._logs / "preflight.log"
         process = self._context.Process(
             target=_preflight_main,
             name="preflight",
-            args=(theirs, flags, image, self._on_cpu, str(log)),
+            args=(theirs, str(log), flags, image, sampling, self._on_cpu),
             daemon=True,
         )
         answer = await asyncio.get_running_loop().run_in_executor(
@@ -114,10 +116,13 @@ class LocalWorker:
         self.pid: int = process.pid
         self.receive = channel.receive
         self.send = channel.send
+        self.close = channel.close
 
     def kill(self) -> None:
         """SIGKILL to the worker and its engine processes."""
         kill_session(self.pid)
+        if self._process.exitcode is None:  # it may not lead a session yet
+            self._process.kill()
 
     async def join(self, timeout_s: float) -> str:
         """Wait for the end, kill what is left of the session, and say how the process ended."""
@@ -144,7 +149,12 @@ def _run_to_answer(process: Any, ours: Connection, theirs: Connection) -> Prefli
 
 
 def _preflight_main(
-    answer: Connection, flags: tuple[str, ...], image: ImageConfig, on_cpu: bool, log: str
+    answer: Connection,
+    log: str,
+    flags: tuple[str, ...],
+    image: ImageConfig,
+    sampling: SamplingConfig,
+    on_cpu: bool,
 ) -> None:
     """The preflight process: a check of the flags, one message."""
     die_with_parent()
@@ -153,7 +163,7 @@ def _preflight_main(
 
     message: PreflightMessage
     try:
-        message = FlagsChecked(check_engine_args(flags, image, on_cpu=on_cpu))
+        message = FlagsChecked(check_engine_args(flags, image, sampling, on_cpu=on_cpu))
     except UsageError as error:
         value = None if error.value is None else str(error.value)
         message = FlagsRefused(error.field, value, error.remedy)

@@ -1,0 +1,49 @@
+"""Engines for tests of what happens around an engine; worker processes import them by name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from PIL.Image import Image
+
+from vllm_caption.executors.base import WorkerSpec
+from vllm_caption.messages import CaptionRequest
+from vllm_caption.worker import Generation, RequestRefused
+
+
+class FakeEngine:
+    """Answers at once with the file's name; some names make it misbehave."""
+
+    async def render(self, request: CaptionRequest, image: Image) -> object:
+        if "refused" in request.file:
+            raise RequestRefused("this image is refused", retryable=False)
+        return image.size
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        await asyncio.sleep(0.002)
+        if "poison" in request.file:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in request.file:
+            await asyncio.sleep(3600)
+        if "moody" in request.file and request.temperature is None:
+            return Generation("", "stop", 10, 0)
+        if "silent" in request.file:
+            return Generation("", "stop", 10, 0)
+        if "bug" in request.file:
+            raise ZeroDivisionError("nobody expected this")
+        return Generation(f"caption of {request.file}", "stop", 10, 4)
+
+    def shutdown(self) -> None:
+        """Nothing to stop."""
+
+
+def start_fake(spec: WorkerSpec) -> FakeEngine:
+    """An engine that starts."""
+    return FakeEngine()
+
+
+def start_broken(spec: WorkerSpec) -> FakeEngine:
+    """An engine that cannot start."""
+    raise RuntimeError("CUDA error: no kernel image is available")

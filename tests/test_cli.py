@@ -1,0 +1,158 @@
+"""What a user meets at the command line before an engine is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from job import input_flags, make_input, run_here
+
+from vllm_caption.cli import parse_run
+from vllm_caption.config import RunConfig
+from vllm_caption.demo import MODEL_DIR, resolve_model
+
+FLAGS_OF_RUN = """
+--checkpoint-interval --data-parallel-size --drain-timeout --frequency-penalty --help --ignore-eos
+--images-root --json-detail --jsons --limit --max-engine-restarts --max-image-pixels --max-num-seqs
+--max-pixels --max-retries --max-side --max-tokens --min-pixels --min-tokens --model --no-checks
+--output --pipeline-parallel-size --prepare-threads --presence-penalty --prompt --quiet --redo
+--repetition-penalty --seed --skip-types --stall-timeout --start-timeout --stop --temperature
+--tensor-parallel-size --top-k --top-p --version
+"""
+
+
+def help_text() -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "vllm_caption", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_flags_are_these_and_a_change_of_them_is_meant() -> None:
+    listed = {word.strip(",[]") for word in help_text().split() if word.startswith(("--", "[--"))}
+    assert set(FLAGS_OF_RUN.split()) <= listed
+
+
+def test_help_and_parsing_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from vllm_caption.cli import parse_run; parse_run(['--model=demo']);"
+        "print({'vllm', 'torch', 'ray', 'transformers', 'pyarrow', 'PIL'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_defaults_of_the_command_line_are_those_of_the_config() -> None:
+    assert parse_run([]) == RunConfig()
+
+
+def test_defaults_keep_the_promises_of_the_old_scripts() -> None:
+    config = RunConfig()
+    assert config.engine.model == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert config.engine.max_num_seqs == 8
+    assert (config.max_retries, config.checkpoint_interval) == (3, 1000)
+    assert (config.sampling.max_tokens, config.sampling.temperature) == (100, 0.0)
+    assert (config.image.max_side, config.image.min_pixels, config.image.max_pixels) == (
+        1024,
+        28 * 28 * 8,
+        28 * 28 * 64,
+    )
+    assert config.input.skip_types == ("TextElement", "ImageElement")
+
+
+def test_flags_that_are_not_ours_are_passed_to_vllm_untouched() -> None:
+    config = parse_run(["--gpu-memory-utilization", "0.8", "--limit=5", "--quantization=fp8"])
+    assert config.engine.engine_args == ("--gpu-memory-utilization", "0.8", "--quantization=fp8")
+    assert config.input.limit == 5
+
+
+def test_model_demo_is_the_bundled_model() -> None:
+    assert resolve_model("demo") == str(MODEL_DIR)
+    assert resolve_model("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+def without(folder: Path, *names: str) -> list[str]:
+    """Input flags of a complete input, some of its folders pointing nowhere."""
+    flags = input_flags(folder)
+    return [f"{flag}-nowhere" if flag.split("=")[0].strip("-") in names else flag for flag in flags]
+
+
+@pytest.mark.parametrize("missing", ["jsons", "json-detail", "images-root"])
+def test_missing_input_folder_is_one_line_that_names_flag_value_and_remedy(
+    tmp_path: Path, missing: str
+) -> None:
+    make_input(tmp_path, 1)
+    result = run_here("--model=demo", *without(tmp_path, missing), f"--output={tmp_path / 'o'}")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"vllm-caption: error: --{missing} {tmp_path}")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--prompt=nope"], "--prompt nope: no such prompt"),
+        (["--model=./no/such/model"], "--model ./no/such/model: "),
+        (["--max-num-seqs=0"], "argument --max-num-seqs: 0 is not 1 or more"),
+        (["--max-retries=-1"], "argument --max-retries: -1 is not 0 or more"),
+        (["--max-tokens=many"], "argument --max-tokens: "),
+        (["--min-pixels=9999999"], "--min-pixels 9999999"),
+        (["--redo=everything"], "argument --redo: invalid choice: 'everything'"),
+        (["captionize"], "command captionize: is not one of run, demo"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], message: str) -> None:
+    make_input(tmp_path, 1)
+    base = ["--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'o'}"]
+    result = run_here(*flags, *base) if flags[0][0] != "-" else run_here(*base, *flags)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+def test_more_engines_than_gpus_is_a_sentence_with_what_would_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_input(tmp_path, 1)
+    monkeypatch.setattr("vllm_caption.hardware.platform", lambda: "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'o'}"]
+    result = run_here(*flags, "--data-parallel-size=4", "--tensor-parallel-size=2")
+    assert result.exit_code == 2
+    assert "needs 8 GPUs (2 per engine), 4 visible; use --data-parallel-size 2" in result.stderr
+
+
+def test_no_gpu_at_all_names_the_cpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_input(tmp_path, 1)
+    monkeypatch.setattr("vllm_caption.hardware.platform", lambda: "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = run_here(*input_flags(tmp_path), f"--output={tmp_path / 'o'}")
+    assert result.exit_code == 2
+    assert "0 visible" in result.stderr
+    assert "vllm-caption[cpu]" in result.stderr
+
+
+def test_every_visible_gpu_gets_an_engine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_caption.hardware.platform", lambda: "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(16))))
+    assert parse_run([]).engine.data_parallel_size == 16
+    assert parse_run(["--tensor-parallel-size=2"]).engine.data_parallel_size == 8
+
+
+def test_wheel_holds_the_prompts_and_the_demo(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "-o", tmp_path, root],
+        check=True,
+        env={**os.environ, "UV_NO_PROGRESS": "1"},
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "vllm_caption/_prompts/shape-brief.md" in names
+    assert "vllm_caption/demo/model/model.safetensors" in names
+    assert any(name.startswith("vllm_caption/demo/sample/raw/") for name in names)

@@ -1,0 +1,189 @@
+"""The driver with real worker processes, real files and real messages, around a fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fake_engines import start_broken, start_fake
+from job import captions, draw_shape, rows
+
+from vllm_caption.clerk import Clerk
+from vllm_caption.config import EngineConfig, InputConfig, RunConfig
+from vllm_caption.dispatcher import Dispatcher
+from vllm_caption.driver import Driver
+from vllm_caption.errors import RunStopped
+from vllm_caption.executors.base import WorkerSpec
+from vllm_caption.executors.local import LocalExecutor
+from vllm_caption.manifest import Document, Item
+from vllm_caption.output import Output
+from vllm_caption.prompts import load_prompt
+from vllm_caption.recipe import make_recipe
+from vllm_caption.rows import RowMaker
+from vllm_caption.scan import Batch
+from vllm_caption.stats import EngineStats, RunStats
+
+
+@dataclass
+class Run:
+    """One run over given files, each with an image behind it."""
+
+    folder: Path
+    files: list[str]
+    num_engines: int = 2
+    start_engine: Any = start_fake
+    engine: dict[str, Any] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        engine = EngineConfig(data_parallel_size=self.num_engines, max_num_seqs=2, **self.engine)
+        self.config = RunConfig(
+            input=InputConfig(images_root=self.folder / "raw"),
+            engine=engine,
+            output=self.folder / "out",
+            max_retries=2,
+        )
+        for number, file in enumerate(self.files):
+            path = self.folder / "raw" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if "absent" not in file:
+                draw_shape(number).save(path, format="PNG")
+        prompt = load_prompt(self.config.prompt)
+        self.output = Output(self.config.output, checkpoint_interval=7)
+        make = RowMaker("run", str(self.folder / "raw"), make_recipe(self.config, prompt))
+        self.stats = RunStats([EngineStats() for _ in range(self.num_engines)])
+        self.dispatcher: Dispatcher[Item] = Dispatcher(
+            self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
+        )
+        self.clerk = Clerk(self.config, prompt, self.output, make, self.dispatcher, self.stats)
+
+    async def run(self) -> None:
+        """Serve until nothing is left, then close the output."""
+        driver = Driver(
+            self.config.engine, self.clerk, self.dispatcher, self.stats, self.told.append
+        )
+        executor = LocalExecutor(["0"] * self.num_engines, self.config.output / "logs")
+        executor.spec = WorkerSpec(
+            images_root=str(self.folder / "raw"),
+            image=self.config.image,
+            sampling=self.config.sampling,
+            prepare_threads=1,
+            start_engine=self.start_engine,
+        )
+        document = Document(name="design")
+        items = [Item(file, document, i, "SvgElement") for i, file in enumerate(self.files)]
+        self.clerk.take_in(Batch(pending=items))
+        self.dispatcher.end_input()
+        watching = asyncio.create_task(self._watch(driver))
+        try:
+            await driver.serve(executor, first_alone=False)
+        finally:
+            watching.cancel()
+            executor.close()
+            self.output.close(complete=True)
+
+    async def _watch(self, driver: Driver) -> None:
+        while True:
+            driver.watch_for_stalls(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.05)
+
+    def kinds(self) -> dict[str, str]:
+        """file → why it failed, from the manifest."""
+        found = rows(self.config.output).items()
+        return {file: row["error_kind"] for file, row in found if row["status"] == "failed"}
+
+
+def names(count: int, **special: str) -> list[str]:
+    """``count`` file names; ``special`` replaces the n-th one (``n3="poison.png"``)."""
+    return [special.get(f"n{number}", f"a/{number}.png") for number in range(count)]
+
+
+def test_every_item_is_written_once_with_its_own_caption(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(40))
+    asyncio.run(run.run())
+    expected = {file: f"caption of {file}" for file in run.files}
+    assert captions(run.config.output) == expected
+    assert {f: r["caption"] for f, r in rows(run.config.output).items()} == expected
+    assert sum(engine.captioned for engine in run.stats.engines) == 40
+
+
+def test_failures_have_their_kind_and_their_engine_lives_on(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(12, n2="absent.png", n5="refused.png", n7="silent.png"))
+    asyncio.run(run.run())
+    assert run.kinds() == {
+        "absent.png": "missing_file",
+        "refused.png": "engine_error",
+        "silent.png": "caption_rejected",
+    }
+    assert len(captions(run.config.output)) == 9
+    assert run.told == []
+
+
+def test_empty_caption_is_asked_again_with_other_sampling(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(3, n1="moody.png"))
+    asyncio.run(run.run())
+    row = rows(run.config.output)["moody.png"]
+    assert (row["status"], row["attempts"]) == ("captioned", 2)
+
+
+def test_item_that_kills_its_engine_is_poison_and_costs_nobody_else_anything(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, names(30, n11="poison.png"))
+    asyncio.run(run.run())
+    assert run.kinds() == {"poison.png": "poison"}
+    assert len(captions(run.config.output)) == 29
+    made = rows(run.config.output)
+    assert {row["attempts"] for row in made.values() if row["caption"]} == {1}
+    assert 2 <= sum(engine.restarts for engine in run.stats.engines) <= 3
+
+
+def test_engine_that_stalls_is_killed_and_the_item_behind_it_is_found(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(12, n3="hang.png"), engine={"stall_timeout_s": 0.6})
+    asyncio.run(run.run())
+    assert run.kinds() == {"hang.png": "poison"}
+    assert len(captions(run.config.output)) == 11
+    assert any("made no progress" in line for line in run.told)
+
+
+def test_unforeseen_exception_in_a_worker_is_an_engine_death_with_its_words(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, names(8, n3="bug.png"))
+    asyncio.run(run.run())
+    assert run.kinds() == {"bug.png": "poison"}
+    assert any("nobody expected this" in line for line in run.told)
+
+
+def test_engine_that_cannot_start_ends_the_run_with_its_last_words_when_it_was_the_last(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, names(4), start_engine=start_broken, engine={"max_engine_restarts": 1})
+    with pytest.raises(RunStopped, match=r"no engine is left.*no kernel image is available"):
+        asyncio.run(run.run())
+    assert captions(run.config.output) == {}
+    assert sum("taken out" in line for line in run.told) == 2
+
+
+def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(1))
+
+    async def start_and_drop() -> psutil.Process:
+        executor = LocalExecutor(["0"], tmp_path / "out/logs")
+        executor.spec = WorkerSpec(
+            str(tmp_path), run.config.image, run.config.sampling, 1, start_fake
+        )
+        worker = await executor.start(0)
+        await worker.receive()  # Ready
+        process = psutil.Process(worker.pid)
+        worker.close()
+        await asyncio.to_thread(process.wait, 5)
+        executor.close()
+        return process
+
+    assert not asyncio.run(start_and_drop()).is_running()
+    run.output.close(complete=True)

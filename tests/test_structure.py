@@ -1,0 +1,95 @@
+"""The order of imports, and which module may know which library."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "vllm_caption"
+LAYERS = (
+    {"errors", "messages", "config"},
+    {
+        *(
+            "hardware",
+            "model_folder",
+            "documents",
+            "manifest",
+            "prompts",
+            "image_files",
+            "backdrop",
+            "images",
+        ),
+        *("checks", "dispatcher", "caption_files", "checkpoint", "lock", "recipe", "stats"),
+    },
+    {"rows", "output", "scan", "status", "progress", "summary", "worker"},
+    {"engine", "clerk"},
+    {"executors"},
+    {"driver"},
+    {"run"},
+    {"cli"},
+)
+ALLOWED_USERS = {
+    "vllm": {"engine"},
+    "torch": {"engine"},
+    "ray": {"executors"},
+    "PIL": {"images", "image_files", "backdrop", "worker", "engine"},
+    "pyarrow": {"checkpoint"},
+    "jinja2": {"prompts"},
+    "filelock": {"lock"},
+    "pynvml": {"hardware"},
+    "tqdm": {"progress"},
+}
+
+
+def modules() -> dict[str, Path]:
+    """Part of the package → its files; `demo` stands apart, beside the command line."""
+    found = {path.stem: path for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+    return found | {"executors": PACKAGE / "executors"}
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of what a file, or every file of a folder, imports anywhere."""
+    files = path.rglob("*.py") if path.is_dir() else [path]
+    names: set[str] = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_module_has_its_layer() -> None:
+    assert set(modules()) == set().union(*LAYERS)
+
+
+def test_imports_go_one_way_through_the_layers() -> None:
+    level = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
+    for name, path in modules().items():
+        used = {i.split(".")[1] for i in imports(path) if i.startswith("vllm_caption.")}
+        for other in used - {name, "demo", "__version__"}:
+            lazily = name == "cli" or (name, other) == ("executors", "engine")
+            assert level[other] <= level[name] or lazily, f"{name} imports {other}"
+
+
+def test_each_library_is_known_to_the_modules_whose_job_needs_it() -> None:
+    for library, allowed in ALLOWED_USERS.items():
+        users = {
+            n for n, p in modules().items() if library in {i.split(".")[0] for i in imports(p)}
+        }
+        assert users <= allowed, library
+
+
+def test_modules_and_functions_stay_small() -> None:
+    lengths = {}
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        lengths[path.name] = len(text.splitlines())
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                size = node.end_lineno - node.lineno + 1
+                assert size <= 60, f"{path.name}: {node.name} has {size} lines"
+    assert max(lengths.values()) <= 300, lengths
+    assert sorted(lengths.values())[len(lengths) // 2] <= 150

@@ -1,0 +1,29 @@
+"""Whether a local model folder can be loaded at all, seen without importing vLLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from vllm_caption.errors import UsageError
+
+CONFIG_FILES: Final = ("config.json", "params.json")
+WEIGHT_PATTERNS: Final = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.tensors")
+WITHOUT_WEIGHTS: Final = "--load-format"
+"""The engine flag that may make weights in the folder unnecessary (dummy, streamed, …)."""
+
+
+def check_model_folder(model: str, engine_args: tuple[str, ...]) -> None:
+    """Raise UsageError for a folder that is missing or holds no model; hub names pass."""
+    folder = Path(model)
+    if not folder.exists():
+        if model.startswith(("/", ".", "~")):
+            raise UsageError("--model", model, "there is no such folder; give a folder or a name")
+        return
+    if not folder.is_dir():
+        return
+    if not any((folder / name).is_file() for name in CONFIG_FILES):
+        raise UsageError("--model", model, "holds no config.json, so it is not a model's folder")
+    given = any(flag.startswith(WITHOUT_WEIGHTS) for flag in engine_args)
+    if not given and not any(next(folder.glob(p), None) for p in WEIGHT_PATTERNS):
+        raise UsageError("--model", model, "holds no weights (*.safetensors); complete the folder")
