@@ -18,6 +18,7 @@ import pytest
 from job import (
     Result,
     captions,
+    draw_shape,
     input_flags,
     make_input,
     rows,
@@ -202,6 +203,20 @@ def test_vllm_engine_flags_and_sampling_flags_reach_the_engine(
     assert "Using max model len 512" in (tmp_path / "logs/preflight.log").read_text()
 
 
+def test_pixel_bounds_reach_the_models_processor(tmp_path: Path) -> None:
+    make_input(tmp_path, 0)
+    write_document(tmp_path, "design", ["large.png"], ["SvgElement"])
+    (tmp_path / "raw").mkdir(exist_ok=True)
+    draw_shape(1).resize((840, 840)).save(tmp_path / "raw/large.png")
+    arguments = [MODEL, SHORT, *input_flags(tmp_path), "--no-checks"]
+    tokens = {}
+    for side in (4, 8):  # in image tokens of 28 × 28 pixels
+        output = tmp_path / str(side)
+        run_here(*arguments, f"--output={output}", f"--max-pixels={(28 * side) ** 2}")
+        tokens[side] = rows(output)["large.png"]["prompt_tokens"]
+    assert tokens[8] - tokens[4] == 8 * 8 - 4 * 4
+
+
 def test_file_named_by_several_documents_is_captioned_once(tmp_path: Path) -> None:
     files = make_input(tmp_path, 2)
     write_document(tmp_path, "another", files, ["svgElement", "SvgMaskElement"])
@@ -306,6 +321,21 @@ def test_ctrl_c_finishes_what_is_in_flight_saves_everything_and_exits_130(tmp_pa
     assert set(captions(output)) == set(made)
     assert 10 < len(made) < 200
     assert f"not tried {200 - len(made)}" in stdout
+
+
+def test_ctrl_c_before_an_engine_is_up_leaves_at_once(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    output = tmp_path / "out"
+    process = start(MODEL, *input_flags(tmp_path), f"--output={output}")
+    wait_until(lambda: status(output), process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 2
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
 
 
 def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path) -> None:

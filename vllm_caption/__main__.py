@@ -1,8 +1,6 @@
 """``python -m vllm_caption``."""
 
-import sys
-
-from vllm_caption.cli import main
+from vllm_caption.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

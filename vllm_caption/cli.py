@@ -7,11 +7,12 @@ them before anything starts. Nothing heavy is imported before the arguments are 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from vllm_caption import __version__
 from vllm_caption.config import (
@@ -35,8 +36,20 @@ exit codes: 0 all items captioned; 1 finished, some failed; 2 usage or configura
 3 could not go on; 130 interrupted."""
 
 
+def command() -> NoReturn:
+    """The process of ``python -m vllm_caption`` and ``vllm-caption``.
+
+    Everything is saved when `main` returns, so threads that still wait for a process to start
+    must not hold the exit.
+    """
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``python -m vllm_caption`` and ``vllm-caption``; returns the exit code."""
+    """Run one command line (default: this process's); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "run"
     try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from vllm_caption.clerk import Clerk
 from vllm_caption.config import EngineConfig
@@ -20,6 +21,8 @@ from vllm_caption.manifest import Item
 from vllm_caption.messages import EngineDown, Lease, Ready, Stop, WorkerMessage
 from vllm_caption.scan import Batch, Scan
 from vllm_caption.stats import RunStats
+
+T = TypeVar("T")
 
 JOIN_TIMEOUT_S = 10.0
 
@@ -85,6 +88,18 @@ class Driver:
         if self._stopped is not None:
             raise self._stopped
         return self._dispatcher.num_waiting > 0 and not self.interrupts
+
+    async def unless_interrupted(self, work: Awaitable[T]) -> T | None:
+        """The result of ``work``, or None as soon as the run is interrupted."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self._changed.set())
+        while not (task.done() or self.interrupts):
+            self._changed.clear()
+            await self._changed.wait()
+        if task.done():
+            return task.result()
+        task.cancel()
+        return None
 
     async def serve(self, executor: Executor, *, first_alone: bool) -> None:
         """Run every engine until nothing is left to do. Raises RunStopped.

@@ -97,9 +97,10 @@ def _pixel_bounds(model: str, config: Any, image: ImageConfig) -> dict[str, Any]
     processor = AutoImageProcessor.from_pretrained(
         model, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
-    if not hasattr(processor, "min_pixels") or not hasattr(processor, "max_pixels"):
+    if not {"min_pixels", "max_pixels"} <= set(processor.valid_kwargs.__annotations__):
         return None
-    return {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
+    # These processors name their bounds on the number of pixels after edges.
+    return {"size": {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}}
 
 
 def start_engine(engine_args: bytes, sampling: SamplingConfig, *, on_cpu: bool) -> VllmEngine:

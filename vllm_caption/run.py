@@ -139,8 +139,9 @@ class _Job:
         try:
             self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
             flags = config.engine.vllm_flags(resolve_model(config.engine.model))
-            engine_args = await executor.check_flags(flags, config.image, config.sampling)
-            if self.driver.interrupts:
+            checking = executor.check_flags(flags, config.image, config.sampling)
+            engine_args = await self.driver.unless_interrupted(checking)
+            if engine_args is None:
                 return
             executor.spec = WorkerSpec(
                 images_root=os.fspath(config.input.images_root),

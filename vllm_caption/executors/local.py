@@ -168,6 +168,8 @@ def _preflight_main(
         value = None if error.value is None else str(error.value)
         message = FlagsRefused(error.field, value, error.remedy)
     answer.send_bytes(msgspec.msgpack.encode(message))
+    sys.stdout.flush()
+    os._exit(0)  # nothing that vLLM left running may hold the answer back
 
 
 def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | None) -> None:
