@@ -111,6 +111,34 @@ def test_every_item_is_written_once_with_its_own_caption(tmp_path: Path) -> None
     assert sum(engine.captioned for engine in run.stats.engines) == 40
 
 
+def test_byte_identical_images_are_generated_once_and_all_get_the_caption(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, [*names(6), *(f"copy/{number}.png" for number in range(6))])
+    for number in range(6):
+        (tmp_path / f"raw/copy/{number}.png").write_bytes(
+            (tmp_path / f"raw/a/{number}.png").read_bytes()
+        )
+    asyncio.run(run.run())
+    texts, made = captions(run.config.output), rows(run.config.output)
+    assert len(texts) == len(made) == 12
+    for number in range(6):
+        pair = {f"a/{number}.png", f"copy/{number}.png"}
+        (leader,) = {file for file in pair if made[file]["same_as"] is None}
+        (twin,) = pair - {leader}
+        assert made[twin]["same_as"] == leader
+        assert texts[leader] == texts[twin] == f"caption of {leader}"
+    assert sum(engine.captioned for engine in run.stats.engines) == 6
+
+
+def test_twins_of_poison_fail_with_it_and_kill_no_engine_themselves(tmp_path: Path) -> None:
+    run = Run(tmp_path, [*names(8, n2="poison.png"), "poison_too.png"])
+    (tmp_path / "raw/poison_too.png").write_bytes((tmp_path / "raw/poison.png").read_bytes())
+    asyncio.run(run.run())
+    assert run.kinds() == {"poison.png": "poison", "poison_too.png": "poison"}
+    assert sum(engine.restarts for engine in run.stats.engines) <= 4
+
+
 def test_failures_have_their_kind_and_their_engine_lives_on(tmp_path: Path) -> None:
     run = Run(tmp_path, names(12, n2="absent.png", n5="refused.png", n7="silent.png"))
     asyncio.run(run.run())

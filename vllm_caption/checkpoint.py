@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("image_height", pa.int32()),
         ("backdrop", pa.string()),
         ("image_sha256", pa.string()),
+        ("same_as", pa.string()),
         ("recipe_id", pa.string()),
         ("model", pa.string()),
         ("prompt_name", pa.string()),
@@ -79,6 +80,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     image_height: int | None = None
     backdrop: str | None = None
     image_sha256: str | None = None
+    same_as: str | None = None
     recipe_id: str | None = None
     model: str | None = None
     prompt_name: str | None = None

@@ -16,12 +16,13 @@ from vllm_caption.config import RunConfig
 from vllm_caption.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
 from vllm_caption.errors import ItemError
 from vllm_caption.manifest import Item
-from vllm_caption.messages import Captioned, CaptionRequest, Failed
+from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen
 from vllm_caption.output import Output
 from vllm_caption.prompts import Prompt, render
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Batch
 from vllm_caption.stats import RunStats
+from vllm_caption.twins import Twins
 
 
 class Clerk:
@@ -43,6 +44,8 @@ class Clerk:
         self._make = make
         self._dispatcher = dispatcher
         self._stats = stats
+        self._twins = Twins()
+        self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
 
     def take_in(self, batch: Batch) -> None:
         """A stretch of the input: rows that need no engine, and items that do."""
@@ -94,25 +97,67 @@ class Clerk:
         if decision is not None:
             self.settle(decision, engine)
 
+    def seen(self, engine: int, seen: Seen) -> bool:
+        """An image was read; True: it is a twin, and the engine can drop it."""
+        item = self._dispatcher.held(engine, seen.lease)
+        if item is None:
+            return True
+        standing = self._twins.claim(seen.key, item)
+        if standing.place == "leads":
+            return False
+        if standing.place == "done":
+            caption = self._output.files.read(standing.of)
+            if caption is None:  # somebody took it away: this one is captioned itself
+                self._twins.forget(seen.key)
+                self._twins.claim(seen.key, item)
+                return False
+            flags = self._flags_of_leaders.get(standing.of, ())
+            self._fan_out(item, standing.of, caption, flags)
+        self._dispatcher.withdraw(engine, seen.lease)
+        return True
+
+    def _fan_out(self, item: Item, of: str, caption: str, flags: tuple[str, ...]) -> None:
+        try:
+            self._output.save_caption(self._make.same_as(item, of, caption, flags))
+        except ItemError as error:
+            self._fail(GiveUp(item, 0, error.kind, error.reason), None)
+            return
+        self._stats.captioned += 1
+        self._stats.twins += 1
+        self._stats.flags.update(flags)
+
     def settle(self, decision: Decision[Item], engine: int) -> None:
         """Write what became of an item."""
         if isinstance(decision, Accept):
             self._save_caption(decision, engine)
         elif isinstance(decision, GiveUp):
-            self._output.save_row(self._make.given_up(decision, engine))
-            example = f"{decision.item.file}: {decision.reason}"
-            self._stats.count_failure(decision.kind, example)
+            self._fail(decision, engine)
+            reason = f"the same image as {decision.item.file}: {decision.reason}"
+            for twin in self._twins.end(decision.item, captioned=False):
+                self._fail(GiveUp(twin, 0, decision.kind, reason), engine)
         else:
             self._stats.retried += 1
+
+    def _fail(self, failure: GiveUp[Item], engine: int | None) -> None:
+        self._output.save_row(self._make.given_up(failure, engine))
+        self._stats.count_failure(failure.kind, f"{failure.item.file}: {failure.reason}")
 
     def _save_caption(self, accepted: Accept[Item], engine: int) -> None:
         try:
             self._output.save_caption(self._make.captioned(accepted, engine))
         except ItemError as error:
             kind, reason = error.kind, error.reason
-            failure = GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result)
-            self.settle(failure, engine)
+            self._fail(
+                GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result), engine
+            )
+            # Its name was at fault, not its pixels: whoever waited is captioned itself.
+            self._dispatcher.add(self._twins.end(accepted.item, captioned=False))
             return
         result, now_s = accepted.result, asyncio.get_running_loop().time()
         self._stats.count_caption(engine, result.prompt_tokens, result.output_tokens, now_s)
         self._stats.flags.update(accepted.flags)
+        file, flags = accepted.item.file, accepted.flags
+        if flags:
+            self._flags_of_leaders[file] = flags
+        for twin in self._twins.end(accepted.item, captioned=True):
+            self._fan_out(twin, file, result.caption, flags)

@@ -162,6 +162,12 @@ def _add_captions(group: Any) -> None:
         "--no-checks", dest="checks", action="store_false", help="take every caption as it is"
     )
     group.add_argument(
+        "--no-dedup",
+        dest="dedup",
+        action="store_false",
+        help="caption byte-identical images one by one",
+    )
+    group.add_argument(
         "--max-retries",
         type=_natural,
         default=run.max_retries,

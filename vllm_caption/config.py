@@ -107,6 +107,7 @@ class RunConfig:
     output: Path = Path("shape_descriptions")
     prompt: str = "shape-brief"
     checks: bool = True
+    dedup: bool = True
     max_retries: int = 3
     checkpoint_interval: int = 1000
     redo: Redo | None = None

@@ -197,6 +197,17 @@ class Dispatcher(Generic[T]):
         give_up = GiveUp(task.item, task.attempts, failure.kind, failure.reason, failure)
         return self._settle(task, give_up)
 
+    def held(self, engine: int, lease: int) -> T | None:
+        """The item behind a lease; None when the lease is not known."""
+        task = self._engines[engine].in_flight.get(lease)
+        return None if task is None else task.item
+
+    def withdraw(self, engine: int, lease: int) -> None:
+        """Take an item out: it ends without this engine. Says nothing about either."""
+        slot = self._engines[engine]
+        del slot.in_flight[lease]
+        slot.solo = False
+
     def engine_started(self, engine: int) -> None:
         """A new process serves this slot."""
         self._engines[engine].finished_since_start = 0
@@ -230,10 +241,6 @@ class Dispatcher(Generic[T]):
     def may_restart(self, engine: int) -> bool:
         """False once the slot has died too often without finishing anything."""
         return not self._engines[engine].retired
-
-    def retire(self, engine: int) -> None:
-        """Take the slot out for good; call after `engine_lost`."""
-        self._engines[engine].retired = True
 
     # --- inside --------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.errors import RunStopped
 from vllm_caption.executors.base import Executor, WorkerHandle
 from vllm_caption.manifest import Item
-from vllm_caption.messages import EngineDown, Lease, Ready, Stop, WorkerMessage
+from vllm_caption.messages import Drop, EngineDown, Lease, Ready, Seen, Stop, WorkerMessage
 from vllm_caption.scan import Batch, Scan
 from vllm_caption.stats import RunStats
 
@@ -165,7 +165,10 @@ class Driver:
         if isinstance(message, Ready | EngineDown):
             return
         try:
-            self._clerk.answered(engine, message)
+            if not isinstance(message, Seen):
+                self._clerk.answered(engine, message)
+            elif self._clerk.seen(engine, message):
+                self._workers[engine].send(Drop(message.lease))
         except RunStopped as stopped:
             self._stop(stopped)
         if self._dispatcher.finished:

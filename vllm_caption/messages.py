@@ -1,6 +1,6 @@
 """Everything that crosses a process border, one frozen struct per message.
 
-Driver → worker: Lease, Stop.  Worker → driver: Ready, Captioned, Failed, EngineDown.
+Driver → worker: Lease, Drop, Stop.  Worker → driver: Ready, Seen, Captioned, Failed, EngineDown.
 Preflight → driver: FlagsChecked or FlagsRefused.
 Invariants: no pixels (a worker reads its own images), no exception objects (errors travel as
 text), and every answer carries the lease it answers, so a late or doubled one is recognised.
@@ -38,11 +38,24 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Nothing more will come: shut the engine down and leave."""
 
 
+class Drop(msgspec.Struct, frozen=True, tag=True):
+    """The answer to this lease is no longer wanted."""
+
+    lease: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The engine can take requests. ``start_s``: seconds from process start to here."""
 
     pid: int
     start_s: float
+
+
+class Seen(msgspec.Struct, frozen=True, tag=True):
+    """An image was read and goes on to the engine. ``key``: `twins.twin_key` of the request."""
+
+    lease: int
+    key: bytes
 
 
 class ImageFacts(msgspec.Struct, frozen=True, gc=False):
@@ -105,6 +118,6 @@ class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
     remedy: str
 
 
-DriverMessage = Lease | Stop
-WorkerMessage = Ready | Captioned | Failed | EngineDown
+DriverMessage = Lease | Drop | Stop
+WorkerMessage = Ready | Seen | Captioned | Failed | EngineDown
 PreflightMessage = FlagsChecked | FlagsRefused

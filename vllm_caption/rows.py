@@ -62,6 +62,18 @@ class RowMaker:
         """A .txt without a row: somebody's work, kept."""
         return self._row(item, status="captioned", caption_path=item.file + SUFFIX, caption=caption)
 
+    def same_as(self, item: Item, of: str, caption: str, flags: tuple[str, ...]) -> Row:
+        """The caption of a byte-identical image that was asked the same."""
+        return self._row(
+            item,
+            status="captioned",
+            caption_path=item.file + SUFFIX,
+            caption=caption,
+            flags=flags,
+            same_as=of,
+            **self._made_by(),
+        )
+
     def bad_entry(self, entry: BadEntry) -> Row:
         """An element that names no file; it is told apart by its place in its document."""
         return Row(

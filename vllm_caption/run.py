@@ -151,6 +151,7 @@ class _Job:
                 start_engine=start_vllm,
                 engine_args=engine_args,
                 on_cpu=on_cpu,
+                find_twins=config.dedup,
             )
             await self.driver.serve(executor, first_alone=not on_cpu)
         finally:

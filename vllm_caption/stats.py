@@ -33,6 +33,7 @@ class RunStats:
     adopted: int = 0
     stale: int = 0
     captioned: int = 0
+    twins: int = 0
     failed: int = 0
     retried: int = 0
     prompt_tokens: int = 0

@@ -33,6 +33,8 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
     )
     for kind, number in stats.failures.most_common():
         yield f"  {kind} {number}, e.g. {stats.examples[kind][0]}"
+    if stats.twins:
+        yield f"  {stats.twins} have the caption of a byte-identical image (--no-dedup: their own)."
     if stats.adopted:
         yield f"  {stats.adopted} captions without a record were found and kept."
     if stats.flags:
@@ -52,5 +54,6 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
         f"Time: {seconds:.1f} s, {stats.captioned / seconds:.1f} images/s with start-up,"
         f" {stats.prompt_tokens} prompt tokens, {stats.output_tokens} output tokens"
     )
-    shares = (f"{i}: {e.captioned / stats.captioned:.0%}" for i, e in enumerate(stats.engines))
+    own = max(stats.captioned - stats.twins, 1)
+    shares = (f"{i}: {e.captioned / own:.0%}" for i, e in enumerate(stats.engines))
     yield "Share of each engine: " + ", ".join(shares)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_caption.config import ImageConfig
@@ -19,13 +20,16 @@ from vllm_caption.messages import (
     Captioned,
     CaptionRequest,
     DriverMessage,
+    Drop,
     EngineDown,
     Failed,
     ImageFacts,
     Lease,
+    Seen,
     Timings,
     WorkerMessage,
 )
+from vllm_caption.twins import twin_key
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,13 +90,15 @@ class Worker:
         images_root: str,
         image_config: ImageConfig,
         prepare_threads: int,
+        find_twins: bool,
     ) -> None:
         self._link = link
         self._engine = engine
         self._images_root = images_root
         self._image_config = image_config
+        self._find_twins = find_twins
         self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> None:
@@ -103,25 +109,29 @@ class Worker:
         receiving.cancel()
         if self._down.done():
             self._link.send(EngineDown(self._down.result()))
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(receiving, *self._tasks, return_exceptions=True)
+        await asyncio.gather(receiving, *self._tasks.values(), return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _receive(self) -> None:
-        while isinstance(message := await self._link.receive(), Lease):
+        while isinstance(message := await self._link.receive(), Lease | Drop):
+            if isinstance(message, Drop):
+                if task := self._tasks.get(message.lease):
+                    task.cancel()
+                continue
             received = time.perf_counter()
             for request in message.requests:
                 task = asyncio.ensure_future(self._answer(request, received))
-                self._tasks.add(task)
-                task.add_done_callback(self._answered)
+                self._tasks[request.lease] = task
+                task.add_done_callback(partial(self._answered, request.lease))
 
     async def _answer(self, request: CaptionRequest, received: float) -> None:
         self._link.send(await self._attempt(request, received))
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
+    def _answered(self, lease: int, task: asyncio.Task[None]) -> None:
         """Anything but an answer ends the worker: an item must never vanish without a word."""
-        self._tasks.discard(task)
+        del self._tasks[lease]
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._down.done():
             text = str(error) if isinstance(error, EngineLost) else repr(error)
@@ -134,6 +144,9 @@ class Worker:
         except ItemError as error:
             return Failed(request.lease, error.kind, error.reason)
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256)
+        if self._find_twins:
+            key = twin_key(prepared.sha256, request.system, request.user)
+            self._link.send(Seen(request.lease, key))
         rendered_at = started
         try:
             rendered = await self._engine.render(request, prepared.image)

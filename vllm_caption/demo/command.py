@@ -1,19 +1,24 @@
-"""``python -m vllm_caption demo``: the whole job on the bundled sample with the bundled model."""
+"""``python -m vllm_caption demo``: the whole job on the bundled sample with the bundled model.
+
+The sample holds drawn shapes, of which the truth is known, and real icons, of which the tiny model
+has never seen any.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from vllm_caption.checkpoint import read_rows
+from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.cli import parse_run
 from vllm_caption.demo import MODEL_NAME
 from vllm_caption.run import run_job
 
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 DEFAULT_OUTPUT: Final = Path("demo_output")
-SHOWN: Final = 8
+SHOWN: Final = 6
 
 
 def run_demo(arguments: Sequence[str]) -> int:
@@ -30,8 +35,26 @@ def run_demo(arguments: Sequence[str]) -> int:
         ]
     )
     outcome = run_job(config)
-    print(f"\nSome of the captions in {config.output.resolve()}:")
-    captioned = [row for row in read_rows(config.output / "manifest.parquet") if row["caption"]]
-    for row in captioned[:: max(1, len(captioned) // SHOWN)][:SHOWN]:
-        print(f"  {row['caption_path']}: {row['caption']}")
+    labels = json.loads((SAMPLE_DIR / "labels.json").read_text("utf-8"))
+    print(f"\nSome of the captions in {config.output.resolve()}\n")
+    print("\n".join(compared(CaptionFiles(config.output), labels, config.prompt)))
     return outcome.exit_code
+
+
+def compared(files: CaptionFiles, labels: dict[str, Any], prompt: str) -> Iterator[str]:
+    """Lines that put captions beside what is known of their images."""
+    drawn = {f: label["captions"] for f, label in labels.items() if label["source"] == "drawn"}
+    icons = {f: label["label"] for f, label in labels.items() if label["source"] != "drawn"}
+    captions = {file: files.read(file) for file in labels}
+    if all(prompt in truths for truths in drawn.values()):
+        right = sum(captions[file] == truths[prompt] for file, truths in drawn.items())
+        yield f"Drawn shapes, with the truth below each ({right} of {len(drawn)} equal it):"
+    else:
+        yield "Drawn shapes:"
+    for file, truths in list(drawn.items())[:SHOWN]:
+        yield f"  {file}.txt\n      {captions[file]}"
+        if prompt in truths:
+            yield f"      {truths[prompt]}"
+    yield "Real icons, unlike anything that the tiny model has seen, so it is often wrong here:"
+    for file, label in list(icons.items())[:SHOWN]:
+        yield f"  {file}.txt\n      {captions[file]}\n      a {label}"

@@ -22,6 +22,7 @@ class WorkerSpec:
     start_engine: Callable[[WorkerSpec], CaptionEngine]
     engine_args: bytes = b""
     on_cpu: bool = False
+    find_twins: bool = True
 
 
 def start_vllm(spec: WorkerSpec) -> CaptionEngine:

@@ -195,7 +195,8 @@ async def _work(spec: WorkerSpec, end: socket.socket) -> None:
         await link.flush()
         return
     link.send(Ready(os.getpid(), time.monotonic() - started))
-    await Worker(link, engine, spec.images_root, spec.image, spec.prepare_threads).serve()
+    threads, find_twins = spec.prepare_threads, spec.find_twins
+    await Worker(link, engine, spec.images_root, spec.image, threads, find_twins).serve()
     await link.flush()
     engine.shutdown()
 

@@ -1,0 +1,67 @@
+"""Which of several byte-identical images is captioned, and when the others get the caption."""
+
+from __future__ import annotations
+
+from vllm_caption.manifest import Document, Item
+from vllm_caption.twins import Standing, Twins, twin_key
+
+KEY, OTHER = b"k" * 16, b"o" * 16
+
+
+def item(file: str) -> Item:
+    return Item(file, Document("design"), 0, "SvgElement")
+
+
+def test_first_image_leads_and_its_twins_wait() -> None:
+    twins = Twins()
+    assert twins.claim(KEY, item("a")) == Standing("leads")
+    assert twins.claim(KEY, item("b")) == Standing("waits")
+    assert twins.claim(OTHER, item("c")) == Standing("leads")
+
+
+def test_those_who_waited_are_handed_out_once_when_the_leader_is_captioned() -> None:
+    twins = Twins()
+    for file in "abc":
+        twins.claim(KEY, item(file))
+    assert [twin.file for twin in twins.end(item("a"), captioned=True)] == ["b", "c"]
+    assert twins.end(item("a"), captioned=True) == []
+
+
+def test_later_twin_can_have_the_caption_at_once() -> None:
+    twins = Twins()
+    twins.claim(KEY, item("a"))
+    twins.end(item("a"), captioned=True)
+    assert twins.claim(KEY, item("b")) == Standing("done", of="a")
+
+
+def test_leader_that_is_tried_again_stays_the_leader() -> None:
+    twins = Twins()
+    twins.claim(KEY, item("a"))
+    twins.claim(KEY, item("b"))
+    assert twins.claim(KEY, item("a")) == Standing("leads")
+
+
+def test_failed_leader_leaves_no_caption_to_later_twins() -> None:
+    twins = Twins()
+    twins.claim(KEY, item("a"))
+    twins.end(item("a"), captioned=False)
+    assert twins.claim(KEY, item("b")) == Standing("leads")
+
+
+def test_leader_whose_file_changed_between_tries_still_hands_out_its_first_twins() -> None:
+    twins = Twins()
+    twins.claim(KEY, item("a"))
+    twins.claim(KEY, item("b"))
+    assert twins.claim(OTHER, item("a")) == Standing("leads")
+    assert [twin.file for twin in twins.end(item("a"), captioned=False)] == ["b"]
+
+
+def test_key_tells_contents_prompts_and_system_messages_apart() -> None:
+    keys = {
+        twin_key("00", None, "Describe it."),
+        twin_key("01", None, "Describe it."),
+        twin_key("00", None, "Name it."),
+        twin_key("00", "Be terse.", "Describe it."),
+    }
+    assert len(keys) == 4
+    assert twin_key("00", None, "x") == twin_key("00", "", "x")
