@@ -42,7 +42,8 @@ def caption_all(folder: Path, prompt: str, engines: int) -> dict[str, str]:
 def words_of(caption: str, prompt: str) -> tuple[str | None, str | None]:
     """Shape and colour that a caption names, in English."""
     if prompt == "shape-zh":
-        shape = next((s for s, zh in SHAPES.items() if caption.rstrip("。").endswith(zh)), None)
+        ends = [(len(zh), s) for s, zh in SHAPES.items() if caption.rstrip("。").endswith(zh)]
+        shape = max(ends)[1] if ends else None  # 椭圆形 (oval) ends in 圆形 (circle)
         return shape, next((c for c, zh in COLOURS.items() if zh in caption), None)
     return named(caption, list(SHAPES)), named(caption, list(COLOURS))
 

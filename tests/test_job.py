@@ -293,11 +293,12 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
 
 
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
-    make_input(tmp_path, 200)
+    make_input(tmp_path, 500)
     output = tmp_path / "out"
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     process = start(*arguments, *LONG)
     pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output), process)
+    before = [engine["captioned"] for engine in status(output)["engines"]]
     ended = threading.Event()
 
     def slow_down() -> None:  # it runs for a tenth of the time
@@ -316,9 +317,11 @@ def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -
     ended.set()
     slowing.join()
     assert process.returncode == 0, stderr
-    shares = Counter(row["engine"] for row in rows(output).values())
-    assert shares[0] < 0.35 * 200
-    assert shares[0] + shares[1] == 200
+    after = [engine["captioned"] for engine in status(output)["engines"]]
+    assert sum(after) == 500
+    slowed, other = (end - begin for begin, end in zip(before, after, strict=True))
+    assert slowed + other > 100
+    assert slowed < 0.35 * (slowed + other)
 
 
 def test_ctrl_c_finishes_what_is_in_flight_saves_everything_and_exits_130(tmp_path: Path) -> None:

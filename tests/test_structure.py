@@ -23,6 +23,7 @@ LAYERS = (
         "stats",
     },
     {"rows", "output", "scan", "status", "progress", "summary", "worker"},
+    {"plan"},
     {"engine", "clerk"},
     {"executors"},
     {"driver"},
@@ -38,14 +39,14 @@ ALLOWED_USERS = {
     "jinja2": {"prompts"},
     "filelock": {"lock"},
     "pynvml": {"hardware"},
-    "tqdm": {"progress"},
+    "tqdm": {"progress", "plan"},
 }
 
 
 def modules() -> dict[str, Path]:
     """Part of the package → its files; `demo` stands apart, beside the command line."""
     found = {path.stem: path for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
-    return found | {"executors": PACKAGE / "executors"}
+    return found | {name: PACKAGE / name for name in ("executors", "plan")}
 
 
 def imports(path: Path) -> set[str]:

@@ -134,23 +134,9 @@ class Checkpoint:
 
     def known(self) -> dict[str, Known]:
         """The last row of every item."""
-        shared: dict[Known, Known] = {}  # a million items, a handful of distinct values
         known: dict[str, Known] = {}
-        columns = ["file", "status", "recipe_id", "flags", "error_kind"]
         for path in parts(self.folder):
-            table = pq.read_table(path, columns=columns)
-            flagged = pc.fill_null(pc.greater(pc.list_value_length(table["flags"]), 0), False)
-            rows = zip(
-                table["file"].to_pylist(),
-                table["status"].to_pylist(),
-                table["recipe_id"].to_pylist(),
-                flagged.to_pylist(),
-                table["error_kind"].to_pylist(),
-                strict=True,
-            )
-            for file, *rest in rows:
-                entry = Known(*rest)
-                known[file] = shared.setdefault(entry, entry)
+            known.update(read_known(path))
         return known
 
     def compact(self) -> None:
@@ -185,6 +171,17 @@ class Checkpoint:
 def parts(folder: Path) -> list[Path]:
     """The dataset's files, oldest first."""
     return sorted(folder.glob("part-*.parquet"), key=_part_number)
+
+
+def read_known(path: Path) -> Iterator[tuple[str, Known]]:
+    """File and what a rerun needs to know, for each row of one part."""
+    table = pq.read_table(path, columns=["file", "status", "recipe_id", "flags", "error_kind"])
+    flagged = pc.fill_null(pc.greater(pc.list_value_length(table["flags"]), 0), False)
+    columns = (table["file"], table["status"], table["recipe_id"], flagged, table["error_kind"])
+    shared: dict[Known, Known] = {}  # a million rows, a handful of distinct values
+    for file, *rest in zip(*(column.to_pylist() for column in columns), strict=True):
+        entry = Known(*rest)
+        yield file, shared.setdefault(entry, entry)
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

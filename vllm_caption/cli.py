@@ -26,7 +26,7 @@ from vllm_caption.config import (
 from vllm_caption.errors import CaptionJobError, UsageError
 
 EXIT_USAGE, EXIT_STOPPED = 2, 3
-COMMANDS = ("run", "demo")
+COMMANDS = ("run", "demo", "plan")
 
 EPILOG = """\
 every other flag goes to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vllm_caption.demo.command import run_demo
 
             return run_demo(arguments)
+        if command == "plan":
+            from vllm_caption.plan.command import run_plan
+
+            return run_plan(*parse_plan(arguments))
         config = parse_run(arguments)
         from vllm_caption.run import run_job
 
@@ -72,16 +76,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_run(arguments: Sequence[str]) -> RunConfig:
     """The frozen settings of one run. Raises UsageError; ``--help`` exits."""
     namespace, engine_args = _run_parser().parse_known_args(arguments)
+    return _config(vars(namespace), engine_args)
+
+
+def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
+    """The settings of the run that is planned, and the plan's own flags; needs no vLLM."""
+    from vllm_caption.plan.command import add_flags
+
+    parser = _run_parser()
+    add_flags(parser)
+    namespace, engine_args = parser.parse_known_args(arguments)
+    return _config(vars(namespace), engine_args, needs_vllm=False), namespace
+
+
+def _config(
+    values: dict[str, Any], engine_args: list[str], *, needs_vllm: bool = True
+) -> RunConfig:
     stray = [a for i, a in enumerate(engine_args) if not a.startswith("-") and i == 0]
     if stray:
         raise UsageError("command", stray[0], f"is not one of {', '.join(COMMANDS)}")
-    values = vars(namespace)
     from vllm_caption.hardware import default_data_parallel_size
 
     values["engine_args"] = tuple(engine_args)
     if values["data_parallel_size"] is None:
         per_engine = values["tensor_parallel_size"] * values["pipeline_parallel_size"]
-        values["data_parallel_size"] = default_data_parallel_size(per_engine)
+        try:
+            values["data_parallel_size"] = default_data_parallel_size(per_engine)
+        except UsageError:
+            if needs_vllm:
+                raise
+            values["data_parallel_size"] = 1
     if values["min_pixels"] > values["max_pixels"]:
         remedy = f"is more than --max-pixels {values['max_pixels']}"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)

@@ -6,7 +6,7 @@ Every command-line default is read from these dataclasses. Field names are the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -38,6 +38,10 @@ class ImageConfig:
     min_pixels: int = 28 * 28 * 8
     max_pixels: int = 28 * 28 * 64
     max_image_pixels: int = 64_000_000
+
+    def unbounded(self) -> ImageConfig:
+        """For a model whose processor knows no bounds on pixels: only ``max_side`` counts."""
+        return replace(self, max_pixels=self.max_side**2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
-from vllm.renderers import ChatParams
+from vllm.renderers import ChatParams, renderer_from_config
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.input_processor import InputProcessor
 
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.errors import UsageError
-from vllm_caption.messages import CaptionRequest
+from vllm_caption.messages import CaptionRequest, FlagsChecked
 from vllm_caption.worker import EngineLost, Generation, RequestRefused
 
 if TYPE_CHECKING:
@@ -39,10 +40,17 @@ DEFAULTS = {
     "enable_prefix_caching": False,
 }
 """Every image is seen once, so caches only cost; a caption needs one image and no video."""
+CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+ADVICE = (
+    "choose a model that vLLM runs with images, such as HuggingFaceTB/SmolVLM-Instruct,"
+    " Qwen/Qwen2.5-VL-3B-Instruct or HuggingFaceM4/Idefics3-8B-Llama3"
+)
 
 
 _REFUSALS = (ValueError, OSError, ImportError, NotImplementedError, VLLMClientError)
 """What vLLM, pydantic and the hub raise for a setting that cannot be used."""
+_MODEL_REFUSALS = (*_REFUSALS, AttributeError, LookupError, RuntimeError, TypeError)
+"""What processors and chat templates raise besides, for a model that vLLM cannot ask."""
 
 
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
@@ -54,11 +62,11 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
 
 def check_engine_args(
     flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig, *, on_cpu: bool
-) -> bytes:
+) -> FlagsChecked:
     """Parse vLLM's flags and resolve the model's configuration, without loading a weight.
 
-    Returns the arguments of `start_engine`. Raises UsageError for an unknown flag, a bad value,
-    or a model that is not there or takes no images.
+    The answer holds the arguments of `start_engine`. Raises UsageError for an unknown flag, a bad
+    value, or a model that is not there, takes no images, or cannot be asked about one.
     """
     try:
         sampling_params(sampling)
@@ -67,20 +75,21 @@ def check_engine_args(
     parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False))
     given = {flag.split("=")[0].lstrip("-").replace("-", "_") for flag in flags}
     namespace = parser.parse_args(list(flags))
-    args = AsyncEngineArgs.from_cli_args(namespace)
     for name, value in {**DEFAULTS, **(CPU_DEFAULTS if on_cpu else {})}.items():
         if not given & {name, f"no_{name}"}:
-            setattr(args, name, value)
+            setattr(namespace, name, value)
     try:
+        args = AsyncEngineArgs.from_cli_args(namespace)
         config = args.create_engine_config(UsageContext.LLM_CLASS)
     except _REFUSALS as error:
-        raise UsageError("--model", args.model, _first_sentence(error)) from None
+        raise UsageError("--model", namespace.model, _first_sentence(error)) from None
     if not config.model_config.is_multimodal_model:
-        remedy = "takes no images; choose a multimodal model such as Qwen/Qwen2.5-VL-7B-Instruct"
-        raise UsageError("--model", args.model, remedy)
+        raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
+    processor = _try_request(args.model, config)
+    bounds = _pixel_bounds(processor, image)
     if "mm_processor_kwargs" not in given:
-        args.mm_processor_kwargs = _pixel_bounds(args.model, config.model_config, image)
-    return pickle.dumps(args)
+        args.mm_processor_kwargs = bounds
+    return FlagsChecked(pickle.dumps(args), bounds_pixels=bounds is not None)
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -90,14 +99,47 @@ def _first_sentence(error: BaseException) -> str:
     return (telling or lines or [type(error).__name__])[0][:500]
 
 
-def _pixel_bounds(model: str, config: Any, image: ImageConfig) -> dict[str, Any] | None:
-    """Bounds for processors that scale by pixel count (Qwen-VL); others keep their own sizes."""
-    from transformers import AutoImageProcessor
+def _try_request(model: str, config: Any) -> Any:
+    """Render a request as an engine would: what fails here would fail for every image.
 
-    processor = AutoImageProcessor.from_pretrained(
-        model, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
-    if not {"min_pixels", "max_pixels"} <= set(processor.valid_kwargs.__annotations__):
+    Returns the model's own processor.
+    """
+    from PIL import Image
+
+    try:
+        renderer = renderer_from_config(config)
+        InputProcessor(config, renderer)  # counts the tokens of an image, as each start does
+    except _MODEL_REFUSALS as error:
+        architecture = config.model_config.hf_config.architectures[0]
+        why = f"vLLM cannot prepare images for {architecture} ({_first_sentence(_root(error))})"
+        raise UsageError("--model", model, f"{why}; {ADVICE}") from None
+    messages = _messages("Describe it.", None, Image.new("RGB", (224, 224)))
+    try:
+        renderer.render_chat([messages], CHAT, _tokenization(renderer))
+    except _MODEL_REFUSALS as error:
+        why = f"cannot be asked about an image ({_first_sentence(_root(error))})"
+        remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
+        raise UsageError("--model", model, f"{why}; {remedy}") from None
+    return renderer.get_mm_processor().info.get_hf_processor()
+
+
+def _messages(user: str, system: str | None, image: Image) -> list[dict[str, object]]:
+    content = [{"type": "image_pil", "image_pil": image}, {"type": "text", "text": user}]
+    messages: list[dict[str, object]] = [{"role": "user", "content": content}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _tokenization(renderer: Any) -> Any:
+    """The chat template writes the special tokens itself."""
+    return renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
+
+
+def _pixel_bounds(processor: Any, image: ImageConfig) -> dict[str, Any] | None:
+    """Bounds for processors that scale by pixel count (Qwen-VL); others keep their own sizes."""
+    takes = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
+    if not {"min_pixels", "max_pixels"} <= set(getattr(takes, "__annotations__", ())):
         return None
     # These processors name their bounds on the number of pixels after edges.
     return {"size": {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}}
@@ -122,21 +164,14 @@ class VllmEngine:
     def __init__(self, llm: AsyncLLM, sampling: SamplingConfig) -> None:
         self._llm = llm
         self._sampling = sampling
-        self._chat = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
-        self._tokenize = llm.renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
+        self._tokenize = _tokenization(llm.renderer)
 
     async def render(self, request: CaptionRequest, image: Image) -> object:
         """Chat template, tokens and processed pixels of one request."""
-        content = [
-            {"type": "image_pil", "image_pil": image},
-            {"type": "text", "text": request.user},
-        ]
-        messages: list[dict[str, object]] = [{"role": "user", "content": content}]
-        if request.system:
-            messages.insert(0, {"role": "system", "content": request.system})
+        messages = _messages(request.user, request.system, image)
         try:
             _, (rendered,) = await self._llm.renderer.render_chat_async(
-                [messages], self._chat, self._tokenize
+                [messages], CHAT, self._tokenize
             )
         except Exception as error:
             raise RequestRefused(_first_sentence(_root(error)), retryable=False) from error

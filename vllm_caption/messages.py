@@ -105,9 +105,13 @@ class EngineDown(msgspec.Struct, frozen=True, tag=True):
 
 
 class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
-    """vLLM takes the flags. ``engine_args``: what every engine is started with, pickled."""
+    """vLLM takes the flags. ``engine_args``: what every engine is started with, pickled.
+
+    ``bounds_pixels``: the model's processor scales by pixel count, within our bounds.
+    """
 
     engine_args: bytes
+    bounds_pixels: bool
 
 
 class FlagsRefused(msgspec.Struct, frozen=True, tag=True):

@@ -140,16 +140,16 @@ class _Job:
             self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
             flags = config.engine.vllm_flags(resolve_model(config.engine.model))
             checking = executor.check_flags(flags, config.image, config.sampling)
-            engine_args = await self.driver.unless_interrupted(checking)
-            if engine_args is None:
+            checked = await self.driver.unless_interrupted(checking)
+            if checked is None:
                 return
             executor.spec = WorkerSpec(
                 images_root=os.fspath(config.input.images_root),
-                image=config.image,
+                image=config.image if checked.bounds_pixels else config.image.unbounded(),
                 sampling=config.sampling,
                 prepare_threads=config.engine.prepare_threads,
                 start_engine=start_vllm,
-                engine_args=engine_args,
+                engine_args=checked.engine_args,
                 on_cpu=on_cpu,
                 find_twins=config.dedup,
             )

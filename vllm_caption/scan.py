@@ -75,17 +75,15 @@ class Scan:
 
     def _decide(self, item: Item, batch: Batch) -> None:
         known = self._known.get(item.file)
-        if known is not None and known.status == "captioned":
-            stale = known.recipe_id != self._recipe_id
-            if not _redo(self._config.redo, known, stale):
-                batch.num_done += 1
-                batch.num_stale += stale
-                return
+        if known is not None and stands(known, self._config.redo, self._recipe_id):
+            batch.num_done += 1
+            batch.num_stale += known.recipe_id != self._recipe_id
+            return
         try:
             check_name(item.file)
             self._files.check_name(item.file)
             if known is None or known.status == "failed":
-                if self._config.redo not in ("all", "stale") and self._adopt(item, batch):
+                if may_adopt(known, self._config.redo) and self._adopt(item, batch):
                     return
                 if known is not None and known.error_kind in INPUT_KINDS:
                     prepare_image(self._make.images_root, item.file, self._config.image)
@@ -104,9 +102,15 @@ class Scan:
         return True
 
 
-def _redo(wanted: Redo | None, known: Known, stale: bool) -> bool:
-    if wanted == "all":
-        return True
-    if wanted == "stale":
-        return stale
-    return wanted == "flagged" and known.flagged
+def stands(known: Known, redo: Redo | None, recipe_id: str) -> bool:
+    """Whether an item's row is a caption that stays; ``recipe_id`` is this run's."""
+    if known.status != "captioned" or redo == "all":
+        return False
+    if redo == "stale":
+        return known.recipe_id == recipe_id
+    return redo != "flagged" or not known.flagged
+
+
+def may_adopt(known: Known | None, redo: Redo | None) -> bool:
+    """Whether a .txt of an item without a caption's row is taken as its caption."""
+    return (known is None or known.status == "failed") and redo not in ("all", "stale")

@@ -70,7 +70,7 @@ class LocalExecutor:
 
     async def check_flags(
         self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
-    ) -> bytes:
+    ) -> FlagsChecked:
         """Have vLLM check its flags in a process of its own. Raises UsageError, RunStopped."""
         ours, theirs = self._context.Pipe(duplex=False)
         log = self._logs / "preflight.log"
@@ -87,7 +87,7 @@ class LocalExecutor:
             raise RunStopped(f"vLLM could not check the model and its flags; see {log}")
         if isinstance(answer, FlagsRefused):
             raise UsageError(answer.field, answer.value, answer.remedy)
-        return answer.engine_args
+        return answer
 
     async def start(self, engine: int) -> LocalWorker:
         """Start one worker process."""
@@ -163,7 +163,7 @@ def _preflight_main(
 
     message: PreflightMessage
     try:
-        message = FlagsChecked(check_engine_args(flags, image, sampling, on_cpu=on_cpu))
+        message = check_engine_args(flags, image, sampling, on_cpu=on_cpu)
     except UsageError as error:
         value = None if error.value is None else str(error.value)
         message = FlagsRefused(error.field, value, error.remedy)

@@ -1,0 +1,473 @@
+"""What `plan` says before a run, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from job import draw_shape, input_flags, make_input, run_here, write_document
+
+from vllm_caption.checkpoint import Checkpoint, Row
+from vllm_caption.cli import parse_plan
+from vllm_caption.config import RunConfig
+from vllm_caption.plan.command import make_plan
+from vllm_caption.plan.images import num_vision_tokens
+from vllm_caption.plan.output import Room, read_rate, read_recorded
+from vllm_caption.plan.report import VERSION, Plan
+from vllm_caption.prompts import load_prompt
+from vllm_caption.recipe import make_recipe
+
+
+def config_of(folder: Path, *flags: str) -> RunConfig:
+    """The settings of a run over an input in the usual layout, as its command line gives them."""
+    output = f"--output={folder / 'out'}"
+    return parse_plan([*input_flags(folder), output, "--quiet", *flags])[0]
+
+
+def plan_of(folder: Path, *flags: str, **options: Any) -> Plan:
+    return make_plan(config_of(folder, *flags), **options)
+
+
+def kinds(problems: list[Any]) -> dict[str, int]:
+    return {problem.kind: problem.count for problem in problems}
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Everything below a folder with size and time of change."""
+    found = [folder, *folder.rglob("*")] if folder.exists() else []
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+
+
+def record(output: Path, *rows: tuple[str, str, dict[str, Any]], in_journal: bool = False) -> None:
+    """An output folder with these rows: (file, status, further columns)."""
+    output.mkdir(exist_ok=True)
+    made = [
+        Row(file, "d", 0, "SvgElement", status, 1, "run", **rest) for file, status, rest in rows
+    ]
+    if in_journal:
+        lines = b"".join(msgspec.json.encode(row) + b"\n" for row in made)
+        (output / "journal.jsonl").write_bytes(lines + b'{"file": "torn')
+        return
+    checkpoint = Checkpoint(output, 1000)
+    for row in made:
+        checkpoint.append(row)
+    checkpoint.close()
+
+
+# ------------------------------------------------------------------------------- the input
+
+
+def corpus_plan(corpora: Path, tmp_path: Path, **options: Any) -> tuple[Plan, dict[str, Any]]:
+    folder = corpora / "crello_like"
+    plan = plan_of(folder, f"--output={tmp_path / 'out'}", **options)
+    return plan, json.loads((folder / "expected.json").read_text())
+
+
+def test_documents_elements_and_items_of_the_corpus_are_counted_exactly(
+    corpora: Path, tmp_path: Path
+) -> None:
+    plan, expected = corpus_plan(corpora, tmp_path)
+    counts = expected["counts"]
+    documents, items = plan.documents, plan.items
+    assert (documents.read, documents.skipped) == (400, counts["documents_skipped"])
+    assert documents.without_shapes == counts["documents_without_shapes"]
+    reasons = [document["reason"] for document in expected["skipped_documents"].values()]
+    assert kinds(documents.problems) == {r: reasons.count(r) for r in set(reasons)}
+    assert {t.name: t.elements for t in plan.element_types} == counts["element_types"]
+    assert sum(t.items for t in plan.element_types) == items.total == counts["items"]
+    assert items.references == counts["shape_references"] == items.total + items.duplicates
+
+
+def test_missing_files_are_found_without_opening_an_image(corpora: Path, tmp_path: Path) -> None:
+    plan, _ = corpus_plan(corpora, tmp_path)
+    assert kinds(plan.items.problems) == {"missing_file": 5}
+    assert len(plan.items.problems[0].examples) == 3
+    assert (plan.items.to_caption, plan.images.found, plan.images.opened) == (510, 510, False)
+    assert plan.images.vision_tokens is None
+
+
+def test_opened_images_give_problems_sizes_tokens_and_twins_exactly(
+    corpora: Path, tmp_path: Path
+) -> None:
+    plan, expected = corpus_plan(corpora, tmp_path, open_images=True)
+    good = [item for item in expected["items"].values() if item["outcome"] == "captioned"]
+    assert kinds(plan.items.problems) == {"missing_file": 5, "decode_error": 2}
+    assert plan.items.to_caption == len(good) == 508
+    images = plan.images
+    assert images.bytes == sum(item["bytes"] for item in good)
+    areas = sorted(item["size"][0] * item["size"][1] for item in good)
+    assert images.sizes is not None
+    found = (images.sizes.smallest, images.sizes.median, images.sizes.largest)
+    assert [s.width * s.height for s in found] == [areas[0], areas[253], areas[-1]]
+    assert images.twins is not None
+    assert images.twins.files - images.twins.groups == 12
+    assert images.twins.saved == 12
+    assert plan.time.images == expected["counts"]["unique_bytes"]
+    assert sum(images.backdrops.values()) == 508
+    tokens = images.vision_tokens
+    assert tokens is not None
+    assert 8 <= tokens.min <= tokens.median <= tokens.max <= 64
+    assert round(tokens.total / 508, 1) == tokens.mean
+
+
+@pytest.mark.parametrize("open_images", [False, True])
+def test_hostile_corpus_is_planned_to_its_end(
+    corpora: Path, tmp_path: Path, open_images: bool
+) -> None:
+    (tmp_path / "out").mkdir()
+    flags = [*input_flags(corpora / "hostile"), f"--output={tmp_path / 'out'}"]
+    result = run_here("plan", *flags, *(["--images"] if open_images else []))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "path_escape" in result.stdout
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+    assert len(result.stdout.splitlines()) < 50
+
+
+def test_name_that_no_caption_can_have_is_a_problem_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "raw").mkdir()
+    files = ["../secret.png", "manifest.parquet/x.png", "a/" + "x" * 252]
+    write_document(tmp_path, "design", files, ["SvgElement"] * 3)
+    plan = plan_of(tmp_path)
+    assert kinds(plan.items.problems) == {"path_escape": 1, "output_conflict": 1, "bad_name": 1}
+    assert plan.items.to_caption == 0
+
+
+def test_folder_in_place_of_an_image_is_found_without_opening(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 2)
+    (tmp_path / "raw" / files[0]).unlink()
+    (tmp_path / "raw" / files[0]).mkdir()
+    assert kinds(plan_of(tmp_path).items.problems) == {"not_a_file": 1}
+
+
+def test_folder_name_that_no_file_system_holds_is_a_problem_of_its_item(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "out").mkdir()
+    write_document(tmp_path, "design", ["x" * 300 + "/a.png"], ["SvgElement"])
+    assert kinds(plan_of(tmp_path).items.problems) == {"bad_name": 1}
+
+
+def test_limit_and_type_names_that_skip_nothing_are_said(tmp_path: Path) -> None:
+    make_input(tmp_path, 12)
+    limited = plan_of(tmp_path, "--limit=5")
+    assert (limited.items.total, limited.documents.complete) == (5, False)
+    assert plan_of(tmp_path).no_type_was_skipped
+
+
+# --------------------------------------------------------------------- what is done already
+
+
+def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 8)
+    current = make_recipe(config_of(tmp_path), load_prompt("shape-brief")).id
+    record(
+        tmp_path / "out",
+        (files[0], "captioned", {"recipe_id": current}),
+        (files[1], "captioned", {"recipe_id": "another"}),
+        (files[2], "captioned", {"recipe_id": current, "flags": ("too_long",)}),
+        (files[3], "failed", {"error_kind": "decode_error"}),
+        (files[4], "failed", {"error_kind": "timeout"}),
+    )
+    adopted = tmp_path / "out" / f"{files[5]}.txt"
+    adopted.parent.mkdir()
+    adopted.write_text("of the old script")
+    items = plan_of(tmp_path).items
+    assert (items.total, items.done, items.adopted, items.stale) == (8, 4, 1, 2)
+    assert items.to_caption == 4
+    assert items.failed_before == {"decode_error": 1, "timeout": 1}
+    redone = {r: plan_of(tmp_path, f"--redo={r}").items for r in ("stale", "flagged", "all")}
+    assert {r: i.to_caption for r, i in redone.items()} == {"stale": 6, "flagged": 5, "all": 8}
+    assert {r: i.redone for r, i in redone.items()} == {"stale": 1, "flagged": 1, "all": 3}
+
+
+def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path) -> None:
+    from test_scan import scan
+
+    files = make_input(tmp_path, 6)
+    rows = [(f, "captioned", {"recipe_id": "old"}) for f in files[:2]]
+    record(tmp_path / "out", *rows, (files[2], "failed", {"error_kind": "timeout"}))
+    found, _ = scan(tmp_path, read_recorded(tmp_path / "out").known)
+    items = plan_of(tmp_path).items
+    assert (items.done, items.to_caption) == (found.num_done, len(found.pending)) == (2, 4)
+
+
+def test_rows_in_the_journal_of_a_running_run_count_and_a_torn_line_does_not(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 4)
+    record(tmp_path / "out", (files[0], "failed", {"error_kind": "timeout"}))
+    record(tmp_path / "out", *[(f, "captioned", {}) for f in files[:2]], in_journal=True)
+    items = plan_of(tmp_path).items
+    assert (items.done, items.to_caption, items.failed_before) == (2, 2, {})
+
+
+def test_images_of_what_is_done_are_not_looked_at(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    record(tmp_path / "out", (files[0], "captioned", {}))
+    (tmp_path / "raw" / files[0]).unlink()
+    plan = plan_of(tmp_path, open_images=True)
+    assert (plan.items.problems, plan.images.found) == ([], 2)
+
+
+# --------------------------------------------------------------------------------- no trace
+
+
+@pytest.mark.parametrize("flags", [[], ["--images"]])
+def test_nothing_is_written_and_no_folder_is_made(tmp_path: Path, flags: list[str]) -> None:
+    make_input(tmp_path, 3)
+    before = listing(tmp_path)
+    result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'new/out'}", *flags)
+    assert result.exit_code == 0
+    assert listing(tmp_path) == before
+
+
+def test_output_that_a_run_holds_stays_as_it_is(tmp_path: Path) -> None:
+    from vllm_caption.output import Output
+
+    files = make_input(tmp_path, 3)
+    output = Output(tmp_path / "out", 1000)
+    try:
+        output.save_caption(Row(files[0], "d", 0, "SvgElement", "captioned", 1, "r", caption="a"))
+        before = listing(tmp_path / "out")
+        plan = plan_of(tmp_path)
+        assert listing(tmp_path / "out") == before
+    finally:
+        output.close(complete=False)
+    assert (plan.items.done, plan.items.to_caption) == (1, 2)
+
+
+def test_part_that_is_compacted_away_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, ("a", "captioned", {}))
+    from vllm_caption.checkpoint import parts
+
+    lists = iter([[tmp_path / "manifest.parquet" / "part-00000009.parquet"]])
+    monkeypatch.setattr("vllm_caption.plan.output.parts", lambda folder: next(lists, parts(folder)))
+    assert set(read_recorded(tmp_path).known) == {"a"}
+
+
+def test_plan_imports_neither_vllm_nor_torch(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "--images"]
+    code = (
+        "import sys; from vllm_caption.cli import main; code = main(sys.argv[1:]);"
+        "print({'vllm', 'torch', 'ray', 'transformers'} & set(sys.modules), code)"
+    )
+    line = [sys.executable, "-c", code, "plan", *flags]
+    out = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "set() 0"
+
+
+def test_machine_without_vllm_plans_for_one_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm_caption.errors import UsageError
+
+    def absent() -> str:
+        raise UsageError("vllm", "is not installed", "install it")
+
+    monkeypatch.setattr("vllm_caption.hardware.platform", absent)
+    make_input(tmp_path, 1)
+    assert plan_of(tmp_path).time.engines == 1
+
+
+# ------------------------------------------------------------------------- while it reads
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_of_documents_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_input(tmp_path, 30)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    config, _ = parse_plan([*input_flags(tmp_path), f"--output={tmp_path / 'out'}"])
+    make_plan(config)
+    assert "3/3" in terminal.getvalue()
+
+
+def test_progress_is_a_plain_line_now_and_then_elsewhere_and_nothing_when_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_input(tmp_path, 30)
+    monkeypatch.setattr("vllm_caption.plan.command.PLAIN_EVERY_S", 0.0)
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}"]
+    assert "2/3 documents\n" in run_here("plan", *flags).stderr
+    assert run_here("plan", *flags, "--quiet").stderr == ""
+
+
+def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    make_input(tmp_path, 3)
+    monkeypatch.setattr("vllm_caption.plan.images.prepare_image", interrupt)
+    result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}", "--images")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "Interrupted: nothing was planned.\n"
+
+
+# ------------------------------------------------------------------------- time, disk, JSON
+
+
+def test_time_follows_from_the_rate_of_one_engine(tmp_path: Path) -> None:
+    make_input(tmp_path, 36)
+    times = plan_of(tmp_path, "-dp=4", "-tp=2", images_per_s=0.5).time
+    assert (times.images, times.engines, times.gpus_per_engine) == (36, 4, 2)
+    assert times.wall_hours == pytest.approx(36 / (0.5 * 4) / 3600, abs=1e-4)
+    assert times.gpu_hours == pytest.approx(36 / (0.5 * 4) / 3600 * 8, abs=1e-4)
+
+
+def test_twins_cost_no_engine_time_unless_each_is_to_be_captioned_itself(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    files = [f"{name}.png" for name in "abc"]
+    for file in files:
+        draw_shape(1).save(tmp_path / "raw" / file)
+    write_document(tmp_path, "design", files, ["SvgElement"] * 3)
+    assert plan_of(tmp_path, open_images=True).time.images == 1
+    assert plan_of(tmp_path, "--no-dedup", open_images=True).time.images == 3
+
+
+def test_without_a_rate_the_text_says_how_to_get_one(tmp_path: Path) -> None:
+    make_input(tmp_path, 2)
+    result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    assert "--images-per-s" in result.stdout
+    assert "hours" not in result.stdout
+
+
+def test_rate_of_the_last_run_in_the_output_is_shared_out_to_its_busy_engines(
+    tmp_path: Path,
+) -> None:
+    make_input(tmp_path, 2)
+    engines = [{"engine": 0, "captioned": 5}, {"engine": 1, "captioned": 9}, {"captioned": 0}]
+    status = {"images_per_s": 24.0, "engines": engines, "updated_at": "2026-11-24"}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "status.json").write_text(json.dumps(status))
+    assert plan_of(tmp_path).time.images_per_s == 12.0
+    assert plan_of(tmp_path, images_per_s=3.0).time.images_per_s == 3.0
+    (tmp_path / "out" / "status.json").write_text("{")
+    assert read_rate(tmp_path / "out") is None
+
+
+@pytest.mark.parametrize("room", [Room(1000, None), Room(10**12, 3)])
+def test_disk_that_is_too_small_is_said_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Room
+) -> None:
+    make_input(tmp_path, 5)
+    asked: list[Path] = []
+    monkeypatch.setattr("vllm_caption.plan.output.room", lambda path: asked.append(path) or room)
+    result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'a/b/out'}")
+    assert asked == [tmp_path]
+    assert result.exit_code == 0
+    assert f"DOES NOT FIT on {tmp_path}" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("Next       make room")
+
+
+def test_disk_counts_captions_their_new_folders_and_the_manifest(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 20)  # d0/, d1/
+    disk = plan_of(tmp_path).disk
+    assert disk.fits
+    assert 4096 * 22 <= disk.caption_bytes <= 4096 * 30
+    assert 22 <= disk.inodes_needed <= 50
+    record(tmp_path / "out", *[(file, "captioned", {}) for file in files])
+    done = plan_of(tmp_path).disk
+    assert (done.caption_bytes, done.manifest_bytes) == (0, 0)
+
+
+def test_json_is_the_documented_structure(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    target = tmp_path / "plan.json"
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "--images-per-s=2"]
+    assert run_here("plan", *flags, "--images", f"--json={target}").exit_code == 0
+    plan = msgspec.json.decode(target.read_bytes(), type=Plan)
+    assert (plan.version, plan.items.to_caption, plan.time.images_per_s) == (VERSION, 3, 2.0)
+    docs = (Path(__file__).parents[1] / "docs" / "plan.md").read_text()
+    missing = [name for name in names_in(msgspec.json.decode(target.read_bytes()))
+               if f"`{name}`" not in docs]  # fmt: skip
+    assert not missing
+
+
+def names_in(value: object) -> set[str]:
+    """Every field name, at any depth, except the keys that are data."""
+    if isinstance(value, list):
+        return set().union(*map(names_in, value))
+    if not isinstance(value, dict):
+        return set()
+    data = {"backdrops", "failed_before"}
+    return set(value).union(*(names_in(v) for k, v in value.items() if k not in data))
+
+
+def test_run_line_with_plan_in_front_is_taken_with_all_its_engine_flags(tmp_path: Path) -> None:
+    make_input(tmp_path, 1)
+    flags = ["--model=Qwen/Qwen2.5-VL-7B-Instruct", "--gpu-memory-utilization", "0.9", "-tp=2"]
+    result = run_here("plan", *flags, *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+Spoil = Callable[[Path], list[str]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "jsons") or [], "--jsons"),
+        (lambda folder: shutil.rmtree(folder / "raw") or [], "--images-root"),
+        (lambda folder: ["--prompt=nope"], "--prompt nope: no such prompt"),
+        (lambda folder: [f"--json={folder / 'no/plan.json'}"], "--json"),
+        (lambda folder: ["--images-per-s=0"], "argument --images-per-s: 0 is not more than 0"),
+        (lambda folder: ["--images-per-s=fast"], "argument --images-per-s"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_2(tmp_path: Path, spoil: Spoil, message: str) -> None:
+    make_input(tmp_path, 1)
+    flags = spoil(tmp_path)
+    result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}", *flags)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+# ------------------------------------------------------------------------------------ tokens
+
+
+def smart_resize() -> Callable[..., tuple[int, int]]:
+    """transformers' own function, out of its source, so that torch is not imported."""
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None:
+        pytest.skip("transformers is not installed")
+    path = Path(spec.origin).parent / "models" / "qwen2_vl" / "image_processing_qwen2_vl.py"
+    tree = ast.parse(path.read_text())
+    (function,) = (n for n in tree.body if getattr(n, "name", "") == "smart_resize")
+    space: dict[str, Any] = {"math": math}
+    exec(compile(ast.Module([function], []), str(path), "exec"), space)
+    return space["smart_resize"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("bounds", [(28 * 28 * 8, 28 * 28 * 64), (56 * 56, 28 * 28 * 1280)])
+def test_vision_tokens_are_those_of_the_models_own_processor(bounds: tuple[int, int]) -> None:
+    resize = smart_resize()
+    sides = [1, 2, 5, 14, 27, 28, 29, 42, 70, 100, 168, 224, 256, 300, 511, 777, 1024]
+    for width in sides:
+        for height in sides:
+            if max(width, height) <= 200 * min(width, height):
+                h, w = resize(height, width, 28, *bounds)
+                assert num_vision_tokens(width, height, *bounds) == h * w // 28**2

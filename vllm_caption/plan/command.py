@@ -1,0 +1,122 @@
+"""``plan``: what a run with the same flags would do, without an engine and without a trace.
+
+Invariants: nothing is written but the ``--json`` file and no lock is taken, so that it may run
+beside a run; what is done, stale or failed is decided by the functions that `scan` decides with;
+memory grows with the known rows and the distinct file names only, as in a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import msgspec
+from tqdm import tqdm
+
+from vllm_caption.config import RunConfig
+from vllm_caption.errors import UsageError
+from vllm_caption.manifest import check_input_folders, document_names
+from vllm_caption.plan.output import Rate, read_rate, read_recorded
+from vllm_caption.plan.report import Plan
+from vllm_caption.plan.survey import Survey
+from vllm_caption.plan.text import describe
+from vllm_caption.prompts import load_prompt
+
+EXIT_OK, EXIT_INTERRUPTED = 0, 130
+PLAIN_EVERY_S: Final = 10.0
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Turn the parser of a run into that of its plan."""
+    parser.prog += " plan"
+    parser.description = (
+        "Say what a run with the same flags would do, without an engine, and write nothing."
+    )
+    parser.epilog = (
+        "flags of vLLM's engine are taken and ignored. exit codes: 0 planned; 2 usage or"
+        " configuration; 130 interrupted."
+    )
+    group = parser.add_argument_group("plan")
+    group.add_argument("--json", type=Path, metavar="FILE", help="write the plan there as well")
+    group.add_argument(
+        "--images", action="store_true", help="open every image: all problems, tokens, twins"
+    )
+    group.add_argument(
+        "--images-per-s", type=_rate, metavar="N", help="captions per second of one engine"
+    )
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return value
+
+
+def run_plan(config: RunConfig, options: argparse.Namespace) -> int:
+    """The command, with the flags of `add_flags`; returns the exit code.
+
+    Raises UsageError where a run would.
+    """
+    json: Path | None = options.json
+    if json is not None and not json.absolute().parent.is_dir():
+        raise UsageError("--json", json, "lies in a folder that does not exist; make it first")
+    try:
+        plan = make_plan(config, open_images=options.images, images_per_s=options.images_per_s)
+    except KeyboardInterrupt:
+        print("Interrupted: nothing was planned.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(describe(plan), flush=True)
+    if json is not None:
+        try:
+            json.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+        except OSError as error:
+            raise UsageError("--json", json, f"cannot be written ({error.strerror})") from error
+    return EXIT_OK
+
+
+def make_plan(
+    config: RunConfig, *, open_images: bool = False, images_per_s: float | None = None
+) -> Plan:
+    """Read the whole input and what is done of it. ``images_per_s`` is of one engine."""
+    started_s = time.monotonic()
+    check_input_folders(config.input)
+    prompt = load_prompt(config.prompt)
+    survey = Survey(config, prompt, read_recorded(config.output), open_images=open_images)
+    progress = _Progress(len(document_names(config.input.jsons)), quiet=config.quiet)
+    try:
+        survey.read(progress.show)
+    finally:
+        progress.close()
+    if images_per_s is not None:
+        return survey.plan(Rate(images_per_s, "--images-per-s"), started_s)
+    return survey.plan(read_rate(config.output), started_s)
+
+
+class _Progress:
+    """Documents read so far: a bar on a terminal, a plain line every 10 s elsewhere, or nothing."""
+
+    def __init__(self, total: int, *, quiet: bool, stream: TextIO | None = None) -> None:
+        self._total = total
+        self._quiet = quiet
+        self._stream = stream or sys.stderr
+        self._bar: tqdm[Any] | None = None
+        self._shown_s = time.monotonic()
+        if not quiet and self._stream.isatty():
+            self._bar = tqdm(total=total, unit="document", file=self._stream, dynamic_ncols=True)
+
+    def show(self, documents: int) -> None:
+        """Cheap enough to call for every item."""
+        if self._bar is not None:
+            self._bar.update(documents - self._bar.n)
+        elif not self._quiet and time.monotonic() - self._shown_s >= PLAIN_EVERY_S:
+            self._shown_s = time.monotonic()
+            print(f"{documents}/{self._total} documents", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()

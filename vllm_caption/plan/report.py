@@ -1,0 +1,179 @@
+"""The plan of a run as one structure: what ``plan --json`` writes, and what its text is made from.
+
+docs/plan.md explains every field. Sizes in bytes or pixels, times in hours; None is "not known".
+Invariant: ``items.total`` = ``items.done`` + ``items.to_caption`` + the counts of
+``items.problems``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+VERSION: Final = 1
+"""Changes when a field changes its name or its meaning; new fields may come without."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One kind of fault: how often, and the first few as sentences."""
+
+    kind: str
+    count: int
+    examples: list[str]
+
+
+class Documents(msgspec.Struct, frozen=True):
+    """The manifests. ``complete``: false when ``--limit`` ended the reading."""
+
+    read: int
+    skipped: int
+    without_shapes: int
+    complete: bool
+    problems: list[Problem]
+
+
+class ElementType(msgspec.Struct, frozen=True):
+    """One element type, as it is spelt; ``items`` are distinct files that it named first."""
+
+    name: str
+    elements: int
+    skipped: int
+    items: int
+
+
+class Items(msgspec.Struct, frozen=True):
+    """What the run's own count of items comes to. ``done`` includes ``adopted`` (a .txt without a
+    record) and ``stale`` (made with another recipe). Of the others, ``redone`` have a caption that
+    ``--redo`` replaces, and ``failed_before`` has the kinds of the earlier failures."""
+
+    references: int
+    duplicates: int
+    total: int
+    done: int
+    adopted: int
+    stale: int
+    to_caption: int
+    redone: int
+    failed_before: dict[str, int]
+    problems: list[Problem]
+
+
+class Size(msgspec.Struct, frozen=True):
+    """Width × height of one image."""
+
+    width: int
+    height: int
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Three images when all are sorted by width × height."""
+
+    smallest: Size
+    median: Size
+    largest: Size
+
+
+class VisionTokens(msgspec.Struct, frozen=True):
+    """Tokens that images take in the prompt, by Qwen2.5-VL's rule."""
+
+    min: int
+    median: int
+    mean: float
+    max: int
+    total: int
+
+
+class TwinFiles(msgspec.Struct, frozen=True):
+    """``files`` share their bytes with another one, in ``groups``; ``saved`` of them take the
+    caption of their twin, because the prompt's text is the same too."""
+
+    groups: int
+    files: int
+    saved: int
+
+
+class Images(msgspec.Struct, frozen=True):
+    """The files of the items to caption. ``equal_size`` files have another one's size in bytes:
+    no more than these can be twins. What follows it needs ``--images``."""
+
+    opened: bool
+    found: int
+    bytes: int
+    equal_size: int
+    sizes: Sizes | None = None
+    vision_tokens: VisionTokens | None = None
+    backdrops: dict[str, int] = {}
+    twins: TwinFiles | None = None
+
+
+class Time(msgspec.Struct, frozen=True):
+    """``images`` reach an engine: the items to caption less the saved twins. ``images_per_s`` is
+    of one engine, ``source`` says where it comes from."""
+
+    images: int
+    engines: int
+    gpus_per_engine: int
+    images_per_s: float | None
+    source: str | None
+    wall_hours: float | None
+    gpu_hours: float | None
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """What the run will write, against what is free at ``path``, the output's nearest folder that
+    exists. ``inodes_free`` is None where the file system has no such limit."""
+
+    path: str
+    caption_bytes: int
+    manifest_bytes: int
+    bytes_needed: int
+    bytes_free: int
+    inodes_needed: int
+    inodes_free: int | None
+    fits: bool
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a run with the same flags would do now."""
+
+    version: int
+    output: str
+    model: str
+    prompt: str
+    recipe_id: str
+    no_type_was_skipped: bool
+    documents: Documents
+    element_types: list[ElementType]
+    items: Items
+    images: Images
+    time: Time
+    disk: Disk
+    seconds: float
+
+
+class Problems:
+    """Faults counted by kind while they are found; the first ``EXAMPLES`` of each are kept."""
+
+    EXAMPLES: Final = 3
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, list[str]] = {}
+
+    @property
+    def count(self) -> int:
+        """Faults of all kinds."""
+        return sum(self._counts.values())
+
+    def add(self, kind: str, example: str) -> None:
+        """One more."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        shown = self._examples.setdefault(kind, [])
+        if len(shown) < self.EXAMPLES:
+            shown.append(example)
+
+    def listed(self) -> list[Problem]:
+        """The most frequent kind first."""
+        kinds = sorted(self._counts, key=lambda kind: (-self._counts[kind], kind))
+        return [Problem(kind, self._counts[kind], self._examples[kind]) for kind in kinds]
