@@ -286,7 +286,7 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
     core.kill()
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert "Engine 0 died and starts again" in stderr
+    assert "Engine 0 died and is started again" in stderr
     assert "Items: 120, captioned 120 (120 in this run), failed 0" in stdout
     assert set(captions(output)) == set(files)
     assert {row["attempts"] for row in rows(output).values()} == {1}
@@ -373,6 +373,19 @@ def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path)
     assert set(captions(output)) == {
         file for file, row in rows(output).items() if row["status"] == "captioned"
     }
+
+
+def test_engine_that_cannot_start_ends_the_run_with_the_cause_and_exit_3(
+    shapes: Path, tmp_path: Path
+) -> None:
+    arguments = [MODEL, *input_flags(shapes), f"--output={tmp_path}", "--max-engine-restarts=0"]
+    result = run_here(*arguments, "--kv-cache-memory-bytes=1K")
+    assert result.exit_code == 3
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Stopped: no engine is left; the last error was: ValueError: Cannot ")
+    assert "not enough" in last
+    assert str(tmp_path / "logs/engine-0.log") in last
+    assert "Traceback" not in result.stderr
 
 
 # --- mistakes, found before an engine starts ---------------------------------------------------

@@ -179,7 +179,7 @@ class Driver:
             self._feed(engine)
 
     def _feed(self, engine: int) -> None:
-        if self._stats.engines[engine].state != "up" or self._must_leave():
+        if not self._is_up(engine) or self._must_leave():
             return
         if not self._dispatcher.in_flight(engine):  # an idle engine's clock starts with its work
             self._last_progress_s[engine] = asyncio.get_running_loop().time()
@@ -201,14 +201,18 @@ class Driver:
             if self._ending():  # while the process was being started
                 worker.kill()
             error = await self._listen(engine, worker)
+            what = "died" if self._is_up(engine) else "did not start"
             stats.state = "stopped"
             how = await worker.join(JOIN_TIMEOUT_S)
             del self._workers[engine]
             if not self._ending():
-                self._lost(engine, error or f"its process ended ({how})")
+                self._lost(engine, what, error or f"its process ended ({how})")
         if not self._dispatcher.may_restart(engine):
             stats.state = "retired"
         self._changed.set()
+
+    def _is_up(self, engine: int) -> bool:
+        return self._stats.engines[engine].state == "up"
 
     async def _listen(self, engine: int, worker: WorkerHandle) -> str:
         """Take messages until the worker is gone; returns the error it named, if any."""
@@ -224,7 +228,7 @@ class Driver:
             self._feed(engine)
         return ""
 
-    def _lost(self, engine: int, error: str) -> None:
+    def _lost(self, engine: int, what: str, error: str) -> None:
         """The engine died: suspects, verdicts, and whether it starts again."""
         self._last_error = error
         for poison in self._dispatcher.engine_lost(engine):
@@ -234,9 +238,9 @@ class Driver:
                 self._stop(stopped)
         if self._dispatcher.may_restart(engine):
             self._stats.engines[engine].restarts += 1
-            self._tell(f"Engine {engine} died and starts again: {error}")
+            self._tell(f"Engine {engine} {what} and is started again: {error}")
         else:
-            self._tell(f"Engine {engine} is taken out: {error}")
+            self._tell(f"Engine {engine} {what} too often and is taken out: {error}")
         self._feed_all()
         self._changed.set()
 
@@ -253,7 +257,7 @@ class Driver:
 
     async def _stop_workers(self, served: list[asyncio.Task[None]]) -> None:
         for engine, worker in self._workers.items():
-            if self._stats.engines[engine].state == "up" and not self._must_leave():
+            if self._is_up(engine) and not self._must_leave():
                 worker.send(Stop())
             else:
                 worker.kill()

@@ -25,6 +25,7 @@ from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
+from vllm_caption.executors.engine_log import explain, write_output_to
 from vllm_caption.executors.lifetime import die_with_parent, kill_session
 from vllm_caption.messages import (
     DriverMessage,
@@ -158,7 +159,7 @@ def _preflight_main(
 ) -> None:
     """The preflight process: a check of the flags, one message."""
     die_with_parent()
-    _write_output_to(log)
+    write_output_to(log)
     from vllm_caption.engine import check_engine_args
 
     message: PreflightMessage
@@ -176,22 +177,22 @@ def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | Non
     """The worker process."""
     os.setsid()
     die_with_parent()
-    _write_output_to(log)
+    write_output_to(log)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    asyncio.run(_work(spec, end))
+    asyncio.run(_work(spec, end, log))
     sys.stdout.flush()
     os._exit(0)  # threads of a dead engine must not hold the process
 
 
-async def _work(spec: WorkerSpec, end: socket.socket) -> None:
+async def _work(spec: WorkerSpec, end: socket.socket, log: str) -> None:
     started = time.monotonic()
     link = await worker_channel(end)
     try:
         engine = spec.start_engine(spec)
     except Exception as error:  # noqa: BLE001 - whatever stops a start is reported, and ends this engine
         traceback.print_exc()
-        link.send(EngineDown(f"{type(error).__name__}: {error}"))
+        link.send(EngineDown(explain(error, log)))
         await link.flush()
         return
     link.send(Ready(os.getpid(), time.monotonic() - started))
@@ -199,11 +200,3 @@ async def _work(spec: WorkerSpec, end: socket.socket) -> None:
     await Worker(link, engine, spec.images_root, spec.image, threads, find_twins).serve()
     await link.flush()
     engine.shutdown()
-
-
-def _write_output_to(path: str) -> None:
-    """vLLM's chatter goes to the engine's own log, not over the progress line."""
-    log = os.open(Path(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for descriptor in (1, 2):
-        os.dup2(log, descriptor)
-    os.close(log)
