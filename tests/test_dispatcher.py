@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vllm_caption.dispatcher import Accept, Dispatcher, GiveUp, TryAgain
+from vllm_caption.decisions import Accept, GiveUp, TryAgain
+from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.messages import Captioned, Failed, ImageFacts, Timings
 
 FACTS = ImageFacts(10, 10, "none", "00")
@@ -242,6 +243,27 @@ def test_k_poison_items_cost_at_most_two_deaths_each_plus_those_that_isolate_the
     assert deaths <= 3 * len(poison)
     expected = {item: 1 for item in "abcdefghijkl" if item not in poison}
     assert ends == Counter({**expected, **{f"{item}:poison": 1 for item in poison}})
+
+
+def test_nobody_is_tried_alone_on_an_engine_that_still_holds_a_withdrawn_item() -> None:
+    dispatcher = make(num_engines=2, items="abc")
+    dispatcher.take(0, 1)
+    dispatcher.engine_lost(0)  # a is a suspect
+    twin, other = dispatcher.take(1, 2)
+    dispatcher.captioned(1, captioned(other.lease), ())
+    dispatcher.withdraw(1, twin.lease)
+    assert dispatcher.take(1, 2) == []
+    dispatcher.dropped(1, twin.lease)
+    assert [leased.item for leased in dispatcher.take(1, 2)] == ["a"]
+
+
+def test_withdrawn_item_whose_answer_was_under_way_is_gone_with_the_answer() -> None:
+    dispatcher = make(num_engines=1, items="abc")
+    first, _ = dispatcher.take(0, 2)
+    dispatcher.withdraw(0, first.lease)
+    assert dispatcher.take(0, 2) == []
+    assert dispatcher.captioned(0, captioned(first.lease), ()) is None
+    assert [leased.item for leased in dispatcher.take(0, 2)] == ["c"]
 
 
 def test_second_trial_of_a_suspect_is_on_another_engine_if_there_is_one() -> None:

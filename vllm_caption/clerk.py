@@ -13,7 +13,8 @@ import msgspec
 
 from vllm_caption.checks import CaptionRules, check_caption, clean_caption
 from vllm_caption.config import RunConfig
-from vllm_caption.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
+from vllm_caption.decisions import Accept, Decision, GiveUp, Leased
+from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.errors import ItemError
 from vllm_caption.manifest import Item
 from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from vllm_caption.checks import Flag, rank, verdict
-from vllm_caption.errors import ItemKind
+from vllm_caption.decisions import Accept, Decision, GiveUp, Leased, TryAgain
 from vllm_caption.messages import Captioned, Failed
 
 T = TypeVar("T")
@@ -39,52 +39,12 @@ class Task(Generic[T]):
     killed: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Leased(Generic[T]):
-    """An item handed to an engine. ``rejected``: captions of it that broke a rule so far; above
-    0 the sampling must change, since a greedy model would only repeat itself."""
-
-    lease: int
-    item: T
-    rejected: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accept(Generic[T]):
-    """The item's caption is final."""
-
-    item: T
-    attempts: int
-    result: Captioned
-    flags: tuple[Flag, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp(Generic[T]):
-    """The item failed for this run."""
-
-    item: T
-    attempts: int
-    kind: ItemKind
-    reason: str
-    last: Captioned | Failed | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TryAgain(Generic[T]):
-    """The item went back into the queue."""
-
-    item: T
-
-
-Decision = Accept[T] | GiveUp[T] | TryAgain[T]
-
-
 @dataclass(slots=True)
 class _Engine(Generic[T]):
     """One engine slot as the dispatcher sees it."""
 
     in_flight: dict[int, Task[T]] = field(default_factory=dict)
+    leaving: set[int] = field(default_factory=set)
     solo: bool = False
     emptying: bool = False
     finished_since_start: int = 0
@@ -155,13 +115,13 @@ class Dispatcher(Generic[T]):
         if self._closed or slot.retired or slot.solo:
             return []
         if self._should_try_suspect(engine):
-            if slot.in_flight:
+            if slot.in_flight or slot.leaving:
                 slot.emptying = True
                 return []
             slot.emptying, slot.solo = False, True
             return [self._lease(engine, self._pop_suspect(engine))]
         slot.emptying = False
-        room = window - len(slot.in_flight)
+        room = window - len(slot.in_flight) - len(slot.leaving)
         return [self._lease(engine, task) for task in self._pop_many(room)]
 
     # --- what the driver reports -------------------------------------------------------------
@@ -203,10 +163,16 @@ class Dispatcher(Generic[T]):
         return None if task is None else task.item
 
     def withdraw(self, engine: int, lease: int) -> None:
-        """Take an item out: it ends without this engine. Says nothing about either."""
+        """Take an item out: it ends without this engine, which may still be at it until
+        `dropped`, so that nobody else is blamed for what it does there."""
         slot = self._engines[engine]
         del slot.in_flight[lease]
+        slot.leaving.add(lease)
         slot.solo = False
+
+    def dropped(self, engine: int, lease: int) -> None:
+        """The engine has let go of an item that was withdrawn."""
+        self._engines[engine].leaving.discard(lease)
 
     def engine_started(self, engine: int) -> None:
         """A new process serves this slot."""
@@ -220,6 +186,7 @@ class Dispatcher(Generic[T]):
         slot = self._engines[engine]
         tasks, alone = list(slot.in_flight.values()), slot.solo
         slot.in_flight.clear()
+        slot.leaving.clear()
         slot.solo = slot.emptying = False
         slot.deaths_in_a_row += 1
         if slot.deaths_in_a_row > self._max_engine_restarts:
@@ -267,6 +234,7 @@ class Dispatcher(Generic[T]):
 
     def _finish(self, engine: int, lease: int) -> Task[T] | None:
         slot = self._engines[engine]
+        slot.leaving.discard(lease)  # it answered before it could be dropped
         task = slot.in_flight.pop(lease, None)
         if task is not None:
             slot.solo = False

@@ -18,7 +18,7 @@ from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.errors import RunStopped
 from vllm_caption.executors.base import Executor, WorkerHandle
 from vllm_caption.manifest import Item
-from vllm_caption.messages import Drop, EngineDown, Lease, Ready, Seen, Stop, WorkerMessage
+from vllm_caption.messages import Drop, Dropped, EngineDown, Lease, Ready, Seen, Stop, WorkerMessage
 from vllm_caption.scan import Batch, Scan
 from vllm_caption.stats import RunStats
 
@@ -165,7 +165,9 @@ class Driver:
         if isinstance(message, Ready | EngineDown):
             return
         try:
-            if not isinstance(message, Seen):
+            if isinstance(message, Dropped):
+                self._dispatcher.dropped(engine, message.lease)
+            elif not isinstance(message, Seen):
                 self._clerk.answered(engine, message)
             elif self._clerk.seen(engine, message):
                 self._workers[engine].send(Drop(message.lease))

@@ -1,6 +1,7 @@
 """Everything that crosses a process border, one frozen struct per message.
 
-Driver → worker: Lease, Drop, Stop.  Worker → driver: Ready, Seen, Captioned, Failed, EngineDown.
+Driver → worker: Lease, Drop, Stop.  Worker → driver: Ready, Seen, Dropped,
+Captioned, Failed, EngineDown.
 Preflight → driver: FlagsChecked or FlagsRefused.
 Invariants: no pixels (a worker reads its own images), no exception objects (errors travel as
 text), and every answer carries the lease it answers, so a late or doubled one is recognised.
@@ -56,6 +57,12 @@ class Seen(msgspec.Struct, frozen=True, tag=True):
 
     lease: int
     key: bytes
+
+
+class Dropped(msgspec.Struct, frozen=True, tag=True):
+    """A lease that was to be dropped is gone from the engine, without an answer."""
+
+    lease: int
 
 
 class ImageFacts(msgspec.Struct, frozen=True, gc=False):
@@ -123,5 +130,5 @@ class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
 
 
 DriverMessage = Lease | Drop | Stop
-WorkerMessage = Ready | Seen | Captioned | Failed | EngineDown
+WorkerMessage = Ready | Seen | Dropped | Captioned | Failed | EngineDown
 PreflightMessage = FlagsChecked | FlagsRefused

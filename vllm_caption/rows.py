@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vllm_caption.caption_files import SUFFIX
 from vllm_caption.checkpoint import Row
-from vllm_caption.dispatcher import Accept, GiveUp
+from vllm_caption.decisions import Accept, GiveUp
 from vllm_caption.manifest import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
 from vllm_caption.recipe import Recipe

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.checkpoint import Known, Row
 from vllm_caption.config import Redo, RunConfig
-from vllm_caption.dispatcher import GiveUp
+from vllm_caption.decisions import GiveUp
 from vllm_caption.errors import INPUT_KINDS, ItemError
 from vllm_caption.image_files import check_name
 from vllm_caption.images import prepare_image

@@ -21,6 +21,7 @@ from vllm_caption.messages import (
     CaptionRequest,
     DriverMessage,
     Drop,
+    Dropped,
     EngineDown,
     Failed,
     ImageFacts,
@@ -132,6 +133,8 @@ class Worker:
     def _answered(self, lease: int, task: asyncio.Task[None]) -> None:
         """Anything but an answer ends the worker: an item must never vanish without a word."""
         del self._tasks[lease]
+        if task.cancelled():
+            self._link.send(Dropped(lease))
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._down.done():
             text = str(error) if isinstance(error, EngineLost) else repr(error)
