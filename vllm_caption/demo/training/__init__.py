@@ -1,0 +1,1 @@
+"""How the demo model is made. Nothing here is needed to run the captioning job."""
