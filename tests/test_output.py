@@ -216,3 +216,13 @@ def test_full_disk_stops_the_run_with_a_sentence_and_keeps_what_is_whole(tmp_pat
     assert output.files.read("a") == "caption of a"
     assert output.files.read("b") is None
     assert [r["file"] for r in read_rows(tmp_path / "manifest.parquet")] == ["a"]
+
+
+def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
+    output = Output(tmp_path, checkpoint_interval=1)
+    output.save_caption(row("a"))
+    (part,) = parts(tmp_path / "manifest.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(RunStopped, match=r"is damaged .* move it away and run again"):
+        output.known()
+    output.close(complete=False)

@@ -31,7 +31,7 @@ LAYERS = (
         ),
         "stats",
     },
-    {"rows", "output", "scan", "status", "progress", "summary", "worker"},
+    {"rows", "status", "output", "scan", "progress", "summary", "worker"},
     {"plan"},
     {"engine", "clerk"},
     {"executors"},

@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vllm_caption.errors import RunStopped
+
 SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -175,7 +177,13 @@ def parts(folder: Path) -> list[Path]:
 
 def read_known(path: Path) -> Iterator[tuple[str, Known]]:
     """File and what a rerun needs to know, for each row of one part."""
-    table = pq.read_table(path, columns=["file", "status", "recipe_id", "flags", "error_kind"])
+    try:
+        table = pq.read_table(path, columns=["file", "status", "recipe_id", "flags", "error_kind"])
+    except pa.ArrowException as error:
+        raise RunStopped(
+            f"{path} is damaged ({error}); move it away and run again,"
+            " its captions are found by their .txt files"
+        ) from error
     flagged = pc.fill_null(pc.greater(pc.list_value_length(table["flags"]), 0), False)
     columns = (table["file"], table["status"], table["recipe_id"], flagged, table["error_kind"])
     shared: dict[Known, Known] = {}  # a million rows, a handful of distinct values

@@ -68,7 +68,7 @@ class Driver:
                     loop.call_soon_threadsafe(self._scanned, batch, scan)
             except OSError as error:
                 failure = RunStopped(f"the input can no longer be read: {error}")
-                loop.call_soon_threadsafe(self._stop, failure)
+                loop.call_soon_threadsafe(self.stop, failure)
             finally:
                 loop.call_soon_threadsafe(ended.set_result, None)
 
@@ -141,7 +141,8 @@ class Driver:
     def _ending(self) -> bool:
         return self._must_leave() or self._dispatcher.finished or self.interrupts > 0
 
-    def _stop(self, stopped: RunStopped) -> None:
+    def stop(self, stopped: RunStopped) -> None:
+        """The run cannot go on: leave as soon as the workers are ended."""
         self._stopped = self._stopped or stopped
         self._wake()
 
@@ -156,7 +157,7 @@ class Driver:
         try:
             self._clerk.take_in(batch)
         except RunStopped as stopped:
-            self._stop(stopped)
+            self.stop(stopped)
         if batch.pending:
             self._work_found.set()
             self._feed_all()
@@ -172,7 +173,7 @@ class Driver:
             elif self._clerk.seen(engine, message):
                 self._workers[engine].send(Drop(message.lease))
         except RunStopped as stopped:
-            self._stop(stopped)
+            self.stop(stopped)
         if self._dispatcher.finished:
             self._changed.set()
 
@@ -189,7 +190,7 @@ class Driver:
             if requests := self._clerk.requests(engine, self._config.window):
                 self._workers[engine].send(Lease(requests))
         except RunStopped as stopped:
-            self._stop(stopped)
+            self.stop(stopped)
 
     # --- engines -------------------------------------------------------------------------------
 
@@ -237,7 +238,7 @@ class Driver:
             try:
                 self._clerk.settle(poison, engine)
             except RunStopped as stopped:
-                self._stop(stopped)
+                self.stop(stopped)
         if self._dispatcher.may_restart(engine):
             self._stats.engines[engine].restarts += 1
             self._tell(f"Engine {engine} {what} and is started again: {error}")

@@ -5,14 +5,17 @@ Invariant: every public method leaves the folder in a state from which a rerun l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.checkpoint import Checkpoint, Known, Row, write_documents
-from vllm_caption.errors import ItemError, RunStopped, UsageError
+from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.lock import OutputLock
 from vllm_caption.manifest import SkippedDocument
 from vllm_caption.recipe import Recipe, record_recipe
+from vllm_caption.status import RunStatus, write_status
 
 
 class Output:
@@ -30,10 +33,11 @@ class Output:
             )
             raise UsageError("--output", root, remedy) from error
         try:
-            self._checkpoint = Checkpoint(root, checkpoint_interval)
-        except OSError as error:
+            with _stopping():
+                self._checkpoint = Checkpoint(root, checkpoint_interval)
+        except RunStopped:
             self._lock.release()
-            raise _stopped(error) from error
+            raise
         self.files = CaptionFiles(root)
 
     def known(self) -> dict[str, Known]:
@@ -42,11 +46,18 @@ class Output:
 
     def record_recipe(self, recipe: Recipe) -> None:
         """Keep what the run's captions are made with."""
-        record_recipe(self.root, recipe)
+        with _stopping():
+            record_recipe(self.root, recipe)
 
     def record_documents(self, skipped: list[SkippedDocument]) -> None:
         """Keep which documents were left out of this run, and why."""
-        write_documents(self.root, [(s.document, s.kind, s.reason) for s in skipped])
+        with _stopping():
+            write_documents(self.root, [(s.document, s.kind, s.reason) for s in skipped])
+
+    def record_status(self, status: RunStatus) -> None:
+        """Replace status.json."""
+        with _stopping():
+            write_status(self.root, status)
 
     def save_caption(self, row: Row) -> None:
         """Write a caption, then its row.
@@ -54,36 +65,34 @@ class Output:
         Raises ItemError when this caption cannot be placed, RunStopped when nothing can.
         """
         assert row.caption is not None
-        try:
+        with _stopping():
             self.files.write(row.file, row.caption)
             self._checkpoint.append(row)
-        except ItemError:
-            raise
-        except OSError as error:
-            raise _stopped(error) from error
 
     def save_row(self, row: Row) -> None:
         """Record an item that failed, or a caption whose .txt is there already."""
-        try:
+        with _stopping():
             self._checkpoint.append(row)
-        except OSError as error:
-            raise _stopped(error) from error
 
     def close(self, *, complete: bool) -> None:
         """Write the last part; after a complete run leave one row per item."""
         try:
-            if complete:
-                self._checkpoint.compact()
-            self._checkpoint.close()
-        except OSError as error:
-            raise _stopped(error) from error
+            with _stopping():
+                if complete:
+                    self._checkpoint.compact()
+                self._checkpoint.close()
         finally:
             self._lock.release()
 
 
-def _stopped(error: OSError) -> RunStopped:
-    where = f" at {error.filename}" if error.filename else ""
-    return RunStopped(
-        f"the output cannot be written{where}: {error.strerror};"
-        " what was finished is saved, make room or mend the folder and run again"
-    )
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """A disk that does not take what must be written ends the run."""
+    try:
+        yield
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        raise RunStopped(
+            f"the output cannot be written{where}: {error.strerror};"
+            " what was finished is saved, make room or mend the folder and run again"
+        ) from error

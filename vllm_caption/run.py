@@ -33,7 +33,7 @@ from vllm_caption.recipe import make_recipe
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Scan
 from vllm_caption.stats import EngineStats, RunStats
-from vllm_caption.status import make_status, write_status
+from vllm_caption.status import make_status
 from vllm_caption.summary import summarise
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -58,7 +58,11 @@ def run_job(config: RunConfig) -> Outcome:
     make = RowMaker(run_id, os.fspath(config.input.images_root), make_recipe(config, prompt))
     output = Output(config.output, config.checkpoint_interval)
     progress = Progress(quiet=config.quiet)
-    job = _Job(config, prompt, output, make, progress, gpus)
+    try:
+        job = _Job(config, prompt, output, make, progress, gpus)
+    except RunStopped:
+        output.close(complete=False)
+        raise
     exit_code, stopped = EXIT_STOPPED, ""
     try:
         exit_code = asyncio.run(job.run())
@@ -95,7 +99,7 @@ class _Job:
         num_engines = config.engine.data_parallel_size
         self.stats = RunStats([EngineStats() for _ in range(num_engines)])
         self.driver: Driver
-        self.scan: Scan
+        self.scan = Scan(config, output.known(), output.files, make)
 
     @property
     def seconds(self) -> float:
@@ -114,7 +118,6 @@ class _Job:
         )
         clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats)
         self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.tell)
-        self.scan = Scan(self._config, self._output.known(), self._output.files, self._make)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.driver.interrupt)
         ticking = asyncio.create_task(self._tick())
@@ -166,8 +169,11 @@ class _Job:
             self._progress.update(self.stats, now_s)
             self.driver.watch_for_stalls(now_s)
             if now_s >= next_status_s:
-                self._show("running")
                 next_status_s = now_s + STATUS_EVERY_S
+                try:
+                    self._show("running")
+                except RunStopped as stopped:
+                    self.driver.stop(stopped)
             if self.driver.interrupts == 1:
                 drain_ends_s = min(drain_ends_s, now_s + self._config.engine.drain_timeout_s)
                 if now_s > drain_ends_s:
@@ -178,7 +184,7 @@ class _Job:
         now_s = asyncio.get_running_loop().time()
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = make_status(self._make.run_id, state, self.stats, now_s, at)
-        write_status(self._output.root, status)
+        self._output.record_status(status)
 
     def _exit_code(self) -> int:
         if self.driver.interrupts:
