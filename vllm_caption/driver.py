@@ -123,6 +123,7 @@ class Driver:
     def interrupt(self) -> None:
         """Ctrl+C: the first time hand out nothing more, the second time leave now."""
         self.interrupts += 1
+        self.leave_scan()
         self._dispatcher.close()
         if self.interrupts == 1:
             left = self._dispatcher.num_in_flight
