@@ -276,24 +276,24 @@ def test_killed_driver_leaves_no_process_and_its_rerun_completes_without_repeati
 
 
 def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Path) -> None:
-    files = make_input(tmp_path, 120)
+    files = make_input(tmp_path, 300)
     output = tmp_path / "out"
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     process = start(*arguments, *LONG)
-    pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output), process)
+    pids = wait_until(lambda: up_engines(output), process)
     wait_until(lambda: len(list(output.rglob("*.txt"))) >= 20, process)
     (core, *_) = psutil.Process(pids[0]).children(recursive=True)
     core.kill()
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert "Engine 0 died and is started again" in stderr
-    assert "Items: 120, captioned 120 (120 in this run), failed 0" in stdout
+    assert " died and is started again: EngineCore encountered an issue" in stderr
+    assert "Items: 300, captioned 300 (300 in this run), failed 0" in stdout
     assert set(captions(output)) == set(files)
     assert {row["attempts"] for row in rows(output).values()} == {1}
 
 
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
-    make_input(tmp_path, 500)
+    make_input(tmp_path, 700)
     output = tmp_path / "out"
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     process = start(*arguments, *LONG)
@@ -318,7 +318,7 @@ def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -
     slowing.join()
     assert process.returncode == 0, stderr
     after = [engine["captioned"] for engine in status(output)["engines"]]
-    assert sum(after) == 500
+    assert sum(after) == 700
     slowed, other = (end - begin for begin, end in zip(before, after, strict=True))
     assert slowed + other > 100
     assert slowed < 0.35 * (slowed + other)
