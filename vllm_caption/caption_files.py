@@ -6,16 +6,25 @@ output folder is read or written.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import stat
 from pathlib import Path
+from typing import Final
 
 from vllm_caption.errors import ItemError
 
 SUFFIX = ".txt"
 MAX_NAME_BYTES = 255
-RESERVED_FOLDERS = frozenset({"manifest.parquet"})
-"""Folders of the output that are read as one dataset, where a .txt would be in the way."""
+_RESERVED: Final = re.compile(
+    r"(?:manifest\.parquet|documents\.parquet|recipes\.json|status\.json|journal\.jsonl"
+    r"|\.(?:documents\.parquet|recipes\.json|status\.json)\.tmp|\.run\.(?:lock|owner\.json)"
+    r"|logs/[^/]*\.log)/"
+)
+"""What the job itself writes: folders of these names would be in its way."""
+_OBSTACLES: Final = (NotADirectoryError, FileExistsError, IsADirectoryError)
 
 
 class CaptionFiles:
@@ -27,8 +36,9 @@ class CaptionFiles:
 
     def check_name(self, file: str) -> None:
         """Raise ItemError when no .txt can be named after ``file``."""
-        if file.split("/", 1)[0] in RESERVED_FOLDERS:
-            raise ItemError("output_conflict", "its caption would lie inside manifest.parquet/")
+        if _RESERVED.match(file):
+            reason = "its caption needs a folder where the job keeps something of its own"
+            raise ItemError("output_conflict", reason)
         if len(os.fsencode(os.path.basename(file))) > MAX_NAME_BYTES - len(SUFFIX):
             raise ItemError(
                 "bad_name", f"with {SUFFIX} the name is over {MAX_NAME_BYTES} bytes; shorten it"
@@ -45,15 +55,28 @@ class CaptionFiles:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
-            if error.errno == 36:  # ENAMETOOLONG: such a path cannot hold a caption
+            if error.errno == errno.ENAMETOOLONG:  # such a path cannot hold a caption
                 return None
             raise
         return text if text.strip() else None
 
+    def check_place(self, file: str) -> None:
+        """Raise ItemError when what is on disk leaves no place for this caption."""
+        try:
+            mode = os.stat(self.path(file)).st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if refusal := _refusal(error):
+                raise refusal from error
+            raise
+        if stat.S_ISDIR(mode):
+            raise _conflict()
+
     def write(self, file: str, caption: str) -> None:
         """Put a caption on disk, whole or not at all.
 
-        Raises ItemError where another item's output stands in the way, OSError for the disk.
+        Raises ItemError where the path cannot be had, OSError for the disk.
         """
         path = self.path(file)
         folder, name = os.path.split(path)
@@ -63,13 +86,26 @@ class CaptionFiles:
             with open(temporary, "wb") as out:
                 out.write(caption.encode("utf-8"))
             os.replace(temporary, path)
-        except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-            raise ItemError(
-                "output_conflict",
-                "another item's caption is a file where this one needs a folder, or the reverse",
-            ) from error
+        except OSError as error:
+            if refusal := _refusal(error):
+                raise refusal from error
+            raise
 
     def _make_folder(self, folder: str) -> None:
         if folder not in self._made:
             os.makedirs(folder, exist_ok=True)
             self._made.add(folder)
+
+
+def _conflict() -> ItemError:
+    reason = "another item's caption is a file where this one needs a folder, or the reverse"
+    return ItemError("output_conflict", reason)
+
+
+def _refusal(error: OSError) -> ItemError | None:
+    """The item's fault, if it is one, rather than the disk's."""
+    if isinstance(error, _OBSTACLES):
+        return _conflict()
+    if error.errno == errno.ENAMETOOLONG:
+        return ItemError("bad_name", "below --output its path is too long; take a shorter --output")
+    return None

@@ -15,6 +15,7 @@ from vllm_caption.checks import CaptionRules, check_caption, clean_caption
 from vllm_caption.config import RunConfig
 from vllm_caption.decisions import Accept, Decision, GiveUp, Leased
 from vllm_caption.dispatcher import Dispatcher
+from vllm_caption.documents import printable
 from vllm_caption.errors import ItemError
 from vllm_caption.manifest import Item
 from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen
@@ -55,7 +56,8 @@ class Clerk:
             if row.status == "captioned":
                 self._stats.adopted += 1
             else:
-                self._stats.count_failure(row.error_kind or "", f"{row.file}: {row.error}")
+                example = f"{printable(row.file)}: {row.error}"
+                self._stats.count_failure(row.error_kind or "", example)
         self._stats.done_before += batch.num_done
         self._stats.stale += batch.num_stale
         self._dispatcher.add(batch.pending)
@@ -141,7 +143,8 @@ class Clerk:
 
     def _fail(self, failure: GiveUp[Item], engine: int | None) -> None:
         self._output.save_row(self._make.given_up(failure, engine))
-        self._stats.count_failure(failure.kind, f"{failure.item.file}: {failure.reason}")
+        example = f"{printable(failure.item.file)}: {failure.reason}"
+        self._stats.count_failure(failure.kind, example)
 
     def _save_caption(self, accepted: Accept[Item], engine: int) -> None:
         try:

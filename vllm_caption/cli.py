@@ -7,6 +7,7 @@ them before anything starts. Nothing heavy is imported before the arguments are 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def command() -> NoReturn:
     Everything is saved when `main` returns, so threads that still wait for a process to start
     must not hold the exit.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no name may be too much for a terminal
+            stream.reconfigure(errors="backslashreplace")
     exit_code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -86,6 +86,7 @@ class Scan:
                 if may_adopt(known, self._config.redo) and self._adopt(item, batch):
                     return
                 if known is not None and known.error_kind in INPUT_KINDS:
+                    self._files.check_place(item.file)
                     prepare_image(self._make.images_root, item.file, self._config.image)
         except ItemError as error:
             failure = GiveUp(item, 1, error.kind, error.reason)

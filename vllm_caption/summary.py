@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from vllm_caption.config import RunConfig
+from vllm_caption.documents import printable
 from vllm_caption.scan import Scan
 from vllm_caption.stats import RunStats
 
@@ -21,7 +22,7 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
     yield f"Documents: {counts.documents} read, {counts.skipped} skipped{read}"
     for reason, number in Counter(s.kind for s in scan.skipped).most_common():
         example = next(s for s in scan.skipped if s.kind == reason)
-        yield f"  {reason} {number}, e.g. {example.document}: {example.reason}"
+        yield f"  {reason} {number}, e.g. {printable(example.document)}: {example.reason}"
     if scan.reader.no_type_was_skipped:
         names = ",".join(config.input.skip_types)
         yield f"  No element has a type of --skip-types {names}: the type names may differ."
