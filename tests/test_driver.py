@@ -18,7 +18,7 @@ from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.driver import Driver
 from vllm_caption.errors import RunStopped
 from vllm_caption.executors.base import WorkerSpec
-from vllm_caption.executors.local import LocalExecutor
+from vllm_caption.executors.local import LocalExecutor, LocalWorker
 from vllm_caption.manifest import Document, Item
 from vllm_caption.output import Output
 from vllm_caption.prompts import load_prompt
@@ -37,7 +37,9 @@ class Run:
     num_engines: int = 2
     start_engine: Any = start_fake
     engine: dict[str, Any] = field(default_factory=dict)
+    first_alone: bool = False
     told: list[str] = field(default_factory=list)
+    state_of_first_at_start: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         engine = EngineConfig(data_parallel_size=self.num_engines, max_num_seqs=2, **self.engine)
@@ -80,11 +82,21 @@ class Run:
         self.dispatcher.end_input()
         watching = asyncio.create_task(self._watch(driver))
         try:
-            await driver.serve(executor, first_alone=False)
+            await driver.serve(self._noting_starts(executor), first_alone=self.first_alone)
         finally:
             watching.cancel()
             executor.close()
             self.output.close(complete=True)
+
+    def _noting_starts(self, executor: LocalExecutor) -> LocalExecutor:
+        start = executor.start
+
+        async def start_and_note(engine: int) -> LocalWorker:
+            self.state_of_first_at_start[engine] = self.stats.engines[0].state
+            return await start(engine)
+
+        executor.start = start_and_note  # type: ignore[method-assign]
+        return executor
 
     async def _watch(self, driver: Driver) -> None:
         while True:
@@ -195,6 +207,32 @@ def test_engine_that_cannot_start_ends_the_run_with_its_last_words_when_it_was_t
         asyncio.run(run.run())
     assert captions(run.config.output) == {}
     assert sum("did not start too often and is taken out" in line for line in run.told) == 2
+
+
+def test_engines_start_side_by_side(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(4), num_engines=3)
+    asyncio.run(run.run())
+    assert set(run.state_of_first_at_start.values()) == {"starting"}
+
+
+def test_first_engine_starts_alone_where_it_leaves_a_cache_to_the_others(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(60), num_engines=3, first_alone=True)
+    asyncio.run(run.run())
+    assert run.state_of_first_at_start == {0: "starting", 1: "up", 2: "up"}
+    assert len(captions(run.config.output)) == 60
+
+
+def test_engines_start_without_the_first_one_when_it_cannot_start(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        names(4),
+        start_engine=start_broken,
+        first_alone=True,
+        engine={"max_engine_restarts": 0},
+    )
+    with pytest.raises(RunStopped):
+        asyncio.run(run.run())
+    assert run.state_of_first_at_start == {0: "starting", 1: "retired"}
 
 
 def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:
