@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 from PIL.Image import Image
 
@@ -15,6 +16,10 @@ from vllm_caption.worker import Generation, RequestRefused
 
 class FakeEngine:
     """Answers at once with the file's name; some names make it misbehave."""
+
+    def __init__(self, gate: Path) -> None:
+        """``gate``: names with `gated` wait until this file exists."""
+        self.gate = gate
 
     async def render(self, request: CaptionRequest, image: Image) -> object:
         if "refused" in request.file:
@@ -27,6 +32,8 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hang" in request.file:
             await asyncio.sleep(3600)
+        while "gated" in request.file and not self.gate.exists():
+            await asyncio.sleep(0.01)
         if "moody" in request.file and request.temperature is None:
             return Generation("", "stop", 10, 0)
         if "silent" in request.file:
@@ -41,7 +48,7 @@ class FakeEngine:
 
 def start_fake(spec: WorkerSpec) -> FakeEngine:
     """An engine that starts."""
-    return FakeEngine()
+    return FakeEngine(Path(spec.images_root) / "gate")
 
 
 def start_broken(spec: WorkerSpec) -> FakeEngine:

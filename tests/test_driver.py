@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,48 @@ def test_engines_start_without_the_first_one_when_it_cannot_start(tmp_path: Path
     with pytest.raises(RunStopped):
         asyncio.run(run.run())
     assert run.state_of_first_at_start == {0: "starting", 1: "retired"}
+
+
+def test_idle_worker_that_no_longer_listens_does_not_hold_the_end_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_caption.driver.JOIN_TIMEOUT_S", 0.3)
+    run = Run(tmp_path, ["gated.png"])
+
+    async def stop_the_idle_one_and_open_the_gate() -> None:
+        engines = run.stats.engines
+        while (
+            not all(engine.state == "up" for engine in engines) or not run.dispatcher.num_in_flight
+        ):
+            await asyncio.sleep(0.01)
+        (idle,) = (n for n in range(2) if not run.dispatcher.in_flight(n))
+        os.kill(engines[idle].pid or 0, signal.SIGSTOP)
+        (tmp_path / "raw/gate").touch()
+
+    async def both() -> None:
+        await asyncio.wait_for(
+            asyncio.gather(run.run(), stop_the_idle_one_and_open_the_gate()), timeout=20
+        )
+
+    asyncio.run(both())
+    assert captions(run.config.output) == {"gated.png": "caption of gated.png"}
+
+
+def test_machine_that_has_no_room_for_another_process_costs_the_engine_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, names(10), engine={"max_engine_restarts": 0})
+    start = LocalExecutor.start
+
+    async def start_the_first_only(executor: LocalExecutor, engine: int) -> LocalWorker:
+        if engine:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return await start(executor, engine)
+
+    monkeypatch.setattr(LocalExecutor, "start", start_the_first_only)
+    asyncio.run(run.run())
+    assert len(captions(run.config.output)) == 10
+    assert any("Resource temporarily unavailable" in line for line in run.told)
 
 
 def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:

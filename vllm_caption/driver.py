@@ -110,9 +110,15 @@ class Driver:
         try:
             for engine in range(len(self._stats.engines)):
                 served.append(asyncio.create_task(self._serve_slot(executor, engine)))
+                served[-1].add_done_callback(lambda _: self._changed.set())
                 if first_alone and engine == 0:
                     await self._until(lambda: self._stats.engines[0].state in ("up", "retired"))
-            await self._until(lambda: not self._dispatcher.num_usable)
+            await self._until(
+                lambda: (
+                    not self._dispatcher.num_usable
+                    or any(task.done() and task.exception() for task in served)
+                )
+            )
         finally:
             await self._stop_workers(served)
         if self._stopped is not None:
@@ -125,7 +131,9 @@ class Driver:
         self.interrupts += 1
         self.leave_scan()
         self._dispatcher.close()
-        if self.interrupts == 1:
+        if self.interrupts > 1:
+            self._kill_workers()
+        else:
             left = self._dispatcher.num_in_flight
             self._tell(f"Interrupted: finishing {left} items in flight; once more to stop now.")
         self._wake()
@@ -200,7 +208,11 @@ class Driver:
         while self._dispatcher.may_restart(engine) and not self._ending():
             stats.state = "starting"
             self._last_progress_s[engine] = asyncio.get_running_loop().time()
-            worker = self._workers[engine] = await executor.start(engine)
+            try:
+                worker = self._workers[engine] = await executor.start(engine)
+            except OSError as refusal:  # the machine has no process or memory left for it
+                self._lost(engine, "did not start", str(refusal))
+                continue
             self._dispatcher.engine_started(engine)
             if self._ending():  # while the process was being started
                 worker.kill()
@@ -257,6 +269,7 @@ class Driver:
             if silent_s > limit_s and (starting or self._dispatcher.in_flight(engine)):
                 doing = "did not start" if starting else "made no progress"
                 self._tell(f"Engine {engine} {doing} for {silent_s:.0f} s and is killed.")
+                self._last_progress_s[engine] = now_s  # told once
                 worker.kill()
 
     async def _stop_workers(self, served: list[asyncio.Task[None]]) -> None:
@@ -265,4 +278,11 @@ class Driver:
                 worker.send(Stop())
             else:
                 worker.kill()
+        if served:  # one that does not listen any more must not hold the end of the run
+            await asyncio.wait(served, timeout=JOIN_TIMEOUT_S)
+            self._kill_workers()
         await asyncio.gather(*served)
+
+    def _kill_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.kill()
