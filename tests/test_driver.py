@@ -279,6 +279,18 @@ def test_machine_that_has_no_room_for_another_process_costs_the_engine_not_the_r
     assert any("Resource temporarily unavailable" in line for line in run.told)
 
 
+def test_interrupted_work_is_left_even_where_the_interrupt_made_it_fail(tmp_path: Path) -> None:
+    run = Run(tmp_path, [])
+    driver = Driver(run.config.engine, run.clerk, run.dispatcher, run.stats, run.told.append)
+
+    async def fail() -> None:
+        driver.interrupt()
+        raise OSError("its process got the signal too")
+
+    assert asyncio.run(driver.unless_interrupted(fail())) is None
+    run.output.close(complete=False)
+
+
 def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:
     run = Run(tmp_path, names(1))
 

@@ -93,10 +93,11 @@ class Driver:
         """The result of ``work``, or None as soon as the run is interrupted."""
         task = asyncio.ensure_future(work)
         task.add_done_callback(lambda _: self._changed.set())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # no news if left
         while not (task.done() or self.interrupts):
             self._changed.clear()
             await self._changed.wait()
-        if task.done():
+        if not self.interrupts:
             return task.result()
         task.cancel()
         return None

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 
-from vllm_caption.executors.lifetime import die_with_parent
+from vllm_caption.executors.lifetime import die_with_parent, lead_session
 
-os.setsid()
+lead_session()
 die_with_parent()
 _nowhere = os.open(os.devnull, os.O_WRONLY)
 os.dup2(_nowhere, 1)

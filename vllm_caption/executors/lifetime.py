@@ -1,7 +1,9 @@
-"""No process outlives its parent: Linux' parent-death signal, set for us and for every fork.
+"""No process outlives its parent, and none takes a signal that was meant for the driver.
 
-The signal fires when the *thread* that started the process ends, so processes are started from
-threads that live as long as the process. Source: prctl(2), PR_SET_PDEATHSIG.
+Parent-death signals (prctl(2), PR_SET_PDEATHSIG) are set for us and for every fork. They fire when
+the *thread* that started the process ends, so processes are started from threads that live as long
+as the process. Until a new process leads a session of its own, Ctrl+C reaches it too: it is
+started with those signals blocked, a mask that it inherits, and drops what came meanwhile.
 """
 
 from __future__ import annotations
@@ -9,7 +11,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
+_DRIVERS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -22,6 +28,26 @@ def die_with_parent() -> None:
 
 def _arm() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Start processes in here: SIGINT and SIGTERM reach neither them nor this thread."""
+    resource_tracker.ensure_running()  # its own start would unblock SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def lead_session() -> None:
+    """Leave the driver's session; signals that came before and meant the driver are dropped."""
+    os.setsid()
+    for number in _DRIVERS_SIGNALS:  # ignoring a signal discards a pending one: signal(7)
+        handler = signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _DRIVERS_SIGNALS)
 
 
 def kill_session(leader_pid: int) -> None:

@@ -26,7 +26,12 @@ from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
 from vllm_caption.executors.engine_log import explain, write_output_to
-from vllm_caption.executors.lifetime import die_with_parent, kill_session
+from vllm_caption.executors.lifetime import (
+    die_with_parent,
+    kill_session,
+    lead_session,
+    signals_blocked,
+)
 from vllm_caption.messages import (
     DriverMessage,
     EngineDown,
@@ -67,7 +72,8 @@ class LocalExecutor:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         if self._on_cpu:
             self._context.set_forkserver_preload([PRELOAD] if preload else [])
-            multiprocessing.forkserver.ensure_running()
+            with signals_blocked():
+                multiprocessing.forkserver.ensure_running()
 
     async def check_flags(
         self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
@@ -81,9 +87,12 @@ class LocalExecutor:
             args=(theirs, str(log), flags, image, sampling, self._on_cpu),
             daemon=True,
         )
-        answer = await asyncio.get_running_loop().run_in_executor(
-            self._starter, _run_to_answer, process, ours, theirs
-        )
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(
+                self._starter, _run_to_answer, process, ours, theirs
+            )
+        except OSError as refusal:
+            raise RunStopped(f"no process could be started to check the flags: {refusal}") from None
         if answer is None:
             raise RunStopped(f"vLLM could not check the model and its flags; see {log}")
         if isinstance(answer, FlagsRefused):
@@ -99,8 +108,13 @@ class LocalExecutor:
             name=f"engine-{engine}",
             args=(self.spec, theirs, str(self._logs / f"engine-{engine}.log"), self._gpus[engine]),
         )
-        await asyncio.get_running_loop().run_in_executor(self._starter, process.start)
-        theirs.close()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._starter, _start, process)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         return LocalWorker(process, await driver_channel(ours))
 
     def close(self) -> None:
@@ -137,8 +151,17 @@ class LocalWorker:
         return f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
 
 
+def _start(process: Any) -> None:
+    """Start a process. Raises OSError also where the fork server went away meanwhile."""
+    try:
+        with signals_blocked():
+            process.start()
+    except EOFError:
+        raise OSError("the fork server ended; a new one is started with the next try") from None
+
+
 def _run_to_answer(process: Any, ours: Connection, theirs: Connection) -> PreflightMessage | None:
-    process.start()
+    _start(process)
     theirs.close()
     try:
         payload = ours.recv_bytes()
@@ -158,6 +181,7 @@ def _preflight_main(
     on_cpu: bool,
 ) -> None:
     """The preflight process: a check of the flags, one message."""
+    lead_session()
     die_with_parent()
     write_output_to(log)
     from vllm_caption.engine import check_engine_args
@@ -175,7 +199,7 @@ def _preflight_main(
 
 def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | None) -> None:
     """The worker process."""
-    os.setsid()
+    lead_session()
     die_with_parent()
     write_output_to(log)
     if gpus is not None:
