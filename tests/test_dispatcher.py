@@ -13,7 +13,7 @@ from vllm_caption.decisions import Accept, GiveUp, TryAgain
 from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.messages import Captioned, Failed, ImageFacts, Timings
 
-FACTS = ImageFacts(10, 10, "none", "00")
+FACTS = ImageFacts(10, 10, "none", "00", b"k" * 16)
 
 
 def captioned(lease: int, text: str = "a red circle") -> Captioned:

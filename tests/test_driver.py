@@ -18,6 +18,7 @@ from vllm_caption.clerk import Clerk
 from vllm_caption.config import EngineConfig, InputConfig, RunConfig
 from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.driver import Driver
+from vllm_caption.earlier import read_earlier
 from vllm_caption.errors import RunStopped
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.local import LocalExecutor, LocalWorker
@@ -28,6 +29,7 @@ from vllm_caption.recipe import make_recipe
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Batch
 from vllm_caption.stats import EngineStats, RunStats
+from vllm_caption.twins import Twins
 
 
 @dataclass
@@ -63,7 +65,10 @@ class Run:
         self.dispatcher: Dispatcher[Item] = Dispatcher(
             self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
         )
-        self.clerk = Clerk(self.config, prompt, self.output, make, self.dispatcher, self.stats)
+        twins = Twins(read_earlier(self.config.output, self.output.known(), make.recipe.id))
+        self.clerk = Clerk(
+            self.config, prompt, self.output, make, self.dispatcher, self.stats, twins
+        )
 
     async def run(self) -> None:
         """Serve until nothing is left, then close the output."""
@@ -80,7 +85,7 @@ class Run:
         )
         document = Document(name="design")
         items = [Item(file, document, i, "SvgElement") for i, file in enumerate(self.files)]
-        self.clerk.take_in(Batch(pending=items))
+        self.clerk.take_in(Batch(pending=[i for i in items if i.file not in self.output.known()]))
         self.dispatcher.end_input()
         watching = asyncio.create_task(self._watch(driver))
         try:
@@ -143,6 +148,21 @@ def test_byte_identical_images_are_generated_once_and_all_get_the_caption(
         assert made[twin]["same_as"] == leader
         assert texts[leader] == texts[twin] == f"caption of {leader}"
     assert sum(engine.captioned for engine in run.stats.engines) == 6
+
+
+def test_twin_of_an_earlier_runs_image_gets_its_caption_with_facts_of_its_own(
+    tmp_path: Path,
+) -> None:
+    asyncio.run(Run(tmp_path, names(2)).run())
+    (tmp_path / "raw/b.png").write_bytes((tmp_path / "raw/a/1.png").read_bytes())
+    again = Run(tmp_path, names(2))
+    again.files.append("b.png")
+    asyncio.run(again.run())
+    made = rows(again.config.output)["b.png"]
+    assert captions(again.config.output)["b.png"] == made["caption"] == "caption of a/1.png"
+    assert made["same_as"] == "a/1.png"
+    assert made["image_width"] and made["image_sha256"]
+    assert again.stats.twins == again.stats.captioned == 1
 
 
 def test_twins_of_poison_fail_with_it_and_nobody_else_is_blamed(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vllm_caption.manifest import Document, Item
-from vllm_caption.twins import Standing, Twins, twin_key
+from vllm_caption.messages import ImageFacts
+from vllm_caption.twins import Standing, Twin, Twins, twin_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
 
@@ -12,48 +13,66 @@ def item(file: str) -> Item:
     return Item(file, Document("design"), 0, "SvgElement")
 
 
+def twin(file: str, key: bytes = KEY) -> Twin:
+    return Twin(item(file), ImageFacts(10, 10, "none", "00", key))
+
+
 def test_first_image_leads_and_its_twins_wait() -> None:
     twins = Twins()
-    assert twins.claim(KEY, item("a")) == Standing("leads")
-    assert twins.claim(KEY, item("b")) == Standing("waits")
-    assert twins.claim(OTHER, item("c")) == Standing("leads")
+    assert twins.claim(twin("a")) == Standing("leads")
+    assert twins.claim(twin("b")) == Standing("waits")
+    assert twins.claim(twin("c", OTHER)) == Standing("leads")
 
 
 def test_those_who_waited_are_handed_out_once_when_the_leader_is_captioned() -> None:
     twins = Twins()
     for file in "abc":
-        twins.claim(KEY, item(file))
-    assert [twin.file for twin in twins.end(item("a"), captioned=True)] == ["b", "c"]
+        twins.claim(twin(file))
+    assert [waited.item.file for waited in twins.end(item("a"), captioned=True)] == ["b", "c"]
     assert twins.end(item("a"), captioned=True) == []
 
 
 def test_later_twin_can_have_the_caption_at_once() -> None:
     twins = Twins()
-    twins.claim(KEY, item("a"))
+    twins.claim(twin("a"))
     twins.end(item("a"), captioned=True)
-    assert twins.claim(KEY, item("b")) == Standing("done", of="a")
+    assert twins.claim(twin("b")) == Standing("done", of="a")
 
 
 def test_leader_that_is_tried_again_stays_the_leader() -> None:
     twins = Twins()
-    twins.claim(KEY, item("a"))
-    twins.claim(KEY, item("b"))
-    assert twins.claim(KEY, item("a")) == Standing("leads")
+    twins.claim(twin("a"))
+    twins.claim(twin("b"))
+    assert twins.claim(twin("a")) == Standing("leads")
 
 
 def test_failed_leader_leaves_no_caption_to_later_twins() -> None:
     twins = Twins()
-    twins.claim(KEY, item("a"))
+    twins.claim(twin("a"))
     twins.end(item("a"), captioned=False)
-    assert twins.claim(KEY, item("b")) == Standing("leads")
+    assert twins.claim(twin("b")) == Standing("leads")
 
 
 def test_leader_whose_file_changed_between_tries_still_hands_out_its_first_twins() -> None:
     twins = Twins()
-    twins.claim(KEY, item("a"))
-    twins.claim(KEY, item("b"))
-    assert twins.claim(OTHER, item("a")) == Standing("leads")
-    assert [twin.file for twin in twins.end(item("a"), captioned=False)] == ["b"]
+    twins.claim(twin("a"))
+    twins.claim(twin("b"))
+    assert twins.claim(twin("a", OTHER)) == Standing("leads")
+    assert [waited.item.file for waited in twins.end(item("a"), captioned=False)] == ["b"]
+
+
+def test_caption_of_an_earlier_run_is_as_good_as_one_of_this_run() -> None:
+    twins = Twins({KEY: "old"})
+    assert twins.claim(twin("a")) == Standing("done", of="old")
+    assert twins.claim(twin("b", OTHER)) == Standing("leads")
+
+
+def test_twin_whose_caption_was_taken_away_leads_and_later_ones_wait_for_it() -> None:
+    twins = Twins({KEY: "old"})
+    twins.lead(twin("a"))
+    assert twins.claim(twin("a")) == Standing("leads")
+    assert twins.claim(twin("b")) == Standing("waits")
+    assert [waited.item.file for waited in twins.end(item("a"), captioned=True)] == ["b"]
 
 
 def test_key_tells_contents_prompts_and_system_messages_apart() -> None:

@@ -24,7 +24,7 @@ from vllm_caption.prompts import Prompt, render
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Batch
 from vllm_caption.stats import RunStats
-from vllm_caption.twins import Twins
+from vllm_caption.twins import Twin, Twins
 
 
 class Clerk:
@@ -38,6 +38,7 @@ class Clerk:
         make: RowMaker,
         dispatcher: Dispatcher[Item],
         stats: RunStats,
+        twins: Twins,
     ) -> None:
         self._sampling = config.sampling
         self._prompt = prompt
@@ -46,7 +47,7 @@ class Clerk:
         self._make = make
         self._dispatcher = dispatcher
         self._stats = stats
-        self._twins = Twins()
+        self._twins = twins
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
 
     def take_in(self, batch: Batch) -> None:
@@ -105,25 +106,25 @@ class Clerk:
         item = self._dispatcher.held(engine, seen.lease)
         if item is None:
             return True
-        standing = self._twins.claim(seen.key, item)
+        twin = Twin(item, seen.image)
+        standing = self._twins.claim(twin)
         if standing.place == "leads":
             return False
         if standing.place == "done":
             caption = self._output.files.read(standing.of)
-            if caption is None:  # somebody took it away: this one is captioned itself
-                self._twins.forget(seen.key)
-                self._twins.claim(seen.key, item)
+            if caption is None:  # somebody took it away
+                self._twins.lead(twin)
                 return False
             flags = self._flags_of_leaders.get(standing.of, ())
-            self._fan_out(item, standing.of, caption, flags)
+            self._fan_out(twin, standing.of, caption, flags)
         self._dispatcher.withdraw(engine, seen.lease)
         return True
 
-    def _fan_out(self, item: Item, of: str, caption: str, flags: tuple[str, ...]) -> None:
+    def _fan_out(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> None:
         try:
-            self._output.save_caption(self._make.same_as(item, of, caption, flags))
+            self._output.save_caption(self._make.same_as(twin, of, caption, flags))
         except ItemError as error:
-            self._fail(GiveUp(item, 0, error.kind, error.reason), None)
+            self._fail(GiveUp(twin.item, 0, error.kind, error.reason), None)
             return
         self._stats.captioned += 1
         self._stats.twins += 1
@@ -137,7 +138,7 @@ class Clerk:
             self._fail(decision, engine)
             reason = f"the same image as {decision.item.file}: {decision.reason}"
             for twin in self._twins.end(decision.item, captioned=False):
-                self._fail(GiveUp(twin, 0, decision.kind, reason), engine)
+                self._fail(GiveUp(twin.item, 0, decision.kind, reason), engine)
         else:
             self._stats.retried += 1
 
@@ -155,7 +156,8 @@ class Clerk:
                 GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result), engine
             )
             # Its name was at fault, not its pixels: whoever waited is captioned itself.
-            self._dispatcher.add(self._twins.end(accepted.item, captioned=False))
+            left = self._twins.end(accepted.item, captioned=False)
+            self._dispatcher.add(twin.item for twin in left)
             return
         result, now_s = accepted.result, asyncio.get_running_loop().time()
         self._stats.count_caption(engine, result.prompt_tokens, result.output_tokens, now_s)

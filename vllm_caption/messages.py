@@ -52,26 +52,28 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     start_s: float
 
 
+class ImageFacts(msgspec.Struct, frozen=True, gc=False):
+    """What was seen of the file: upright size in pixels before scaling, backdrop, content hash,
+    and `twins.twin_key` of the hash and the prompt that went with it."""
+
+    width: int
+    height: int
+    backdrop: Backdrop
+    sha256: str
+    twin_key: bytes
+
+
 class Seen(msgspec.Struct, frozen=True, tag=True):
-    """An image was read and goes on to the engine. ``key``: `twins.twin_key` of the request."""
+    """An image was read and goes on to the engine."""
 
     lease: int
-    key: bytes
+    image: ImageFacts
 
 
 class Dropped(msgspec.Struct, frozen=True, tag=True):
     """A lease that was to be dropped is gone from the engine, without an answer."""
 
     lease: int
-
-
-class ImageFacts(msgspec.Struct, frozen=True, gc=False):
-    """What was seen of the file: upright size in pixels before scaling, backdrop, content hash."""
-
-    width: int
-    height: int
-    backdrop: Backdrop
-    sha256: str
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):

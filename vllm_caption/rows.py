@@ -11,6 +11,7 @@ from vllm_caption.decisions import Accept, GiveUp
 from vllm_caption.manifest import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
 from vllm_caption.recipe import Recipe
+from vllm_caption.twins import Twin
 
 RECIPE_UNKNOWN = None
 """The recipe of captions whose maker left no record (the old scripts, a run killed mid-write)."""
@@ -62,16 +63,17 @@ class RowMaker:
         """A .txt without a row: somebody's work, kept."""
         return self._row(item, status="captioned", caption_path=item.file + SUFFIX, caption=caption)
 
-    def same_as(self, item: Item, of: str, caption: str, flags: tuple[str, ...]) -> Row:
+    def same_as(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> Row:
         """The caption of a byte-identical image that was asked the same."""
         return self._row(
-            item,
+            twin.item,
             status="captioned",
-            caption_path=item.file + SUFFIX,
+            caption_path=twin.item.file + SUFFIX,
             caption=caption,
             flags=flags,
             same_as=of,
             **self._made_by(),
+            **_facts(twin.image),
         )
 
     def bad_entry(self, entry: BadEntry) -> Row:
@@ -118,6 +120,7 @@ def _facts(image: ImageFacts | None) -> dict[str, object]:
         "image_height": image.height,
         "backdrop": image.backdrop,
         "image_sha256": image.sha256,
+        "twin_key": image.twin_key,
     }
 
 

@@ -20,6 +20,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.demo import resolve_model
 from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.driver import Driver
+from vllm_caption.earlier import read_earlier
 from vllm_caption.errors import RunStopped
 from vllm_caption.executors.base import WorkerSpec, start_vllm
 from vllm_caption.executors.local import LocalExecutor
@@ -35,6 +36,7 @@ from vllm_caption.scan import Scan
 from vllm_caption.stats import EngineStats, RunStats
 from vllm_caption.status import make_status
 from vllm_caption.summary import summarise
+from vllm_caption.twins import Twins
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 TICK_S, STATUS_EVERY_S = 0.5, 2.0
@@ -99,7 +101,8 @@ class _Job:
         num_engines = config.engine.data_parallel_size
         self.stats = RunStats([EngineStats() for _ in range(num_engines)])
         self.driver: Driver
-        self.scan = Scan(config, output.known(), output.files, make)
+        self._known = output.known()
+        self.scan = Scan(config, self._known, output.files, make)
 
     @property
     def seconds(self) -> float:
@@ -116,7 +119,8 @@ class _Job:
             max_retries=config.max_retries,
             max_engine_restarts=config.engine.max_engine_restarts,
         )
-        clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats)
+        twins = await asyncio.to_thread(self._twins)
+        clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats, twins)
         self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.tell)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.driver.interrupt)
@@ -134,6 +138,11 @@ class _Job:
             await asyncio.gather(ticking, scanning, return_exceptions=True)
             self._show("ended")
         return self._exit_code()
+
+    def _twins(self) -> Twins:
+        if self._config.redo == "all" or not self._config.dedup:
+            return Twins()
+        return Twins(read_earlier(self._output.root, self._known, self._make.recipe.id))
 
     async def _caption(self) -> None:
         on_cpu = self._gpus[0] is None

@@ -9,9 +9,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from vllm_caption.manifest import Item
+from vllm_caption.messages import ImageFacts
+
+
+class Twin(NamedTuple):
+    """An item and what was seen of its image."""
+
+    item: Item
+    image: ImageFacts
+
+
+class Captions(Protocol):
+    """Captions by key, as `earlier.EarlierCaptions` keeps them."""
+
+    def get(self, key: bytes) -> str | None:
+        """The file whose caption answers this key; None when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,36 +40,40 @@ class Standing:
 
 @dataclass(slots=True)
 class Twins:
-    """The twins of one run."""
+    """The twins of one run, and those whose caption an earlier run made."""
 
+    _earlier: Captions = field(default_factory=dict[bytes, str])
     _made: dict[bytes, str] = field(default_factory=dict)
-    _waiting: dict[bytes, list[Item]] = field(default_factory=dict)
+    _waiting: dict[bytes, list[Twin]] = field(default_factory=dict)
     _led: dict[str, list[bytes]] = field(default_factory=dict)
 
-    def claim(self, key: bytes, item: Item) -> Standing:
+    def claim(self, twin: Twin) -> Standing:
         """An image was read. Asking again for a leader (a retry) leaves it the leader."""
-        if key in self._made:
-            return Standing("done", self._made[key])
-        if key not in self._waiting:
-            self._waiting[key] = []
-            self._led.setdefault(item.file, []).append(key)
-        elif key not in self._led.get(item.file, ()):
-            self._waiting[key].append(item)
+        key, file = twin.image.twin_key, twin.item.file
+        if key in self._led.get(file, ()):
+            return Standing("leads")
+        if key in self._waiting:
+            self._waiting[key].append(twin)
             return Standing("waits")
+        if of := self._made.get(key) or self._earlier.get(key):
+            return Standing("done", of)
+        self.lead(twin)
         return Standing("leads")
 
-    def end(self, item: Item, *, captioned: bool) -> list[Item]:
+    def lead(self, twin: Twin) -> None:
+        """This image is captioned itself; later twins wait for it."""
+        key = twin.image.twin_key
+        self._waiting[key] = []
+        self._led.setdefault(twin.item.file, []).append(key)
+
+    def end(self, item: Item, *, captioned: bool) -> list[Twin]:
         """A leader's caption is on disk, or it failed; returns who waited for it."""
-        waited: list[Item] = []
+        waited: list[Twin] = []
         for key in self._led.pop(item.file, ()):
             waited += self._waiting.pop(key)
             if captioned:
                 self._made[key] = item.file
         return waited
-
-    def forget(self, key: bytes) -> None:
-        """The caption that twins were to get is not there any more."""
-        self._made.pop(key, None)
 
 
 def twin_key(sha256: str, system: str | None, user: str) -> bytes:

@@ -146,10 +146,10 @@ class Worker:
             started, prepared = await loop.run_in_executor(self._threads, self._prepare, request)
         except ItemError as error:
             return Failed(request.lease, error.kind, error.reason)
-        facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256)
+        key = twin_key(prepared.sha256, request.system, request.user)
+        facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
         if self._find_twins:
-            key = twin_key(prepared.sha256, request.system, request.user)
-            self._link.send(Seen(request.lease, key))
+            self._link.send(Seen(request.lease, facts))
         rendered_at = started
         try:
             rendered = await self._engine.render(request, prepared.image)

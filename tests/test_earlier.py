@@ -1,0 +1,59 @@
+"""Captions of earlier runs, found by content and prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_caption.checkpoint import Checkpoint, Row
+from vllm_caption.earlier import read_earlier
+
+KEY = bytes(range(16))
+
+
+def row(file: str, key: bytes | None = KEY, **columns: Any) -> Row:
+    columns = {"status": "captioned", "caption": "x", "recipe_id": "r", **columns}
+    return Row(file, "design", 0, "SvgElement", finished_at=0, run_id="1", twin_key=key, **columns)
+
+
+def found(root: Path, *rows: Row, key: bytes = KEY) -> str | None:
+    checkpoint = Checkpoint(root, interval=2)
+    for each in rows:
+        checkpoint.append(each)
+    checkpoint.close()
+    return read_earlier(root, checkpoint.known(), "r").get(key)
+
+
+def test_caption_with_the_same_key_is_found_among_many_over_several_parts(tmp_path: Path) -> None:
+    others = [row(f"{number}.png", number.to_bytes(16, "big")) for number in range(1, 100)]
+    assert found(tmp_path, *others, key=(57).to_bytes(16, "big")) == "57.png"
+
+
+def test_key_that_only_begins_alike_is_not_taken(tmp_path: Path) -> None:
+    alike = KEY[:8] + bytes(8)
+    assert found(tmp_path, row("a.png", alike), row("b.png", None)) is None
+
+
+def test_second_of_two_keys_that_begin_alike_is_found(tmp_path: Path) -> None:
+    assert found(tmp_path, row("a.png", KEY[:8] + bytes(8)), row("b.png")) == "b.png"
+
+
+def test_empty_folder_offers_nothing(tmp_path: Path) -> None:
+    assert found(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        row("a.png", flags=("too_long",)),
+        row("a.png", recipe_id="other"),
+        row("a.png", status="failed", caption=None),
+        row("a.png", None, recipe_id=None),
+    ],
+)
+def test_caption_whose_last_row_is_of_another_kind_is_not_offered(
+    tmp_path: Path, last: Row
+) -> None:
+    assert found(tmp_path, row("a.png"), last) is None
