@@ -145,6 +145,14 @@ def test_name_that_no_caption_can_have_is_a_problem_before_anything_is_read(
     assert plan.items.to_caption == 0
 
 
+def test_caption_whose_place_is_taken_is_a_problem_before_anything_is_read(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    (tmp_path / "out" / f"{files[0]}.txt").mkdir(parents=True)
+    plan = plan_of(tmp_path)
+    assert kinds(plan.items.problems) == {"output_conflict": 1}
+    assert plan.items.to_caption == 2
+
+
 def test_folder_in_place_of_an_image_is_found_without_opening(tmp_path: Path) -> None:
     files = make_input(tmp_path, 2)
     (tmp_path / "raw" / files[0]).unlink()

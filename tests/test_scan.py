@@ -115,6 +115,14 @@ def test_name_that_must_not_reach_the_disk_fails_before_anything_is_read_or_writ
     assert not found.pending
 
 
+def test_caption_whose_place_is_taken_fails_before_an_engine_sees_its_image(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 2)
+    (tmp_path / "out" / f"{files[0]}.txt").mkdir(parents=True)
+    found, _ = scan(tmp_path)
+    assert [(row.file, row.error_kind) for row in found.rows] == [(files[0], "output_conflict")]
+    assert [item.file for item in found.pending] == files[1:]
+
+
 def test_entry_without_a_file_name_fails_under_its_place_in_its_document(tmp_path: Path) -> None:
     make_input(tmp_path, 1)
     write_document(tmp_path, "odd", [None, None], ["SvgElement"] * 2)  # type: ignore[list-item]

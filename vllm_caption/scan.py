@@ -85,8 +85,8 @@ class Scan:
             if known is None or known.status == "failed":
                 if may_adopt(known, self._config.redo) and self._adopt(item, batch):
                     return
+                self._files.check_place(item.file)
                 if known is not None and known.error_kind in INPUT_KINDS:
-                    self._files.check_place(item.file)
                     prepare_image(self._make.images_root, item.file, self._config.image)
         except ItemError as error:
             failure = GiveUp(item, 1, error.kind, error.reason)

@@ -71,13 +71,14 @@ class Survey:
         try:
             check_name(item.file)
             self._files.check_name(item.file)
+            if may_adopt(known, redo) and self._files.read(item.file) is not None:
+                self._done += 1
+                self._adopted += 1
+                self._stale += 1
+                return
+            self._files.check_place(item.file)
         except ItemError as error:
             self._refuse(item, error)
-            return
-        if may_adopt(known, redo) and self._files.read(item.file) is not None:
-            self._done += 1
-            self._adopted += 1
-            self._stale += 1
             return
         if known is not None and known.status == "captioned":
             self._redone += 1
