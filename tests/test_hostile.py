@@ -325,6 +325,26 @@ def test_hostile_rows_of_elements_without_a_usable_name_say_where_they_stand(
 
 
 @engine
+def test_oversized_manifests_and_files_are_captioned_without_being_held_in_memory(
+    corpora: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "big"
+    command = [sys.executable, str(corpora / "gen_hostile.py"), "--big", f"--out={folder}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    expected = json.loads((folder / "expected.json").read_text())
+    may = {*expected["outputs_must"], *expected["outputs_may"]}
+    files = {name.removeprefix(PREFIX)[: -len(".txt")] for name in may}
+    healthy, big = Cost(), Cost()
+    make_input(tmp_path, len(files))
+    for place, cost in ((tmp_path, healthy), (folder, big)):
+        with measured(cost):
+            result = run_here(*FLAGS, *input_flags(place), f"--output={place / 'out'}")
+        assert result.exit_code == 0, result.stderr
+    assert captions(folder / "out").keys() == files
+    assert big.peak_mib < 2 * healthy.peak_mib
+
+
+@engine
 def test_hostile_run_counts_what_it_did_and_exits_1(hostile: HostileRun) -> None:
     kinds = [row["error_kind"] for row in hostile.rows.values()]
     assert len(kinds) == NUM_ITEMS - (not AS_ROOT)
