@@ -40,22 +40,27 @@ def run_here(*arguments: str) -> Result:
     return Result(exit_code, out.getvalue(), err.getvalue())
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+def start(
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    command: tuple[str, ...] = ("-m", "vllm_caption"),
+    **options: Any,
+) -> subprocess.Popen[str]:
     """The command line as a process of its own, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vllm_caption", *arguments],
+        [sys.executable, *command, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | (environment or {}),
         start_new_session=True,
         **options,
     )
 
 
-def run(*arguments: str) -> Result:
+def run(*arguments: str, **options: Any) -> Result:
     """The command line as a process of its own, to its end."""
-    process = start(*arguments)
+    process = start(*arguments, **options)
     stdout, stderr = process.communicate(timeout=WAIT_S)
     return Result(process.returncode, stdout, stderr)
 
@@ -114,12 +119,14 @@ def make_input(folder: Path, count: int) -> list[str]:
     return files
 
 
-def write_document(folder: Path, name: str, files: list[str], types: list[str]) -> None:
+def write_document(
+    folder: Path, name: str, files: list[str], types: list[str], title: str = "Spring sale"
+) -> None:
     """One document and its detail."""
     for side in ("jsons", "json_detail"):
         (folder / side).mkdir(parents=True, exist_ok=True)
     manifest = {"images": [{"file": file} for file in files], "width": 800, "height": 600}
-    detail = {"images": [{} for _ in files], "types": types, "title": "Spring sale"}
+    detail = {"images": [{} for _ in files], "types": types, "title": title}
     (folder / "jsons" / f"{name}.json").write_text(json.dumps(manifest))
     (folder / "json_detail" / f"{name}.json").write_text(json.dumps(detail))
 

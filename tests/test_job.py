@@ -286,7 +286,7 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
     core.kill()
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert " died and is started again: EngineCore encountered an issue" in stderr
+    assert "Engine 0 died and is started again: its process ended without an error" in stderr
     assert "Items: 300, captioned 300 (300 in this run), failed 0" in stdout
     assert set(captions(output)) == set(files)
     assert {row["attempts"] for row in rows(output).values()} == {1}

@@ -22,7 +22,6 @@ from vllm_caption.messages import (
     DriverMessage,
     Drop,
     Dropped,
-    EngineDown,
     Failed,
     ImageFacts,
     Lease,
@@ -100,20 +99,19 @@ class Worker:
         self._find_twins = find_twins
         self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._down: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
-    async def serve(self) -> None:
-        """Answer leases until there is no reason to go on."""
+    async def serve(self) -> BaseException | None:
+        """Answer leases until there is no reason to go on; returns what ended the engine."""
         receiving = asyncio.ensure_future(self._receive())
         ends: list[asyncio.Future[Any]] = [receiving, self._down]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         receiving.cancel()
-        if self._down.done():
-            self._link.send(EngineDown(self._down.result()))
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(receiving, *self._tasks.values(), return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        return self._down.result() if self._down.done() else None
 
     async def _receive(self) -> None:
         while isinstance(message := await self._link.receive(), Lease | Drop):
@@ -137,8 +135,7 @@ class Worker:
             self._link.send(Dropped(lease))
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._down.done():
-            text = str(error) if isinstance(error, EngineLost) else repr(error)
-            self._down.set_result(text)
+            self._down.set_result(error)
 
     async def _attempt(self, request: CaptionRequest, received: float) -> WorkerMessage:
         loop = asyncio.get_running_loop()

@@ -25,7 +25,7 @@ from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
-from vllm_caption.executors.engine_log import explain, write_output_to
+from vllm_caption.executors.engine_log import EngineLog
 from vllm_caption.executors.lifetime import (
     die_with_parent,
     kill_session,
@@ -58,8 +58,11 @@ CPU_ENVIRONMENT = {
 class LocalExecutor:
     """Starts worker processes and the preflight check."""
 
-    def __init__(self, gpus: list[str | None], logs: Path, *, preload: bool = True) -> None:
-        """``gpus``: each engine's `CUDA_VISIBLE_DEVICES`, None for an engine on CPU."""
+    def __init__(self, gpus: list[str | None], logs: Path, *, preload: str = PRELOAD) -> None:
+        """``gpus``: each engine's `CUDA_VISIBLE_DEVICES`, None for an engine on CPU.
+
+        ``preload``: the module that the fork server imports.
+        """
         self._gpus = gpus
         self._logs = logs
         self._on_cpu = gpus[0] is None
@@ -71,7 +74,7 @@ class LocalExecutor:
         # One thread for all starts: a parent-death signal is bound to the thread that started.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         if self._on_cpu:
-            self._context.set_forkserver_preload([PRELOAD] if preload else [])
+            self._context.set_forkserver_preload([preload])
             with signals_blocked():
                 multiprocessing.forkserver.ensure_running()
 
@@ -183,7 +186,7 @@ def _preflight_main(
     """The preflight process: a check of the flags, one message."""
     lead_session()
     die_with_parent()
-    write_output_to(log)
+    EngineLog(log)
     from vllm_caption.engine import check_engine_args
 
     message: PreflightMessage
@@ -201,26 +204,27 @@ def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | Non
     """The worker process."""
     lead_session()
     die_with_parent()
-    write_output_to(log)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    asyncio.run(_work(spec, end, log))
+    asyncio.run(_work(spec, end, EngineLog(log)))
     sys.stdout.flush()
     os._exit(0)  # threads of a dead engine must not hold the process
 
 
-async def _work(spec: WorkerSpec, end: socket.socket, log: str) -> None:
+async def _work(spec: WorkerSpec, end: socket.socket, log: EngineLog) -> None:
     started = time.monotonic()
     link = await worker_channel(end)
     try:
         engine = spec.start_engine(spec)
     except Exception as error:  # noqa: BLE001 - whatever stops a start is reported, and ends this engine
         traceback.print_exc()
-        link.send(EngineDown(explain(error, log)))
+        link.send(EngineDown(log.explain(error)))
         await link.flush()
         return
     link.send(Ready(os.getpid(), time.monotonic() - started))
     threads, find_twins = spec.prepare_threads, spec.find_twins
-    await Worker(link, engine, spec.images_root, spec.image, threads, find_twins).serve()
+    worker = Worker(link, engine, spec.images_root, spec.image, threads, find_twins)
+    if (error := await worker.serve()) is not None:
+        link.send(EngineDown(log.explain(error)))
     await link.flush()
     engine.shutdown()

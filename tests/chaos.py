@@ -1,0 +1,215 @@
+"""Kill the driver at random instants, again and again, and look at what it leaves.
+
+`python tests/chaos.py --kills 1000 [--seed N]` is the long proof; the tests run a hundred. Half of
+the kills come at a random time, half before a random file operation of the driver, so that each
+gap between two operations is hit. After every kill: nothing of the run is alive, no .txt is torn,
+empty, foreign or touched again, no row is without its .txt. A run that gets through must have
+every item in one row, and a new input begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from fake_job import fake_main
+from job import captions, draw_shape, input_flags, rows, write_document
+
+from vllm_caption.checkpoint import Row, _read_journal
+
+MARK = "VLLM_CAPTION_CHAOS"
+NUM_GOOD, NUM_TWINS, NUM_ABSENT = 60, 8, 4
+FILE_EVENTS = ("open", "os.rename", "os.truncate", "os.remove", "os.mkdir", "os.link")
+
+
+@dataclass
+class Chaos:
+    """Kills so far, and the output folder that is being filled."""
+
+    random: random.Random
+    work: Path
+    kills: int = 0
+    rounds: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    longest_s: float = 1.0
+    most_events: int = 200
+
+    def run(self, kills: int) -> None:
+        """Runs until so many of them were killed, and the last input is complete."""
+        while self.kills < kills or self.rounds == 0:
+            self._round(kills)
+
+    def _round(self, kills: int) -> None:
+        folder = self.work / f"input_{self.rounds}"
+        good, twins = make_chaos_input(folder)
+        output = folder / "out"
+        stamps: dict[str, tuple[int, int]] = {}
+        while True:
+            code = self._one_run(folder, output, kill=self.kills < kills)
+            check_what_is_left(output, twins)
+            now = {str(path): stamp(path) for path in output.rglob("*.txt")}
+            changed = [path for path, was in stamps.items() if now.get(path) != was]
+            assert not changed, f"captioned again, or gone: {changed}"
+            stamps = now
+            if code != -signal.SIGKILL:
+                break
+            self.left["some" if 0 < len(now) < len(good) else "all" if now else "none"] += 1
+        assert code == 1, f"exit code {code}"  # some images are absent
+        made = rows(output)
+        captioned = {file for file, row in made.items() if row["status"] == "captioned"}
+        assert captioned == set(captions(output)) == set(good)
+        assert len(made) == len(good) + NUM_ABSENT
+        assert not (output / "journal.jsonl").read_bytes()
+        self.rounds += 1
+
+    def _one_run(self, folder: Path, output: Path, *, kill: bool) -> int:
+        mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        by_event = kill and self.random.random() < 0.5
+        last_event = self.random.randrange(self.most_events) if by_event else None
+        began = time.monotonic()
+        driver = start_driver(folder, output, mark, last_event)
+        if kill and not by_event:
+            end_within(driver, self.random.uniform(0.05, self.longest_s))
+        code = wait(driver)
+        if code == -signal.SIGKILL:
+            self.kills += 1
+        else:
+            self.longest_s = max(time.monotonic() - began, 0.3)
+        nothing_is_alive(mark)
+        return code
+
+
+def start_driver(folder: Path, output: Path, mark: str, last_event: int | None) -> int:
+    """Fork a driver; it kills itself before its file operation number ``last_event``."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.environ[MARK] = mark
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
+    if last_event is not None:
+        die_before_event(last_event, os.fspath(output))
+    flags = ("--checkpoint-interval=7", "--max-num-seqs=2", "-dp=2", "--quiet")
+    os._exit(fake_main(*input_flags(folder), f"--output={output}", *flags))
+
+
+def die_before_event(number: int, below: str) -> None:
+    """SIGKILL this process before its n-th file operation below a folder."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event in FILE_EVENTS and any(str(a).startswith(below) for a in arguments):
+            count += 1
+            if count > number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def end_within(pid: int, seconds: float) -> None:
+    """Kill after some time, unless it ends before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+
+
+def wait(pid: int) -> int:
+    """The exit code; negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def nothing_is_alive(mark: str) -> None:
+    """Everything that a driver started is gone within 5 s of its end."""
+    deadline = time.monotonic() + 5
+    while alive := list(marked(mark)):
+        assert time.monotonic() < deadline, f"alive 5 s after their driver: {alive}"
+        time.sleep(0.01)
+
+
+def marked(mark: str) -> Iterator[psutil.Process]:
+    """Processes with this mark in their environment."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except psutil.Error:
+            continue
+
+
+def make_chaos_input(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Images of which some are absent and some are copies; returns the good ones, and copy → of."""
+    good = [f"d{number % 5}/{number}.png" for number in range(NUM_GOOD)]
+    for number, file in enumerate(good):
+        path = folder / "raw" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_shape(number).resize((32, 32)).save(path)
+    twins = {f"twins/{number}.png": good[number * 3] for number in range(NUM_TWINS)}
+    (folder / "raw/twins").mkdir()
+    for twin, of in twins.items():
+        (folder / "raw" / twin).write_bytes((folder / "raw" / of).read_bytes())
+    absent = [f"absent/{number}.png" for number in range(NUM_ABSENT)]
+    for name in ("jsons", "json_detail"):
+        (folder / name).mkdir()
+    files = [*good, *twins, *absent]
+    for first in range(0, len(files), 6):
+        chunk = files[first : first + 6]
+        write_document(folder, f"design_{first:03}", chunk, ["SvgElement"] * len(chunk))
+    return [*good, *twins], twins
+
+
+def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
+    """No .txt that is torn, empty or foreign; no row without its .txt."""
+    texts = captions(output)
+    for file, text in texts.items():
+        group = {file, twins.get(file), *(twin for twin, of in twins.items() if of == file)}
+        others = {twin for twin, of in twins.items() if of == twins.get(file)}
+        assert text in {f"caption of {name}" for name in group | others}, (file, text)
+    recorded: dict[str, str | None] = {}
+    if (output / "manifest.parquet").exists():
+        recorded = {file: row["caption"] for file, row in rows(output).items()}
+    journal: list[Row] = _read_journal(output / "journal.jsonl")
+    recorded |= {row.file: row.caption for row in journal}
+    for file, caption in recorded.items():
+        assert texts.get(file) == caption, (file, caption)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is written again."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def main() -> None:
+    """The script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as work:
+        chaos = Chaos(random.Random(arguments.seed), Path(work))
+        chaos.run(arguments.kills)
+    spread = ", ".join(f"{number} with {what}" for what, number in sorted(chaos.left.items()))
+    print(
+        f"{chaos.kills} kills ({spread} of the captions there), {chaos.rounds} inputs finished,"
+        f" nothing lost, in {time.monotonic() - began:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
