@@ -115,6 +115,26 @@ def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], messag
     assert message in line
 
 
+@pytest.mark.parametrize("command", ["run", "plan", "verify", "status"])
+def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    make_input(tmp_path, 1)
+    (tmp_path / "o").mkdir()
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vllm_caption.run.check_input_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.plan.command.check_input_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.verify.command.check_manifest_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.status_view.find_holder", interrupt)
+    folders = [] if command == "status" else input_flags(tmp_path)
+    result = run_here(command, *folders, f"--output={tmp_path / 'o'}")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert len(result.stderr.splitlines()) <= 1
+
+
 def test_more_engines_than_gpus_is_a_sentence_with_what_would_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

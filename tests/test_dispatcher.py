@@ -295,6 +295,62 @@ def test_engine_that_finishes_something_between_deaths_stays() -> None:
     assert dispatcher.may_restart(0)
 
 
+def test_only_a_caption_shows_that_an_engine_works() -> None:
+    dispatcher = make(num_engines=1, items="abcdefgh", max_engine_restarts=2)
+    for _ in range(3):
+        leased = dispatcher.take(0, 2)
+        dispatcher.failed(0, failed(leased[0].lease, retryable=False))  # its file is missing
+        assert dispatcher.engine_lost(0) == []
+    assert not dispatcher.may_restart(0)
+
+
+def test_engine_that_died_twice_in_a_row_gets_one_item_at_a_time_until_a_caption() -> None:
+    dispatcher = make(num_engines=1, items="abcdefghijkl")
+    for _ in range(2):
+        dispatcher.take(0, 2)
+        dispatcher.engine_lost(0)
+    (leased,) = dispatcher.take(0, 2)
+    dispatcher.captioned(0, captioned(leased.lease), ())
+    assert [leased.item for leased in dispatcher.take(0, 2)] == ["a"]  # the first suspect, alone
+
+
+def test_engines_that_die_on_every_item_are_taken_out_after_eight_of_them() -> None:
+    dispatcher = make(num_engines=2, items="abcdefghijklmnop", max_engine_restarts=99)
+    blamed: list[str] = []
+    for engine in [0, 1] * 30:
+        if dispatcher.may_restart(engine) and dispatcher.take(engine, 16):
+            blamed += [end.item for end in dispatcher.engine_lost(engine)]
+    assert len(blamed) == 8
+    assert dispatcher.num_usable == 0
+
+
+def test_engine_is_started_again_at_once_then_after_more_and_more_time() -> None:
+    dispatcher = make(num_engines=1, items="abcdefgh", max_engine_restarts=9)
+    delays = []
+    for _ in range(6):
+        dispatcher.engine_lost(0)
+        delays.append(dispatcher.restart_delay_s(0))
+    assert delays == [0, 1, 5, 25, 60, 60]
+
+
+def test_item_that_could_not_be_read_rests_before_it_is_tried_again() -> None:
+    dispatcher = make(num_engines=1, items="a")
+    now_s = 100.0
+    dispatcher.advance(now_s)
+    for rest_s in (1.0, 4.0, 16.0):
+        (leased,) = dispatcher.take(0, 8)
+        unreadable = Failed(leased.lease, "unreadable", "input/output error", retryable=True)
+        assert isinstance(dispatcher.failed(0, unreadable), TryAgain)
+        assert dispatcher.take(0, 8) == []
+        assert not dispatcher.finished
+        assert not dispatcher.advance(now_s + rest_s - 0.1)
+        now_s += rest_s
+        assert dispatcher.advance(now_s)
+    (leased,) = dispatcher.take(0, 8)
+    unreadable = Failed(leased.lease, "unreadable", "input/output error", retryable=True)
+    assert isinstance(dispatcher.failed(0, unreadable), GiveUp)
+
+
 def test_closed_dispatcher_hands_out_nothing_and_is_finished_when_the_flight_is_over() -> None:
     dispatcher = make(items="abc")
     (leased,) = dispatcher.take(0, 1)
@@ -317,6 +373,7 @@ class AnythingHappens(RuleBasedStateMachine):
         self.old_leases: list[tuple[int, int]] = []
         self.ends: Counter[int] = Counter()
         self.blamed: set[int] = set()
+        self.now_s = 0.0
 
     def settle(self, decision: object) -> None:
         if isinstance(decision, Accept | GiveUp):
@@ -361,6 +418,25 @@ class AnythingHappens(RuleBasedStateMachine):
     def an_answer_comes_twice(self) -> None:
         engine, lease = self.old_leases[-1]
         assert self.dispatcher.captioned(engine, captioned(lease), ()) is None
+
+    @rule(engine=st.integers(0, 2))
+    def engine_cannot_read_for_a_moment(self, engine: int) -> None:
+        for lease in list(self.held[engine])[:1]:
+            self.held[engine].pop(lease)
+            failure = Failed(lease, "unreadable", "input/output error", retryable=True)
+            self.settle(self.dispatcher.failed(engine, failure))
+
+    @rule(seconds=st.floats(0.1, 20))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.dispatcher.advance(self.now_s)
+
+    @rule(engine=st.integers(0, 2))
+    def engine_dies_of_itself(self, engine: int) -> None:
+        if len(self.held[engine]) != 1:  # with one item, it could be the item
+            self.held[engine].clear()
+            assert self.dispatcher.engine_lost(engine) == []
+            self.dispatcher.engine_started(engine)
 
     @rule(engine=st.integers(0, 2))
     def engine_dies_of_poison(self, engine: int) -> None:

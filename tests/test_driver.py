@@ -65,7 +65,7 @@ class Run:
         self.dispatcher: Dispatcher[Item] = Dispatcher(
             self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
         )
-        twins = Twins(read_earlier(self.config.output, self.output.known(), make.recipe.id))
+        twins = Twins(read_earlier(self.config.output, make.recipe.id))
         self.clerk = Clerk(
             self.config, prompt, self.output, make, self.dispatcher, self.stats, twins
         )
@@ -107,7 +107,7 @@ class Run:
 
     async def _watch(self, driver: Driver) -> None:
         while True:
-            driver.watch_for_stalls(asyncio.get_running_loop().time())
+            driver.tick(asyncio.get_running_loop().time())
             await asyncio.sleep(0.05)
 
     def kinds(self) -> dict[str, str]:
@@ -260,7 +260,7 @@ def test_engines_start_without_the_first_one_when_it_cannot_start(tmp_path: Path
 def test_idle_worker_that_no_longer_listens_does_not_hold_the_end_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_caption.driver.JOIN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("vllm_caption.slots.JOIN_TIMEOUT_S", 0.3)
     run = Run(tmp_path, ["gated.png"])
 
     async def stop_the_idle_one_and_open_the_gate() -> None:
@@ -269,7 +269,7 @@ def test_idle_worker_that_no_longer_listens_does_not_hold_the_end_of_the_run(
             not all(engine.state == "up" for engine in engines) or not run.dispatcher.num_in_flight
         ):
             await asyncio.sleep(0.01)
-        (idle,) = (n for n in range(2) if not run.dispatcher.in_flight(n))
+        (idle,) = (n for n in range(2) if not run.dispatcher.busy(n))
         os.kill(engines[idle].pid or 0, signal.SIGSTOP)
         (tmp_path / "raw/gate").touch()
 

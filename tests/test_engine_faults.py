@@ -1,4 +1,4 @@
-"""Faults at the real engine's boundary: who is blamed, what is told, and what everyone else gets."""
+"""Faults at the real engine's boundary: who is blamed, what is told, what everyone else gets."""
 
 from __future__ import annotations
 

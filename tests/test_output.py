@@ -223,6 +223,6 @@ def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
     output.save_caption(row("a"))
     (part,) = parts(tmp_path / "manifest.parquet")
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(RunStopped, match=r"is damaged .* move it away and run again"):
+    with pytest.raises(RunStopped, match=r"is damaged .* `verify --repair` moves it aside"):
         output.known()
     output.close(complete=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "vllm_caption"
 LAYERS = (
-    {"errors", "messages", "config"},
+    {"errors", "messages", "config", "flags"},
     {
         *(
             "hardware",
@@ -16,6 +16,7 @@ LAYERS = (
             "manifest",
             "prompts",
             "image_files",
+            "image_modes",
             "backdrop",
             "images",
         ),
@@ -28,13 +29,18 @@ LAYERS = (
             "checkpoint",
             "lock",
             "recipe",
+            "place",
         ),
         "stats",
     },
-    {"earlier", "rows", "status", "output", "scan", "progress", "summary", "worker"},
-    {"plan"},
+    {
+        *("earlier", "recorded", "rows", "status", "output", "scan", "progress", "summary"),
+        "worker",
+    },
+    {"plan", "verify", "status_view"},
     {"engine", "clerk"},
     {"executors"},
+    {"reading", "slots"},
     {"driver"},
     {"run"},
     {"cli"},
@@ -43,19 +49,19 @@ ALLOWED_USERS = {
     "vllm": {"engine"},
     "torch": {"engine"},
     "ray": {"executors"},
-    "PIL": {"images", "image_files", "backdrop", "worker", "engine"},
-    "pyarrow": {"checkpoint", "earlier"},
+    "PIL": {"images", "image_files", "image_modes", "backdrop", "worker", "engine"},
+    "pyarrow": {"checkpoint", "earlier", "verify"},
     "jinja2": {"prompts"},
     "filelock": {"lock"},
     "pynvml": {"hardware"},
-    "tqdm": {"progress", "plan"},
+    "tqdm": {"progress", "status_view"},
 }
 
 
 def modules() -> dict[str, Path]:
     """Part of the package → its files; `demo` stands apart, beside the command line."""
     found = {path.stem: path for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
-    return found | {name: PACKAGE / name for name in ("executors", "plan")}
+    return found | {name: PACKAGE / name for name in ("executors", "plan", "verify")}
 
 
 def imports(path: Path) -> set[str]:

@@ -53,12 +53,15 @@ def test_failed_leader_leaves_no_caption_to_later_twins() -> None:
     assert twins.claim(twin("b")) == Standing("leads")
 
 
-def test_leader_whose_file_changed_between_tries_still_hands_out_its_first_twins() -> None:
+def test_leader_whose_file_changed_between_tries_leads_its_first_twins_no_more() -> None:
     twins = Twins()
     twins.claim(twin("a"))
     twins.claim(twin("b"))
+    assert twins.changed(twin("a")) == []
+    assert [waited.item.file for waited in twins.changed(twin("a", OTHER))] == ["b"]
     assert twins.claim(twin("a", OTHER)) == Standing("leads")
-    assert [waited.item.file for waited in twins.end(item("a"), captioned=False)] == ["b"]
+    assert twins.claim(twin("b")) == Standing("leads")
+    assert twins.end(item("a"), captioned=True) == []
 
 
 def test_caption_of_an_earlier_run_is_as_good_as_one_of_this_run() -> None:

@@ -6,11 +6,13 @@ output folder is read or written.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import stat
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,8 @@ from vllm_caption.errors import ItemError
 
 SUFFIX = ".txt"
 MAX_NAME_BYTES = 255
+TEMPORARY: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
+"""Name of a caption that is being written; left behind only by a death at that moment."""
 _RESERVED: Final = re.compile(
     r"(?:manifest\.parquet|documents\.parquet|recipes\.json|status\.json|journal\.jsonl"
     r"|\.(?:documents\.parquet|recipes\.json|status\.json)\.tmp|\.run\.(?:lock|owner\.json)"
@@ -78,23 +82,46 @@ class CaptionFiles:
 
         Raises ItemError where the path cannot be had, OSError for the disk.
         """
-        path = self.path(file)
+        path = file + SUFFIX
         folder, name = os.path.split(path)
-        temporary = f"{folder}/.{hashlib.sha1(os.fsencode(name)).hexdigest()[:20]}.tmp"
+        temporary = f".{hashlib.sha1(os.fsencode(name)).hexdigest()[:20]}.tmp"
+        temporary = f"{folder}/{temporary}" if folder else temporary
+        content = caption.encode("utf-8")
         try:
-            self._make_folder(folder)
-            with open(temporary, "wb") as out:
-                out.write(caption.encode("utf-8"))
-            os.replace(temporary, path)
+            try:
+                self._place(folder, temporary, content)
+            except FileNotFoundError:  # somebody removed a folder that we made
+                self._made.clear()
+                self._place(folder, temporary, content)
+            os.replace(temporary, path, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
         except OSError as error:
             if refusal := _refusal(error):
                 raise refusal from error
             raise
 
+    @cached_property
+    def _root_fd(self) -> int:
+        """Everything is written below one opened folder: if another file system comes to lie over
+        it, captions stay with their rows."""
+        return os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _place(self, folder: str, temporary: str, content: bytes) -> None:
+        self._make_folder(folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        descriptor = os.open(temporary, flags, 0o666, dir_fd=self._root_fd)
+        try:
+            while content:
+                content = content[os.write(descriptor, content) :]
+        finally:
+            os.close(descriptor)
+
     def _make_folder(self, folder: str) -> None:
-        if folder not in self._made:
-            os.makedirs(folder, exist_ok=True)
-            self._made.add(folder)
+        if not folder or folder in self._made:
+            return
+        self._make_folder(os.path.dirname(folder))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, dir_fd=self._root_fd)
+        self._made.add(folder)
 
 
 def _conflict() -> ItemError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +93,19 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     prepare_s: float | None = None
     generate_s: float | None = None
 
+    def of_unknown_making(self, caption: str) -> Row:
+        """The same item with a caption whose making nothing records."""
+        return msgspec.structs.replace(
+            self,
+            caption=caption,
+            flags=(),
+            same_as=None,
+            twin_key=None,
+            recipe_id=None,
+            model=None,
+            prompt_name=None,
+        )
+
 
 class Known(NamedTuple):
     """What a rerun needs to know of an item's last row."""
@@ -106,26 +119,41 @@ class Known(NamedTuple):
 class Checkpoint:
     """The manifest of one output folder, opened for writing by the one run that holds its lock."""
 
-    def __init__(self, root: Path, interval: int) -> None:
+    def __init__(
+        self, root: Path, interval: int, mend: Callable[[Row], Row] = lambda row: row
+    ) -> None:
+        """``mend``: what becomes of a row that a killed run left in its journal."""
         self.folder = root / "manifest.parquet"
         self._interval = interval
         self._rows: list[Row] = []
         self._encoder = msgspec.json.Encoder()
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Parts are written below an opened folder, as the .txt files are: see `CaptionFiles`.
+        self._folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink()
         self._next_part = 1 + max((_part_number(path) for path in parts(self.folder)), default=0)
         self._journal_path = root / "journal.jsonl"
-        self._rows.extend(_read_journal(self._journal_path))
+        self._rows.extend(mend(row) for row in _read_journal(self._journal_path))
         self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.write_part()  # what a killed run left in its journal
 
     def append(self, row: Row) -> None:
         """Record one row; it survives the death of this process from here on."""
-        os.write(self._journal, self._encoder.encode(row) + b"\n")
+        self._append_line(self._encoder.encode(row) + b"\n")
         self._rows.append(row)
         if len(self._rows) >= self._interval:
             self.write_part()
+
+    def _append_line(self, line: bytes) -> None:
+        """Whole or not at all: a full disk takes a part of a write and says nothing."""
+        size = os.fstat(self._journal).st_size
+        try:
+            while line:
+                line = line[os.write(self._journal, line) :]
+        except OSError:
+            os.ftruncate(self._journal, size)
+            raise
 
     def write_part(self) -> None:
         """Turn the journal into a Parquet part."""
@@ -149,26 +177,26 @@ class Checkpoint:
         old = parts(self.folder)
         if len(old) < 2:
             return
-        table = pa.concat_tables(pq.read_table(path, schema=SCHEMA) for path in old)
-        numbered = pa.table({"file": table["file"], "row": pa.array(range(len(table)))})
-        last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
-        self._write(table.take(last.take(pc.sort_indices(last))))
+        self._write(last_rows(pa.concat_tables(read_part(path) for path in old)))
         for path in old:
-            path.unlink()
+            os.unlink(path.name, dir_fd=self._folder_fd)
 
     def close(self) -> None:
         """Write what is left as a part."""
         self.write_part()
         os.close(self._journal)
+        os.close(self._folder_fd)
 
     def _write(self, table: pa.Table) -> None:
-        path = self.folder / f"part-{self._next_part:08d}.parquet"
-        temporary = self.folder / f".{path.name}.tmp"
-        with temporary.open("wb") as out:
+        name = f"part-{self._next_part:08d}.parquet"
+        temporary, here = f".{name}.tmp", self._folder_fd
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with os.fdopen(os.open(temporary, flags, 0o666, dir_fd=here), "wb") as out:
             pq.write_table(table, out, compression="zstd")
             out.flush()
             os.fsync(out.fileno())
-        temporary.replace(path)
+        os.replace(temporary, name, src_dir_fd=here, dst_dir_fd=here)
+        os.fsync(here)  # the part's name too is on the disk before its rows leave the journal
         self._next_part += 1
 
 
@@ -177,19 +205,40 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"), key=_part_number)
 
 
+def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One part of the dataset. Raises RunStopped where it is damaged, FileNotFoundError where it
+    was compacted away."""
+    try:
+        return pq.read_table(path, columns=columns, schema=SCHEMA)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # damaged pages are OSErrors
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunStopped:
+    remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
+    return RunStopped(f"{path} is damaged ({error}); {remedy}")
+
+
+def last_rows(table: pa.Table) -> pa.Table:
+    """The last row of every file, in their order; ``table`` has the rows oldest first."""
+    numbered = pa.table({"file": table["file"], "row": pa.array(range(len(table)), pa.int64())})
+    last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
+    return table.take(last.take(pc.sort_indices(last)))
+
+
 def read_known(path: Path) -> Iterator[tuple[str, Known]]:
     """File and what a rerun needs to know, for each row of one part."""
-    try:
-        table = pq.read_table(path, columns=["file", "status", "recipe_id", "flags", "error_kind"])
-    except pa.ArrowException as error:
-        raise RunStopped(
-            f"{path} is damaged ({error}); move it away and run again,"
-            " its captions are found by their .txt files"
-        ) from error
+    table = read_part(path, ["file", "status", "recipe_id", "flags", "error_kind"])
     flagged = pc.fill_null(pc.greater(pc.list_value_length(table["flags"]), 0), False)
     columns = (table["file"], table["status"], table["recipe_id"], flagged, table["error_kind"])
+    try:
+        lists = [column.to_pylist() for column in columns]
+    except UnicodeDecodeError as error:
+        raise _damaged(path, error) from error
     shared: dict[Known, Known] = {}  # a million rows, a handful of distinct values
-    for file, *rest in zip(*(column.to_pylist() for column in columns), strict=True):
+    for file, *rest in zip(*lists, strict=True):
         entry = Known(*rest)
         yield file, shared.setdefault(entry, entry)
 
@@ -228,7 +277,7 @@ def _read_journal(path: Path) -> list[Row]:
     for line in path.read_bytes().splitlines():
         try:
             rows.append(decoder.decode(line))
-        except msgspec.DecodeError:
+        except ValueError:  # msgspec's DecodeError, or bytes that are not UTF-8
             continue
     return rows
 

@@ -16,15 +16,19 @@ from vllm_caption.config import RunConfig
 from vllm_caption.decisions import Accept, Decision, GiveUp, Leased
 from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.documents import printable
-from vllm_caption.errors import ItemError
+from vllm_caption.errors import INPUT_KINDS, ItemError, RunStopped
 from vllm_caption.manifest import Item
 from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen
 from vllm_caption.output import Output
+from vllm_caption.place import Place
 from vllm_caption.prompts import Prompt, render
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Batch
 from vllm_caption.stats import RunStats
 from vllm_caption.twins import Twin, Twins
+
+_ABSENT = frozenset({"missing_file", "unreadable", "not_a_file"})
+"""What every image comes to when the folder above them is gone."""
 
 
 class Clerk:
@@ -49,6 +53,8 @@ class Clerk:
         self._stats = stats
         self._twins = twins
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
+        self._images_root = config.input.images_root
+        self._images = Place(self._images_root)
 
     def take_in(self, batch: Batch) -> None:
         """A stretch of the input: rows that need no engine, and items that do."""
@@ -97,6 +103,8 @@ class Clerk:
             cleaned = msgspec.structs.replace(answer, caption=caption)
             decision = self._dispatcher.captioned(engine, cleaned, flags)
         else:
+            if answer.kind in _ABSENT and not self._images.still_there():
+                raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
             decision = self._dispatcher.failed(engine, answer)
         if decision is not None:
             self.settle(decision, engine)
@@ -107,11 +115,12 @@ class Clerk:
         if item is None:
             return True
         twin = Twin(item, seen.image)
+        self._dispatcher.add(left.item for left in self._twins.changed(twin))
         standing = self._twins.claim(twin)
         if standing.place == "leads":
             return False
         if standing.place == "done":
-            caption = self._output.files.read(standing.of)
+            caption = self._output.read_caption(standing.of)
             if caption is None:  # somebody took it away
                 self._twins.lead(twin)
                 return False
@@ -136,8 +145,12 @@ class Clerk:
             self._save_caption(decision, engine)
         elif isinstance(decision, GiveUp):
             self._fail(decision, engine)
+            waited = self._twins.end(decision.item, captioned=False)
+            if decision.kind in INPUT_KINDS:  # its file was at fault, not the pixels they share
+                self._dispatcher.add(twin.item for twin in waited)
+                return
             reason = f"the same image as {decision.item.file}: {decision.reason}"
-            for twin in self._twins.end(decision.item, captioned=False):
+            for twin in waited:
                 self._fail(GiveUp(twin.item, 0, decision.kind, reason), engine)
         else:
             self._stats.retried += 1

@@ -1,4 +1,4 @@
-"""What the dispatcher decides about an item. ``T`` is the item."""
+"""What the dispatcher knows and decides about an item. ``T`` is the item."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from vllm_caption.errors import ItemKind
 from vllm_caption.messages import Captioned, Failed
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Task(Generic[T]):
+    """An item and what has happened to it so far; ``killed``: engines that died of it alone."""
+
+    item: T
+    attempts: int = 0
+    rejected: int = 0
+    best: Captioned | None = None
+    best_flags: tuple[Flag, ...] = ()
+    solo_deaths: int = 0
+    killed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +64,15 @@ class TryAgain(Generic[T]):
 
 
 Decision = Accept[T] | GiveUp[T] | TryAgain[T]
+
+
+def restart_delay_s(deaths_in_a_row: int) -> float:
+    """Seconds before an engine is started again: none after a first death, then more and more,
+    since what makes a start fail (memory not yet given back) may pass."""
+    return 0.0 if deaths_in_a_row < 2 else min(5.0 ** (deaths_in_a_row - 2), 60.0)
+
+
+def retry_delay_s(kind: str, attempts: int) -> float:
+    """Seconds before an item is tried again: only where a pause may help, which is a file system
+    that is away for a moment."""
+    return 4.0 ** (attempts - 1) if kind == "unreadable" else 0.0

@@ -1,13 +1,16 @@
 """Decides who gets which item next, what is tried again and what is given up.
 
-Pure state: no process, no clock, no disk. The driver asks `take` whenever an engine has room and
-reports what came back; each report is answered with what to do about the item.
+Pure state: no process, no disk, and no clock but the one that `advance` is told. The driver asks
+`take` whenever an engine has room and reports what came back; each report is answered with what
+to do about the item.
 
 Invariants:
 - every added item ends exactly once, as `Accept` or `GiveUp`, unless the run is stopped;
 - an item is with at most one engine at a time, under a lease number that is never reused;
 - a death of an engine charges no item a retry: items in flight become suspects and run alone, and
-  only one that kills twice while alone is `poison`.
+  only one that kills twice while alone is `poison`;
+- only a caption shows that an engine works: an engine that dies on everything is taken out, however
+  many items fail for reasons of their own meanwhile.
 """
 
 from __future__ import annotations
@@ -15,28 +18,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 from vllm_caption.checks import Flag, rank, verdict
-from vllm_caption.decisions import Accept, Decision, GiveUp, Leased, TryAgain
+from vllm_caption.decisions import (
+    Accept,
+    Decision,
+    GiveUp,
+    Leased,
+    Task,
+    TryAgain,
+    restart_delay_s,
+    retry_delay_s,
+)
 from vllm_caption.messages import Captioned, Failed
 
 T = TypeVar("T")
 
 SOLO_DEATHS_TO_CONVICT = 2
-
-
-@dataclass(slots=True, eq=False)
-class Task(Generic[T]):
-    """An item and what has happened to it so far."""
-
-    item: T
-    attempts: int = 0
-    rejected: int = 0
-    best: Captioned | None = None
-    best_flags: tuple[Flag, ...] = ()
-    solo_deaths: int = 0
-    killed: set[int] = field(default_factory=set)
+CONVICTIONS_IN_A_ROW = 8
+"""So many found guilty without a caption between them, and it is the engines that are at fault."""
+DEATHS_TO_NARROW = 2
+"""Deaths in a row after which an engine gets one item at a time: the next death tells more."""
 
 
 @dataclass(slots=True)
@@ -47,8 +51,7 @@ class _Engine(Generic[T]):
     leaving: set[int] = field(default_factory=set)
     solo: bool = False
     emptying: bool = False
-    finished_since_start: int = 0
-    ever_finished: bool = False
+    proven: bool = False
     deaths_in_a_row: int = 0
     retired: bool = False
 
@@ -63,6 +66,9 @@ class Dispatcher(Generic[T]):
         self._fresh: deque[Task[T]] = deque()
         self._again: deque[Task[T]] = deque()
         self._suspects: deque[Task[T]] = deque()
+        self._resting: list[tuple[float, int, Task[T]]] = []
+        self._now_s = 0.0
+        self._convictions_in_a_row = 0
         self._next_lease = 0
         self._input_ended = False
         self._closed = False
@@ -81,12 +87,20 @@ class Dispatcher(Generic[T]):
         """Hand out nothing more; what is in flight may still finish (Ctrl+C once)."""
         self._closed = True
 
+    def advance(self, now_s: float) -> bool:
+        """The time is ``now_s``, of any clock that only goes forward; True: an item is rested."""
+        self._now_s = now_s
+        before = len(self._resting)
+        while self._resting and self._resting[0][0] <= now_s:
+            self._again.append(heappop(self._resting)[2])
+        return len(self._resting) < before
+
     # --- what the driver asks ----------------------------------------------------------------
 
     @property
     def num_waiting(self) -> int:
         """Items that no engine holds."""
-        return len(self._fresh) + len(self._again) + len(self._suspects)
+        return len(self._fresh) + len(self._again) + len(self._suspects) + len(self._resting)
 
     @property
     def num_in_flight(self) -> int:
@@ -105,9 +119,13 @@ class Dispatcher(Generic[T]):
         """Engines that are not retired."""
         return sum(not engine.retired for engine in self._engines)
 
-    def in_flight(self, engine: int) -> list[T]:
+    def in_flight_of(self, engine: int) -> int:
         """Items that one engine holds."""
-        return [task.item for task in self._engines[engine].in_flight.values()]
+        return len(self._engines[engine].in_flight)
+
+    def busy(self, engine: int) -> bool:
+        """Whether an engine holds items, or has been told to drop some."""
+        return bool(self._engines[engine].in_flight or self._engines[engine].leaving)
 
     def take(self, engine: int, window: int) -> list[Leased[T]]:
         """Hand out what this engine should start now so that it holds at most ``window`` items."""
@@ -121,6 +139,8 @@ class Dispatcher(Generic[T]):
             slot.emptying, slot.solo = False, True
             return [self._lease(engine, self._pop_suspect(engine))]
         slot.emptying = False
+        if slot.deaths_in_a_row >= DEATHS_TO_NARROW:
+            window = 1
         room = window - len(slot.in_flight) - len(slot.leaving)
         return [self._lease(engine, task) for task in self._pop_many(room)]
 
@@ -133,6 +153,9 @@ class Dispatcher(Generic[T]):
         task = self._finish(engine, result.lease)
         if task is None:
             return None
+        self._convictions_in_a_row = 0
+        slot = self._engines[engine]
+        slot.proven, slot.deaths_in_a_row = True, 0
         task.attempts += 1
         if verdict(flags) == "accept":
             return Accept(task.item, task.attempts, result, flags)
@@ -153,7 +176,7 @@ class Dispatcher(Generic[T]):
             return None
         task.attempts += 1
         if failure.retryable and task.attempts <= self._max_retries:
-            return self._retry(task)
+            return self._retry(task, failure.kind)
         give_up = GiveUp(task.item, task.attempts, failure.kind, failure.reason, failure)
         return self._settle(task, give_up)
 
@@ -176,7 +199,7 @@ class Dispatcher(Generic[T]):
 
     def engine_started(self, engine: int) -> None:
         """A new process serves this slot."""
-        self._engines[engine].finished_since_start = 0
+        self._engines[engine].proven = False
 
     def engine_lost(self, engine: int) -> list[GiveUp[T]]:
         """The engine died: its items become suspects; one that killed twice alone is poison.
@@ -187,7 +210,7 @@ class Dispatcher(Generic[T]):
         tasks, alone = list(slot.in_flight.values()), slot.solo
         slot.in_flight.clear()
         slot.leaving.clear()
-        slot.solo = slot.emptying = False
+        slot.solo = slot.emptying = slot.proven = False
         slot.deaths_in_a_row += 1
         if slot.deaths_in_a_row > self._max_engine_restarts:
             slot.retired = True
@@ -196,18 +219,29 @@ class Dispatcher(Generic[T]):
             return []
         (task,) = tasks
         task.solo_deaths += 1
-        task.killed.add(engine)
+        task.killed |= {engine}
         if task.solo_deaths < SOLO_DEATHS_TO_CONVICT:
             self._suspects.appendleft(task)
             return []
-        if slot.ever_finished:  # the item is to blame, not the engine
-            slot.deaths_in_a_row, slot.retired = 0, False
+        slot.deaths_in_a_row, slot.retired = 0, False  # the item is to blame, not the engine
+        self._convictions_in_a_row += 1
+        if self._convictions_in_a_row >= CONVICTIONS_IN_A_ROW:
+            for engine_slot in self._engines:
+                engine_slot.retired = True
         reason = f"its engine died {task.solo_deaths} times while it ran alone"
         return [GiveUp(task.item, task.attempts, "poison", reason)]
 
     def may_restart(self, engine: int) -> bool:
-        """False once the slot has died too often without finishing anything."""
+        """False once the slot has died too often without a caption."""
         return not self._engines[engine].retired
+
+    def restart_delay_s(self, engine: int) -> float:
+        """Seconds to wait before the next start: none after a first death, then more and more."""
+        return restart_delay_s(self._engines[engine].deaths_in_a_row)
+
+    def retire(self, engine: int) -> None:
+        """The slot cannot be started again: its process, or its GPU, is not to be had."""
+        self._engines[engine].retired = True
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -222,8 +256,12 @@ class Dispatcher(Generic[T]):
             taken.append((self._again or self._fresh).popleft())
         return taken
 
-    def _retry(self, task: Task[T]) -> TryAgain[T]:
-        self._again.append(task)
+    def _retry(self, task: Task[T], kind: str = "") -> TryAgain[T]:
+        if rest_s := retry_delay_s(kind, task.attempts):
+            self._next_lease += 1  # tells tasks of the same time apart
+            heappush(self._resting, (self._now_s + rest_s, self._next_lease, task))
+        else:
+            self._again.append(task)
         return TryAgain(task.item)
 
     def _settle(self, task: Task[T], give_up: GiveUp[T]) -> Decision[T]:
@@ -238,9 +276,6 @@ class Dispatcher(Generic[T]):
         task = slot.in_flight.pop(lease, None)
         if task is not None:
             slot.solo = False
-            slot.finished_since_start += 1
-            slot.ever_finished = True
-            slot.deaths_in_a_row = 0
         return task
 
     def _should_try_suspect(self, engine: int) -> bool:
@@ -252,7 +287,7 @@ class Dispatcher(Generic[T]):
         others = sum(e.emptying for e in self._engines if e is not slot)
         if others >= len(self._suspects):
             return False
-        return slot.finished_since_start > 0 or not (self._fresh or self._again)
+        return slot.proven or not (self._fresh or self._again)
 
     def _trial_candidates(self, engine: int) -> list[Task[T]]:
         if self.num_usable < 2:

@@ -5,35 +5,26 @@ A million captions take about 70 MB: keys in sorted columns, names in one Arrow 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from vllm_caption.checkpoint import SCHEMA, Known, parts
+from vllm_caption.checkpoint import SCHEMA, last_rows, parts, read_part
 
-_COLUMNS = ["file", "twin_key"]
+_COLUMNS = ["file", "status", "flags", "recipe_id", "twin_key"]
 
 
 class EarlierCaptions:
-    """Unflagged captions of one recipe, by `twins.twin_key`. ``known``: the last row per item."""
+    """Captions by `twins.twin_key`."""
 
-    def __init__(
-        self, tables: Iterable[pa.Table], known: Mapping[str, Known], recipe_id: str
-    ) -> None:
-        self._known = known
-        self._recipe_id = recipe_id
-        # Rows before their item's last one are sorted out when they are asked for.
-        kept = pa.concat_tables([*tables, SCHEMA.empty_table().select(_COLUMNS)]).combine_chunks()
-        keys = b"".join(kept["twin_key"].to_pylist())
-        halves = np.frombuffer(keys, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    def __init__(self, files: pa.ChunkedArray, keys: pa.ChunkedArray) -> None:
+        """``keys``: 16 bytes each, as many as ``files``."""
+        halves = np.frombuffer(b"".join(keys.to_pylist()), dtype=">u8").reshape(-1, 2)
         self._order = np.argsort(halves[:, 0], kind="stable").astype(np.uint32)
-        self._first = halves[self._order, 0]
-        self._second = halves[self._order, 1]
-        self._files = kept["file"]
+        self._first, self._second = halves[self._order].astype(np.uint64).T.copy()
+        self._files = files
 
     def get(self, key: bytes) -> str | None:
         """The file whose caption answers this key; None when there is none."""
@@ -41,28 +32,18 @@ class EarlierCaptions:
         place = int(np.searchsorted(self._first, np.uint64(first)))
         while place < len(self._first) and int(self._first[place]) == first:
             if int(self._second[place]) == second:
-                file = self._files[int(self._order[place])].as_py()
-                if self._stands(file):
-                    return str(file)
+                return str(self._files[int(self._order[place])].as_py())
             place += 1
         return None
 
-    def _stands(self, file: str) -> bool:
-        known = self._known.get(file)
-        return (
-            known is not None
-            and known.status == "captioned"
-            and known.recipe_id == self._recipe_id
-            and not known.flagged
-        )
 
-
-def read_earlier(root: Path, known: Mapping[str, Known], recipe_id: str) -> EarlierCaptions:
-    """What the manifest of an output folder offers to a run with this recipe."""
-
-    def tables() -> Iterable[pa.Table]:
-        wanted = (pc.field("recipe_id") == recipe_id) & pc.field("twin_key").is_valid()
-        for path in parts(root / "manifest.parquet"):
-            yield pq.read_table(path, columns=_COLUMNS, schema=SCHEMA, filters=wanted)
-
-    return EarlierCaptions(tables(), known, recipe_id)
+def read_earlier(root: Path, recipe_id: str) -> EarlierCaptions:
+    """The unflagged captions that the manifest of an output folder holds of one recipe."""
+    tables = [read_part(path, _COLUMNS) for path in parts(root / "manifest.parquet")]
+    table = pa.concat_tables([*tables, SCHEMA.empty_table().select(_COLUMNS)])
+    table = last_rows(table)  # only an item's last row says what its .txt holds
+    flags = pc.fill_null(pc.list_value_length(table["flags"]), 0)
+    wanted = pc.and_kleene(pc.equal(table["status"], "captioned"), pc.equal(flags, 0))
+    wanted = pc.and_kleene(wanted, pc.equal(table["recipe_id"], recipe_id))
+    kept = table.filter(pc.and_kleene(wanted, pc.is_valid(table["twin_key"])))
+    return EarlierCaptions(kept["file"].combine_chunks(), kept["twin_key"])

@@ -5,15 +5,23 @@ The lock is the kernel's (through filelock), so it is free the moment its holder
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from filelock import FileLock, Timeout
 
 from vllm_caption.errors import UsageError
+
+LOCK_NAME: Final = ".run.lock"
+_OWNER_NAME: Final = ".run.owner.json"
+_PATIENCE_S: Final = 0.2
+"""Longer than `find_holder` looks, so that looking never refuses a run."""
+_REMEDY: Final = "wait for it, stop it, or choose another folder"
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -34,12 +42,13 @@ class OutputLock:
     """Held from construction to `release`. Raises UsageError that names the present holder."""
 
     def __init__(self, root: Path) -> None:
-        self._lock = FileLock(root / ".run.lock")
-        owner_path = root / ".run.owner.json"
+        self._lock = FileLock(root / LOCK_NAME)
+        owner_path = root / _OWNER_NAME
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=_PATIENCE_S)
         except Timeout:
-            raise UsageError("--output", root, f"is in use by {_describe(owner_path)}") from None
+            remedy = f"is in use by {_describe(owner_path)}; {_REMEDY}"
+            raise UsageError("--output", root, remedy) from None
         owner_path.write_bytes(msgspec.json.encode(Owner.this_process()))
 
     def release(self) -> None:
@@ -47,12 +56,26 @@ class OutputLock:
         self._lock.release()
 
 
+def find_holder(root: Path) -> str | None:
+    """Who holds the folder at this moment, in words; None when nobody does."""
+    try:
+        descriptor = os.open(root / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # free again when it is closed
+    except BlockingIOError:
+        return _describe(root / _OWNER_NAME)
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _describe(owner_path: Path) -> str:
     try:
         owner = msgspec.json.decode(owner_path.read_bytes(), type=Owner)
     except (OSError, msgspec.DecodeError):
-        return "another run; wait for it or choose another folder"
-    return (
-        f"process {owner.pid} on {owner.host} since {owner.since};"
-        " wait for it, stop it, or choose another folder"
-    )
+        return "another run"
+    return f"process {owner.pid} on {owner.host} since {owner.since}"

@@ -92,6 +92,10 @@ class ManifestReader:
         wanted = bool(self._skip_types) and counts.elements > 0
         return self.complete and wanted and not counts.skipped_elements
 
+    def __contains__(self, file: str) -> bool:
+        """Whether the item of this name was read already."""
+        return file in self._seen
+
     def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
         self.counts, self.complete, self._seen = InputCounts(), False, set()
         limit = self.config.limit
@@ -143,9 +147,14 @@ class ManifestReader:
 
 def check_input_folders(config: InputConfig) -> None:
     """Refuse folders that cannot hold an input, before anything starts."""
+    check_manifest_folders(config)
+    _check_folder("--images-root", config.images_root, "the folder that `file` paths start from")
+
+
+def check_manifest_folders(config: InputConfig) -> None:
+    """The same for a command that opens no image."""
     _check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
     _check_folder("--json-detail", config.json_detail, "the folder with the details of each NAME")
-    _check_folder("--images-root", config.images_root, "the folder that `file` paths start from")
     if not document_names(config.jsons):
         remedy = "holds no file ending in .json; name the folder that holds the manifests"
         raise UsageError("--jsons", config.jsons, remedy)

@@ -5,15 +5,18 @@ Invariant: every public method leaves the folder in a state from which a rerun l
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.checkpoint import Checkpoint, Known, Row, write_documents
-from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.lock import OutputLock
 from vllm_caption.manifest import SkippedDocument
+from vllm_caption.place import Place
 from vllm_caption.recipe import Recipe, record_recipe
 from vllm_caption.status import RunStatus, write_status
 
@@ -34,11 +37,25 @@ class Output:
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
-                self._checkpoint = Checkpoint(root, checkpoint_interval)
+                self.files = CaptionFiles(root)
+                self._place = Place(root)
+                self._checkpoint = Checkpoint(root, checkpoint_interval, self._mend)
         except RunStopped:
             self._lock.release()
             raise
-        self.files = CaptionFiles(root)
+
+    def _mend(self, row: Row) -> Row:
+        """A row that a killed run left: a .txt that a power loss took with it is written again;
+        where the two differ, the .txt counts."""
+        if row.caption is None:
+            return row
+        text = self.files.read(row.file)
+        if text is None:
+            with suppress(ItemError):
+                self.files.write(row.file, row.caption)
+        elif text != row.caption:
+            return row.of_unknown_making(text)
+        return row
 
     def known(self) -> dict[str, Known]:
         """The last row of every item."""
@@ -55,9 +72,16 @@ class Output:
             write_documents(self.root, [(s.document, s.kind, s.reason) for s in skipped])
 
     def record_status(self, status: RunStatus) -> None:
-        """Replace status.json."""
+        """Replace status.json. Raises RunStopped also when the folder is not the one it was."""
         with _stopping():
+            if not self._place.still_there():
+                raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
             write_status(self.root, status)
+
+    def read_caption(self, file: str) -> str | None:
+        """The caption on disk; None when there is none."""
+        with _stopping():
+            return self.files.read(file)
 
     def save_caption(self, row: Row) -> None:
         """Write a caption, then its row.
@@ -68,6 +92,19 @@ class Output:
         with _stopping():
             self.files.write(row.file, row.caption)
             self._checkpoint.append(row)
+
+    def restore_caption(self, file: str, caption: str) -> None:
+        """Put the .txt of a row back; raises as `save_caption`."""
+        with _stopping():
+            self.files.check_name(file)
+            self.files.write(file, caption)
+
+    def set_part_aside(self, path: Path) -> None:
+        """Move a part that cannot be read out of the dataset; nothing is deleted."""
+        with _stopping():
+            aside = self.root / "manifest.damaged"
+            aside.mkdir(exist_ok=True)
+            path.replace(aside / f"{time.time_ns()}-{path.name}")
 
     def save_row(self, row: Row) -> None:
         """Record an item that failed, or a caption whose .txt is there already."""

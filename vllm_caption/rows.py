@@ -61,7 +61,7 @@ class RowMaker:
 
     def adopted(self, item: Item, caption: str) -> Row:
         """A .txt without a row: somebody's work, kept."""
-        return self._row(item, status="captioned", caption_path=item.file + SUFFIX, caption=caption)
+        return adopted(item, caption, self.images_root, self.run_id)
 
     def same_as(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> Row:
         """The caption of a byte-identical image that was asked the same."""
@@ -79,7 +79,7 @@ class RowMaker:
     def bad_entry(self, entry: BadEntry) -> Row:
         """An element that names no file; it is told apart by its place in its document."""
         return Row(
-            file=f"{entry.document}[{entry.element_index}]: {entry.file}",
+            file=bad_entry_name(entry),
             document=entry.document,
             element_index=entry.element_index,
             element_type=entry.element_type,
@@ -110,6 +110,27 @@ class RowMaker:
             "model": recipe.model,
             "prompt_name": recipe.prompt_name,
         }
+
+
+def adopted(item: Item, caption: str, images_root: str, run_id: str) -> Row:
+    """The row of a .txt whose maker left none."""
+    return Row(
+        file=item.file,
+        document=item.document.name,
+        element_index=item.element_index,
+        element_type=item.element_type,
+        image_path=f"{images_root}/{item.file}",
+        caption_path=item.file + SUFFIX,
+        status="captioned",
+        caption=caption,
+        finished_at=_now_us(),
+        run_id=run_id,
+    )
+
+
+def bad_entry_name(entry: BadEntry) -> str:
+    """What stands for `file` in the row of an element that names none."""
+    return f"{entry.document}[{entry.element_index}]: {entry.file}"
 
 
 def _facts(image: ImageFacts | None) -> dict[str, object]:

@@ -8,6 +8,7 @@ it to an engine → `worker` prepares its image and asks the engine → `checks`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -72,8 +73,12 @@ def run_job(config: RunConfig) -> Outcome:
         stopped = str(error)
     finally:
         progress.close()
-        output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
-    print(summarise(job.stats, job.scan, config, job.seconds), flush=True)
+        try:
+            output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
+        except RunStopped as error:
+            exit_code, stopped = EXIT_STOPPED, stopped or str(error)
+    with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
+        print(summarise(job.stats, job.scan, config, job.seconds), flush=True)
     if stopped:
         progress.tell(f"Stopped: {stopped}")
     return Outcome(exit_code, job.stats)
@@ -101,8 +106,7 @@ class _Job:
         num_engines = config.engine.data_parallel_size
         self.stats = RunStats([EngineStats() for _ in range(num_engines)])
         self.driver: Driver
-        self._known = output.known()
-        self.scan = Scan(config, self._known, output.files, make)
+        self.scan = Scan(config, output.known(), output.files, make)
 
     @property
     def seconds(self) -> float:
@@ -114,7 +118,7 @@ class _Job:
         loop = asyncio.get_running_loop()
         config = self._config
         self._output.record_recipe(self._make.recipe)
-        dispatcher: Dispatcher[Item] = Dispatcher(
+        self._dispatcher = dispatcher = Dispatcher[Item](
             config.engine.data_parallel_size,
             max_retries=config.max_retries,
             max_engine_restarts=config.engine.max_engine_restarts,
@@ -125,11 +129,13 @@ class _Job:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.driver.interrupt)
         ticking = asyncio.create_task(self._tick())
+        ticking.add_done_callback(self._ticked)
         scanning = asyncio.create_task(self.driver.scan(self.scan))
         try:
             if await self.driver.wait_for_work():
                 await self._caption()
             await scanning
+            self.driver.raise_if_stopped()
             self._output.record_documents(self.scan.skipped)
         finally:
             self.driver.leave_scan()
@@ -142,7 +148,7 @@ class _Job:
     def _twins(self) -> Twins:
         if self._config.redo == "all" or not self._config.dedup:
             return Twins()
-        return Twins(read_earlier(self._output.root, self._known, self._make.recipe.id))
+        return Twins(read_earlier(self._output.root, self._make.recipe.id))
 
     async def _caption(self) -> None:
         on_cpu = self._gpus[0] is None
@@ -176,7 +182,7 @@ class _Job:
         while True:
             now_s = loop.time()
             self._progress.update(self.stats, now_s)
-            self.driver.watch_for_stalls(now_s)
+            self.driver.tick(now_s)
             if now_s >= next_status_s:
                 next_status_s = now_s + STATUS_EVERY_S
                 try:
@@ -189,7 +195,14 @@ class _Job:
                     self.driver.interrupt()
             await asyncio.sleep(TICK_S)
 
+    def _ticked(self, ticking: asyncio.Task[None]) -> None:
+        """Without its tick a run would see no stall and no time limit: it cannot go on."""
+        if not ticking.cancelled() and (error := ticking.exception()):
+            self.driver.stop(RunStopped(f"the run's clock failed: {error!r}"))
+
     def _show(self, state: str) -> None:
+        for slot, engine in enumerate(self.stats.engines):
+            engine.in_flight = self._dispatcher.in_flight_of(slot)
         now_s = asyncio.get_running_loop().time()
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = make_status(self._make.run_id, state, self.stats, now_s, at)
@@ -198,4 +211,7 @@ class _Job:
     def _exit_code(self) -> int:
         if self.driver.interrupts:
             return EXIT_INTERRUPTED
+        if self.stats.finished != self.stats.total:
+            left = self.stats.total - self.stats.finished
+            raise RunStopped(f"{left} items were neither captioned nor failed; run again")
         return EXIT_SOME_FAILED if self.stats.failed else EXIT_OK

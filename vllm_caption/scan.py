@@ -55,11 +55,18 @@ class Scan:
         self._files = files
         self._make = make
         self._recipe_id = make.recipe.id
+        self._left = False
+
+    def leave(self) -> None:
+        """Read no further; may be called from another thread."""
+        self._left = True
 
     def batches(self) -> Iterator[Batch]:
         """Everything in the input, in its order."""
         batch, started = Batch(), False
         for entry in self.reader:
+            if self._left:
+                return
             if isinstance(entry, SkippedDocument):
                 self.skipped.append(entry)
             elif isinstance(entry, BadEntry):

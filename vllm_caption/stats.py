@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 RATE_WINDOW_S = 30.0
@@ -20,6 +21,7 @@ class EngineStats:
     captioned: int = 0
     output_tokens: int = 0
     restarts: int = 0
+    in_flight: int = 0
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class RunStats:
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     flags: Counter[str] = field(default_factory=Counter)
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     @property

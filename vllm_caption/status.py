@@ -19,6 +19,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
     captioned: int
     output_tokens: int
     restarts: int
+    in_flight: int = 0
 
 
 class RunStatus(msgspec.Struct, frozen=True):
@@ -38,6 +39,7 @@ class RunStatus(msgspec.Struct, frozen=True):
     eta_s: float | None
     failures: dict[str, int]
     engines: list[EngineStatus]
+    started_at: str = ""
 
 
 def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str) -> RunStatus:
@@ -58,10 +60,21 @@ def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str)
         eta_s=stats.eta_s(now_s),
         failures=dict(stats.failures),
         engines=[
-            EngineStatus(index, e.state, e.pid, e.captioned, e.output_tokens, e.restarts)
+            EngineStatus(
+                index, e.state, e.pid, e.captioned, e.output_tokens, e.restarts, e.in_flight
+            )
             for index, e in enumerate(stats.engines)
         ],
+        started_at=stats.started_at,
     )
+
+
+def read_status(root: Path) -> RunStatus | None:
+    """What write_status left last; None where there is none, or none that can be understood."""
+    try:
+        return msgspec.json.decode((root / "status.json").read_bytes(), type=RunStatus)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def write_status(root: Path, status: RunStatus) -> None:

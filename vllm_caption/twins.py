@@ -45,12 +45,12 @@ class Twins:
     _earlier: Captions = field(default_factory=dict[bytes, str])
     _made: dict[bytes, str] = field(default_factory=dict)
     _waiting: dict[bytes, list[Twin]] = field(default_factory=dict)
-    _led: dict[str, list[bytes]] = field(default_factory=dict)
+    _led: dict[str, bytes] = field(default_factory=dict)
 
     def claim(self, twin: Twin) -> Standing:
         """An image was read. Asking again for a leader (a retry) leaves it the leader."""
         key, file = twin.image.twin_key, twin.item.file
-        if key in self._led.get(file, ()):
+        if self._led.get(file) == key:
             return Standing("leads")
         if key in self._waiting:
             self._waiting[key].append(twin)
@@ -62,18 +62,24 @@ class Twins:
 
     def lead(self, twin: Twin) -> None:
         """This image is captioned itself; later twins wait for it."""
-        key = twin.image.twin_key
-        self._waiting[key] = []
-        self._led.setdefault(twin.item.file, []).append(key)
+        self._waiting[twin.image.twin_key] = []
+        self._led[twin.item.file] = twin.image.twin_key
+
+    def changed(self, twin: Twin) -> list[Twin]:
+        """A leader was read again, for a further try: if its file has another content now, it
+        leads nobody any more; returns who waited for it."""
+        if self._led.get(twin.item.file, twin.image.twin_key) == twin.image.twin_key:
+            return []
+        return self.end(twin.item, captioned=False)
 
     def end(self, item: Item, *, captioned: bool) -> list[Twin]:
         """A leader's caption is on disk, or it failed; returns who waited for it."""
-        waited: list[Twin] = []
-        for key in self._led.pop(item.file, ()):
-            waited += self._waiting.pop(key)
-            if captioned:
-                self._made[key] = item.file
-        return waited
+        key = self._led.pop(item.file, None)
+        if key is None:
+            return []
+        if captioned:
+            self._made[key] = item.file
+        return self._waiting.pop(key)
 
 
 def twin_key(sha256: str, system: str | None, user: str) -> bytes:

@@ -32,6 +32,15 @@ def start_vllm(spec: WorkerSpec) -> CaptionEngine:
     return start_engine(spec.engine_args, spec.sampling, on_cpu=spec.on_cpu)
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker ended. ``gone``: False for a process that even SIGKILL does not end, as where
+    its GPU has fallen off the bus."""
+
+    how: str
+    gone: bool = True
+
+
 class WorkerHandle(Protocol):
     """The driver's end of one worker."""
 
@@ -42,9 +51,9 @@ class WorkerHandle(Protocol):
         """Queue a message; never blocks."""
 
     def kill(self) -> None:
-        """End the worker and everything it started, at once."""
+        """End the worker and everything it started, at once; `receive` ends soon, come what may."""
 
-    async def join(self, timeout_s: float) -> str:
+    async def join(self, timeout_s: float) -> Ended:
         """Wait for the worker to leave, kill what is left, and say how it ended."""
 
 

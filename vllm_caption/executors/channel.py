@@ -53,8 +53,8 @@ class Channel(Generic[Out, In]):
             return
 
     def close(self) -> None:
-        """Close this end."""
-        self._writer.close()
+        """Close this end now, whatever waits to be sent; a `receive` that waits gets None."""
+        self._writer.transport.abort()
 
 
 async def driver_channel(end: socket.socket) -> Channel[DriverMessage, WorkerMessage]:

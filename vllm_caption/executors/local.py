@@ -23,7 +23,7 @@ import msgspec
 
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.errors import RunStopped, UsageError
-from vllm_caption.executors.base import WorkerSpec
+from vllm_caption.executors.base import Ended, WorkerSpec
 from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
 from vllm_caption.executors.engine_log import EngineLog
 from vllm_caption.executors.lifetime import (
@@ -47,6 +47,7 @@ _preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.
     PreflightMessage
 )
 PRELOAD = "vllm_caption.executors.forkserver_preload"
+KILL_GRACE_S = 5.0
 COMMON_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -113,7 +114,7 @@ class LocalExecutor:
         )
         try:
             await asyncio.get_running_loop().run_in_executor(self._starter, _start, process)
-        except OSError:
+        except BaseException:
             ours.close()
             raise
         finally:
@@ -141,17 +142,24 @@ class LocalWorker:
         kill_session(self.pid)
         if self._process.exitcode is None:  # it may not lead a session yet
             self._process.kill()
+        # A process in the kernel's hands may not end; the driver must not wait for its last word.
+        asyncio.get_running_loop().call_later(KILL_GRACE_S, self._channel.close)
 
-    async def join(self, timeout_s: float) -> str:
+    async def join(self, timeout_s: float) -> Ended:
         """Wait for the end, kill what is left of the session, and say how the process ended."""
+        await self._ended_within(timeout_s)
+        self.kill()
+        await self._ended_within(KILL_GRACE_S)
+        self._channel.close()
+        code = self._process.exitcode
+        if code is None:
+            return Ended("it does not end, even by SIGKILL", gone=False)
+        return Ended(f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+
+    async def _ended_within(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while self._process.exitcode is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self.kill()
-        await asyncio.to_thread(self._process.join)
-        self._channel.close()
-        code = self._process.exitcode
-        return f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
 
 
 def _start(process: Any) -> None:
@@ -224,7 +232,7 @@ async def _work(spec: WorkerSpec, end: socket.socket, log: EngineLog) -> None:
     link.send(Ready(os.getpid(), time.monotonic() - started))
     threads, find_twins = spec.prepare_threads, spec.find_twins
     worker = Worker(link, engine, spec.images_root, spec.image, threads, find_twins)
-    if (error := await worker.serve()) is not None:
-        link.send(EngineDown(log.explain(error)))
+    if (death := await worker.serve()) is not None:
+        link.send(EngineDown(log.explain(death)))
     await link.flush()
     engine.shutdown()

@@ -11,10 +11,8 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final, TextIO
 
 import msgspec
-from tqdm import tqdm
 
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import UsageError
@@ -23,10 +21,10 @@ from vllm_caption.plan.output import Rate, read_rate, read_recorded
 from vllm_caption.plan.report import Plan
 from vllm_caption.plan.survey import Survey
 from vllm_caption.plan.text import describe
+from vllm_caption.progress import DocumentProgress
 from vllm_caption.prompts import load_prompt
 
 EXIT_OK, EXIT_INTERRUPTED = 0, 130
-PLAIN_EVERY_S: Final = 10.0
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +84,7 @@ def make_plan(
     check_input_folders(config.input)
     prompt = load_prompt(config.prompt)
     survey = Survey(config, prompt, read_recorded(config.output), open_images=open_images)
-    progress = _Progress(len(document_names(config.input.jsons)), quiet=config.quiet)
+    progress = DocumentProgress(len(document_names(config.input.jsons)), quiet=config.quiet)
     try:
         survey.read(progress.show)
     finally:
@@ -94,29 +92,3 @@ def make_plan(
     if images_per_s is not None:
         return survey.plan(Rate(images_per_s, "--images-per-s"), started_s)
     return survey.plan(read_rate(config.output), started_s)
-
-
-class _Progress:
-    """Documents read so far: a bar on a terminal, a plain line every 10 s elsewhere, or nothing."""
-
-    def __init__(self, total: int, *, quiet: bool, stream: TextIO | None = None) -> None:
-        self._total = total
-        self._quiet = quiet
-        self._stream = stream or sys.stderr
-        self._bar: tqdm[Any] | None = None
-        self._shown_s = time.monotonic()
-        if not quiet and self._stream.isatty():
-            self._bar = tqdm(total=total, unit="document", file=self._stream, dynamic_ncols=True)
-
-    def show(self, documents: int) -> None:
-        """Cheap enough to call for every item."""
-        if self._bar is not None:
-            self._bar.update(documents - self._bar.n)
-        elif not self._quiet and time.monotonic() - self._shown_s >= PLAIN_EVERY_S:
-            self._shown_s = time.monotonic()
-            print(f"{documents}/{self._total} documents", file=self._stream, flush=True)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()

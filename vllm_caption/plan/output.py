@@ -1,14 +1,9 @@
-"""What an output folder holds already, and what it has room for, without writing a byte there.
-
-A run may be writing at the same time. Rows move from the journal to a part, so the journal is read
-first: a row can be seen twice, never missed. A part that a run compacts away meanwhile makes the
-reading start again.
-"""
+"""What an output folder holds already, and what it has room for, without writing a byte there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +12,7 @@ import msgspec
 from vllm_caption.checkpoint import Known, parts, read_known
 from vllm_caption.config import RunConfig
 from vllm_caption.plan.report import Disk
+from vllm_caption.recorded import read_beside_run, read_journal
 
 BLOCK_BYTES: Final = 4096
 """What the smallest file takes on the common file systems; a caption is far smaller."""
@@ -26,7 +22,6 @@ crello_like corpus with the bundled model, zstd); captions of a large model comp
 JOURNAL_ROW_BYTES: Final = 1024
 FEW_FILES: Final = 10
 """status.json, recipes.json, journal, lock and their like."""
-_ATTEMPTS: Final = 5
 
 
 class Recorded(NamedTuple):
@@ -70,16 +65,11 @@ class _Status(msgspec.Struct, frozen=True):
 
 def read_recorded(root: Path) -> Recorded:
     """The last row of every item; nothing where there is no output yet."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return _read_recorded(root)
-        except FileNotFoundError:
-            continue  # compacted meanwhile
-    return _read_recorded(root)
+    return read_beside_run(lambda: _read_recorded(root))
 
 
 def _read_recorded(root: Path) -> Recorded:
-    journal = list(_journal(root / "journal.jsonl"))
+    journal, _ = read_journal(root, _JournalRow)
     known: dict[str, Known] = {}
     num_rows = num_bytes = 0
     for path in parts(root / "manifest.parquet"):
@@ -90,19 +80,6 @@ def _read_recorded(root: Path) -> Recorded:
     for row in journal:
         known[row.file] = Known(row.status, row.recipe_id, bool(row.flags), row.error_kind)
     return Recorded(known, num_bytes / num_rows if num_rows else None)
-
-
-def _journal(path: Path) -> Iterator[_JournalRow]:
-    decoder = msgspec.json.Decoder(_JournalRow)
-    try:
-        lines = path.read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for line in lines:
-        try:
-            yield decoder.decode(line)
-        except msgspec.DecodeError:
-            continue  # a line that is being written
 
 
 def read_rate(root: Path) -> Rate | None:

@@ -1,0 +1,223 @@
+"""What `status` says of a run that runs, has ended, or died; and when `--watch` ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from job import ENVIRONMENT, run_here, start
+
+from vllm_caption.lock import OutputLock, find_holder
+from vllm_caption.stats import EngineStats, RunStats
+from vllm_caption.status import RunStatus, make_status, write_status
+from vllm_caption.status_view import describe, look, run_status
+
+AT = "2026-01-01T00:00:00+00:00"
+
+
+def status_of(state: str = "running", captioned: int = 30) -> RunStatus:
+    engines = [EngineStats("up", 11, in_flight=4), EngineStats("starting", restarts=2)]
+    stats = RunStats(engines, total=100, scanning=False, done_before=20)
+    for number in range(captioned):
+        stats.count_caption(number % 3 == 2, 50, 20, float(number))
+    stats.count_failure("missing_file", "a.png: there is no such file")
+    return make_status("run-1", state, stats, 30.0, AT)
+
+
+def held(root: Path, state: str = "running") -> OutputLock:
+    root.mkdir(exist_ok=True)
+    write_status(root, status_of(state))
+    return OutputLock(root)
+
+
+def status(root: Path, *flags: str) -> tuple[int, str]:
+    result = run_here("status", f"--output={root}", *flags)
+    assert result.stderr == ""
+    return result.exit_code, result.stdout
+
+
+# --- one look --------------------------------------------------------------------------------
+
+
+def test_running_run_is_shown_with_its_counts_speed_and_engines(tmp_path: Path) -> None:
+    lock = held(tmp_path)
+    exit_code, text = status(tmp_path)
+    lock.release()
+    assert exit_code == 0
+    assert f"running, process {os.getpid()} on " in text
+    assert "100 (51.0%): 30 captioned + 20 before + 1 failed + 49 left" in text
+    assert "1 images/s, 20 tokens/s, ETA 00:49" in text
+    assert "missing_file 1" in text
+    assert "Engine 0   up, process 11, 20 captioned (67%), 0 restarts, 4 in flight" in text
+    assert "Engine 1   starting, 10 captioned (33%), 2 restarts, 0 in flight" in text
+
+
+def test_run_that_nobody_holds_while_its_file_says_running_died(tmp_path: Path) -> None:
+    held(tmp_path).release()
+    exit_code, text = status(tmp_path)
+    assert exit_code == 1
+    assert "died: the file says running, but nobody holds the folder; run again to go on" in text
+
+
+def test_run_that_has_ended_is_shown_without_speed_and_processes(tmp_path: Path) -> None:
+    held(tmp_path, "ended").release()
+    exit_code, text = status(tmp_path)
+    assert (exit_code, text.splitlines()[0]) == (0, "State      ended")
+    assert "Speed" not in text
+    assert "process" not in text
+
+
+def test_age_and_start_are_shown(tmp_path: Path) -> None:
+    held(tmp_path, "ended").release()
+    view = look(tmp_path)
+    assert view.age_s > 3600
+    assert f"Updated    {AT}, " in describe(view)
+    assert f"started {view.status.started_at}" in describe(view)
+
+
+def test_status_of_an_older_version_is_read(tmp_path: Path) -> None:
+    content = msgspec.to_builtins(status_of("ended"))
+    del content["started_at"], content["engines"][0]["in_flight"]
+    (tmp_path / "status.json").write_text(json.dumps(content))
+    assert "start unknown" in status(tmp_path)[1]
+
+
+def test_json_is_the_file_with_state_holder_and_age(tmp_path: Path) -> None:
+    held(tmp_path).release()
+    exit_code, text = status(tmp_path, "--json")
+    found = json.loads(text)
+    assert (exit_code, found["state"], found["holder"]) == (1, "died", None)
+    assert (found["captioned"], found["engines"][0]["in_flight"]) == (30, 4)
+    assert found["age_s"] > 0
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"run_id": 1}', b"\xff"])
+@pytest.mark.parametrize("flags", [[], ["--watch"], ["--json"]])
+def test_folder_without_a_status_is_one_sentence_and_exit_2(
+    tmp_path: Path, content: bytes | None, flags: list[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "status.json").write_bytes(content)
+    result = run_here("status", f"--output={tmp_path}", *flags)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"vllm-caption: error: --output {tmp_path}: ")
+
+
+# --- the lock, looked at ---------------------------------------------------------------------
+
+
+def test_looking_at_the_lock_never_refuses_a_run(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from vllm_caption.lock import find_holder\n"
+        "print('on', flush=True)\nwhile True: find_holder(Path(sys.argv[1]))"
+    )
+    OutputLock(tmp_path).release()
+    looking = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    assert looking.stdout is not None
+    try:
+        looking.stdout.readline()
+        for _ in range(20):
+            OutputLock(tmp_path).release()
+    finally:
+        looking.kill()
+        looking.communicate()
+    assert find_holder(tmp_path) is None
+
+
+# --- watching --------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def end_after(lock: OutputLock, root: Path, looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting; the run ends after so many looks."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == looks:
+            write_status(root, status_of("ended"))
+            lock.release()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+
+
+def test_watch_to_a_pipe_is_a_line_each_time_and_the_whole_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_after(held(tmp_path), tmp_path, 3, monkeypatch)
+    exit_code, text = status(tmp_path, "--watch")
+    lines = text.splitlines()
+    line = f"{AT} running 51/100 1 images/s, ETA 00:49, failed 1, engines 1/2"
+    assert (exit_code, lines[:3]) == (0, [line] * 3)
+    assert lines[3] == "State      ended"
+    assert "\x1b" not in text
+
+
+def test_watch_on_a_terminal_draws_over_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_after(held(tmp_path), tmp_path, 2, monkeypatch)
+    screen = Terminal()
+    assert run_status([f"--output={tmp_path}", "--watch"], screen) == 0
+    blocks = screen.getvalue().split("\x1b[")
+    number = len(blocks[0].splitlines())
+    assert blocks[1] == blocks[3] == f"{number}F"
+    assert blocks[-1].startswith("JState      ended\n")
+
+
+def test_watch_as_json_is_one_object_per_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_after(held(tmp_path), tmp_path, 2, monkeypatch)
+    lines = status(tmp_path, "--watch", "--json")[1].splitlines()
+    assert [json.loads(line)["state"] for line in lines] == ["running", "running", "ended"]
+
+
+def test_watch_of_a_run_that_has_ended_returns_at_once(tmp_path: Path) -> None:
+    held(tmp_path, "ended").release()
+    assert status(tmp_path, "--watch")[1].startswith("State      ended")
+
+
+def test_watch_ends_with_1_when_the_run_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = held(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda _: lock.release())
+    assert status(tmp_path, "--watch")[0] == 1
+
+
+def test_ctrl_c_leaves_a_watch_quietly(tmp_path: Path) -> None:
+    lock = held(tmp_path)
+    process = start("status", f"--output={tmp_path}", "--watch")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    lock.release()
+    assert (process.returncode, stderr) == (130, "")
+    assert "State" not in stdout
+
+
+def test_reader_that_goes_away_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
+    lock = held(tmp_path)
+    command = f"{sys.executable} -m vllm_caption status --output={tmp_path} --watch | head -1"
+    result = subprocess.run(
+        command, shell=True, capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+    )
+    lock.release()
+    assert (len(result.stdout.splitlines()), result.stderr) == (1, "")
