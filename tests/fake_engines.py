@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 from PIL.Image import Image
@@ -49,6 +50,13 @@ class FakeEngine:
 def start_fake(spec: WorkerSpec) -> FakeEngine:
     """An engine that starts."""
     return FakeEngine(Path(spec.images_root) / "gate")
+
+
+def start_with_program(spec: WorkerSpec) -> FakeEngine:
+    """An engine with a program of its own, as a spawned engine core is."""
+    program = subprocess.Popen(["sleep", "1000"])
+    (Path(spec.images_root) / "program").write_text(str(program.pid))
+    return start_fake(spec)
 
 
 def start_broken(spec: WorkerSpec) -> FakeEngine:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fake_engines import start_broken, start_fake
+from fake_engines import start_broken, start_fake, start_with_program
 from job import captions, draw_shape, rows
 
 from vllm_caption.clerk import Clerk
@@ -309,6 +309,76 @@ def test_interrupted_work_is_left_even_where_the_interrupt_made_it_fail(tmp_path
 
     assert asyncio.run(driver.unless_interrupted(fail())) is None
     run.output.close(complete=False)
+
+
+def test_programs_that_an_engine_started_die_with_its_worker(tmp_path: Path) -> None:
+    run = Run(tmp_path, ["gated.png"], num_engines=1, start_engine=start_with_program)
+    program: list[psutil.Process] = []
+
+    async def kill_the_worker_and_open_the_gate() -> None:
+        while run.stats.engines[0].state != "up" or not run.dispatcher.num_in_flight:
+            await asyncio.sleep(0.01)
+        program.append(psutil.Process(int((tmp_path / "raw/program").read_text())))
+        os.kill(run.stats.engines[0].pid or 0, signal.SIGKILL)
+        psutil.wait_procs(program, timeout=5)
+        assert not program[0].is_running() or program[0].status() == psutil.STATUS_ZOMBIE
+        (tmp_path / "raw/gate").touch()
+
+    async def both() -> None:
+        await asyncio.gather(run.run(), kill_the_worker_and_open_the_gate())
+
+    asyncio.run(both())
+    assert len(captions(run.config.output)) == 1
+
+
+def test_process_that_even_sigkill_does_not_end_costs_its_engine_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_caption.slots.JOIN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("vllm_caption.executors.local.KILL_GRACE_S", 0.2)
+    run = Run(tmp_path, names(12, n3="gated.png"), engine={"stall_timeout_s": 0.5})
+    stuck: list[int] = []
+
+    async def stop_the_busy_one() -> None:
+        while not stuck:
+            await asyncio.sleep(0.01)
+            busy = [n for n in range(2) if run.dispatcher.busy(n)]
+            if run.stats.captioned >= 9 and len(busy) == 1:
+                stuck.append(run.stats.engines[busy[0]].pid or 0)
+        os.kill(stuck[0], signal.SIGSTOP)
+        monkeypatch.setattr("vllm_caption.executors.local.kill_session", lambda pid: None)
+        monkeypatch.setattr("multiprocessing.process.BaseProcess.kill", lambda process: None)
+        (tmp_path / "raw/gate").touch()
+
+    async def both() -> None:
+        await asyncio.wait_for(asyncio.gather(run.run(), stop_the_busy_one()), timeout=30)
+
+    try:
+        asyncio.run(both())
+    finally:
+        monkeypatch.undo()
+        os.killpg(stuck[0], signal.SIGKILL)
+    assert len(captions(run.config.output)) == 12
+    assert any("even by SIGKILL" in line for line in run.told)
+
+
+def test_machine_that_is_full_for_a_moment_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, names(10), num_engines=1)
+    start, refused = LocalExecutor.start, []
+
+    async def start_at_the_third_try(executor: LocalExecutor, engine: int) -> LocalWorker:
+        if len(refused) < 2:
+            refused.append(asyncio.get_running_loop().time())
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        refused.append(asyncio.get_running_loop().time())
+        return await start(executor, engine)
+
+    monkeypatch.setattr(LocalExecutor, "start", start_at_the_third_try)
+    asyncio.run(run.run())
+    assert len(captions(run.config.output)) == 10
+    assert refused[2] - refused[1] >= 1.0  # a pause, so that the moment can pass
 
 
 def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Place:
-    """One existing folder, as it is now. Raises OSError where there is none."""
+    """One folder, as it is now."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -14,11 +14,11 @@ class Place:
 
     def still_there(self) -> bool:
         """False where the folder is gone, or something else lies in its place."""
-        try:
-            return self._look() == self._identity
-        except OSError:
-            return False
+        return self._identity is not None and self._look() == self._identity
 
-    def _look(self) -> tuple[int, int]:
-        found = self._folder.stat()
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self._folder.stat()
+        except OSError:
+            return None
         return found.st_dev, found.st_ino

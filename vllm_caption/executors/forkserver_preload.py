@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 
-from vllm_caption.executors.lifetime import die_with_parent, lead_session
+from vllm_caption.executors.lifetime import DRIVER_PID, die_with_parent, lead_session
 
 lead_session()
-die_with_parent()
+die_with_parent(int(os.environ[DRIVER_PID]))
 _nowhere = os.open(os.devnull, os.O_WRONLY)
 os.dup2(_nowhere, 1)
 os.dup2(_nowhere, 2)

@@ -18,16 +18,41 @@ from multiprocessing import resource_tracker
 _DRIVERS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+_parent_of_fork = 0
+DRIVER_PID = "VLLM_CAPTION_DRIVER_PID"
+"""The environment variable that tells the fork server its parent."""
 
 
-def die_with_parent() -> None:
-    """SIGKILL this process when its parent dies, and its forks when it dies in turn."""
-    _arm()
-    os.register_at_fork(after_in_child=_arm)
+def die_with_parent(parent: int) -> None:
+    """SIGKILL this process when its parent (that process id) dies, or leave now if it is dead
+    already; its forks die with it in turn."""
+    _arm(parent)
+    os.register_at_fork(before=_note_parent, after_in_child=lambda: _arm(_parent_of_fork))
 
 
-def _arm() -> None:
+def guard_session() -> None:
+    """Have this process' session killed when it dies. Programs that it executes (spawned engine
+    cores) carry no parent-death signal: a guardian, forked here, waits for one in their place."""
+    leader = os.getpid()
+    if os.fork():
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.closerange(0, 4096)  # no end of a pipe or socket stays open for the guardian's sake
+    if os.getppid() == leader:
+        signal.sigwait({signal.SIGTERM})
+    os.killpg(leader, signal.SIGKILL)  # the guardian is in it
+
+
+def _note_parent() -> None:
+    global _parent_of_fork
+    _parent_of_fork = os.getpid()
+
+
+def _arm(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it could be watched
+        os._exit(1)
 
 
 @contextmanager

@@ -27,7 +27,9 @@ from vllm_caption.executors.base import Ended, WorkerSpec
 from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
 from vllm_caption.executors.engine_log import EngineLog
 from vllm_caption.executors.lifetime import (
+    DRIVER_PID,
     die_with_parent,
+    guard_session,
     kill_session,
     lead_session,
     signals_blocked,
@@ -76,6 +78,7 @@ class LocalExecutor:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         if self._on_cpu:
             self._context.set_forkserver_preload([preload])
+            os.environ[DRIVER_PID] = str(os.getpid())
             with signals_blocked():
                 multiprocessing.forkserver.ensure_running()
 
@@ -193,7 +196,7 @@ def _preflight_main(
 ) -> None:
     """The preflight process: a check of the flags, one message."""
     lead_session()
-    die_with_parent()
+    die_with_parent(_parent(on_cpu))
     EngineLog(log)
     from vllm_caption.engine import check_engine_args
 
@@ -208,11 +211,18 @@ def _preflight_main(
     os._exit(0)  # nothing that vLLM left running may hold the answer back
 
 
+def _parent(forked: bool) -> int:
+    """Who this process must not outlive: the fork server, as it is, or the driver."""
+    driver = multiprocessing.parent_process()
+    return os.getppid() if forked or driver is None or driver.pid is None else driver.pid
+
+
 def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | None) -> None:
     """The worker process."""
     lead_session()
-    die_with_parent()
+    die_with_parent(_parent(gpus is None))
     if gpus is not None:
+        guard_session()
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     asyncio.run(_work(spec, end, EngineLog(log)))
     sys.stdout.flush()
