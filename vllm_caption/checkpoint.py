@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from vllm_caption.errors import RunStopped
@@ -57,6 +59,10 @@ SCHEMA = pa.schema(
         ("run_id", pa.string()),
     ]
 )
+
+
+ROW_GROUP = 8192
+"""Rows that are held at a time when parts are merged."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -159,8 +165,8 @@ class Checkpoint:
         """Turn the journal into a Parquet part."""
         if self._rows:
             _sync_file_system(self._journal)
-            table = pa.Table.from_pylist([msgspec.structs.asdict(r) for r in self._rows], SCHEMA)
-            self._write(table)
+            rows = [msgspec.structs.asdict(row) for row in self._rows]
+            self._write([pa.Table.from_pylist(rows, SCHEMA)])
             self._rows.clear()
         os.ftruncate(self._journal, 0)
 
@@ -177,7 +183,10 @@ class Checkpoint:
         old = parts(self.folder)
         if len(old) < 2:
             return
-        self._write(last_rows(pa.concat_tables(read_part(path) for path in old)))
+        try:
+            self._write(_merged(old))
+        except pa.ArrowException as error:
+            raise _damaged(self.folder, error) from error
         for path in old:
             os.unlink(path.name, dir_fd=self._folder_fd)
 
@@ -187,12 +196,14 @@ class Checkpoint:
         os.close(self._journal)
         os.close(self._folder_fd)
 
-    def _write(self, table: pa.Table) -> None:
+    def _write(self, tables: Iterable[pa.Table]) -> None:
         name = f"part-{self._next_part:08d}.parquet"
         temporary, here = f".{name}.tmp", self._folder_fd
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         with os.fdopen(os.open(temporary, flags, 0o666, dir_fd=here), "wb") as out:
-            pq.write_table(table, out, compression="zstd")
+            with pq.ParquetWriter(out, SCHEMA, compression="zstd") as writer:
+                for table in tables:
+                    writer.write_table(table)
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, name, src_dir_fd=here, dst_dir_fd=here)
@@ -221,11 +232,28 @@ def _damaged(path: Path, error: Exception) -> RunStopped:
     return RunStopped(f"{path} is damaged ({error}); {remedy}")
 
 
-def last_rows(table: pa.Table) -> pa.Table:
-    """The last row of every file, in their order; ``table`` has the rows oldest first."""
-    numbered = pa.table({"file": table["file"], "row": pa.array(range(len(table)), pa.int64())})
+def last_rows(files: pa.ChunkedArray) -> np.ndarray:
+    """Which rows are the last of their file: booleans, as many as ``files``, oldest first."""
+    numbered = pa.table({"file": files, "row": np.arange(len(files))})
     last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
-    return table.take(last.take(pc.sort_indices(last)))
+    kept = np.zeros(len(files), dtype=bool)
+    kept[last.to_numpy()] = True
+    return kept
+
+
+def _merged(paths: list[Path]) -> Iterator[pa.Table]:
+    """The last row of every item of several parts, a few thousand rows at a time."""
+    names = pa.concat_tables(read_part(path, ["file"]) for path in paths)["file"]
+    kept, begin = last_rows(names), 0
+    rows = ds.dataset([os.fspath(path) for path in paths], schema=SCHEMA, format="parquet")
+    waiting: list[pa.RecordBatch] = []
+    for batch in rows.to_batches(batch_size=ROW_GROUP, batch_readahead=2, fragment_readahead=2):
+        waiting.append(batch.filter(kept[begin : begin + len(batch)]))
+        begin += len(batch)
+        if sum(map(len, waiting)) >= ROW_GROUP:
+            yield pa.Table.from_batches(waiting, SCHEMA)
+            waiting = []
+    yield pa.Table.from_batches(waiting, SCHEMA)
 
 
 def read_known(path: Path) -> Iterator[tuple[str, Known]]:

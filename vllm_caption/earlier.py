@@ -41,9 +41,10 @@ def read_earlier(root: Path, recipe_id: str) -> EarlierCaptions:
     """The unflagged captions that the manifest of an output folder holds of one recipe."""
     tables = [read_part(path, _COLUMNS) for path in parts(root / "manifest.parquet")]
     table = pa.concat_tables([*tables, SCHEMA.empty_table().select(_COLUMNS)])
-    table = last_rows(table)  # only an item's last row says what its .txt holds
+    last = pa.array(last_rows(table["file"]))  # only that says what the .txt holds
     flags = pc.fill_null(pc.list_value_length(table["flags"]), 0)
     wanted = pc.and_kleene(pc.equal(table["status"], "captioned"), pc.equal(flags, 0))
     wanted = pc.and_kleene(wanted, pc.equal(table["recipe_id"], recipe_id))
-    kept = table.filter(pc.and_kleene(wanted, pc.is_valid(table["twin_key"])))
+    wanted = pc.and_kleene(wanted, pc.is_valid(table["twin_key"]))
+    kept = table.filter(pc.and_kleene(wanted, last))
     return EarlierCaptions(kept["file"].combine_chunks(), kept["twin_key"])
