@@ -241,6 +241,8 @@ def test_many_refusals_leak_no_descriptor(tmp_path: Path) -> None:
         (b"%PDF-1.4\n", "PDF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
         (b"PK\3\4" + bytes(60), "ZIP"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60), "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(60), "HEIC"),
         (b"P6 1 1 255\n\1\2\3", "none of the formats"),
     ],
 )

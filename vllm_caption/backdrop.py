@@ -60,18 +60,21 @@ def _best_backdrop(on_white: Image.Image, alpha: Image.Image) -> Backdrop:
     factor = max(1, max(alpha.size) // 64)
     weight = np.asarray(alpha.reduce(factor), dtype=np.int32)
     bands = on_white.reduce(factor).split()
-    # The channel farthest from a level is a pixel's darkest or its lightest one.
-    outermost = reduce(ImageChops.darker, bands), reduce(ImageChops.lighter, bands)
-    # Colour × alpha × 255, without white's part: no division, so exact where alpha is small.
-    weighted = [255 * (np.asarray(band, dtype=np.int32) + weight - 255) for band in outermost]
-
-    def lost(backdrop: Backdrop) -> int:
-        darkest, lightest = (np.abs(band - _LEVEL[backdrop] * weight) for band in weighted)
-        return int(weight[np.maximum(darkest, lightest) < NEAR * weight].sum())
-
-    if 2 * lost("white") <= weight.sum():
+    # The channel farthest from a level is a pixel's darkest or its lightest one; from white, the
+    # darkest. So most images need no more than this.
+    darkest = np.asarray(reduce(ImageChops.darker, bands), dtype=np.int32)
+    lost_on_white = weight[255 * (255 - darkest) < NEAR * weight].sum()
+    if 2 * lost_on_white <= weight.sum():
         return "white"
-    return "black" if lost("black") <= lost("gray") else "gray"
+    lightest = np.asarray(reduce(ImageChops.lighter, bands), dtype=np.int32)
+    # Colour × alpha × 255, without white's part: no division, so exact where alpha is small.
+    weighted = [255 * (band + weight - 255) for band in (darkest, lightest)]
+
+    def lost(level: int) -> int:
+        low, high = (np.abs(band - level * weight) for band in weighted)
+        return int(weight[np.maximum(low, high) < NEAR * weight].sum())
+
+    return "black" if lost(_LEVEL["black"]) <= lost(_LEVEL["gray"]) else "gray"
 
 
 def pad(image: Image.Image, backdrop: Backdrop) -> Image.Image:

@@ -26,7 +26,7 @@ _HEAD_BYTES: Final = 512
 _MAGIC: Final = re.compile(
     rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM)"
     rb"|(?P<WEBP>RIFF....WEBP)|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<ICO>\0\0\x01\0)"
-    rb"|(?P<AVIF>....ftyp(?:avif|avis|mif1|msf1))",
+    rb"|(?P<AVIF>....ftyp(?:avif|avis|(?=mif1|msf1).{8,80}?avi[fs]))",
     re.DOTALL,
 )
 _FORMATS: Final = ", ".join(_MAGIC.groupindex)
@@ -36,6 +36,7 @@ _NOT_IMAGES: Final = {
     "a web page": rb"\s*<(?:!doctype html|html)",
     "a PDF document": rb"%PDF",
     "a PostScript drawing": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "a HEIC photo": rb"....ftyp(?:hei[cfmsx]|hev[cmsx]|mif1|msf1)",
     "a ZIP archive": rb"PK\x03\x04",
 }
 _OS_REFUSALS: Final[dict[int, tuple[ItemKind, str]]] = {

@@ -22,15 +22,13 @@ import warnings
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 # Registers the formats that are read, so that Image.open need not import Pillow's other forty.
 from PIL import AvifImagePlugin as _avif  # noqa: F401
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL import IcoImagePlugin as _ico  # noqa: F401
 from PIL import TiffImagePlugin as _tiff  # noqa: F401
-from PIL import WebPImagePlugin as _webp  # noqa: F401
-from PIL.Image import Resampling, Transpose
+from PIL import WebPImagePlugin as _webp
+from PIL.Image import Transpose
 
 from vllm_caption.backdrop import MAX_SIDE_RATIO as MAX_SIDE_RATIO
 from vllm_caption.backdrop import Backdrop as Backdrop
@@ -39,8 +37,8 @@ from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
 from vllm_caption.image_files import read_image_file
 from vllm_caption.image_files import resolve_image as resolve_image
+from vllm_caption.image_modes import Size, shrink
 
-_Size = tuple[int, int]
 _QUIET_PILLOW: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _TURNS: Final = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -79,8 +77,11 @@ class PreparedImage:
 def prepare_image(images_root: str, file: str, config: ImageConfig) -> PreparedImage:
     """The pixels of ``file``, a name relative to ``images_root``; raises only ``ItemError``."""
     data, image_format = read_image_file(resolve_image(images_root, file))
+    digest = hashlib.sha256(data).hexdigest()
+    source = io.BytesIO(data)
+    del data  # so that the bytes are gone once ``source`` is closed
     try:
-        image, (width, height) = _decode(data, image_format, config)
+        image, (width, height) = _decode(source, image_format, config)
         image, backdrop = flatten(image)
         image = pad(image, backdrop)
     except ItemError:
@@ -89,7 +90,6 @@ def prepare_image(images_root: str, file: str, config: ImageConfig) -> PreparedI
         raise ItemError("too_large", "it has more pixels than Pillow will decode") from error
     except Exception as error:  # decoders raise anything; the item's row records it
         raise ItemError("decode_error", _sentence(image_format, error)) from error
-    digest = hashlib.sha256(data).hexdigest()
     return PreparedImage(image, width, height, backdrop, digest)
 
 
@@ -102,12 +102,15 @@ def _sentence(image_format: str, error: Exception) -> str:
     return f"the {image_format} data cannot be decoded: {text or type(error).__name__}"
 
 
-def _decode(data: bytes, image_format: str, config: ImageConfig) -> tuple[Image.Image, _Size]:
-    """First frame as L, RGB or RGBA, shrunk and upright; and the file's upright size."""
+def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Image.Image, Size]:
+    """First frame as L, RGB or RGBA, shrunk and upright; and the file's upright size.
+
+    Closes ``source`` once the pixels are there, to make room for what becomes of them.
+    """
     _hush_pillow()
     if image_format == "ICO":
-        data = _largest_icon(data, config.max_image_pixels)
-    image = Image.open(io.BytesIO(data), formats=[image_format])
+        source = io.BytesIO(_largest_icon(source.getvalue(), config.max_image_pixels))
+    image = _open(source, image_format)
     size = image.size
     _check_pixels(size, config.max_image_pixels)
     if max(size) > config.max_side:
@@ -115,12 +118,31 @@ def _decode(data: bytes, image_format: str, config: ImageConfig) -> tuple[Image.
     _mend_transparency(image)
     image.load()
     turn = _turn(image)  # before the conversions, after the load: a PNG's EXIF may come last
-    small = _shrink(_plain(image), _fit(image.size, config.max_side))
-    if small.mode in ("I", "F"):
-        small = _scale_values(small)
+    source.close()
+    small = shrink(image, _fit(image.size, config.max_side))
     if turn is None:
         return small, size
     return small.transpose(turn), size[::-1] if turn in _SIDEWAYS else size
+
+
+class _WebPFile(_webp.WebPImageFile):
+    """Its first frame alone, so that the decoder goes before the pixels get their own memory.
+
+    The decoder keeps two canvases of 4 bytes a pixel, besides the frame that it gave.
+    """
+
+    def load_prepare(self) -> None:
+        self._decoder = None
+        super().load_prepare()
+
+
+def _open(source: io.BytesIO, image_format: str) -> ImageFile.ImageFile:
+    if image_format == "WEBP":
+        try:
+            return _WebPFile(source)
+        except SyntaxError as error:  # Image.open would translate it
+            raise UnidentifiedImageError from error
+    return Image.open(source, formats=[image_format])
 
 
 def _hush_pillow() -> None:
@@ -132,7 +154,7 @@ def _hush_pillow() -> None:
         warnings.filterwarnings("ignore", module=_QUIET_PILLOW[3].pattern)
 
 
-def _check_pixels(size: _Size, max_image_pixels: int) -> None:
+def _check_pixels(size: Size, max_image_pixels: int) -> None:
     width, height = size
     if width * height > max_image_pixels:
         limit = f"the limit (max_image_pixels) is {max_image_pixels}"
@@ -157,12 +179,12 @@ def _largest_icon(data: bytes, max_image_pixels: int) -> bytes:
     return data[:4] + struct.pack("<H4B2H2I", 1, *best[:7], 22) + frame
 
 
-def _fit(size: _Size, max_side: int) -> _Size:
+def _fit(size: Size, max_side: int) -> Size:
     scale = min(1.0, max_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _draft_size(size: _Size, max_pixels: int) -> _Size:
+def _draft_size(size: Size, max_pixels: int) -> Size:
     """The least size to decode a large JPEG to: twice what the model's processor will keep of it.
 
     Decoding at 1/2, 1/4 or 1/8 averages as a resize would, and is faster than decoding it all.
@@ -186,58 +208,3 @@ def _turn(image: Image.Image) -> Transpose | None:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _TAG_ERRORS:
         return None  # a broken tag says nothing; the pixels are sound
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """The same as L, RGB or RGBA; or as I or F, whose values are scaled once it is small."""
-    if image.mode.startswith("I;16"):
-        return _high_bytes(image)
-    if image.mode in ("L", "RGB") and "transparency" not in image.info:
-        return image
-    if image.mode in ("RGBA", "I", "F"):
-        return image
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None
-        return converted
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _high_bytes(image: Image.Image) -> Image.Image:
-    """16-bit gray to 8 bits; Pillow's own conversion clips all but the darkest levels to white."""
-    values = np.asarray(image)
-    gray = Image.fromarray((values >> 8).astype(np.uint8))
-    key = image.info.get("transparency")
-    if not isinstance(key, int):
-        return gray
-    alpha = Image.fromarray((values != key).astype(np.uint8) * np.uint8(255))
-    return Image.merge("LA", (gray, alpha)).convert("RGBA")
-
-
-def _shrink(image: Image.Image, target: _Size) -> Image.Image:
-    if image.size == target:
-        return image
-    # HAMMING has no negative lobes: no halo around flat shapes, no colour stronger than its alpha,
-    # no value outside the range of a 32-bit image; and it takes a third of LANCZOS' time.
-    if image.mode == "RGBA":  # weighted by alpha, or colours hidden under alpha 0 would bleed
-        weighted = image.convert("RGBa").resize(target, Resampling.HAMMING, reducing_gap=2.0)
-        return weighted.convert("RGBA")
-    return image.resize(target, Resampling.HAMMING, reducing_gap=2.0)
-
-
-def _scale_values(image: Image.Image) -> Image.Image:
-    """Numbers to 8-bit gray: by the usual range that holds them all, else from least to most."""
-    values = np.asarray(image, dtype=np.float32)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise ItemError("decode_error", "there is nothing to see: none of its values is a number")
-    low, high = float(finite.min()), float(finite.max())
-    for usual in (1.0, 255.0, 65535.0):
-        if low >= 0 and high <= usual:
-            low, high = 0.0, usual
-            break
-    scaled = (values - low) * (255 / max(high - low, 1e-30))
-    return Image.fromarray(np.nan_to_num(scaled).clip(0, 255).astype(np.uint8))

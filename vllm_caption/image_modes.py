@@ -1,0 +1,109 @@
+"""From whatever pixels a decoder gave to few of a plain kind: L, RGB, RGBA, or numbers as gray.
+
+Invariants
+- A large image is converted and averaged band by band, so that beside the decoded pixels there is
+  never a second copy of its size.
+- Colours are averaged by their alpha: what hides under alpha 0 never shows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageCms
+from PIL.Image import Resampling
+
+from vllm_caption.errors import ItemError
+
+Size = tuple[int, int]
+
+_BAND_PIXELS: Final = 2**18
+_REDUCING_GAP: Final = 2.0
+"""How much larger than its target an image stays until the filter: Pillow's own proposal."""
+
+
+def shrink(image: Image.Image, target: Size) -> Image.Image:
+    """``image`` at the size ``target`` as L, RGB or RGBA, whatever its mode."""
+    small = _plain(image) if image.size == target else _resized(image, target)
+    return _scale_values(small) if small.mode in ("I", "F") else small
+
+
+def _resized(image: Image.Image, target: Size) -> Image.Image:
+    """As ``resize(…, reducing_gap)`` would, but in bands, and weighted by alpha."""
+    (width, height), (new_width, new_height) = image.size, target
+    factor_x = int(width / new_width / _REDUCING_GAP) or 1
+    factor_y = int(height / new_height / _REDUCING_GAP) or 1
+    reduced = _reduced(image, factor_x, factor_y)
+    # HAMMING has no negative lobes: no halo around flat shapes, no colour stronger than its alpha,
+    # no value outside the range of a 32-bit image; and it takes a third of LANCZOS' time.
+    box = (0, 0, width / factor_x, height / factor_y)
+    small = reduced.resize(target, Resampling.HAMMING, box)
+    return small.convert("RGBA") if small.mode == "RGBa" else small
+
+
+def _reduced(image: Image.Image, factor_x: int, factor_y: int) -> Image.Image:
+    """Averages of ``factor_x`` × ``factor_y`` pixels."""
+    if (factor_x, factor_y) == (1, 1):
+        return _weighted(_plain(image))
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // (width * factor_y)) * factor_y
+    reduced = None
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        piece = _weighted(_plain(band)).reduce((factor_x, factor_y))
+        if reduced is None:
+            size = math.ceil(width / factor_x), math.ceil(height / factor_y)
+            reduced = Image.new(piece.mode, size)
+        reduced.paste(piece, (0, top // factor_y))
+    assert reduced is not None
+    return reduced
+
+
+def _weighted(image: Image.Image) -> Image.Image:
+    return image.convert("RGBa") if image.mode == "RGBA" else image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same as L, RGB or RGBA; or as I or F, whose values are scaled once it is small."""
+    if image.mode.startswith("I;16"):
+        return _high_bytes(image)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.mode in ("RGBA", "I", "F"):
+        return image
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None
+        return converted
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit gray to 8 bits; Pillow's own conversion clips all but the darkest levels to white."""
+    values = np.asarray(image)
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return gray
+    alpha = Image.fromarray((values != key).astype(np.uint8) * np.uint8(255))
+    return Image.merge("LA", (gray, alpha)).convert("RGBA")
+
+
+def _scale_values(image: Image.Image) -> Image.Image:
+    """Numbers to 8-bit gray: by the usual range that holds them all, else from least to most."""
+    values = np.asarray(image, dtype=np.float32)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ItemError("decode_error", "there is nothing to see: none of its values is a number")
+    low, high = float(finite.min()), float(finite.max())
+    for usual in (1.0, 255.0, 65535.0):
+        if low >= 0 and high <= usual:
+            low, high = 0.0, usual
+            break
+    scaled = (values - low) * (255 / max(high - low, 1e-30))
+    return Image.fromarray(np.nan_to_num(scaled).clip(0, 255).astype(np.uint8))
