@@ -25,7 +25,8 @@ import psutil
 from fake_job import fake_main
 from job import captions, draw_shape, input_flags, rows, write_document
 
-from vllm_caption.checkpoint import Row, _read_journal
+from vllm_caption.checkpoint import read_journal
+from vllm_caption.parts import Row
 
 MARK = "VLLM_CAPTION_CHAOS"
 NUM_GOOD, NUM_TWINS, NUM_ABSENT = 60, 8, 4
@@ -182,7 +183,7 @@ def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
     recorded: dict[str, str | None] = {}
     if (output / "manifest.parquet").exists():
         recorded = {file: row["caption"] for file, row in rows(output).items()}
-    journal: list[Row] = _read_journal(output / "journal.jsonl")
+    journal: list[Row] = read_journal(output / "journal.jsonl")
     recorded |= {row.file: row.caption for row in journal}
     for file, caption in recorded.items():
         assert texts.get(file) == caption, (file, caption)

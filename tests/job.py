@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vllm_caption.checkpoint import read_rows
 from vllm_caption.cli import main
+from vllm_caption.parts import read_rows
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 WAIT_S = 180.0

@@ -30,7 +30,7 @@ from job import (
     write_document,
 )
 
-from vllm_caption.checkpoint import parts
+from vllm_caption.parts import parts
 
 pytestmark = pytest.mark.engine
 
@@ -390,8 +390,18 @@ def test_engine_that_cannot_start_ends_the_run_with_the_cause_and_exit_3(
     last = result.stderr.splitlines()[-1]
     assert last.startswith("Stopped: no engine is left; the last error was: ValueError: Cannot ")
     assert "not enough" in last
+    assert "lower --max-model-len" in last
     assert str(tmp_path / "logs/engine-0.log") in last
     assert "Traceback" not in result.stderr
+
+
+def test_auto_fit_finds_settings_that_fit_and_says_which(shapes: Path, tmp_path: Path) -> None:
+    arguments = [MODEL, *input_flags(shapes), f"--output={tmp_path}", "--max-engine-restarts=0"]
+    result = run_here(*arguments, "--kv-cache-memory-bytes=64K", "--auto-fit")
+    assert result.exit_code == 0, result.stderr
+    told = [line for line in result.stderr.splitlines() if "--auto-fit tries" in line]
+    assert told[0].endswith("--auto-fit tries --kv-cache-memory-bytes 1048576")
+    assert len(told) == 1
 
 
 # --- mistakes, found before an engine starts ---------------------------------------------------

@@ -14,9 +14,10 @@ import pyarrow.dataset as ds
 import pytest
 
 from vllm_caption.caption_files import CaptionFiles
-from vllm_caption.checkpoint import Checkpoint, Row, parts, read_rows
+from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.output import Output
+from vllm_caption.parts import Row, parts, read_rows
 
 
 def row(file: str, **columns: object) -> Row:
@@ -112,7 +113,7 @@ def test_last_row_of_an_item_counts(tmp_path: Path) -> None:
     checkpoint.append(row("a", status="failed", error_kind="missing_file", caption=None))
     checkpoint.append(row("a", flags=("too_long",)))
     known = checkpoint.known()["a"]
-    assert (known.status, known.flagged, known.error_kind) == ("captioned", True, None)
+    assert (known.status, known.flags, known.error_kind) == ("captioned", "too_long", None)
 
 
 def test_compaction_leaves_one_part_with_the_last_row_of_each_item(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ import msgspec
 import pytest
 from job import draw_shape, input_flags, make_input, run_here, write_document
 
-from vllm_caption.checkpoint import Checkpoint, Row
+from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.cli import parse_plan
 from vllm_caption.config import RunConfig
+from vllm_caption.parts import Row
 from vllm_caption.plan.command import make_plan
 from vllm_caption.plan.images import num_vision_tokens
 from vllm_caption.plan.output import Room, read_rate, read_recorded
@@ -260,7 +261,7 @@ def test_part_that_is_compacted_away_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(tmp_path, ("a", "captioned", {}))
-    from vllm_caption.checkpoint import parts
+    from vllm_caption.parts import parts
 
     lists = iter([[tmp_path / "manifest.parquet" / "part-00000009.parquet"]])
     monkeypatch.setattr("vllm_caption.plan.output.parts", lambda folder: next(lists, parts(folder)))

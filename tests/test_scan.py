@@ -8,28 +8,32 @@ import pytest
 from job import make_input, write_document
 
 from vllm_caption.caption_files import CaptionFiles
-from vllm_caption.checkpoint import Known
 from vllm_caption.config import InputConfig, Redo, RunConfig
+from vllm_caption.parts import Known
 from vllm_caption.prompts import load_prompt
 from vllm_caption.recipe import make_recipe
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Batch, Scan
 
-CAPTIONED = Known("captioned", "old recipe", False, None)
+CAPTIONED = Known("captioned", "old recipe", "", None)
 
 
 def scan(
-    folder: Path, known: dict[str, Known] | None = None, redo: Redo | None = None
+    folder: Path,
+    known: dict[str, Known] | None = None,
+    redo: Redo | None = None,
+    redo_kinds: tuple[str, ...] = (),
 ) -> tuple[Batch, Scan]:
     """Everything that one pass over an input comes to, in one batch."""
     inputs = InputConfig(folder / "jsons", folder / "json_detail", folder / "raw")
-    config = RunConfig(input=inputs, output=folder / "out", redo=redo)
+    config = RunConfig(input=inputs, output=folder / "out", redo=redo, redo_kinds=redo_kinds)
     make = RowMaker("run", str(folder / "raw"), make_recipe(config, load_prompt("shape-brief")))
     reading = Scan(config, known or {}, CaptionFiles(folder / "out"), make)
     whole = Batch()
     for batch in reading.batches():
         whole.pending += batch.pending
         whole.rows += batch.rows
+        whole.failures_kept += batch.failures_kept
         whole.num_done += batch.num_done
         whole.num_stale += batch.num_stale
     return whole, reading
@@ -60,11 +64,31 @@ def test_redo_chooses_what_is_made_anew(tmp_path: Path, redo: Redo | None, pendi
     current = reading._recipe_id
     known = {
         "a": CAPTIONED,
-        "b": Known("captioned", current, True, None),
-        "c": Known("captioned", None, False, None),
+        "b": Known("captioned", current, "too_long", None),
+        "c": Known("captioned", None, "", None),
     }
     found, _ = scan(tmp_path, known, redo)
     assert [item.file for item in found.pending] == list(pending)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pending"),
+    [(("poison",), "cd"), (("too_long", "engine_error"), "abd"), (("cut_off",), "bd")],
+)
+def test_redo_kind_tries_these_and_new_items_and_leaves_other_failures_as_they_are(
+    tmp_path: Path, kinds: tuple[str, ...], pending: str
+) -> None:
+    make_input(tmp_path, 0)
+    write_document(tmp_path, "design", list("abcd"), ["SvgElement"] * 4)
+    known = {
+        "a": Known("failed", "r", "", "engine_error"),
+        "b": Known("captioned", "r", "too_long,cut_off", None),
+        "c": Known("failed", "r", "", "poison"),
+    }
+    found, _ = scan(tmp_path, known, redo_kinds=kinds)
+    assert [item.file for item in found.pending] == list(pending)
+    kept = {file for _, file in found.failures_kept}
+    assert kept == {"a", "c"} - set(pending)
 
 
 def test_txt_without_a_row_is_adopted_with_its_text(tmp_path: Path) -> None:
@@ -83,7 +107,7 @@ def test_failed_item_whose_file_is_still_broken_is_settled_without_an_engine(
 ) -> None:
     files = make_input(tmp_path, 2)
     (tmp_path / "raw" / files[0]).unlink()
-    found, _ = scan(tmp_path, {files[0]: Known("failed", None, False, "missing_file")})
+    found, _ = scan(tmp_path, {files[0]: Known("failed", None, "", "missing_file")})
     assert [(row.file, row.error_kind) for row in found.rows] == [(files[0], "missing_file")]
     assert [item.file for item in found.pending] == [files[1]]
 
@@ -91,7 +115,7 @@ def test_failed_item_whose_file_is_still_broken_is_settled_without_an_engine(
 @pytest.mark.parametrize("kind", ["missing_file", "engine_error", "poison", "caption_rejected"])
 def test_failed_item_whose_file_is_well_is_tried_again(tmp_path: Path, kind: str) -> None:
     files = make_input(tmp_path, 1)
-    found, _ = scan(tmp_path, {files[0]: Known("failed", None, False, kind)})
+    found, _ = scan(tmp_path, {files[0]: Known("failed", None, "", kind)})
     assert [item.file for item in found.pending] == files
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "vllm_caption"
 LAYERS = (
-    {"errors", "messages", "config", "flags"},
+    {"errors", "messages", "config"},
     {
         *(
             "hardware",
@@ -27,9 +27,12 @@ LAYERS = (
             "twins",
             "caption_files",
             "checkpoint",
+            "parts",
             "lock",
             "recipe",
             "place",
+            "flags",
+            "memory_fit",
         ),
         "stats",
     },
@@ -50,7 +53,7 @@ ALLOWED_USERS = {
     "torch": {"engine"},
     "ray": {"executors"},
     "PIL": {"images", "image_files", "image_modes", "backdrop", "worker", "engine"},
-    "pyarrow": {"checkpoint", "earlier", "verify"},
+    "pyarrow": {"checkpoint", "earlier", "parts", "verify"},
     "jinja2": {"prompts"},
     "filelock": {"lock"},
     "pynvml": {"hardware"},

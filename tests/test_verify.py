@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from job import captions, input_flags, rows, run_here, write_document
 
-from vllm_caption.checkpoint import Row, parts
 from vllm_caption.config import InputConfig
 from vllm_caption.manifest import Item, ManifestReader
 from vllm_caption.output import Output
+from vllm_caption.parts import Row, parts
 from vllm_caption.rows import adopted
 from vllm_caption.verify.command import verify
 from vllm_caption.verify.report import MEANING, REMEDY, Verdict

@@ -12,114 +12,23 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from vllm_caption.errors import RunStopped
-
-SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("document", pa.string()),
-        ("element_index", pa.int32()),
-        ("element_type", pa.string()),
-        ("image_path", pa.string()),
-        ("caption_path", pa.string()),
-        ("status", pa.string()),
-        ("caption", pa.string()),
-        ("finish_reason", pa.string()),
-        ("flags", pa.list_(pa.string())),
-        ("error_kind", pa.string()),
-        ("error", pa.string()),
-        ("attempts", pa.int32()),
-        ("prompt_tokens", pa.int32()),
-        ("output_tokens", pa.int32()),
-        ("image_width", pa.int32()),
-        ("image_height", pa.int32()),
-        ("backdrop", pa.string()),
-        ("image_sha256", pa.string()),
-        ("same_as", pa.string()),
-        ("twin_key", pa.binary(16)),
-        ("recipe_id", pa.string()),
-        ("model", pa.string()),
-        ("prompt_name", pa.string()),
-        ("engine", pa.int32()),
-        ("queue_s", pa.float32()),
-        ("prepare_s", pa.float32()),
-        ("generate_s", pa.float32()),
-        ("finished_at", pa.timestamp("us", tz="UTC")),
-        ("run_id", pa.string()),
-    ]
+from vllm_caption.parts import (
+    SCHEMA,
+    Known,
+    Row,
+    damaged,
+    merged,
+    part_number,
+    parts,
+    read_known,
 )
-
-
-ROW_GROUP = 8192
-"""Rows that are held at a time when parts are merged."""
-
-
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """One finished item. Names as in SCHEMA; ``finished_at`` in microseconds since 1970, UTC."""
-
-    file: str
-    document: str
-    element_index: int
-    element_type: str
-    status: str
-    finished_at: int
-    run_id: str
-    image_path: str | None = None
-    caption_path: str | None = None
-    caption: str | None = None
-    finish_reason: str | None = None
-    flags: tuple[str, ...] = ()
-    error_kind: str | None = None
-    error: str | None = None
-    attempts: int = 0
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    image_width: int | None = None
-    image_height: int | None = None
-    backdrop: str | None = None
-    image_sha256: str | None = None
-    same_as: str | None = None
-    twin_key: bytes | None = None
-    recipe_id: str | None = None
-    model: str | None = None
-    prompt_name: str | None = None
-    engine: int | None = None
-    queue_s: float | None = None
-    prepare_s: float | None = None
-    generate_s: float | None = None
-
-    def of_unknown_making(self, caption: str) -> Row:
-        """The same item with a caption whose making nothing records."""
-        return msgspec.structs.replace(
-            self,
-            caption=caption,
-            flags=(),
-            same_as=None,
-            twin_key=None,
-            recipe_id=None,
-            model=None,
-            prompt_name=None,
-        )
-
-
-class Known(NamedTuple):
-    """What a rerun needs to know of an item's last row."""
-
-    status: str
-    recipe_id: str | None
-    flagged: bool
-    error_kind: str | None
 
 
 class Checkpoint:
@@ -138,9 +47,9 @@ class Checkpoint:
         self._folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink()
-        self._next_part = 1 + max((_part_number(path) for path in parts(self.folder)), default=0)
+        self._next_part = 1 + max((part_number(path) for path in parts(self.folder)), default=0)
         self._journal_path = root / "journal.jsonl"
-        self._rows.extend(mend(row) for row in _read_journal(self._journal_path))
+        self._rows.extend(mend(row) for row in read_journal(self._journal_path))
         self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.write_part()  # what a killed run left in its journal
 
@@ -184,9 +93,9 @@ class Checkpoint:
         if len(old) < 2:
             return
         try:
-            self._write(_merged(old))
+            self._write(merged(old))
         except pa.ArrowException as error:
-            raise _damaged(self.folder, error) from error
+            raise damaged(self.folder, error) from error
         for path in old:
             os.unlink(path.name, dir_fd=self._folder_fd)
 
@@ -211,75 +120,6 @@ class Checkpoint:
         self._next_part += 1
 
 
-def parts(folder: Path) -> list[Path]:
-    """The dataset's files, oldest first."""
-    return sorted(folder.glob("part-*.parquet"), key=_part_number)
-
-
-def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One part of the dataset. Raises RunStopped where it is damaged, FileNotFoundError where it
-    was compacted away."""
-    try:
-        return pq.read_table(path, columns=columns, schema=SCHEMA)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:  # damaged pages are OSErrors
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> RunStopped:
-    remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
-    return RunStopped(f"{path} is damaged ({error}); {remedy}")
-
-
-def last_rows(files: pa.ChunkedArray) -> np.ndarray:
-    """Which rows are the last of their file: booleans, as many as ``files``, oldest first."""
-    numbered = pa.table({"file": files, "row": np.arange(len(files))})
-    last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
-    kept = np.zeros(len(files), dtype=bool)
-    kept[last.to_numpy()] = True
-    return kept
-
-
-def _merged(paths: list[Path]) -> Iterator[pa.Table]:
-    """The last row of every item of several parts, a few thousand rows at a time."""
-    names = pa.concat_tables(read_part(path, ["file"]) for path in paths)["file"]
-    kept, begin = last_rows(names), 0
-    rows = ds.dataset([os.fspath(path) for path in paths], schema=SCHEMA, format="parquet")
-    waiting: list[pa.RecordBatch] = []
-    for batch in rows.to_batches(batch_size=ROW_GROUP, batch_readahead=2, fragment_readahead=2):
-        waiting.append(batch.filter(kept[begin : begin + len(batch)]))
-        begin += len(batch)
-        if sum(map(len, waiting)) >= ROW_GROUP:
-            yield pa.Table.from_batches(waiting, SCHEMA)
-            waiting = []
-    yield pa.Table.from_batches(waiting, SCHEMA)
-
-
-def read_known(path: Path) -> Iterator[tuple[str, Known]]:
-    """File and what a rerun needs to know, for each row of one part."""
-    table = read_part(path, ["file", "status", "recipe_id", "flags", "error_kind"])
-    flagged = pc.fill_null(pc.greater(pc.list_value_length(table["flags"]), 0), False)
-    columns = (table["file"], table["status"], table["recipe_id"], flagged, table["error_kind"])
-    try:
-        lists = [column.to_pylist() for column in columns]
-    except UnicodeDecodeError as error:
-        raise _damaged(path, error) from error
-    shared: dict[Known, Known] = {}  # a million rows, a handful of distinct values
-    for file, *rest in zip(*lists, strict=True):
-        entry = Known(*rest)
-        yield file, shared.setdefault(entry, entry)
-
-
-def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The last row of every item, as plain dictionaries (for tools, not for the hot path)."""
-    rows: dict[str, dict[str, Any]] = {}
-    for path in parts(folder):
-        for row in pq.read_table(path, schema=SCHEMA).to_pylist():
-            rows[row["file"]] = row
-    yield from rows.values()
-
-
 def write_documents(root: Path, skipped: list[tuple[str, str, str]]) -> None:
     """documents.parquet: (document, kind, reason) of every document that was not taken."""
     names = ("document", "kind", "reason")
@@ -291,12 +131,7 @@ def write_documents(root: Path, skipped: list[tuple[str, str, str]]) -> None:
     temporary.replace(root / "documents.parquet")
 
 
-def _part_number(path: Path) -> int:
-    digits = path.stem.removeprefix("part-")
-    return int(digits) if digits.isdecimal() else 0
-
-
-def _read_journal(path: Path) -> list[Row]:
+def read_journal(path: Path) -> list[Row]:
     """Rows of a run that was killed; a torn last line is left out (its .txt is found again)."""
     if not path.exists():
         return []

@@ -65,6 +65,8 @@ class Clerk:
             else:
                 example = f"{printable(row.file)}: {row.error}"
                 self._stats.count_failure(row.error_kind or "", example)
+        for kind, file in batch.failures_kept:
+            self._stats.count_failure(kind, f"{printable(file)}: not tried again (--redo-kind)")
         self._stats.done_before += batch.num_done
         self._stats.stale += batch.num_stale
         self._dispatcher.add(batch.pending)

@@ -76,6 +76,7 @@ class EngineConfig:
     start_timeout_s: float = 1800.0
     drain_timeout_s: float = 120.0
     prepare_threads: int = 3
+    auto_fit: bool = False
 
     @property
     def window(self) -> int:
@@ -115,4 +116,5 @@ class RunConfig:
     max_retries: int = 3
     checkpoint_interval: int = 1000
     redo: Redo | None = None
+    redo_kinds: tuple[str, ...] = ()
     quiet: bool = False

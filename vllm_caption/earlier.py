@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vllm_caption.checkpoint import SCHEMA, last_rows, parts, read_part
+from vllm_caption.parts import SCHEMA, last_rows, parts, read_part
 
 _COLUMNS = ["file", "status", "flags", "recipe_id", "twin_key"]
 

@@ -23,7 +23,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.errors import UsageError
-from vllm_caption.messages import CaptionRequest, FlagsChecked
+from vllm_caption.messages import CaptionRequest, FlagsChecked, MemorySettings
 from vllm_caption.worker import EngineLost, Generation, RequestRefused
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def check_engine_args(
     bounds = _pixel_bounds(processor, image)
     if "mm_processor_kwargs" not in given:
         args.mm_processor_kwargs = bounds
-    return FlagsChecked(pickle.dumps(args), bounds_pixels=bounds is not None)
+    memory = MemorySettings(*(getattr(args, name) for name in MemorySettings.__struct_fields__))
+    return FlagsChecked(pickle.dumps(args), bounds is not None, memory)
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -145,12 +146,17 @@ def _pixel_bounds(processor: Any, image: ImageConfig) -> dict[str, Any] | None:
     return {"size": {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}}
 
 
-def start_engine(engine_args: bytes, sampling: SamplingConfig, *, on_cpu: bool) -> VllmEngine:
+def start_engine(
+    engine_args: bytes, memory: MemorySettings, sampling: SamplingConfig, *, on_cpu: bool
+) -> VllmEngine:
     """Start one engine; returns when it can take requests. Raises RuntimeError if it cannot.
 
     Must run on the main thread: the engine core dies with the thread that forked it.
+    ``memory`` replaces what ``engine_args`` say of it.
     """
     args: AsyncEngineArgs = pickle.loads(engine_args)
+    for name in MemorySettings.__struct_fields__:
+        setattr(args, name, getattr(memory, name))
     config = args.create_engine_config(UsageContext.LLM_CLASS)
     if on_cpu:  # after the configuration, which sets spawn: an import of vLLM less
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"

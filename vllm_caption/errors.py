@@ -40,6 +40,9 @@ EngineKind = Literal["engine_error", "engine_lost", "timeout", "poison"]
 CaptionKind = Literal["caption_rejected"]
 ItemKind = InputKind | EngineKind | CaptionKind
 
+ITEM_KINDS: Final[tuple[str, ...]] = tuple(
+    kind for kinds in (InputKind, EngineKind, CaptionKind) for kind in get_args(kinds)
+)
 INPUT_KINDS: Final[frozenset[str]] = frozenset(get_args(InputKind))
 """Kinds that can be found again without an engine."""
 

@@ -18,7 +18,7 @@ from vllm_caption.config import (
     RunConfig,
     SamplingConfig,
 )
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import ITEM_KINDS, UsageError
 
 EPILOG = """\
 every other flag goes to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
@@ -95,6 +95,15 @@ def _add_output(group: Any) -> None:
     )
     group.add_argument(
         "--redo", choices=get_args(Redo), default=default.redo, help="caption these items anew"
+    )
+    group.add_argument(
+        "--redo-kind",
+        dest="redo_kinds",
+        metavar="KIND",
+        type=_kinds,
+        default=default.redo_kinds,
+        help="of the items tried before, only those that failed with these kinds or have these"
+        " flags, comma-separated",
     )
     group.add_argument("--quiet", action="store_true", help="no progress, only the summary")
 
@@ -177,6 +186,11 @@ def _add_engines(group: Any) -> None:
         default=default.max_engine_restarts,
         help="starts after which an engine that finishes nothing is taken out",
     )
+    group.add_argument(
+        "--auto-fit",
+        action="store_true",
+        help="where the GPU's memory does not do, try smaller settings and say which",
+    )
     for name, text in (
         ("stall_timeout", "seconds without an answer after which an engine is replaced"),
         ("start_timeout", "seconds that an engine may take to start"),
@@ -214,3 +228,13 @@ def _natural(text: str) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    from vllm_caption.checks import FLAGS
+
+    for name in (names := _names(text)):
+        if name not in (*ITEM_KINDS, *FLAGS):
+            known = f"kinds: {', '.join(ITEM_KINDS)}; flags: {', '.join(FLAGS)}"
+            raise argparse.ArgumentTypeError(f"{name} is neither a kind nor a flag ({known})")
+    return names

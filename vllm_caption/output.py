@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vllm_caption.caption_files import CaptionFiles
-from vllm_caption.checkpoint import Checkpoint, Known, Row, write_documents
+from vllm_caption.checkpoint import Checkpoint, write_documents
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.lock import OutputLock
 from vllm_caption.manifest import SkippedDocument
+from vllm_caption.parts import Known, Row
 from vllm_caption.place import Place
 from vllm_caption.recipe import Recipe, record_recipe
 from vllm_caption.status import RunStatus, write_status

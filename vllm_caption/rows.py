@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 
 from vllm_caption.caption_files import SUFFIX
-from vllm_caption.checkpoint import Row
 from vllm_caption.decisions import Accept, GiveUp
 from vllm_caption.manifest import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
+from vllm_caption.parts import Row
 from vllm_caption.recipe import Recipe
 from vllm_caption.twins import Twin
 

@@ -168,6 +168,7 @@ class _Job:
                 prepare_threads=config.engine.prepare_threads,
                 start_engine=start_vllm,
                 engine_args=checked.engine_args,
+                memory=checked.memory,
                 on_cpu=on_cpu,
                 find_twins=config.dedup,
             )

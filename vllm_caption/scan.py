@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from vllm_caption.caption_files import CaptionFiles
-from vllm_caption.checkpoint import Known, Row
 from vllm_caption.config import Redo, RunConfig
 from vllm_caption.decisions import GiveUp
 from vllm_caption.errors import INPUT_KINDS, ItemError
 from vllm_caption.image_files import check_name
 from vllm_caption.images import prepare_image
 from vllm_caption.manifest import BadEntry, Item, ManifestReader, SkippedDocument
+from vllm_caption.parts import Known, Row
 from vllm_caption.rows import RowMaker
 
 BATCH_SIZE = 256
@@ -25,17 +25,19 @@ BATCH_SIZE = 256
 
 @dataclass(slots=True)
 class Batch:
-    """What a stretch of the input comes to."""
+    """What a stretch of the input comes to. ``failures_kept``: kind and file of items that failed
+    before and are not to be tried now."""
 
     pending: list[Item] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    failures_kept: list[tuple[str, str]] = field(default_factory=list)
     num_done: int = 0
     num_stale: int = 0
 
     @property
     def size(self) -> int:
         """Items and entries decided."""
-        return len(self.pending) + len(self.rows) + self.num_done
+        return len(self.pending) + len(self.rows) + len(self.failures_kept) + self.num_done
 
 
 class Scan:
@@ -82,9 +84,12 @@ class Scan:
 
     def _decide(self, item: Item, batch: Batch) -> None:
         known = self._known.get(item.file)
-        if known is not None and stands(known, self._config.redo, self._recipe_id):
-            batch.num_done += 1
-            batch.num_stale += known.recipe_id != self._recipe_id
+        if known is not None and stands(known, self._config, self._recipe_id):
+            if known.status == "failed":
+                batch.failures_kept.append((known.error_kind or "", item.file))
+            else:
+                batch.num_done += 1
+                batch.num_stale += known.recipe_id != self._recipe_id
             return
         try:
             check_name(item.file)
@@ -110,13 +115,16 @@ class Scan:
         return True
 
 
-def stands(known: Known, redo: Redo | None, recipe_id: str) -> bool:
-    """Whether an item's row is a caption that stays; ``recipe_id`` is this run's."""
+def stands(known: Known, config: RunConfig, recipe_id: str) -> bool:
+    """Whether an item's row stays as it is; ``recipe_id`` is this run's."""
+    redo = config.redo
+    if config.redo_kinds:  # these and no others
+        return not {known.error_kind, *known.flags.split(",")} & {*config.redo_kinds}
     if known.status != "captioned" or redo == "all":
         return False
     if redo == "stale":
         return known.recipe_id == recipe_id
-    return redo != "flagged" or not known.flagged
+    return redo != "flagged" or not known.flags
 
 
 def may_adopt(known: Known | None, redo: Redo | None) -> bool:

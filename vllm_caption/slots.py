@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from vllm_caption.config import EngineConfig
 from vllm_caption.decisions import GiveUp
 from vllm_caption.dispatcher import Dispatcher
-from vllm_caption.executors.base import Executor, WorkerHandle
+from vllm_caption.executors.base import Executor, WorkerHandle, WorkerSpec
 from vllm_caption.manifest import Item
+from vllm_caption.memory_fit import describe, shortage, smaller, with_advice
 from vllm_caption.messages import (
     Captioned,
     DriverMessage,
@@ -97,6 +99,7 @@ class Slots:
             await self._rest(self._dispatcher.restart_delay_s(engine))
             self._set_state(engine, "starting")
             self.begins_work(engine)
+            spec = executor.spec
             try:
                 async with asyncio.timeout(self._config.start_timeout_s):
                     worker = self._workers[engine] = await executor.start(engine)
@@ -104,10 +107,13 @@ class Slots:
                 reason = str(refusal) or f"no process after {self._config.start_timeout_s:.0f} s"
                 self._lost(engine, "did not start", reason)
                 continue
-            await self._serve_worker(engine, worker)
+            what, error = await self._serve_worker(engine, worker)
+            if not (what == "did not start" and self._fitted(engine, executor, spec, error)):
+                self._lost(engine, what, error)
         self._set_state(engine, "stopped" if self._dispatcher.may_restart(engine) else "retired")
 
-    async def _serve_worker(self, engine: int, worker: WorkerHandle) -> None:
+    async def _serve_worker(self, engine: int, worker: WorkerHandle) -> tuple[str, str]:
+        """What came to an end, and why."""
         self._dispatcher.engine_started(engine)
         if self._owner.ending():  # while the process was being started
             worker.kill()
@@ -118,7 +124,24 @@ class Slots:
         del self._workers[engine]
         if not ended.gone:
             self._dispatcher.retire(engine)
-        self._lost(engine, what, error or f"its process ended ({ended.how})")
+        return what, error or f"its process ended ({ended.how})"
+
+    def _fitted(
+        self, engine: int, executor: Executor, tried: WorkerSpec | None, error: str
+    ) -> bool:
+        """Whether smaller memory settings are to be tried after this error."""
+        assert tried is not None
+        assert executor.spec is not None
+        if not self._config.auto_fit or shortage(error) is None or self._owner.ending():
+            return False
+        if executor.spec is tried:  # nobody else has changed them meanwhile
+            settings = smaller(tried.memory, error)
+            if settings is None:
+                return False
+            executor.spec = replace(tried, memory=settings)
+            change = describe(settings, tried.memory)
+            self._tell(f"Engine {engine} lacks memory ({error}); --auto-fit tries {change}")
+        return True
 
     async def _listen(self, engine: int, worker: WorkerHandle) -> str:
         """Take messages until the worker is gone; returns the error it named, if any."""
@@ -136,7 +159,7 @@ class Slots:
 
     def _lost(self, engine: int, what: str, error: str) -> None:
         """The engine died: suspects, verdicts, and whether it starts again."""
-        self.last_error = error
+        self.last_error = error = with_advice(error)
         for poison in self._dispatcher.engine_lost(engine):
             self._owner.convicted(engine, poison)
         if not self._owner.ending():

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vllm_caption.config import ImageConfig, SamplingConfig
-from vllm_caption.messages import DriverMessage, WorkerMessage
+from vllm_caption.messages import DriverMessage, MemorySettings, WorkerMessage
 from vllm_caption.worker import CaptionEngine
+
+DEFAULT_MEMORY = MemorySettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class WorkerSpec:
     prepare_threads: int
     start_engine: Callable[[WorkerSpec], CaptionEngine]
     engine_args: bytes = b""
+    memory: MemorySettings = DEFAULT_MEMORY
     on_cpu: bool = False
     find_twins: bool = True
 
@@ -29,7 +32,7 @@ def start_vllm(spec: WorkerSpec) -> CaptionEngine:
     """Start the real engine; vLLM is imported here, in the worker, and nowhere in the driver."""
     from vllm_caption.engine import start_engine
 
-    return start_engine(spec.engine_args, spec.sampling, on_cpu=spec.on_cpu)
+    return start_engine(spec.engine_args, spec.memory, spec.sampling, on_cpu=spec.on_cpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,9 @@ class WorkerHandle(Protocol):
 
 
 class Executor(Protocol):
-    """Starts workers."""
+    """Starts workers. ``spec``: what the next ones are told; set before the first start."""
+
+    spec: WorkerSpec | None
 
     async def start(self, engine: int) -> WorkerHandle:
         """Start the worker of one engine slot; returns before the engine is ready."""

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from vllm_caption.checkpoint import Known, parts, read_known
 from vllm_caption.config import RunConfig
+from vllm_caption.parts import Known, parts, read_known
 from vllm_caption.plan.report import Disk
 from vllm_caption.recorded import read_beside_run, read_journal
 
@@ -78,7 +78,7 @@ def _read_recorded(root: Path) -> Recorded:
             known[file] = entry
             num_rows += 1
     for row in journal:
-        known[row.file] = Known(row.status, row.recipe_id, bool(row.flags), row.error_kind)
+        known[row.file] = Known(row.status, row.recipe_id, ",".join(row.flags), row.error_kind)
     return Recorded(known, num_bytes / num_rows if num_rows else None)
 
 

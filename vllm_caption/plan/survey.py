@@ -64,7 +64,11 @@ class Survey:
         """What `Scan` would do with an item, short of doing it."""
         self._items_by_type[item.element_type] += 1
         known, redo = self._recorded.known.get(item.file), self._config.redo
-        if known is not None and stands(known, redo, self._recipe_id):
+        if known is not None and stands(known, self._config, self._recipe_id):
+            if known.status == "failed":
+                reason = "not tried again (--redo-kind)"
+                self._problems.add(known.error_kind or "", f"{printable(item.file)}: {reason}")
+                return
             self._done += 1
             self._stale += known.recipe_id != self._recipe_id
             return

@@ -15,7 +15,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.checkpoint import parts
+from vllm_caption.parts import parts
 from vllm_caption.recorded import read_beside_run, read_journal
 
 COLUMNS: Final = ("file", "status", "caption", "error_kind", "error")
