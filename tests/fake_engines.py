@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,11 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from vllm_caption import worker
+from vllm_caption.config import ImageConfig
 from vllm_caption.executors.base import WorkerSpec
+from vllm_caption.image_files import _os_refusal
+from vllm_caption.images import PreparedImage, prepare_image
 from vllm_caption.messages import CaptionRequest
 from vllm_caption.worker import Generation, RequestRefused
 
@@ -56,6 +61,20 @@ def start_with_program(spec: WorkerSpec) -> FakeEngine:
     """An engine with a program of its own, as a spawned engine core is."""
     program = subprocess.Popen(["sleep", "1000"])
     (Path(spec.images_root) / "program").write_text(str(program.pid))
+    return start_fake(spec)
+
+
+def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
+    """An engine beside which the first reading of every file fails, as on a network mount."""
+    read: set[str] = set()
+
+    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
+        if file not in read:
+            read.add(file)
+            raise _os_refusal(OSError(errno.EIO, os.strerror(errno.EIO)))
+        return prepare_image(root, file, config)
+
+    worker.prepare_image = prepare  # type: ignore[attr-defined]
     return start_fake(spec)
 
 

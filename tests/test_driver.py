@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fake_engines import start_broken, start_fake, start_with_program
+from fake_engines import start_broken, start_fake, start_on_a_flaky_disk, start_with_program
 from job import captions, draw_shape, rows
 
 from vllm_caption.clerk import Clerk
@@ -379,6 +379,15 @@ def test_machine_that_is_full_for_a_moment_is_tried_again(
     asyncio.run(run.run())
     assert len(captions(run.config.output)) == 10
     assert refused[2] - refused[1] >= 1.0  # a pause, so that the moment can pass
+
+
+def test_file_that_cannot_be_read_for_a_moment_is_read_again_after_a_pause(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, names(6), num_engines=1, start_engine=start_on_a_flaky_disk)
+    asyncio.run(run.run())
+    assert {row["attempts"] for row in rows(run.config.output).values()} == {2}
+    assert len(captions(run.config.output)) == run.stats.retried == 6
 
 
 def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:

@@ -83,12 +83,16 @@ class DocumentError(CaptionJobError):
 
 
 class ItemError(CaptionJobError):
-    """One item cannot be captioned; ``kind`` and ``reason`` become columns of its row."""
+    """One item cannot be captioned; ``kind`` and ``reason`` become columns of its row.
 
-    def __init__(self, kind: ItemKind, reason: str) -> None:
+    ``transient``: the same may work in a moment, as when a network file system is away.
+    """
+
+    def __init__(self, kind: ItemKind, reason: str, *, transient: bool = False) -> None:
         super().__init__(kind, reason)
         self.kind: ItemKind = kind
         self.reason = reason
+        self.transient = transient
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.reason}"

@@ -86,8 +86,9 @@ def check_name(file: str) -> None:
 
 
 def _os_refusal(error: OSError) -> ItemError:
-    default: tuple[ItemKind, str] = ("unreadable", f"it cannot be read: {error.strerror}")
-    return ItemError(*_OS_REFUSALS.get(error.errno or 0, default))
+    if error.errno in _OS_REFUSALS:
+        return ItemError(*_OS_REFUSALS[error.errno])
+    return ItemError("unreadable", f"it cannot be read: {error.strerror}", transient=True)
 
 
 def read_image_file(path: str) -> tuple[bytes, str]:

@@ -142,7 +142,7 @@ class Worker:
         try:
             started, prepared = await loop.run_in_executor(self._threads, self._prepare, request)
         except ItemError as error:
-            return Failed(request.lease, error.kind, error.reason)
+            return Failed(request.lease, error.kind, error.reason, error.transient)
         key = twin_key(prepared.sha256, request.system, request.user)
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
         if self._find_twins:
