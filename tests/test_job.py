@@ -250,29 +250,38 @@ def up_engines(output: Path) -> list[int]:
     return [engine["pid"] for engine in engines if engine["state"] == "up"]
 
 
-def test_killed_driver_leaves_no_process_and_its_rerun_completes_without_repeating(
+def start_and_kill(arguments: list[str], output: Path, num_captions: int) -> None:
+    """A run that is killed, with nothing of it left after 5 s, once so many captions are there."""
+    process = start(*arguments)
+    driver = psutil.Process(process.pid)
+    wait_until(lambda: len(driver.children(recursive=True)) >= 3, process)
+    wait_until(lambda: len(list(output.rglob("*.txt"))) >= num_captions, process)
+    family = driver.children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not psutil.wait_procs(family, timeout=5)[1]
+
+
+def test_driver_killed_again_and_again_leaves_no_process_and_repeats_nothing(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 200)
     output = tmp_path / "out"
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     arguments += ["--checkpoint-interval=20", *LONG]
-    process = start(*arguments)
-    wait_until(lambda: len(list(output.rglob("*.txt"))) >= 50, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    gone, alive = psutil.wait_procs(family, timeout=5)
-    assert len(gone) >= 5
-    assert not alive
-    written = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
-    assert 50 <= len(written) < 200
-    assert all(path.stat().st_size for path in written)
+    written: dict[Path, int] = {}
+    for captions_at_kill in (0, 20, 90):  # the first while the engines start
+        start_and_kill(arguments, output, captions_at_kill)
+        now = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
+        assert captions_at_kill <= len(now) < 200
+        assert all(path.stat().st_size for path in now)
+        assert now | written == now  # nothing is made twice
+        written = now
     assert run_here(*arguments).exit_code == 0
     assert set(captions(output)) == set(rows(output)) == set(files)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     unknown = [row for row in rows(output).values() if row["recipe_id"] is None]
-    assert len(unknown) <= 1  # the one between its .txt and its row, if the kill hit there
+    assert len(unknown) <= 3  # those between their .txt and their row, if a kill hit there
 
 
 def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Path) -> None:
@@ -283,13 +292,26 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
     pids = wait_until(lambda: up_engines(output), process)
     wait_until(lambda: len(list(output.rglob("*.txt"))) >= 20, process)
     (core, *_) = psutil.Process(pids[0]).children(recursive=True)
+    began = time.monotonic()
     core.kill()
+    wait_until(lambda: "died" in (process.stderr.readline() if process.stderr else ""))
+    assert time.monotonic() - began < 2
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert "Engine 0 died and is started again: its process ended without an error" in stderr
     assert "Items: 300, captioned 300 (300 in this run), failed 0" in stdout
     assert set(captions(output)) == set(files)
     assert {row["attempts"] for row in rows(output).values()} == {1}
+
+
+def test_two_runs_into_different_folders_run_side_by_side(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 20)
+    arguments = [MODEL, *input_flags(tmp_path), "-dp=1"]
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    processes = [start(*arguments, f"--output={output}") for output in outputs]
+    for process, output in zip(processes, outputs, strict=True):
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert set(captions(output)) == set(files)
 
 
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
@@ -375,7 +397,7 @@ def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path)
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 3
     assert set(captions(output)) == {
         file for file, row in rows(output).items() if row["status"] == "captioned"
     }
