@@ -7,11 +7,15 @@ import errno
 import os
 import signal
 import subprocess
+import time
+from hashlib import sha256
 from pathlib import Path
 
 from PIL.Image import Image
+from PIL.Image import new as new_image
 
 from vllm_caption import worker
+from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.config import ImageConfig
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.image_files import _os_refusal
@@ -23,6 +27,8 @@ from vllm_caption.worker import Generation, RequestRefused
 class FakeEngine:
     """Answers at once with the file's name; some names make it misbehave."""
 
+    step_s = 0.002
+
     def __init__(self, gate: Path) -> None:
         """``gate``: names with `gated` wait until this file exists."""
         self.gate = gate
@@ -33,7 +39,7 @@ class FakeEngine:
         return image.size
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(self.step_s)
         if "poison" in request.file:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hang" in request.file:
@@ -52,8 +58,29 @@ class FakeEngine:
         """Nothing to stop."""
 
 
+def slow_down(stage: str) -> None:
+    """Make one stage slow, in the process where that stage is."""
+
+    def prepare_slowly(root: str, file: str, config: ImageConfig) -> PreparedImage:
+        time.sleep(0.05)
+        return prepare_image(root, file, config)
+
+    def write_slowly(files: CaptionFiles, file: str, caption: str) -> None:
+        time.sleep(0.02)
+        write(files, file, caption)
+
+    write = CaptionFiles.write
+    if stage == "decode":
+        worker.prepare_image = prepare_slowly  # type: ignore[attr-defined]
+    if stage == "disk":
+        CaptionFiles.write = write_slowly  # type: ignore[method-assign]
+    if stage == "engine":
+        FakeEngine.step_s = 0.2
+
+
 def start_fake(spec: WorkerSpec) -> FakeEngine:
     """An engine that starts."""
+    slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
     return FakeEngine(Path(spec.images_root) / "gate")
 
 
@@ -76,6 +103,24 @@ def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
 
     worker.prepare_image = prepare  # type: ignore[attr-defined]
     return start_fake(spec)
+
+
+class InstantEngine(FakeEngine):
+    """Answers in no time."""
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        return Generation(f"caption of {request.file}", "stop", 10, 4)
+
+
+def start_instant(spec: WorkerSpec) -> FakeEngine:
+    """An engine that answers at once, beside which no image is opened."""
+
+    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
+        return PreparedImage(blank, 16, 16, "none", sha256(file.encode()).hexdigest())
+
+    blank = new_image("RGB", (16, 16))
+    worker.prepare_image = prepare  # type: ignore[attr-defined]
+    return InstantEngine(Path(spec.images_root) / "gate")
 
 
 def start_broken(spec: WorkerSpec) -> FakeEngine:

@@ -7,30 +7,38 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from fake_engines import start_fake
+from fake_engines import slow_down, start_fake
 
 from vllm_caption import run
 from vllm_caption.cli import main
+from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.local import LocalExecutor
 from vllm_caption.messages import FlagsChecked
+from vllm_caption.worker import CaptionEngine
 
 
 class FakeExecutor(LocalExecutor):
     """Real worker processes that do not import vLLM; flags are taken as they are."""
 
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments, preload="fake_engines")
+        os.environ["PYTHONPATH"] = os.fspath(Path(__file__).parent)  # where the server looks
+        super().__init__(*arguments, preload="fake_preload")
 
     async def check_flags(self, *_: Any) -> FlagsChecked:
         return FlagsChecked(b"", bounds_pixels=True)
 
 
-def fake_main(*arguments: str) -> int:
+def fake_main(
+    *arguments: str, start_engine: Callable[[WorkerSpec], CaptionEngine] = start_fake
+) -> int:
     """One run; returns its exit code."""
+    slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
     run.LocalExecutor = FakeExecutor  # type: ignore[misc]
-    run.start_vllm = start_fake  # type: ignore[assignment]
+    run.start_vllm = start_engine
     return main(["--model=demo", *arguments])
 
 

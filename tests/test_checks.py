@@ -150,6 +150,22 @@ def test_long_caption_is_checked_quickly() -> None:
         "作为一个AI助手，我只能处理文字。",
         "作为人工智能，我无法查看。",
         "请提供图片，我来描述。",
+        "抱歉，我無法看到圖片。",
+        "對不起，我不能描述這張圖片。",
+        "作為一個AI助手，我只能處理文字。",
+        "請上傳圖片。",
+        "申し訳ありませんが、この画像を説明することはできません。",
+        "すみません、画像を見ることができません。",
+        "죄송합니다. 이미지를 볼 수 없습니다.",
+        "Lo siento, pero no puedo ver la imagen.",
+        "Je suis désolé, mais je ne peux pas voir l'image.",
+        "De\u0301sole\u0301e, je ne vois pas l’image.",
+        "Es tut mir leid, aber ich kann das Bild nicht sehen.",
+        "Извините, но я не могу описать изображение.",
+        "Desculpe, não posso ver a imagem.",
+        "Ｉ ｃａｎｎｏｔ ｖｉｅｗ ｉｍａｇｅｓ．",
+        "I\u200b'm sor\u00adry, I can't see it.",
+        "Sorry, I can't see it. " + "It is a shape. " * 2000,
     ],
 )
 def test_model_that_speaks_about_itself_has_refused(caption: str) -> None:
@@ -170,6 +186,15 @@ def test_model_that_speaks_about_itself_has_refused(caption: str) -> None:
         "抱歉我们打烊了字样的木牌。",
         "我爱你字样的粉色心形。",
         "请勿触摸的黄色警示牌。",
+        "抱歉二字，黑體，白底。",
+        "ごめんなさいと書かれたピンクのカード。",
+        "죄송합니다라고 적힌 노란 팻말.",
+        "Lo siento en letras rojas sobre fondo blanco.",
+        "Désolé, écrit en lettres bleues.",
+        "Tut mir leid als schwarzer Schriftzug.",
+        "Извините — чёрная надпись на белом.",
+        "Lettering: please share the love, in pink.",
+        "A sad robot: " + "gray, square, small. " * 2000,
     ],
 )
 def test_words_of_refusal_on_a_design_are_not_one(caption: str) -> None:
@@ -187,6 +212,11 @@ def test_words_of_refusal_on_a_design_are_not_one(caption: str) -> None:
         (CHINESE_PROMPT, CHINESE_PROMPT),
         ("这个设计元素的颜色、形状、大小和位置", CHINESE_PROMPT),
         ("好，描述这个设计元素的颜色、形状、大小：红。", CHINESE_PROMPT),
+        (
+            "You are a terse art director of a magazine.",
+            "You are a terse art director of a magazine",
+        ),
+        ("A dot. " * 3 + BRIEF_PROMPT * 40, BRIEF_PROMPT),
     ],
 )
 def test_caption_that_repeats_the_prompt_is_an_echo(caption: str, prompt: str) -> None:
@@ -231,6 +261,15 @@ def test_caption_that_shares_some_words_with_the_prompt_is_no_echo(
         ("好的，这是一个圆", "好的"),
         ("**Caption**: a dot", "**caption"),
         ("Answer:a dot", "answer:"),
+        ("Ｔｈｅ ｉｍａｇｅ shows", "the image"),
+        ("\u200bThe\u00a0image shows", "the image"),
+        ("\u202eThe image shows", "the image"),
+        ("Le dessin re\u0301pe\u0300te", "le dessin répète"),
+        ("THE İMAGE", "the i\u0307mage"),
+        ("图中：一个圆", "图中"),
+        ("這張圖是", "這張圖"),
+        ("> “ The image", "the image"),
+        ("The image" + " x" * 20_000, "the image"),
     ],
 )
 def test_forbidden_opening_is_found_behind_case_quotes_and_markup(
@@ -251,6 +290,10 @@ def test_forbidden_opening_is_found_behind_case_quotes_and_markup(
         ("A dot", ""),
         ("A dot", "  "),
         ("", "the image"),
+        ("\u200b\u200b", "the image"),
+        ("Imagé", "image"),
+        ("Thé image", "the image"),
+        ("The im age", "the image"),
     ],
 )
 def test_opening_elsewhere_or_inside_a_longer_word_is_no_forbidden_one(

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, Protocol, Self, get_args
 
 Flag = Literal[
@@ -42,6 +44,7 @@ _HAN_CHAR: Final = re.compile(rf"[{_HAN}]")
 _EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
 _LEADING: Final = re.compile(r"^[\W_]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _OUTER: Final = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u200b\ufeff"
 # One unit of characters over and over, for what has no words: "aaaa…", "-=-=-=…".
@@ -59,11 +62,19 @@ _REFUSALS: Final = re.compile(
     |^as\ an?\ (?:ai|artificial|language\ model|large\ language|text-based)\b
     |\bplease\ (?:provide|upload|share|attach)\ (?:the|an|your)\ (?:image|picture|design)\b
     |\bno\ (?:image|picture)\ (?:was\ |is\ |has\ been\ )?(?:provided|attached|uploaded|shared)\b
-    |^(?:我)?(?:很|非常|十分)?(?:抱歉|对不起|遗憾)[，,。！!：:\s]*(?:但|我(?!们)|作为|由于|无法|不能)
-    |^(?:我|作为[^，,]{{0,12}}[，,]\s*我)(?:无法|不能|没办法)(?:\w{{0,4}})
-        (?:看|查|识别|描述|提供|访问|打开|分析|回答|协助)
-    |^作为(?:一个|一名|一款)?\s*(?:ai|人工智能|语言模型|大语言)
-    |请(?:您)?(?:提供|上传)(?:一张|该|您的|具体的?)?(?:图片|图像|照片)
+    |^(?:我)?(?:很|非常|十分)?(?:抱歉|对不起|對不起|遗憾|遺憾)[，,。！!：:\s]*
+        (?:但|我(?!们|們)|作为|作為|由于|由於|无法|無法|不能)
+    |^(?:我|作[为為][^，,]{{0,12}}[，,]\s*我)(?:无法|無法|不能|没办法|沒辦法)(?:\w{{0,4}})
+        (?:看|查|识别|識別|描述|提供|访问|打开|打開|分析|回答|协助|協助)
+    |^作[为為](?:一个|一個|一名|一款)?\s*(?:ai|人工智能|人工智慧|语言模型|語言模型|大语言|大語言)
+    |[请請](?:您)?(?:提供|上传|上傳)(?:一张|一張|该|該|您的|具体的?)?(?:图片|圖片|图像|圖像|照片)
+    |^(?:申し訳|すみません|ごめんなさい).{{0,24}}(?:できません|ありません|いたしかねます)
+    |^(?:죄송|미안).{{0,24}}(?:없습니다|없어요|못합니다)
+    |^(?:lo\ siento|lamentablemente)\W{{1,3}}(?:pero\ )?no\ (?:puedo|tengo)
+    |^(?:je\ suis\ )?(?:désolée?|navrée?)\W{{1,3}}(?:mais\ )?je\ ne\ (?:peux|suis|vois)
+    |^(?:es\ )?tut\ mir\ leid\W{{1,3}}(?:aber\ )?ich\ (?:kann|bin|habe)
+    |^(?:извините|простите|к\ сожалению)\W{{1,3}}(?:но\ )?я\ не\ (?:могу|вижу)
+    |^(?:desculpe|sinto\ muito)\W{{1,3}}(?:mas\ )?(?:eu\ )?não\ (?:posso|consigo|tenho)
     """,
     re.VERBOSE,
 )
@@ -114,12 +125,17 @@ def check_caption(
         "empty": not found,
         "loop": is_loop(caption),
         "refusal": is_refusal(caption),
-        "prompt_echo": is_echo(found, words(prompt_text)),
+        "prompt_echo": is_echo(found, _prompt_words(prompt_text)),
         "forbidden_opening": any(opens_with(caption, o) for o in rules.forbid_openings),
         "too_long": rules.max_words is not None and len(found) > rules.max_words,
         "cut_off": finish_reason == "length",
     }
     return tuple(flag for flag in FLAGS if broken[flag])
+
+
+@lru_cache(maxsize=64)
+def _prompt_words(prompt: str) -> list[str]:
+    return words(prompt)
 
 
 def verdict(flags: Iterable[Flag]) -> Verdict:
@@ -146,6 +162,8 @@ def is_loop(text: str) -> bool:
     if _CHARACTER_LOOP.search(text):
         return True
     found = words(text)[:MAX_LOOP_WORDS]
+    if len(set(found)) == len(found):  # no word comes twice, as in most captions
+        return False
     is_han = _is_han(found)
     longest = min(len(found) // 2, MAX_BLOCK_WORDS)
     if any(_repeats(found, size, is_han) for size in range(1, longest + 1)):
@@ -215,5 +233,8 @@ def opens_with(caption: str, opening: str) -> bool:
     return not (runs_on and wanted[-1].isalnum() and not _HAN_CHAR.match(wanted[-1]))
 
 
+@lru_cache(maxsize=256)
 def _comparable(text: str) -> str:
-    return " ".join(text.casefold().replace("’", "'").split())
+    """Full-width and composed letters as plain ones, and nothing that cannot be seen."""
+    plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    return " ".join(plain.replace("’", "'").split())

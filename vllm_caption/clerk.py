@@ -46,6 +46,7 @@ class Clerk:
     ) -> None:
         self._sampling = config.sampling
         self._prompt = prompt
+        self._asked = f"{prompt.user}\n{prompt.system or ''}"
         self._rules = CaptionRules.from_prompt(prompt, enabled=config.checks)
         self._output = output
         self._make = make
@@ -101,7 +102,9 @@ class Clerk:
         """One attempt is over."""
         if isinstance(answer, Captioned):
             caption = clean_caption(answer.caption)
-            flags = check_caption(caption, answer.finish_reason, self._rules, self._prompt.user)
+            flags = check_caption(caption, answer.finish_reason, self._rules, self._asked)
+            if item := self._dispatcher.held(engine, answer.lease):
+                self._stats.rejections.count(printable(item.file), caption, flags)
             cleaned = msgspec.structs.replace(answer, caption=caption)
             decision = self._dispatcher.captioned(engine, cleaned, flags)
         else:
@@ -175,7 +178,15 @@ class Clerk:
             self._dispatcher.add(twin.item for twin in left)
             return
         result, now_s = accepted.result, asyncio.get_running_loop().time()
-        self._stats.count_caption(engine, result.prompt_tokens, result.output_tokens, now_s)
+        times = result.timings
+        self._stats.count_caption(
+            engine,
+            result.prompt_tokens,
+            result.output_tokens,
+            now_s,
+            times.queue_s + times.prepare_s,
+            times.generate_s,
+        )
         self._stats.flags.update(accepted.flags)
         file, flags = accepted.item.file, accepted.flags
         if flags:

@@ -91,7 +91,7 @@ def _run_command(command: str, arguments: list[str]) -> int:
 def parse_run(arguments: Sequence[str]) -> RunConfig:
     """The frozen settings of one run. Raises UsageError; ``--help`` exits."""
     namespace, engine_args = run_parser().parse_known_args(arguments)
-    return _config(vars(namespace), engine_args)
+    return _config(vars(namespace) | {"arguments": tuple(arguments)}, engine_args)
 
 
 def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:

@@ -20,13 +20,15 @@ Redo = Literal["stale", "failed", "flagged", "all"]
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """Where the manifests and images are, and which elements are taken."""
+    """Where the manifests and images are, and which elements are taken. ``only``: these files
+    and no others (a pilot)."""
 
     jsons: Path = Path("jsons")
     json_detail: Path = Path("json_detail")
     images_root: Path = Path("/root/dataset/raw")
     skip_types: tuple[str, ...] = ("TextElement", "ImageElement")
     limit: int | None = None
+    only: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything one run needs to know."""
+    """Everything one run needs to know. ``arguments``: the command line that said so."""
 
     input: InputConfig = field(default_factory=InputConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -118,3 +120,7 @@ class RunConfig:
     redo: Redo | None = None
     redo_kinds: tuple[str, ...] = ()
     quiet: bool = False
+    log_file: Path | None = None
+    log_json: bool = False
+    pilot: int | None = None
+    arguments: tuple[str, ...] = field(default=(), compare=False)

@@ -51,6 +51,12 @@ def run_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"vllm-caption {__version__}")
     add_input(parser.add_argument_group("input"))
+    parser.add_argument(
+        "--pilot",
+        metavar="N",
+        type=_positive,
+        help="caption N items of all types and sizes, then say what the full run would take",
+    )
     _add_output(parser.add_argument_group("output"))
     _add_captions(parser.add_argument_group("captions"))
     _add_engines(parser.add_argument_group("engines"))
@@ -105,7 +111,15 @@ def _add_output(group: Any) -> None:
         help="of the items tried before, only those that failed with these kinds or have these"
         " flags, comma-separated",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress, only the summary")
+    group.add_argument(
+        "--quiet", action="store_true", help="no progress, only what matters and the summary"
+    )
+    group.add_argument(
+        "--log-file", type=Path, help="append everything that is told, with times, also if quiet"
+    )
+    group.add_argument(
+        "--log-json", action="store_true", help="tell it as JSON, one object per line"
+    )
 
 
 def _add_captions(group: Any) -> None:

@@ -130,6 +130,9 @@ class ManifestReader:
         if kind.casefold() in self._skip_types:
             counts.skipped_elements[kind] += 1
             return None
+        only = self.config.only
+        if only is not None and not _is_named(element.entry, only):
+            return None
         counts.shape_references += 1
         try:
             file = _usable_name(element.entry)
@@ -204,6 +207,11 @@ def _usable_name(entry: object) -> str:
     if LONE_SURROGATE.search(file):
         raise ItemError("bad_name", "`file` holds half a surrogate pair, which no name can hold")
     return file
+
+
+def _is_named(entry: object, files: frozenset[str]) -> bool:
+    file = _named(entry)
+    return isinstance(file, str) and file in files
 
 
 def _named(entry: object) -> object:

@@ -28,6 +28,7 @@ class Output:
     def __init__(self, root: Path, checkpoint_interval: int) -> None:
         """Raises UsageError when the folder cannot be written or another run holds it."""
         self.root = root
+        self.writing_s = 0.0
         try:
             (root / "logs").mkdir(parents=True, exist_ok=True)
             self._lock = OutputLock(root)
@@ -90,9 +91,11 @@ class Output:
         Raises ItemError when this caption cannot be placed, RunStopped when nothing can.
         """
         assert row.caption is not None
+        began_s = time.perf_counter()
         with _stopping():
             self.files.write(row.file, row.caption)
             self._checkpoint.append(row)
+        self.writing_s += time.perf_counter() - began_s
 
     def restore_caption(self, file: str, caption: str) -> None:
         """Put the .txt of a row back; raises as `save_caption`."""

@@ -202,13 +202,14 @@ def render(prompt: Prompt, item: Item) -> RenderedPrompt:
 
 
 def _render(template: str, values: Mapping[str, object]) -> str:
-    pieces, num_chars = [], 0
+    if "{" not in template and "\r" not in template:
+        return template.strip()  # most prompts say the same of every element
+    text = ""
     for piece in _compiled(template).generate(values):
-        pieces.append(piece)
-        num_chars += len(piece)
-        if num_chars > MAX_RENDERED_CHARS:
+        text += piece
+        if len(text) > MAX_RENDERED_CHARS:
             raise OverflowError(f"the text is longer than {MAX_RENDERED_CHARS} characters")
-    return "".join(pieces).strip()
+    return text.strip()
 
 
 def _try_out(prompt: Prompt, reference: str, first_line: int) -> None:

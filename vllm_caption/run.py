@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from vllm_caption.clerk import Clerk
@@ -23,12 +23,16 @@ from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.driver import Driver
 from vllm_caption.earlier import read_earlier
 from vllm_caption.errors import RunStopped
+from vllm_caption.event_log import EventLog
 from vllm_caption.executors.base import WorkerSpec, start_vllm
 from vllm_caption.executors.local import LocalExecutor
 from vllm_caption.hardware import assign_gpus
+from vllm_caption.limits import Load, limit
 from vllm_caption.manifest import Item, check_input_folders
 from vllm_caption.model_folder import check_model_folder
+from vllm_caption.monitor import Monitor
 from vllm_caption.output import Output
+from vllm_caption.pilot import choose_pilot, next_steps
 from vllm_caption.progress import Progress
 from vllm_caption.prompts import Prompt, load_prompt
 from vllm_caption.recipe import make_recipe
@@ -56,12 +60,21 @@ def run_job(config: RunConfig) -> Outcome:
     check_input_folders(config.input)
     check_model_folder(resolve_model(config.engine.model), config.engine.engine_args)
     prompt = load_prompt(config.prompt)
+    with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
+        return _run(config, prompt, log)
+
+
+def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
     gpus = assign_gpus(config.engine.data_parallel_size, config.engine.gpus_per_engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     make = RowMaker(run_id, os.fspath(config.input.images_root), make_recipe(config, prompt))
     output = Output(config.output, config.checkpoint_interval)
-    progress = Progress(quiet=config.quiet)
+    progress, pilot = Progress(quiet=config.quiet, log=log), None
     try:
+        if config.pilot is not None:
+            progress.tell(f"Choosing {config.pilot} items from the whole input.")
+            pilot = choose_pilot(config.input, config.pilot)
+            config = replace(config, input=pilot.input)
         job = _Job(config, prompt, output, make, progress, gpus)
     except RunStopped:
         output.close(complete=False)
@@ -77,10 +90,14 @@ def run_job(config: RunConfig) -> Outcome:
             output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
         except RunStopped as error:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
+    text = summarise(job.stats, job.scan, config, job.seconds)
+    if pilot and not stopped:
+        text += "\n" + next_steps(pilot, config, job.stats)
+    progress.record("summary", text)
     with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
-        print(summarise(job.stats, job.scan, config, job.seconds), flush=True)
+        print(text, flush=True)
     if stopped:
-        progress.tell(f"Stopped: {stopped}")
+        progress.tell(f"Stopped: {stopped}", "stopped", "error")
     return Outcome(exit_code, job.stats)
 
 
@@ -106,6 +123,9 @@ class _Job:
         num_engines = config.engine.data_parallel_size
         self.stats = RunStats([EngineStats() for _ in range(num_engines)])
         self.driver: Driver
+        self._judged_s: float | None = None
+        self._written_s = 0.0
+        self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
         self.scan = Scan(config, output.known(), output.files, make)
 
     @property
@@ -118,6 +138,7 @@ class _Job:
         loop = asyncio.get_running_loop()
         config = self._config
         self._output.record_recipe(self._make.recipe)
+        self._monitor.start()
         self._dispatcher = dispatcher = Dispatcher[Item](
             config.engine.data_parallel_size,
             max_retries=config.max_retries,
@@ -125,7 +146,7 @@ class _Job:
         )
         twins = await asyncio.to_thread(self._twins)
         clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats, twins)
-        self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.tell)
+        self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.warn)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.driver.interrupt)
         ticking = asyncio.create_task(self._tick())
@@ -142,7 +163,11 @@ class _Job:
             ticking.cancel()
             scanning.cancel()
             await asyncio.gather(ticking, scanning, return_exceptions=True)
-            self._show("ended")
+            try:
+                self._show("ended")
+            finally:
+                self._monitor.close()
+                self._warn()
         return self._exit_code()
 
     def _twins(self) -> Twins:
@@ -183,7 +208,9 @@ class _Job:
         while True:
             now_s = loop.time()
             self._progress.update(self.stats, now_s)
+            self._warn()
             self.driver.tick(now_s)
+            self._judge(now_s)
             if now_s >= next_status_s:
                 next_status_s = now_s + STATUS_EVERY_S
                 try:
@@ -196,17 +223,44 @@ class _Job:
                     self.driver.interrupt()
             await asyncio.sleep(TICK_S)
 
+    def _judge(self, now_s: float) -> None:
+        """What limits the run at this moment."""
+        seconds = now_s - (now_s if self._judged_s is None else self._judged_s)
+        written_s, self._written_s = self._written_s, self._output.writing_s
+        self._judged_s = now_s
+        engine, stats = self._config.engine, self.stats
+        load = Load(
+            num_up=stats.num_up,
+            num_waiting=self._dispatcher.num_waiting,
+            num_in_flight=self._dispatcher.num_in_flight,
+            scanning=stats.scanning,
+            max_num_seqs=engine.max_num_seqs,
+            window=engine.window,
+            writing=(self._written_s - written_s) / max(seconds, 1e-3),
+            rates=stats.recent.rates(now_s),
+        )
+        stats.limited_by = limit(load)
+        stats.limits_s[stats.limited_by] = stats.limits_s.get(stats.limited_by, 0.0) + seconds
+
     def _ticked(self, ticking: asyncio.Task[None]) -> None:
         """Without its tick a run would see no stall and no time limit: it cannot go on."""
         if not ticking.cancelled() and (error := ticking.exception()):
             self.driver.stop(RunStopped(f"the run's clock failed: {error!r}"))
 
+    def _warn(self) -> None:
+        for note in self._monitor.take_notes():
+            self._progress.warn(note)
+        if alarm := self.stats.rejections.alarm():
+            self._progress.warn(alarm)
+
     def _show(self, state: str) -> None:
         for slot, engine in enumerate(self.stats.engines):
             engine.in_flight = self._dispatcher.in_flight_of(slot)
+        self._monitor.show(self.stats)
         now_s = asyncio.get_running_loop().time()
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = make_status(self._make.run_id, state, self.stats, now_s, at)
+        self._monitor.follow(status)
         self._output.record_status(status)
 
     def _exit_code(self) -> int:

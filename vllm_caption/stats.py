@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-RATE_WINDOW_S = 30.0
+from vllm_caption.limits import Limit
+from vllm_caption.recent import Recent
+from vllm_caption.rejections import Rejections
 
 EngineState = Literal["waiting", "starting", "up", "retired", "stopped"]
 
@@ -22,6 +24,21 @@ class EngineStats:
     output_tokens: int = 0
     restarts: int = 0
     in_flight: int = 0
+    rss_mib: float | None = None
+    gpu_percent: float | None = None
+    gpu_memory_percent: float | None = None
+    gpu_temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostStats:
+    """The machine around the engines; None is not known."""
+
+    cpu_percent: float
+    ram_percent: float
+    driver_rss_mib: float
+    disk_free_gib: float | None = None
+    disk_percent: float | None = None
 
 
 @dataclass(slots=True)
@@ -43,8 +60,15 @@ class RunStats:
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     flags: Counter[str] = field(default_factory=Counter)
+    rejections: Rejections = field(default_factory=Rejections)
+    host: HostStats | None = None
+    warnings: list[str] = field(default_factory=list)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+    first_caption_s: float | None = None
+    last_caption_s: float = 0.0
+    recent: Recent = field(default_factory=Recent)
+    limited_by: Limit | None = None
+    limits_s: dict[Limit, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -57,7 +81,13 @@ class RunStats:
         return sum(engine.state == "up" for engine in self.engines)
 
     def count_caption(
-        self, engine: int, prompt_tokens: int, output_tokens: int, at_s: float
+        self,
+        engine: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        at_s: float,
+        prepare_s: float = 0.0,
+        generate_s: float = 0.0,
     ) -> None:
         """One caption is on disk."""
         self.captioned += 1
@@ -65,7 +95,20 @@ class RunStats:
         self.output_tokens += output_tokens
         self.engines[engine].captioned += 1
         self.engines[engine].output_tokens += output_tokens
-        self._recent.append((at_s, output_tokens))
+        self.last_caption_s = at_s
+        if self.first_caption_s is None:
+            self.first_caption_s = at_s
+        self.recent.add(at_s, output_tokens, prepare_s, generate_s)
+
+    @property
+    def mean_images_per_s(self) -> float | None:
+        """From the first caption to the last; None while that says nothing."""
+        return (self.captioned - 1) / self.generating_s if self.generating_s else None
+
+    @property
+    def generating_s(self) -> float:
+        """Seconds from the first caption to the last."""
+        return 0.0 if self.first_caption_s is None else self.last_caption_s - self.first_caption_s
 
     def count_failure(self, kind: str, example: str) -> None:
         """One item failed; the first few of a kind are kept to be shown."""
@@ -77,12 +120,8 @@ class RunStats:
 
     def rates(self, now_s: float) -> tuple[float, float]:
         """Recent captions per second and output tokens per second."""
-        while self._recent and self._recent[0][0] < now_s - RATE_WINDOW_S:
-            self._recent.popleft()
-        if len(self._recent) < 2:
-            return 0.0, 0.0
-        span_s = max(now_s - self._recent[0][0], 1e-3)
-        return len(self._recent) / span_s, sum(tokens for _, tokens in self._recent) / span_s
+        rates = self.recent.rates(now_s)
+        return rates.images, rates.tokens
 
     def eta_s(self, now_s: float) -> float | None:
         """Seconds to the end at the recent rate; None while that cannot be said."""

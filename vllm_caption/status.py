@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from vllm_caption.stats import RunStats
+from vllm_caption.stats import HostStats, RunStats
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
@@ -20,6 +20,10 @@ class EngineStatus(msgspec.Struct, frozen=True):
     output_tokens: int
     restarts: int
     in_flight: int = 0
+    rss_mib: float | None = None
+    gpu_percent: float | None = None
+    gpu_memory_percent: float | None = None
+    gpu_temperature_c: float | None = None
 
 
 class RunStatus(msgspec.Struct, frozen=True):
@@ -40,6 +44,9 @@ class RunStatus(msgspec.Struct, frozen=True):
     failures: dict[str, int]
     engines: list[EngineStatus]
     started_at: str = ""
+    host: HostStats | None = None
+    warnings: list[str] = []
+    limited_by: str | None = None
 
 
 def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str) -> RunStatus:
@@ -61,12 +68,39 @@ def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str)
         failures=dict(stats.failures),
         engines=[
             EngineStatus(
-                index, e.state, e.pid, e.captioned, e.output_tokens, e.restarts, e.in_flight
+                engine=index,
+                state=e.state,
+                pid=e.pid,
+                captioned=e.captioned,
+                output_tokens=e.output_tokens,
+                restarts=e.restarts,
+                in_flight=e.in_flight,
+                rss_mib=_rounded(e.rss_mib),
+                gpu_percent=_rounded(e.gpu_percent),
+                gpu_memory_percent=_rounded(e.gpu_memory_percent),
+                gpu_temperature_c=_rounded(e.gpu_temperature_c),
             )
             for index, e in enumerate(stats.engines)
         ],
         started_at=stats.started_at,
+        host=stats.host and _rounded_host(stats.host),
+        warnings=list(stats.warnings),
+        limited_by=stats.limited_by,
     )
+
+
+def _rounded_host(host: HostStats) -> HostStats:
+    return HostStats(
+        cpu_percent=round(host.cpu_percent, 1),
+        ram_percent=round(host.ram_percent, 1),
+        driver_rss_mib=round(host.driver_rss_mib, 1),
+        disk_free_gib=_rounded(host.disk_free_gib),
+        disk_percent=_rounded(host.disk_percent),
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
 
 
 def read_status(root: Path) -> RunStatus | None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from vllm_caption.errors import UsageError
 from vllm_caption.flags import Parser, add_output_folder
 from vllm_caption.lock import find_holder
+from vllm_caption.stats import HostStats
 from vllm_caption.status import EngineStatus, RunStatus, read_status
 
 EXIT_OK, EXIT_DIED, EXIT_INTERRUPTED = 0, 1, 130
@@ -155,8 +156,12 @@ def _lines(view: View) -> Iterator[str]:
     if status.failures:
         kinds = sorted(status.failures.items(), key=lambda failure: -failure[1])
         yield _section("Failures", ", ".join(f"{kind} {number:,}" for kind, number in kinds))
+    if status.host and view.state == "running":
+        yield _section("Host", _host(status.host))
     for engine in status.engines:
         yield _section(f"Engine {engine.engine}", _engine(engine, view))
+    if view.state == "running":
+        yield from (_section("Warning", warning) for warning in status.warnings)
 
 
 def _section(label: str, text: str) -> str:
@@ -192,7 +197,24 @@ def _engine(engine: EngineStatus, view: View) -> str:
     if view.state == "running":
         process = "" if engine.pid is None else f", process {engine.pid}"
         parts = [f"{engine.state}{process}", *parts, f"{engine.in_flight} in flight"]
+        parts += _gpu(engine)
     return ", ".join(parts)
+
+
+def _gpu(engine: EngineStatus) -> Iterator[str]:
+    for label, value, unit in (
+        ("memory", engine.rss_mib, "MiB"),
+        ("GPU", engine.gpu_percent, "%"),
+        ("GPU memory", engine.gpu_memory_percent, "%"),
+        ("GPU at", engine.gpu_temperature_c, "°C"),
+    ):
+        if value is not None:
+            yield f"{label} {value:.0f} {unit}"
+
+
+def _host(host: HostStats) -> str:
+    disk = "" if host.disk_free_gib is None else f", {host.disk_free_gib:,.1f} GiB of disk free"
+    return f"CPU {host.cpu_percent:.0f} %, RAM {host.ram_percent:.0f} %{disk}"
 
 
 def _interval(seconds: float | None) -> str:

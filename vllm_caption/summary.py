@@ -40,6 +40,10 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
         yield f"  {stats.adopted} captions without a record were found and kept."
     if stats.flags:
         yield "Flags: " + ", ".join(f"{flag} {n}" for flag, n in stats.flags.most_common())
+    if rejected := stats.rejections.rejected:
+        kinds = ", ".join(f"{flag} {n}" for flag, n in stats.rejections.by_flag.most_common())
+        answers = stats.rejections.answers
+        yield f"Rejected answers: {rejected} of {answers} ({kinds})"
     if stats.stale:
         yield (
             f"{stats.stale} kept captions were made with another recipe;"
@@ -55,6 +59,10 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
         f"Time: {seconds:.1f} s, {stats.captioned / seconds:.1f} images/s with start-up,"
         f" {stats.prompt_tokens} prompt tokens, {stats.output_tokens} output tokens"
     )
+    if total_s := sum(stats.limits_s.values()):
+        longest_first = sorted(stats.limits_s.items(), key=lambda limit: -limit[1])
+        shares = ", ".join(f"{name} {spent_s / total_s:.0%}" for name, spent_s in longest_first)
+        yield f"Limited by: {shares} of the time"
     own = max(stats.captioned - stats.twins, 1)
     shares = (f"{i}: {e.captioned / own:.0%}" for i, e in enumerate(stats.engines))
     yield "Share of each engine: " + ", ".join(shares)

@@ -1,0 +1,127 @@
+"""The commands in README.md and docs/*.md do what is shown.
+
+A fenced block of the kind `console` is run: lines that begin with `$ ` (and go on after a `\\`) are
+commands, the lines below them their output. Numbers may differ; a line `…` stands for any lines.
+The blocks of a page run in one shell, in a folder of their own that has the repository's `prompts`
+and `vllm_caption`. Runs of the job get fake engines; all other commands are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from job import ENVIRONMENT
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"\d[\d.,:TZ+-]*")
+END = "=== end of command, exit code "
+SHIM = """\
+#!/bin/sh
+if [ "$1 $2" = "-m vllm_caption" ]; then
+    case "$3" in
+        -*|"") shift 2; exec "{python}" "{fake_job}" "$@" ;;
+    esac
+fi
+exec "{python}" "$@"
+"""
+
+
+@dataclass
+class Command:
+    """One command of a page and the output that the page shows."""
+
+    text: str
+    shown: list[str] = field(default_factory=list)
+
+
+def commands(page: Path) -> Iterator[Command]:
+    for block in BLOCK.findall(page.read_text("utf-8")):
+        command: Command | None = None
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                if command:
+                    yield command
+                command = Command(line[2:])
+            elif command and command.text.endswith("\\"):
+                command.text += f"\n{line}"
+            else:
+                assert command, f"{page.name}: output before the first command: {line}"
+                command.shown.append(line)
+        if command:
+            yield command
+
+
+def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]]:
+    """Each command of a page, what it said, and its exit code."""
+    (folder / "bin").mkdir()
+    shim = folder / "bin/python"
+    fake_job = ROOT / "tests/fake_job.py"
+    shim.write_text(SHIM.format(python=sys.executable, fake_job=fake_job))
+    shim.chmod(0o755)
+    work = folder / "work"
+    work.mkdir()
+    for name in ("vllm_caption", "prompts"):
+        (work / name).symlink_to(ROOT / name)
+    listed = list(commands(page))
+    script = "".join(f"{{ {c.text}\n}} 2>&1; echo; echo '{END}'$?\n" for c in listed)
+    environment = ENVIRONMENT | {"PATH": f"{shim.parent}:{os.environ['PATH']}", "COLUMNS": "100"}
+    done = subprocess.run(
+        ["bash", "-s"],
+        input=script,
+        capture_output=True,
+        text=True,
+        cwd=work,
+        env=environment,
+        timeout=200,
+        check=True,
+    )
+    ran = re.split(rf"\n{END}(\d+)\n", done.stdout)
+    for command, said, exit_code in zip(listed, ran[::2], ran[1::2], strict=False):
+        # The fake job names its model itself.
+        yield command, said.replace("--model=demo ", "").splitlines(), int(exit_code)
+
+
+def matches(shown: list[str], said: list[str]) -> bool:
+    """Whether the output is the one shown, but for numbers and what `…` stands for."""
+    pattern = "".join(
+        r"(?:.*\n)*?" if line.strip() == "…" else re.escape(masked(line)) + r"\n" for line in shown
+    )
+    return re.fullmatch(pattern, "".join(f"{masked(line)}\n" for line in said)) is not None
+
+
+def masked(line: str) -> str:
+    return re.sub(r"\s+", " ", NUMBER.sub("0", line)).rstrip()
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if BLOCK.search(p.read_text("utf-8"))], ids=lambda page: page.name
+)
+def test_commands_of_a_page_do_what_it_shows(page: Path, tmp_path: Path) -> None:
+    for command, said, exit_code in run_all(page, tmp_path):
+        assert exit_code == 0, f"$ {command.text}\n" + "\n".join(said)
+        if command.shown:
+            assert matches(command.shown, said), f"$ {command.text}\n" + "\n".join(said)
+
+
+def test_output_is_compared_without_its_numbers_and_left_out_lines() -> None:
+    said = ["Documents: 15 read", "a", "b", "Time: 3.5 s"]
+    assert matches(["Documents: 9 read", "…", "Time: 12 s"], said)
+    assert matches(said, said)
+    assert not matches(["Documents: 9 read", "Time: 12 s"], said)
+    assert not matches(["…", "Time: 12 minutes"], said)
+
+
+def test_links_of_the_documentation_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "ARCHITECTURE.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

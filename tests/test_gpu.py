@@ -1,0 +1,121 @@
+"""What is known of the GPUs, through a fake of NVML: this machine has none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from vllm_caption.gpu import GpuReading, Gpus
+
+NOTHING = GpuReading(None, None, None)
+
+
+class FakeNvml:
+    """Some GPUs; handles are their indices."""
+
+    def __init__(self, *gpus: tuple[int, int, int]) -> None:
+        """Each: utilisation, memory used of 100, temperature."""
+        self.gpus = list(gpus)
+        self.lost: set[int] = set()
+        self.refused: set[str] = set()
+        self.running = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, answer in (
+            ("nvmlInit", self.start),
+            ("nvmlShutdown", self.stop),
+            ("nvmlDeviceGetCount", lambda: len(self.gpus)),
+            ("nvmlDeviceGetHandleByIndex", self.by_index),
+            ("nvmlDeviceGetHandleByUUID", self.by_uuid),
+            ("nvmlDeviceGetUUID", lambda handle: f"GPU-{handle}a-beef"),
+            ("nvmlDeviceGetUtilizationRates", lambda h: SimpleNamespace(gpu=self.ask("use", h))),
+            (
+                "nvmlDeviceGetMemoryInfo",
+                lambda h: SimpleNamespace(used=self.ask("memory", h), total=100),
+            ),
+            ("nvmlDeviceGetTemperature", lambda h, _: self.ask("heat", h)),
+        ):
+            monkeypatch.setattr(pynvml, name, answer)
+
+    def start(self) -> None:
+        if not self.gpus:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+        self.running += 1
+
+    def stop(self) -> None:
+        self.running -= 1
+
+    def by_index(self, index: int) -> int:
+        if index >= len(self.gpus):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return index
+
+    def by_uuid(self, uuid: str) -> int:
+        if not uuid.startswith("MIG-"):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return 0
+
+    def ask(self, what: str, handle: int) -> int:
+        if handle in self.lost:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        if what in self.refused:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return self.gpus[handle][("use", "memory", "heat").index(what)]
+
+
+def read(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, *assigned: str | None
+) -> list[GpuReading]:
+    nvml.install(monkeypatch)
+    gpus = Gpus(assigned)
+    found = gpus.read()
+    gpus.close()
+    assert nvml.running == 0
+    return found
+
+
+def test_each_engine_has_the_numbers_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml((97, 91, 64), (12, 40, 51))
+    assert read(nvml, monkeypatch, "1", "0") == [GpuReading(12, 40, 51), GpuReading(97, 91, 64)]
+
+
+def test_engine_on_two_gpus_has_their_mean_use_and_their_worst(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nvml = FakeNvml((100, 91, 64), (50, 95, 51))
+    assert read(nvml, monkeypatch, "0,1") == [GpuReading(75, 95, 64)]
+
+
+@pytest.mark.parametrize("name", ["GPU-1a-beef", "GPU-1a"])
+def test_gpu_is_found_by_its_uuid_or_the_beginning_of_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert read(FakeNvml((1, 1, 1), (2, 2, 2)), monkeypatch, name) == [GpuReading(2, 2, 2)]
+
+
+def test_mig_slice_is_found_and_has_no_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml((1, 30, 40))
+    nvml.refused = {"use"}
+    assert read(nvml, monkeypatch, "MIG-17") == [GpuReading(None, 30, 40)]
+
+
+def test_gpu_that_is_lost_costs_its_own_numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml((1, 1, 1), (2, 2, 2))
+    nvml.lost = {0}
+    assert read(nvml, monkeypatch, "0", "1") == [NOTHING, GpuReading(2, 2, 2)]
+
+
+@pytest.mark.parametrize("name", ["7", "GPU-unknown", "not a gpu"])
+def test_gpu_that_is_not_there_is_not_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert read(FakeNvml((1, 1, 1)), monkeypatch, name) == [NOTHING]
+
+
+def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read(FakeNvml(), monkeypatch, "0", "1") == [NOTHING, NOTHING]
+
+
+def test_engine_on_the_cpu_asks_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: pytest.fail("asked"))
+    assert Gpus([None, None]).read() == [NOTHING, NOTHING]
