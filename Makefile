@@ -38,6 +38,15 @@ check: setup ## lint, types, and the tests that need no engine
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m 'not engine'
 
+.PHONY: bench
+bench: setup ## throughput against the alternatives: about an hour; CONTESTS="start split" for some
+	$(BIN)/python -m benchmarks.throughput $(CONTESTS)
+
+.PHONY: bench-ray
+bench-ray: setup ## the environment with Ray Data LLM that `make bench` uses if it is there
+	$(PYTHON) -m venv build/ray-bench
+	$(BIN)/uv pip install --quiet --python build/ray-bench/bin/python --constraint requirements/cpu.txt $(OVERRIDES_cpu) -r requirements/ray-bench.txt
+
 .PHONY: pins
 pins: setup ## resolve the pinned versions anew
 	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra test $(OVERRIDES_cpu) --no-header --no-annotate --universal --python-version 3.11 --quiet --upgrade -o requirements/cpu.txt

@@ -17,12 +17,14 @@ from vllm_caption.demo import MODEL_DIR, resolve_model
 
 FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --frequency-penalty --help --ignore-eos
---images-root --json-detail --jsons --limit --max-engine-restarts --max-image-pixels --max-num-seqs
+--images-root --json-detail --jsons --limit --log-file --log-json --max-engine-restarts
+--max-image-pixels --max-num-seqs
 --max-pixels --max-retries --max-side --max-tokens --min-pixels --min-tokens --model --no-checks
---output --pipeline-parallel-size --prepare-threads --presence-penalty --prompt --quiet --redo
+--output --pilot --pipeline-parallel-size --prepare-threads --presence-penalty --prompt --quiet --redo
 --repetition-penalty --seed --skip-types --stall-timeout --start-timeout --stop --temperature
 --tensor-parallel-size --top-k --top-p --version
 """
+PAGE_FILES = ("page.html.jinja", "page.css", "gallery.js")
 
 
 def help_text() -> str:
@@ -99,6 +101,8 @@ def test_missing_input_folder_is_one_line_that_names_flag_value_and_remedy(
         (["--prompt=nope"], "--prompt nope: no such prompt"),
         (["--model=./no/such/model"], "--model ./no/such/model: "),
         (["--max-num-seqs=0"], "argument --max-num-seqs: 0 is not 1 or more"),
+        (["--pilot=0"], "argument --pilot: 0 is not 1 or more"),
+        (["--log-file=/proc/no/such.log"], "--log-file /proc/no/such.log: cannot be written ("),
         (["--max-retries=-1"], "argument --max-retries: -1 is not 0 or more"),
         (["--max-tokens=many"], "argument --max-tokens: "),
         (["--min-pixels=9999999"], "--min-pixels 9999999"),
@@ -115,7 +119,7 @@ def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], messag
     assert message in line
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "verify", "status"])
+@pytest.mark.parametrize("command", ["run", "plan", "verify", "status", "report"])
 def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -129,7 +133,8 @@ def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     monkeypatch.setattr("vllm_caption.plan.command.check_input_folders", interrupt)
     monkeypatch.setattr("vllm_caption.verify.command.check_manifest_folders", interrupt)
     monkeypatch.setattr("vllm_caption.status_view.find_holder", interrupt)
-    folders = [] if command == "status" else input_flags(tmp_path)
+    monkeypatch.setattr("vllm_caption.report.command.read_all", interrupt)
+    folders = [] if command in ("status", "report") else input_flags(tmp_path)
     result = run_here(command, *folders, f"--output={tmp_path / 'o'}")
     assert (result.exit_code, result.stdout) == (130, "")
     assert len(result.stderr.splitlines()) <= 1
@@ -175,4 +180,5 @@ def test_wheel_holds_the_prompts_and_the_demo(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "vllm_caption/_prompts/shape-brief.md" in names
     assert "vllm_caption/demo/model/model.safetensors" in names
+    assert {f"vllm_caption/report/page/{n}" for n in PAGE_FILES} <= set(names)
     assert any(name.startswith("vllm_caption/demo/sample/raw/") for name in names)

@@ -65,7 +65,7 @@ class Run:
         self.dispatcher: Dispatcher[Item] = Dispatcher(
             self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
         )
-        twins = Twins(read_earlier(self.config.output, make.recipe.id))
+        twins = Twins(read_earlier(self.config.output, make.recipe.id, len(self.output.known())))
         self.clerk = Clerk(
             self.config, prompt, self.output, make, self.dispatcher, self.stats, twins
         )

@@ -24,7 +24,7 @@ def found(root: Path, *rows: Row, key: bytes = KEY) -> str | None:
     for each in rows:
         checkpoint.append(each)
     checkpoint.close()
-    return read_earlier(root, "r").get(key)
+    return read_earlier(root, "r", len(checkpoint.known())).get(key)
 
 
 def test_caption_with_the_same_key_is_found_among_many_over_several_parts(tmp_path: Path) -> None:

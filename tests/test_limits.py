@@ -22,8 +22,8 @@ def load(generating: float, preparing: float, **changed: object) -> Load:
         "num_in_flight": 32,
         "scanning": False,
         "max_num_seqs": 8,
-        "window": 16,
         "writing": 0.1,
+        "computing": 0.2,
         "rates": Rates(40.0, 800.0, preparing, generating),
     }
     return Load(**(values | changed))  # type: ignore[arg-type]
@@ -36,8 +36,8 @@ def load(generating: float, preparing: float, **changed: object) -> Load:
         (load(28, 3), "engine"),
         (load(13, 18), "engine"),
         (load(4, 27), "decode"),
-        (load(4, 4), "driver"),
-        (load(4, 4, writing=0.8), "disk"),
+        (load(4, 4, computing=0.9), "driver"),
+        (load(4, 4, computing=0.9, writing=0.8), "disk"),
         (load(14, 1, num_waiting=0, num_in_flight=15), "tail"),
         (load(28, 3, num_waiting=0, num_in_flight=31), "engine"),
         (load(3, 1, num_waiting=0, num_in_flight=3, scanning=True), "input"),

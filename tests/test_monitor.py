@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -17,15 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from job import Result, input_flags, make_input, run, start, status, wait_until
+from test_gpu import FakeNvml
 
 from vllm_caption import monitor
 from vllm_caption.gpu import GpuReading
-from vllm_caption.host import Host, container_percent
+from vllm_caption.host import Host, limit_percent, own_groups
 from vllm_caption.monitor import Monitor, Reading, sample
 from vllm_caption.monitor_file import NAME, SCHEMA, Series, read_series, thin, write_series
 from vllm_caption.pressure import Pressure, gpu_memory_limit
 from vllm_caption.stats import EngineStats, HostStats, RunStats
 from vllm_caption.status import make_status
+from vllm_caption.status_view import View, describe
 
 FAKE = (os.fspath(Path(__file__).parent / "fake_job.py"),)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,8 +88,12 @@ def test_run_of_days_keeps_a_bounded_number_of_points_evenly_over_its_length() -
 
 def test_series_of_a_week_stays_small_in_memory_and_on_disk(tmp_path: Path) -> None:
     series = Series()
-    one = row(1, engines=8)
+    random = Random(1)
     for _ in range(10_000):
+        one = row(random.randrange(10**6), engines=8)
+        for engine in one["engines"]:
+            engine |= {"gpu_percent": random.random(), "gpu_memory_percent": random.random()}
+            engine |= {"rss_mib": random.random(), "gpu_temperature_c": random.random()}
         series.add(one)
     started = time.perf_counter()
     write(tmp_path, series.table())
@@ -231,25 +238,46 @@ def test_memory_of_a_container_is_counted_against_its_own_limit_without_caches(
     tmp_path: Path,
 ) -> None:
     stat = "anon 500\nfile 300\nshmem 100\n"
-    assert container_percent(cgroup(tmp_path, max="1000\n", current="900\n", stat=stat)) == 70.0
+    assert limit_percent(cgroup(tmp_path, max="1000\n", current="900\n", stat=stat)) == 70.0
 
 
 @pytest.mark.parametrize("limit", ["max\n", "0", "9223372036854771712\n", "many"])
 def test_container_without_a_limit_has_no_percentage(tmp_path: Path, limit: str) -> None:
-    assert container_percent(cgroup(tmp_path, max=limit, current="900", stat="file 1")) == 0.0
-    assert container_percent(tmp_path / "nowhere") == 0.0
+    assert limit_percent(cgroup(tmp_path, max=limit, current="900", stat="file 1")) == 0.0
+    assert limit_percent(tmp_path / "nowhere") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("content", "groups"),
+    [
+        ("0::/\n", []),
+        ("0::/slurm/job_1\n", ["slurm/job_1", "slurm", "."]),
+        ("4:memory:/old\n", []),
+        (None, []),
+    ],
+)
+def test_limits_of_a_batch_job_are_looked_for_in_every_group_around_it(
+    tmp_path: Path, content: str | None, groups: list[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "own").write_text(content)
+    found = own_groups(Path("/cgroup"), tmp_path / "own")
+    assert found == [Path("/cgroup") / group for group in groups]
 
 
 # --- beside a run --------------------------------------------------------------------------------
 
 
 def watched(
-    root: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Host], HostStats]
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Host], HostStats],
+    gpu: str | None = None,
 ) -> Monitor:
     monkeypatch.setattr(monitor, "FIRST_EVERY_S", 0.01)
     monkeypatch.setattr(monitor, "WRITE_EVERY_S", 0.0)
     monkeypatch.setattr(Host, "read", read)
-    made = Monitor(root, [None], ())
+    made = Monitor(root, [gpu], ())
     made.follow(make_status("run-1", "running", RunStats([EngineStats("up")]), 0.0, ""))
     made.start()
     return made
@@ -273,6 +301,25 @@ def test_warning_reaches_the_status_and_is_told_once(
     assert told == stats.warnings[0]
     assert make_status("run-1", "running", stats, 0.0, "").warnings == [told]
     assert stats.host == host(ram=93.0)
+
+
+def test_gpu_is_in_the_series_in_the_status_and_on_the_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeNvml((97, 98, 64)).install(monkeypatch)
+    made = watched(tmp_path, monkeypatch, lambda _: CALM, gpu="0")
+    stats = RunStats([EngineStats("up", 11)])
+    until(lambda: made.show(stats) or stats.warnings)
+    made.close()
+    (engine,) = pq.read_table(tmp_path / NAME).to_pylist()[-1]["engines"]
+    seen = ("gpu_percent", "gpu_memory_percent", "gpu_temperature_c")
+    assert [engine[name] for name in seen] == [97.0, 98.0, 64.0]
+    assert stats.warnings[0].startswith("GPU memory of engine 0 at 98 %: ")
+    status = make_status("run-1", "running", stats, 0.0, "2026-01-01T00:00:00+00:00")
+    text = describe(View("running", "process 1", 0.0, status))
+    assert "0 in flight, GPU 97 %, GPU memory 98 %, GPU at 64 °C" in text
+    assert "Host       CPU 50 %, RAM 40 %, 500.0 GiB of disk free" in text
+    assert "Warning    GPU memory of engine 0 at 98 %: " in text
 
 
 def test_samples_that_fail_are_told_once_and_cost_nothing_else(

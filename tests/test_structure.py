@@ -49,7 +49,7 @@ LAYERS = (
         *("monitor", "pilot"),
         "worker",
     },
-    {"plan", "verify", "status_view"},
+    {"plan", "verify", "report", "status_view"},
     {"engine", "clerk"},
     {"executors"},
     {"reading", "slots"},
@@ -61,9 +61,9 @@ ALLOWED_USERS = {
     "vllm": {"engine"},
     "torch": {"engine"},
     "ray": {"executors"},
-    "PIL": {"images", "image_files", "image_modes", "backdrop", "worker", "engine"},
-    "pyarrow": {"checkpoint", "earlier", "monitor_file", "parts", "verify"},
-    "jinja2": {"prompts"},
+    "PIL": {"images", "image_files", "image_modes", "backdrop", "worker", "engine", "report"},
+    "pyarrow": {"checkpoint", "earlier", "monitor_file", "parts", "verify", "report"},
+    "jinja2": {"prompts", "report"},
     "filelock": {"lock"},
     "pynvml": {"hardware", "gpu"},
     "psutil": {"host", "monitor"},
@@ -74,7 +74,7 @@ ALLOWED_USERS = {
 def modules() -> dict[str, Path]:
     """Part of the package → its files; `demo` stands apart, beside the command line."""
     found = {path.stem: path for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
-    return found | {name: PACKAGE / name for name in ("executors", "plan", "verify")}
+    return found | {name: PACKAGE / name for name in ("executors", "plan", "verify", "report")}
 
 
 def imports(path: Path) -> set[str]:

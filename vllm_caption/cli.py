@@ -26,7 +26,7 @@ from vllm_caption.errors import CaptionJobError, UsageError
 from vllm_caption.flags import run_parser
 
 EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED, EXIT_NO_READER = 2, 3, 130, 141
-COMMANDS = ("run", "demo", "plan", "status", "verify")
+COMMANDS = ("run", "demo", "plan", "status", "verify", "report")
 
 
 def command() -> NoReturn:
@@ -78,6 +78,10 @@ def _run_command(command: str, arguments: list[str]) -> int:
         from vllm_caption.verify.command import run_verify
 
         return run_verify(arguments)
+    if command == "report":
+        from vllm_caption.report.command import run_report
+
+        return run_report(arguments)
     if command == "status":
         from vllm_caption.status_view import run_status
 

@@ -5,13 +5,14 @@ A million captions take about 70 MB: keys in sorted columns, names in one Arrow 
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vllm_caption.parts import SCHEMA, last_rows, parts, read_part
+from vllm_caption.parts import last_rows, num_rows, parts, read_part
 
 _COLUMNS = ["file", "status", "flags", "recipe_id", "twin_key"]
 
@@ -19,11 +20,10 @@ _COLUMNS = ["file", "status", "flags", "recipe_id", "twin_key"]
 class EarlierCaptions:
     """Captions by `twins.twin_key`."""
 
-    def __init__(self, files: pa.ChunkedArray, keys: pa.ChunkedArray) -> None:
-        """``keys``: 16 bytes each, as many as ``files``."""
-        halves = np.frombuffer(b"".join(keys.to_pylist()), dtype=">u8").reshape(-1, 2)
-        self._order = np.argsort(halves[:, 0], kind="stable").astype(np.uint32)
-        self._first, self._second = halves[self._order].astype(np.uint64).T.copy()
+    def __init__(self, files: pa.ChunkedArray, keys: np.ndarray) -> None:
+        """``keys``: two unsigned 64-bit halves each, as many as ``files``."""
+        self._order = np.argsort(keys[:, 0], kind="stable").astype(np.uint32)
+        self._first, self._second = keys[self._order, 0], keys[self._order, 1]
         self._files = files
 
     def get(self, key: bytes) -> str | None:
@@ -37,14 +37,34 @@ class EarlierCaptions:
         return None
 
 
-def read_earlier(root: Path, recipe_id: str) -> EarlierCaptions:
-    """The unflagged captions that the manifest of an output folder holds of one recipe."""
-    tables = [read_part(path, _COLUMNS) for path in parts(root / "manifest.parquet")]
-    table = pa.concat_tables([*tables, SCHEMA.empty_table().select(_COLUMNS)])
-    last = pa.array(last_rows(table["file"]))  # only that says what the .txt holds
+def read_earlier(root: Path, recipe_id: str, num_known: int) -> EarlierCaptions:
+    """The unflagged captions that the manifest of an output folder holds of one recipe.
+
+    ``num_known``: items that have a row; where they are as many as rows, each row is the last one.
+    """
+    paths = parts(root / "manifest.parquet")
+    last = np.ones(num_known, dtype=bool)
+    if sum(num_rows(path) for path in paths) != num_known:
+        names = [read_part(path, ["file"])["file"] for path in paths]
+        last = last_rows(pa.chunked_array([c for name in names for c in name.chunks], pa.string()))
+    files: list[pa.Array] = []
+    keys, begin = [np.empty((0, 2), dtype=np.uint64)], 0
+    for path in paths:
+        table = read_part(path, _COLUMNS)
+        table = table.filter(_wanted(table, recipe_id, last[begin : (begin := begin + len(table))]))
+        files += table["file"].chunks
+        halves = np.frombuffer(b"".join(table["twin_key"].to_pylist()), dtype=">u8")
+        keys.append(halves.reshape(-1, 2).astype(np.uint64))
+    return EarlierCaptions(pa.chunked_array(files, pa.string()), np.concatenate(keys))
+
+
+def _wanted(table: pa.Table, recipe_id: str, last: np.ndarray) -> pa.Array:
     flags = pc.fill_null(pc.list_value_length(table["flags"]), 0)
-    wanted = pc.and_kleene(pc.equal(table["status"], "captioned"), pc.equal(flags, 0))
-    wanted = pc.and_kleene(wanted, pc.equal(table["recipe_id"], recipe_id))
-    wanted = pc.and_kleene(wanted, pc.is_valid(table["twin_key"]))
-    kept = table.filter(pc.and_kleene(wanted, last))
-    return EarlierCaptions(kept["file"].combine_chunks(), kept["twin_key"])
+    tests = (
+        pc.equal(table["status"], "captioned"),
+        pc.equal(flags, 0),
+        pc.equal(table["recipe_id"], recipe_id),
+        pc.is_valid(table["twin_key"]),
+        pa.array(last),  # only an item's last row says what its .txt holds
+    )
+    return reduce(pc.and_kleene, tests)

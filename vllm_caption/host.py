@@ -15,7 +15,7 @@ import psutil
 from vllm_caption.stats import HostStats
 
 MIB, GIB = 2**20, 2**30
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _NO_LIMIT = 2**60
 
 
@@ -26,6 +26,7 @@ class Host:
         """``disk``: a folder on the disk that is watched."""
         self._disk = disk
         self._driver = psutil.Process()
+        self._groups = [CGROUP, *own_groups(CGROUP, OWN_GROUP)]
         psutil.cpu_percent()  # the first answer means nothing
 
     def read(self) -> HostStats:
@@ -36,7 +37,7 @@ class Host:
             disk = None
         return HostStats(
             cpu_percent=psutil.cpu_percent(),
-            ram_percent=max(psutil.virtual_memory().percent, container_percent(CGROUP)),
+            ram_percent=max(psutil.virtual_memory().percent, *map(limit_percent, self._groups)),
             driver_rss_mib=self._driver.memory_info().rss / MIB,
             disk_free_gib=None if disk is None else disk.free / GIB,
             disk_percent=None if disk is None else disk.percent,
@@ -52,15 +53,26 @@ class Host:
         return {leader: rss / MIB for leader, rss in found.items()}
 
 
-def container_percent(cgroup: Path) -> float:
-    """Memory of this container that no cache can give back, of its limit; 0.0 without a limit.
+def own_groups(root: Path, own: Path) -> list[Path]:
+    """The control groups (version 2) that this process is in, inside out: those of a container, of
+    a batch job, of a service. Each may have a limit."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    paths = (line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+    return [root / part for path in paths if path for part in (Path(path), *Path(path).parents)]
+
+
+def limit_percent(group: Path) -> float:
+    """Memory of a control group that no cache can give back, of its limit; 0.0 without a limit.
 
     The kernel kills at this limit, however much the machine has left.
     """
     try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        used = int((cgroup / "memory.current").read_text())
-        lines = (cgroup / "memory.stat").read_text().splitlines()
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
         held = {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
         limit_bytes = _NO_LIMIT if limit == "max" else int(limit)
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 """What limits a run at a moment, from what was measured: queue depths and the time spent waiting.
 
-Pure. The reasoning: an engine whose sequence slots are full is the limit. If they are not, its
-items are somewhere else: in front of it, being read and decoded, or with the driver, which is
-busy writing or busy with itself; or there are no more of them.
+Pure. The reasoning: where the driver is busy all the time, with writing or with itself, it is the
+limit. Else an engine whose sequence slots are full is. Where they are not, its items are in front
+of it, being read and decoded; or there are no more of them.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ MEANING: Final[dict[Limit, str]] = {
 }
 FULL: Final = 0.8
 """Of an engine's sequence slots, from which on it counts as full."""
-HELD: Final = 0.75
-"""Of what workers may hold, below which the driver is late in handing out."""
+BUSY: Final = 0.8
+"""Of the time: a driver that computes for so long does not keep up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One moment of a run. ``window``: items that one worker may hold; ``writing``: the share of
-    the time in which the driver writes; ``rates``: of the last half minute."""
+    """One moment of a run. ``writing``, ``computing``: shares of the time in which the driver
+    writes, and in which it computes; ``rates``: of the last half minute."""
 
     num_up: int
     num_waiting: int
     num_in_flight: int
     scanning: bool
     max_num_seqs: int
-    window: int
     writing: float
+    computing: float
     rates: Rates
 
 
@@ -52,8 +52,7 @@ def limit(load: Load) -> Limit:
         return "input" if load.scanning else "tail"
     if load.writing > 0.5:
         return "disk"
-    generating = load.rates.generating / load.num_up
-    held = generating + load.rates.preparing / load.num_up
-    if generating >= FULL * load.max_num_seqs:
-        return "engine"
-    return "decode" if held >= HELD * load.window or not load.rates.images else "driver"
+    if load.computing > BUSY:
+        return "driver"
+    full = load.rates.generating >= FULL * load.max_num_seqs * load.num_up
+    return "engine" if full or not load.rates.images else "decode"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -75,15 +76,27 @@ class InputCounts:
     skipped_elements: Counter[str] = field(default_factory=Counter)
 
 
+class Names(Protocol):
+    """A set of file names."""
+
+    def __contains__(self, file: str, /) -> bool:
+        """Whether it was added."""
+
+    def add(self, file: str, /) -> None:
+        """Add one that is not in it."""
+
+
 class ManifestReader:
     """Iterates over the input once per ``iter()``; ``counts`` and ``complete`` follow along."""
 
-    def __init__(self, config: InputConfig) -> None:
+    def __init__(self, config: InputConfig, seen: Callable[[], Names] = set[str]) -> None:
+        """``seen`` makes what each pass keeps the names in that it has read."""
         self.config = config
+        self._new_seen = seen
         self.counts = InputCounts()
         self.complete = False
         self._skip_types = frozenset(name.casefold() for name in config.skip_types)
-        self._seen: set[str] = set()
+        self._seen = seen()
 
     @property
     def no_type_was_skipped(self) -> bool:
@@ -97,7 +110,7 @@ class ManifestReader:
         return file in self._seen
 
     def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
-        self.counts, self.complete, self._seen = InputCounts(), False, set()
+        self.counts, self.complete, self._seen = InputCounts(), False, self._new_seen()
         limit = self.config.limit
         if limit is not None and limit <= 0:
             return

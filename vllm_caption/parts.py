@@ -108,12 +108,14 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Known(NamedTuple):
-    """What a rerun needs to know of an item's last row; ``flags`` with commas between them."""
+    """What a rerun needs to know of an item's last row; ``flags`` with commas between them,
+    ``read``: the item was met in this run's input."""
 
     status: str
     recipe_id: str | None
     flags: str
     error_kind: str | None
+    read: bool = False
 
 
 def parts(folder: Path) -> list[Path]:
@@ -129,6 +131,16 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:  # damaged pages are OSErrors
+        raise damaged(path, error) from error
+
+
+def num_rows(path: Path) -> int:
+    """Rows of one part, from its footer. Raises as `read_part`."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from error
 
 

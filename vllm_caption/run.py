@@ -124,9 +124,11 @@ class _Job:
         self.stats = RunStats([EngineStats() for _ in range(num_engines)])
         self.driver: Driver
         self._judged_s: float | None = None
-        self._written_s = 0.0
+        self._written_s = self._computed_s = 0.0
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
-        self.scan = Scan(config, output.known(), output.files, make)
+        known = output.known()
+        self._num_known = len(known)
+        self.scan = Scan(config, known, output.files, make)
 
     @property
     def seconds(self) -> float:
@@ -173,7 +175,7 @@ class _Job:
     def _twins(self) -> Twins:
         if self._config.redo == "all" or not self._config.dedup:
             return Twins()
-        return Twins(read_earlier(self._output.root, self._make.recipe.id))
+        return Twins(read_earlier(self._output.root, self._make.recipe.id, self._num_known))
 
     async def _caption(self) -> None:
         on_cpu = self._gpus[0] is None
@@ -227,6 +229,7 @@ class _Job:
         """What limits the run at this moment."""
         seconds = now_s - (now_s if self._judged_s is None else self._judged_s)
         written_s, self._written_s = self._written_s, self._output.writing_s
+        computed_s, self._computed_s = self._computed_s, time.thread_time()
         self._judged_s = now_s
         engine, stats = self._config.engine, self.stats
         load = Load(
@@ -235,8 +238,8 @@ class _Job:
             num_in_flight=self._dispatcher.num_in_flight,
             scanning=stats.scanning,
             max_num_seqs=engine.max_num_seqs,
-            window=engine.window,
             writing=(self._written_s - written_s) / max(seconds, 1e-3),
+            computing=(self._computed_s - computed_s) / max(seconds, 1e-3),
             rates=stats.recent.rates(now_s),
         )
         stats.limited_by = limit(load)

@@ -7,7 +7,7 @@ a rerun over the same broken files starts no engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vllm_caption.caption_files import CaptionFiles
@@ -46,11 +46,11 @@ class Scan:
     def __init__(
         self,
         config: RunConfig,
-        known: Mapping[str, Known],
+        known: dict[str, Known],
         files: CaptionFiles,
         make: RowMaker,
     ) -> None:
-        self.reader = ManifestReader(config.input)
+        self.reader = ManifestReader(config.input, lambda: _NamesRead(known))
         self.skipped: list[SkippedDocument] = []
         self._config = config
         self._known = known
@@ -113,6 +113,29 @@ class Scan:
         batch.rows.append(self._make.adopted(item, caption))
         batch.num_stale += 1
         return True
+
+
+class _NamesRead:
+    """The names that were read. Those that have a row are marked there: a second copy of a million
+    names would take 150 MB."""
+
+    def __init__(self, known: dict[str, Known]) -> None:
+        self._known = known
+        self._others: set[str] = set()
+        self._marked: dict[Known, Known] = {}
+
+    def __contains__(self, file: str) -> bool:
+        entry = self._known.get(file)
+        return file in self._others if entry is None else bool(entry.read)
+
+    def add(self, file: str) -> None:
+        entry = self._known.get(file)
+        if entry is None:
+            self._others.add(file)
+        elif (marked := self._marked.get(entry)) is not None:
+            self._known[file] = marked
+        else:
+            self._known[file] = self._marked[entry] = entry._replace(read=True)
 
 
 def stands(known: Known, config: RunConfig, recipe_id: str) -> bool:

@@ -61,8 +61,8 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
     )
     if total_s := sum(stats.limits_s.values()):
         longest_first = sorted(stats.limits_s.items(), key=lambda limit: -limit[1])
-        shares = ", ".join(f"{name} {spent_s / total_s:.0%}" for name, spent_s in longest_first)
-        yield f"Limited by: {shares} of the time"
+        named = (f"{name} {spent_s / total_s:.0%}" for name, spent_s in longest_first)
+        yield f"Limited by: {', '.join(named)} of the time"
     own = max(stats.captioned - stats.twins, 1)
     shares = (f"{i}: {e.captioned / own:.0%}" for i, e in enumerate(stats.engines))
     yield "Share of each engine: " + ", ".join(shares)

@@ -122,7 +122,7 @@ def _time(times: Time) -> Iterator[str]:
     engines = _count(times.engines, "engine")
     if times.wall_hours is None or times.gpu_hours is None or times.images_per_s is None:
         yield _section("Time", f"{times.images:,} images on {engines}, at a speed not known yet:")
-        yield f"{INDENT}run a pilot with --limit 2000, read its images/s, divide by its engines,"
+        yield f"{INDENT}run a pilot with --pilot 2000, read its images/s, divide by its engines,"
         yield f"{INDENT}and plan with --images-per-s (captions per second of one engine)"
         return
     yield _section(
