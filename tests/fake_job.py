@@ -25,7 +25,8 @@ class FakeExecutor(LocalExecutor):
     """Real worker processes that do not import vLLM; flags are taken as they are."""
 
     def __init__(self, *arguments: Any) -> None:
-        os.environ["PYTHONPATH"] = os.fspath(Path(__file__).parent)  # where the server looks
+        here, given = os.fspath(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join((here, given))  # where the server looks
         super().__init__(*arguments, preload="fake_preload")
 
     async def check_flags(self, *_: Any) -> FlagsChecked:

@@ -20,6 +20,7 @@ from vllm_caption.errors import ItemError
 
 SUFFIX = ".txt"
 MAX_NAME_BYTES = 255
+MAX_PATH_BYTES: Final = 4095
 TEMPORARY: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 """Name of a caption that is being written; left behind only by a death at that moment."""
 _RESERVED: Final = re.compile(
@@ -83,6 +84,8 @@ class CaptionFiles:
         Raises ItemError where the path cannot be had, OSError for the disk.
         """
         path = file + SUFFIX
+        if len(os.fsencode(self.path(file))) > MAX_PATH_BYTES:  # it could not be read by its path
+            raise _too_long()
         folder, name = os.path.split(path)
         temporary = f".{hashlib.sha1(os.fsencode(name)).hexdigest()[:20]}.tmp"
         temporary = f"{folder}/{temporary}" if folder else temporary
@@ -129,10 +132,14 @@ def _conflict() -> ItemError:
     return ItemError("output_conflict", reason)
 
 
+def _too_long() -> ItemError:
+    return ItemError("bad_name", "below --output its path is too long; take a shorter --output")
+
+
 def _refusal(error: OSError) -> ItemError | None:
     """The item's fault, if it is one, rather than the disk's."""
     if isinstance(error, _OBSTACLES):
         return _conflict()
     if error.errno == errno.ENAMETOOLONG:
-        return ItemError("bad_name", "below --output its path is too long; take a shorter --output")
+        return _too_long()
     return None
