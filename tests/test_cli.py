@@ -18,11 +18,10 @@ from vllm_caption.demo import MODEL_DIR, resolve_model
 FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --frequency-penalty --help --ignore-eos
 --images-root --json-detail --jsons --limit --log-file --log-json --max-engine-restarts
---max-image-pixels --max-num-seqs
---max-pixels --max-retries --max-side --max-tokens --min-pixels --min-tokens --model --no-checks
---output --pilot --pipeline-parallel-size --prepare-threads --presence-penalty --prompt --quiet --redo
---repetition-penalty --seed --skip-types --stall-timeout --start-timeout --stop --temperature
---tensor-parallel-size --top-k --top-p --version
+--max-image-pixels --max-num-seqs --max-pixels --max-retries --max-side --max-tokens --min-pixels
+--min-tokens --model --no-checks --output --pilot --pipeline-parallel-size --prepare-threads
+--presence-penalty --prompt --quiet --redo --repetition-penalty --seed --skip-types --stall-timeout
+--start-timeout --stop --temperature --tensor-parallel-size --top-k --top-p --version
 """
 PAGE_FILES = ("page.html.jinja", "page.css", "gallery.js")
 

@@ -209,6 +209,8 @@ def test_full_run_after_a_pilot_keeps_its_captions_and_makes_the_others(tmp_path
     output = tmp_path / "out"
     made = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
     assert len(made) == 8
+    assert "8 items" in result.stdout.splitlines()[-1]
+    assert "<html" in (output / "report.html").read_text("utf-8")
     (line,) = (line for line in result.stdout.splitlines() if "The full run" in line)
     full = shlex.split(line.partition(": ")[2])
     assert full[:3] == ["python", "-m", "vllm_caption"]
@@ -224,6 +226,13 @@ def test_pilot_that_is_run_again_has_nothing_left_to_do(tmp_path: Path) -> None:
     result = job(tmp_path, "--pilot=5")
     assert "Items: 5, captioned 5 (0 in this run)" in result.stdout
     assert "It takes" not in result.stdout
+
+
+def test_pilot_whose_page_cannot_be_made_ends_as_well(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    (tmp_path / "out/report.html").mkdir(parents=True)
+    result = job(tmp_path, "--pilot=2")
+    assert (result.exit_code, "The page could not be made: " in result.stdout) == (0, True)
 
 
 def test_pilot_of_an_input_with_broken_files_ends_as_a_run_does(tmp_path: Path) -> None:

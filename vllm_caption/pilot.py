@@ -137,7 +137,8 @@ def next_steps(pilot: Pilot, config: RunConfig, stats: RunStats) -> str:
     lines = [
         f"Pilot: {pilot.size} of {pilot.num_items:,} items in {pilot.num_documents:,} documents,"
         f" over all sizes of files: {types}",
-        f"  Look at it: python -m vllm_caption report {shlex.join([f'--output={config.output}'])}",
+        f"  Look at it: {config.output}/report.html (anew: python -m vllm_caption report"
+        f" {shlex.join([f'--output={config.output}'])})",
         f"  The full run, which {kept}: {full}",
     ]
     left, images_per_s = pilot.num_items - pilot.size, stats.mean_images_per_s

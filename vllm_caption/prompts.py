@@ -60,8 +60,7 @@ class _FrontMatter(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One loaded prompt. ``source`` is the whole file as read; templates are kept as text, so
-    that a prompt can be sent to another process."""
+    """One loaded prompt; templates as text, to be sent to other processes; ``source``: the file."""
 
     name: str
     user: str

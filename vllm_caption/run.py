@@ -15,6 +15,7 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from vllm_caption.clerk import Clerk
 from vllm_caption.config import RunConfig
@@ -22,7 +23,7 @@ from vllm_caption.demo import resolve_model
 from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.driver import Driver
 from vllm_caption.earlier import read_earlier
-from vllm_caption.errors import RunStopped
+from vllm_caption.errors import CaptionJobError, RunStopped
 from vllm_caption.event_log import EventLog
 from vllm_caption.executors.base import WorkerSpec, start_vllm
 from vllm_caption.executors.local import LocalExecutor
@@ -92,13 +93,23 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
     text = summarise(job.stats, job.scan, config, job.seconds)
     if pilot and not stopped:
-        text += "\n" + next_steps(pilot, config, job.stats)
+        text += "\n" + next_steps(pilot, config, job.stats) + f"\n  {_page(config.output)}"
     progress.record("summary", text)
     with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
         print(text, flush=True)
     if stopped:
         progress.tell(f"Stopped: {stopped}", "stopped", "error")
     return Outcome(exit_code, job.stats)
+
+
+def _page(root: Path) -> str:
+    """The report on a pilot, and one line about it; the captions do not depend on it."""
+    from vllm_caption.report.command import make_report  # after a pilot only
+
+    try:
+        return f"The page is made: {make_report([root], root / 'report.html')}"
+    except (CaptionJobError, OSError) as error:
+        return f"The page could not be made: {error}"
 
 
 class _Job:
