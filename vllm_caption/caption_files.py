@@ -25,7 +25,7 @@ TEMPORARY: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 """Name of a caption that is being written; left behind only by a death at that moment."""
 _RESERVED: Final = re.compile(
     r"(?:manifest\.parquet|documents\.parquet|recipes\.json|status\.json|journal\.jsonl"
-    r"|monitor\.parquet|\.(?:monitor\.parquet|documents\.parquet|recipes\.json|status\.json)\.tmp"
+    r"|report\.html|monitor\.parquet|\.(?:monitor\.parquet|documents\.parquet|recipes\.json|status\.json)\.tmp"
     r"|\.run\.(?:lock|owner\.json)|logs/[^/]*\.log)/"
 )
 """What the job itself writes: folders of these names would be in its way."""
