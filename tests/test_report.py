@@ -1,0 +1,443 @@
+"""`report` from the outside: the page's numbers, its text, its pictures and its refusals."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from job import draw_shape, input_flags, make_input, rows, run, run_here
+from PIL import Image
+from report_folder import RECIPE, many_rows, row, write_folder, write_series
+
+from vllm_caption.checkpoint import write_documents
+from vllm_caption.checks import FLAGS
+from vllm_caption.errors import ITEM_KINDS, DocumentKind
+from vllm_caption.lock import OutputLock
+from vllm_caption.report.command import make_report
+from vllm_caption.report.items import align
+from vllm_caption.report.meanings import DOCUMENT_MEANINGS, FLAG_MEANINGS, ITEM_MEANINGS
+from vllm_caption.report.records import read_all
+from vllm_caption.report.scales import ticks
+from vllm_caption.report.thumbnails import choose
+from vllm_caption.stats import EngineStats, RunStats
+from vllm_caption.status import make_status, write_status
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</script><script>alert(1)</script>",
+    "a\u2028b\u2029c\u202ed",
+    "{{ 7 * 7 }} ${alert(1)} `x`",
+    "javascript:alert(1)",
+)
+
+
+def page_of(*roots: Path, **options: Any) -> str:
+    target = roots[0] / "page.html"
+    make_report(list(roots), target, **options)
+    return target.read_text("utf-8")
+
+
+def data_of(page: str) -> dict[str, Any]:
+    block = re.search(r'id="data">([A-Za-z0-9+/=]*)</script>', page)
+    assert block is not None
+    return json.loads(gzip.decompress(base64.b64decode(block[1])))  # type: ignore[no-any-return]
+
+
+def tiles(page: str) -> dict[str, str]:
+    """Label of each big number → the number, of the first folder."""
+    found = re.findall(r'<div class="tile"><b>(.*?)</b><span>(.*?)</span>', page)
+    return {label: value for value, label in reversed(found)}
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", "", page))
+
+
+class Elements(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_numbers_are_those_of_the_manifest_of_a_real_run(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 24)
+    (tmp_path / "raw" / files[3]).write_bytes(b"no image at all")
+    (tmp_path / "raw" / files[5]).unlink()
+    output = tmp_path / "captions"
+    fake_job = str(Path(__file__).parent / "fake_job.py")
+    flags = [*input_flags(tmp_path), f"--output={output}", "--data-parallel-size=2"]
+    assert run(*flags, command=(fake_job,)).exit_code == 1
+    result = run_here("report", f"--output={output}")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"{output / 'report.html'}: 24 items, 22 pictures, ")
+    page = (output / "report.html").read_text("utf-8")
+    data, kept = data_of(page), rows(output)
+    shown = tiles(page)
+    assert (shown["items"], shown["captioned"], shown["failed"]) == ("24", "22", "2")
+    tokens = sum(r["output_tokens"] or 0 for r in kept.values())
+    assert shown["tokens written"] == f"{tokens:,}"
+    (side,) = data["sides"]
+    for place, file in enumerate(data["file"]):
+        assert side["text"][place] == (kept[file]["caption"] or kept[file]["error"])
+        assert data["statuses"][side["status"][place]] == kept[file]["status"]
+        assert data["document"]["names"][data["document"]["of"][place]] == kept[file]["document"]
+    assert "The last run has ended" in page
+    assert "not_an_image" in page
+    assert "missing_file" in page
+
+
+def test_the_last_row_of_an_item_counts_also_where_only_the_journal_has_it(tmp_path: Path) -> None:
+    root = write_folder(
+        tmp_path / "o",
+        [row("a.png", error_kind="timeout", error="too slow"), row("b.png")],
+        journal=[row("a.png", caption="A late circle.")],
+    )
+    with (root / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"file": "torn')
+    page = page_of(root)
+    assert tiles(page)["captioned"] == "2"
+    assert data_of(page)["sides"][0]["text"] == ["A late circle.", "A shape of b.png."]
+
+
+def test_failures_and_flags_are_listed_with_examples_meaning_and_remedy(tmp_path: Path) -> None:
+    failed = [row(f"{n}.png", error_kind="poison", error=f"killed {n}") for n in range(9)]
+    flagged = [row("long.png", caption="Very wordy.", flags=("too_long", "cut_off"))]
+    page = page_of(write_folder(tmp_path / "o", [*failed, *flagged]))
+    text = text_of(page)
+    assert [f"{n}.png killed {n}" in text for n in (0, 4, 8)] == [True] * 3
+    assert "killed an engine twice" in text
+    assert "--redo-kind poison" in text
+    assert "long.png Very wordy." in text
+    assert "max_words" in text
+    assert tiles(page)["flagged"] == "1"
+    assert data_of(page)["sides"][0]["flags"].count(0b1100000) == 1
+
+
+def test_every_kind_and_every_flag_is_explained() -> None:
+    assert set(ITEM_MEANINGS) == set(ITEM_KINDS)
+    assert set(DOCUMENT_MEANINGS) == set(get_args(DocumentKind))
+    assert set(FLAG_MEANINGS) == set(FLAGS)
+
+
+def test_documents_that_were_left_out_are_listed_by_kind(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "o", [row()])
+    write_documents(root, [("design_9", "missing_detail", "there is no detail of this name")])
+    assert "design_9 there is no detail of this name" in text_of(page_of(root))
+
+
+def test_nothing_that_rows_hold_becomes_markup_or_script(tmp_path: Path) -> None:
+    wild = [
+        row(
+            f"{n}{bad}.png",
+            caption=bad,
+            flags=("loop",),
+            document=bad,
+            element_type=bad,
+            backdrop=bad,
+            prompt_name=bad,
+        )
+        for n, bad in enumerate(HOSTILE)
+    ]
+    wild += [row(f"f{n}{bad}", error_kind=bad, error=bad) for n, bad in enumerate(HOSTILE)]
+    root = write_folder(tmp_path / "<b>&amp;", wild)
+    write_documents(root, [(bad, bad, bad) for bad in HOSTILE])
+    plain = Elements(page_of(write_folder(tmp_path / "plain", [row(flags=("loop",))])))
+    page = page_of(root)
+    tags = Elements(page).found
+    assert {tag for tag, _ in tags} <= {tag for tag, _ in plain.found} | {"h4", "div", "rect"}
+    assert sum(tag == "script" for tag, _ in tags) == 2
+    assert not [name for _, attrs in tags for name in attrs if name.startswith("on")]
+    assert data_of(page)["sides"][0]["text"].count(HOSTILE[0]) == 2
+
+
+def test_page_asks_for_nothing_and_its_policy_lets_only_its_own_script_run(tmp_path: Path) -> None:
+    page = page_of(write_folder(tmp_path / "o", many_rows(50)))
+    tags = Elements(page).found
+    asked = [v for _, attrs in tags for k, v in attrs.items() if k in ("src", "href", "srcset")]
+    assert all(v and v.startswith(("#", "data:")) for v in asked)
+    (policy,) = [a["content"] for t, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; ")
+    assert re.search(r"script-src 'sha256-[\w+/]{43}='", policy)
+
+
+def pictured_folder(tmp_path: Path) -> Path:
+    """Eight drawn images, one white on transparent; one item failed, one is flagged."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    made = []
+    for number in range(8):
+        image = draw_shape(number)
+        if number == 2:
+            image = Image.new("RGBA", (90, 90), (255, 255, 255, 0))
+            image.paste((255, 255, 255, 255), (30, 30, 60, 60))
+        file = f"{number}.png"
+        image.save(raw / file)
+        extra: dict[str, Any] = {"image_path": f"{raw}/{file}"}
+        if number == 6:
+            extra |= {"error_kind": "poison", "error": "it killed two engines"}
+        if number == 7:
+            extra |= {"flags": ("loop",)}
+        made.append(row(file, **extra))
+    return write_folder(tmp_path / "o", made)
+
+
+def test_pictures_show_the_backdrop_that_the_model_saw(tmp_path: Path) -> None:
+    data = data_of(page_of(pictured_folder(tmp_path)))
+    assert len(data["pictures"]) == 8
+    uri = data["pictures"][str(data["file"].index("2.png"))]
+    assert uri.startswith("data:image/webp;base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("L")
+    assert picture.getpixel((1, 1)) < 10
+    assert picture.getpixel((45, 45)) > 245
+
+
+def test_what_failed_or_is_flagged_gets_its_picture_first(tmp_path: Path) -> None:
+    data = data_of(page_of(pictured_folder(tmp_path), num_pictures=4))
+    pictured = {data["file"][int(place)] for place in data["pictures"]}
+    assert len(pictured) == 4
+    assert {"6.png", "7.png"} <= pictured
+
+
+def test_each_kind_flag_and_type_has_its_turn_in_the_sample(tmp_path: Path) -> None:
+    records = read_all([write_folder(tmp_path / "o", many_rows(20_000))])
+    items = align(records, 20_000)
+    chosen = choose(items, 300)
+    assert len(chosen) == 300
+    sample = items.sides[0].take(chosen)
+    kinds = set(sample["error_kind"].to_pylist())
+    assert "timeout" in kinds
+    assert "missing_file" not in kinds  # there is no picture to show
+    assert {tuple(f) for f in sample["flags"].to_pylist()} == {(), ("too_long",), ("cut_off",)}
+    assert len(set(sample["element_type"].to_pylist())) == 3
+    assert sample["flags"].to_pylist().count([]) >= 150  # the ordinary ones keep half
+    assert choose(items, 300) == chosen
+
+
+def test_missing_and_changed_images_are_said_so(tmp_path: Path) -> None:
+    root = pictured_folder(tmp_path)
+    (tmp_path / "raw" / "0.png").unlink()
+    changed = row("1.png", image_path=f"{tmp_path / 'raw'}/1.png", image_sha256="0" * 64)
+    (root / "journal.jsonl").write_bytes(json.dumps(as_journal(changed)).encode() + b"\n")
+    data = data_of(page_of(root))
+    notes = {data["file"][int(place)]: note for place, note in data["notes"].items()}
+    assert notes["0.png"].startswith("cannot be shown now: missing_file: ")
+    assert notes["1.png"] == "the file has changed since"
+    assert "0" not in data["pictures"]
+
+
+def as_journal(made: Any) -> dict[str, Any]:
+    import msgspec
+
+    return msgspec.to_builtins(made)  # type: ignore[no-any-return]
+
+
+def test_images_that_were_moved_are_found_under_images_root(tmp_path: Path) -> None:
+    root = pictured_folder(tmp_path)
+    (tmp_path / "raw").rename(tmp_path / "elsewhere")
+    assert "No picture could be made" in page_of(root)
+    page = page_of(root, images_root=tmp_path / "elsewhere")
+    assert len(data_of(page)["pictures"]) == 8
+    assert "No picture could be made" not in page
+
+
+def test_two_folders_are_compared_image_by_image(tmp_path: Path) -> None:
+    words = ["A red dot.", "A blue dot.", "A green dot.", "A dot."]
+    a = [row(f"{n}.png", caption=text) for n, text in enumerate(words)]
+    b = [
+        row("0.png", caption="A red dot."),
+        row("1.png", caption="A blue dot that is very large.", flags=("too_long",)),
+        row("2.png", error_kind="timeout", error="too slow"),
+        row("9.png", caption="Only here."),
+    ]
+    roots = [write_folder(tmp_path / "brief", a), write_folder(tmp_path / "wordy", b)]
+    page = page_of(*roots)
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", page[page.index('id="compare"') :])[10:20]
+    assert [re.sub("<.*?>", "", c) for c in cells] == [
+        *("B wordy", "2", "1", "1", "1", "0", "+2.0", "too_long lost 0, new 1", "2", "1"),
+    ]
+    data = data_of(page)
+    assert data["labels"] == ["brief", "wordy"]
+    assert data["file"] == ["0.png", "1.png", "2.png", "3.png", "9.png"]
+    assert data["sides"][0]["status"] == [0, 0, 0, 0, -1]
+    assert data["sides"][1]["status"] == [0, 0, 1, -1, 0]
+
+
+def test_folders_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    roots = [write_folder(tmp_path / side / "out", [row()]) for side in ("x", "y")]
+    result = run_here("report", *map(str, roots))
+    assert result.exit_code == 0
+    assert result.stdout.startswith(str(roots[0] / "compare.html"))
+    assert data_of((roots[0] / "compare.html").read_text())["labels"] == list(map(str, roots))
+
+
+def test_a_hundred_thousand_items_make_a_page_of_a_few_megabytes(tmp_path: Path) -> None:
+    page = page_of(write_folder(tmp_path / "o", many_rows(100_000)), num_pictures=0)
+    assert len(page) < 9_000_000
+    assert len(data_of(page)["file"]) == 100_000
+    assert tiles(page)["failed"] == "1,000"
+
+
+def test_of_more_items_than_fit_all_that_failed_or_are_flagged_stay(tmp_path: Path) -> None:
+    page = page_of(write_folder(tmp_path / "o", many_rows(5_000)), num_items=500, num_pictures=0)
+    side = data_of(page)["sides"][0]
+    assert len(side["status"]) == 500
+    assert sum(side["status"]) == 50
+    assert sum(flags > 0 for flags in side["flags"]) == 100
+    assert "Of 5,000 items, the page lists those that failed or are flagged" in page
+    assert tiles(page)["items"] == "5,000"
+
+
+def test_charts_over_time_come_from_the_monitor_where_there_is_one(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "o", many_rows(200))
+    page = page_of(root)
+    assert "There is no monitor.parquet" in page
+    assert "Speed <span" in page
+    assert "GPU use <span" not in page
+    write_series(root, 900)
+    page = page_of(root)
+    for title in ("Speed", "Memory of the engines", "GPU use", "GPU memory", "Machine"):
+        assert f"<figcaption>{title} <span" in page
+    assert "There is no monitor.parquet" not in page
+    assert page.count('class="border"') == page.count("running time (h)")
+
+
+@pytest.mark.parametrize("fault", ["columns", "bytes", "nothing measured"])
+def test_monitor_that_lacks_something_costs_only_its_charts(tmp_path: Path, fault: str) -> None:
+    root = write_folder(tmp_path / "o", many_rows(200))
+    write_series(root, 50)
+    path = root / "monitor.parquet"
+    table = pq.read_table(path)
+    if fault == "columns":
+        pq.write_table(table.select(["at", "run_id", "images_per_s"]), path)
+    elif fault == "bytes":
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        nothing = pa.array([[]] * 50, table.schema.field("engines").type)
+        pq.write_table(table.set_column(11, table.schema.field("engines"), nothing), path)
+    page = page_of(root)
+    assert "<figcaption>Speed <span" in page
+    assert "<figcaption>GPU use <span" not in page
+
+
+def test_recipe_is_shown_with_its_prompt_and_settings(tmp_path: Path) -> None:
+    unknown = row("b.png", recipe_id="f" * 12)
+    text = text_of(page_of(write_folder(tmp_path / "o", [row(), row("c.png"), unknown])))
+    assert RECIPE.prompt in text
+    assert "max_tokens100" in text
+    assert "recipes.json does not say what this recipe is" in text
+
+
+def test_page_may_be_made_beside_a_run_and_writes_only_itself(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "o", [row()])
+    lock = OutputLock(root)
+    before = sorted(root.rglob("*"))
+    assert run_here("report", f"--output={root}").exit_code == 0
+    lock.release()
+    assert sorted(root.rglob("*")) == sorted([*before, root / "report.html"])
+
+
+def fresh(tmp_path: Path, what: str) -> list[str]:
+    """The arguments of a report that cannot be made."""
+    good = write_folder(tmp_path / "good", [row()])
+    if what == "no rows":
+        write_folder(tmp_path / "none", [])
+        return [f"--output={tmp_path / 'none'}"]
+    return {
+        "no folder": [f"--output={tmp_path / 'nowhere'}"],
+        "a file": [f"--output={good / 'recipes.json'}"],
+        "no place": [f"--output={good}", f"--html={tmp_path / 'no' / 'page.html'}"],
+        "a folder as page": [f"--output={good}", f"--html={good}"],
+        "twice": [str(good), str(good)],
+        "both ways": [str(good), f"--output={good}"],
+        "no images": [f"--output={good}", f"--images-root={tmp_path / 'no'}"],
+        "a word": [f"--output={good}", "--gallery=many"],
+    }[what]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("no rows", "holds no rows yet"),
+        ("no folder", "does not exist; name the folder that a run wrote"),
+        ("a file", "is not a folder"),
+        ("no place", "--html"),
+        ("a folder as page", "--html"),
+        ("twice", "is named twice"),
+        ("both ways", "name the folders once"),
+        ("no images", "--images-root"),
+        ("a word", "--gallery"),
+    ],
+)
+def test_mistake_is_one_sentence_and_exit_2(tmp_path: Path, what: str, message: str) -> None:
+    result = run_here("report", *fresh(tmp_path, what))
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet/part-00000001.parquet", "documents.parquet"])
+def test_damaged_part_is_one_sentence_and_exit_3(tmp_path: Path, name: str) -> None:
+    root = write_folder(tmp_path / "o", [row()])
+    write_documents(root, [])
+    (root / name).write_bytes(b"PAR1 and then nothing that makes sense PAR1")
+    result = run_here("report", f"--output={root}")
+    assert result.exit_code == 3
+    (line,) = result.stderr.splitlines()
+    assert f"{root / name} is damaged" in line
+    assert not (root / "report.html").exists()
+
+
+def test_report_imports_no_engine(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "o", [row()])
+    code = (
+        "import sys; from vllm_caption.cli import main;"
+        f"main(['report', '--output={root}']);"
+        "print(sorted({'vllm', 'torch', 'ray', 'transformers'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(0.0, [0, 1]), (0.7, [0, 0.2, 0.4, 0.6, 0.8]), (1000, [0, 500, 1000])]
+)
+def test_axes_have_round_numbers(most: float, expected: list[float]) -> None:
+    assert ticks(most, 3 if most == 1000 else 4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"), [(True, "A run is writing here now"), (False, "The last run died")]
+)
+def test_page_says_whether_a_run_goes_on_or_died_and_what_is_left(
+    tmp_path: Path, held: bool, expected: str
+) -> None:
+    root = write_folder(tmp_path / "o", [row()])
+    stats = RunStats([EngineStats()], total=1_001, scanning=False)
+    write_status(root, make_status("run-1", "running", stats, 0.0, "2026-11-24T05:00:00+00:00"))
+    lock = OutputLock(root)
+    if not held:
+        lock.release()
+    text = text_of(page_of(root))
+    assert expected in text
+    assert "1,000 items of the input have no row yet" in text
+    lock.release()
