@@ -41,7 +41,10 @@ class Batch:
 
 
 class Scan:
-    """One pass over the input. Iterate over `batches` in a thread; it blocks on files."""
+    """One pass over the input. Iterate over `batches` in a thread; it blocks on files.
+
+    ``known`` is the scan's to change; it is emptied at the end.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Scan:
                 started = started or bool(batch.pending)
                 yield batch
                 batch = Batch()
+        self._known.clear()  # a million names are not needed any more
         yield batch
 
     def _decide(self, item: Item, batch: Batch) -> None:
