@@ -80,7 +80,7 @@ def make_output(folder: Path, num_done: int, per_part: int = 1000) -> None:
             | {
                 "file": name_of(item),
                 "caption": f"a large red circle with a thin blue outline, number {item}",
-                "twin_key": os.urandom(16),
+                "twin_key": os.urandom(16).hex(),
                 "image_sha256": os.urandom(32).hex(),
             }
             for item in range(first, min(first + per_part, num_done))

@@ -157,6 +157,15 @@ def test_output_that_another_file_system_covers_stops_the_run_and_the_rerun_goes
         assert_all_captioned(tmp_path, files)
 
 
+def test_engine_whose_log_cannot_be_written_says_so_without_a_traceback(tmp_path: Path) -> None:
+    make_input(tmp_path, 2)
+    (tmp_path / "out/logs/engine-0.log").mkdir(parents=True)
+    result = fake_run(tmp_path, "-dp=1", "--max-engine-restarts=0")
+    assert result.exit_code == 3
+    assert "engine-0.log cannot be written (Is a directory)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def make_gated(folder: Path) -> list[str]:
     """An item more, which no engine finishes before the gate is opened."""
     draw_shape(999).save(folder / "raw" / "gated.png")

@@ -16,7 +16,8 @@ KEY = bytes(range(16))
 
 def row(file: str, key: bytes | None = KEY, **columns: Any) -> Row:
     columns = {"status": "captioned", "caption": "x", "recipe_id": "r", **columns}
-    return Row(file, "design", 0, "SvgElement", finished_at=0, run_id="1", twin_key=key, **columns)
+    named = columns | {"twin_key": key and key.hex()}
+    return Row(file, "design", 0, "SvgElement", finished_at=0, run_id="1", **named)
 
 
 def found(root: Path, *rows: Row, key: bytes = KEY) -> str | None:

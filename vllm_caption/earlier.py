@@ -53,7 +53,7 @@ def read_earlier(root: Path, recipe_id: str, num_known: int) -> EarlierCaptions:
         table = read_part(path, _COLUMNS)
         table = table.filter(_wanted(table, recipe_id, last[begin : (begin := begin + len(table))]))
         files += table["file"].chunks
-        halves = np.frombuffer(b"".join(table["twin_key"].to_pylist()), dtype=">u8")
+        halves = np.frombuffer(bytes.fromhex("".join(table["twin_key"].to_pylist())), dtype=">u8")
         keys.append(halves.reshape(-1, 2).astype(np.uint64))
     return EarlierCaptions(pa.chunked_array(files, pa.string()), np.concatenate(keys))
 

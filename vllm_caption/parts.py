@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         ("backdrop", pa.string()),
         ("image_sha256", pa.string()),
         ("same_as", pa.string()),
-        ("twin_key", pa.binary(16)),
+        ("twin_key", pa.string()),
         ("recipe_id", pa.string()),
         ("model", pa.string()),
         ("prompt_name", pa.string()),
@@ -84,7 +84,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     backdrop: str | None = None
     image_sha256: str | None = None
     same_as: str | None = None
-    twin_key: bytes | None = None
+    twin_key: str | None = None
     recipe_id: str | None = None
     model: str | None = None
     prompt_name: str | None = None

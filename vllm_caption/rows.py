@@ -141,7 +141,7 @@ def _facts(image: ImageFacts | None) -> dict[str, object]:
         "image_height": image.height,
         "backdrop": image.backdrop,
         "image_sha256": image.sha256,
-        "twin_key": image.twin_key,
+        "twin_key": image.twin_key.hex(),  # bytes would be no JSON
     }
 
 

@@ -224,14 +224,20 @@ def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | Non
     if gpus is not None:
         guard_session()
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    asyncio.run(_work(spec, end, EngineLog(log)))
+    asyncio.run(_work(spec, end, log))
     sys.stdout.flush()
     os._exit(0)  # threads of a dead engine must not hold the process
 
 
-async def _work(spec: WorkerSpec, end: socket.socket, log: EngineLog) -> None:
+async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
     started = time.monotonic()
     link = await worker_channel(end)
+    try:
+        log = EngineLog(log_path)
+    except OSError as refusal:  # the output folder is full or gone, as the driver will see too
+        link.send(EngineDown(f"its log {log_path} cannot be written ({refusal.strerror})"))
+        await link.flush()
+        return
     try:
         engine = spec.start_engine(spec)
     except Exception as error:  # noqa: BLE001 - whatever stops a start is reported, and ends this engine
