@@ -1,0 +1,48 @@
+"""b. This job: the real command line in a process of its own, writing everything it writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks.throughput.outcome import Outcome, Task
+
+COLUMNS = ["file", "caption", "engine", "queue_s", "prepare_s", "generate_s", "finished_at"]
+PARTS_EVERY = 250
+"""Rows per Parquet part: far fewer than the default, so that parts are written in the run too."""
+
+
+def command(task: Task) -> list[str]:
+    """What a user would type."""
+    given = Path(task.options["input"])
+    return [
+        *(sys.executable, "-m", "vllm_caption", f"--model={task.model}", f"--prompt={task.prompt}"),
+        *(f"--jsons={given / 'jsons'}", f"--json-detail={given / 'json_detail'}"),
+        *(f"--images-root={task.images_root}", f"--output={task.output}", "--quiet"),
+        *(f"--limit={len(task.files)}", f"--data-parallel-size={task.engines}"),
+        *(f"--max-tokens={task.max_tokens}", *(["--ignore-eos"] if task.ignore_eos else [])),
+        *("--no-dedup", "--no-checks", f"--checkpoint-interval={PARTS_EVERY}", *task.flags),
+        *task.options.get("more", ()),
+    ]
+
+
+def run_job(task: Task) -> Outcome:
+    """Run it to its end, then read the times that its manifest keeps.
+
+    An engine is up when it receives its first lease, which it is sent at once.
+    """
+    started_at = time.time()
+    subprocess.run(command(task), check=True, stdout=subprocess.DEVNULL)
+    rows = pq.read_table(Path(task.output) / "manifest.parquet", columns=COLUMNS).to_pylist()
+    finished_at = {row["file"]: row["finished_at"].timestamp() for row in rows}
+    ready_at: dict[int, float] = {}
+    for row in rows:
+        spent_s = row["queue_s"] + row["prepare_s"] + row["generate_s"]
+        begun_at = finished_at[row["file"]] - spent_s
+        ready_at[row["engine"]] = min(begun_at, ready_at.get(row["engine"], begun_at))
+    captions = {row["file"]: row["caption"] for row in rows}
+    return Outcome(started_at, list(ready_at.values()), finished_at, captions)

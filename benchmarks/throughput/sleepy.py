@@ -1,0 +1,49 @@
+"""A worker that takes the time of a GPU instead of a core's, for what only several GPUs would show.
+
+`--worker-cls=benchmarks.throughput.sleepy.SleepyWorker` sleeps 20 ms in each step and 10 ms for
+each prompt that is prefilled in it, besides what the tiny model takes. `HollowWorker` sleeps the
+same and leaves the arithmetic out, since eight models do not fit two cores: all else is real.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+STEP_S = 0.020
+PREFILL_S = 0.010
+
+
+class SleepyWorker(CPUWorker):  # type: ignore[misc]
+    """The CPU worker, which sleeps in each step besides."""
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """One step over what is scheduled."""
+        if scheduler_output.total_num_scheduled_tokens:
+            time.sleep(STEP_S + PREFILL_S * len(scheduler_output.scheduled_new_reqs))
+        return super().execute_model(scheduler_output)
+
+
+class HollowWorker(SleepyWorker):
+    """The same without arithmetic: every hidden state is zero."""
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load it, then let its layers be."""
+        super().load_model(*args, **kwargs)
+        config = self.model_config
+        hidden = config.get_hidden_size()
+        merged = config.hf_config.vision_config.spatial_merge_size**2
+
+        def forward(input_ids: Any, positions: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return torch.zeros(positions.shape[-1], hidden)
+
+        def embed_multimodal(image_grid_thw: Any = None, **_: Any) -> list[torch.Tensor]:
+            sizes = [int(torch.as_tensor(grid).prod()) // merged for grid in image_grid_thw]
+            return [torch.zeros(size, hidden) for size in sizes]
+
+        model = self.model_runner.get_model()
+        model.forward = forward
+        model.embed_multimodal = embed_multimodal
