@@ -13,8 +13,9 @@ from typing import Any
 
 from fake_engines import slow_down, start_fake
 
-from vllm_caption import run
+from vllm_caption import hardware, run
 from vllm_caption.cli import main
+from vllm_caption.executors import choice
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.local import LocalExecutor
 from vllm_caption.messages import FlagsChecked
@@ -38,8 +39,13 @@ def fake_main(
 ) -> int:
     """One run; returns its exit code."""
     slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
-    run.LocalExecutor = FakeExecutor  # type: ignore[misc]
+    choice.LocalExecutor = FakeExecutor  # type: ignore[misc]
     run.start_vllm = start_engine
+    if "--executor=ray" in arguments:
+        from vllm_caption.executors.ray import RayExecutor
+
+        RayExecutor.check_flags = FakeExecutor.check_flags  # type: ignore[assignment]
+        hardware.runs_on_cpu = lambda: False  # the cluster's GPUs are counted, not there
     return main(["--model=demo", *arguments])
 
 

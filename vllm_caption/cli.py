@@ -114,17 +114,9 @@ def _config(
     stray = [a for i, a in enumerate(engine_args) if not a.startswith("-") and i == 0]
     if stray:
         raise UsageError("command", stray[0], f"is not one of {', '.join(COMMANDS)}")
-    from vllm_caption.hardware import default_data_parallel_size
-
     values["engine_args"] = tuple(engine_args)
     if values["data_parallel_size"] is None:
-        per_engine = values["tensor_parallel_size"] * values["pipeline_parallel_size"]
-        try:
-            values["data_parallel_size"] = default_data_parallel_size(per_engine)
-        except UsageError:
-            if needs_vllm:
-                raise
-            values["data_parallel_size"] = 1
+        values["data_parallel_size"] = _default_engines(values, needs_vllm=needs_vllm)
     if values["min_pixels"] > values["max_pixels"]:
         remedy = f"is more than --max-pixels {values['max_pixels']}"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)
@@ -135,6 +127,18 @@ def _config(
         engine=EngineConfig(**_taken(EngineConfig, values)),
         **_taken(RunConfig, values),
     )
+
+
+def _default_engines(values: dict[str, Any], *, needs_vllm: bool) -> int:
+    from vllm_caption.executors.choice import default_data_parallel_size
+
+    per_engine = values["tensor_parallel_size"] * values["pipeline_parallel_size"]
+    try:
+        return default_data_parallel_size(values["executor"], values["ray_address"], per_engine)
+    except UsageError:
+        if needs_vllm:
+            raise
+        return 1
 
 
 def _taken(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:

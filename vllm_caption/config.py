@@ -15,6 +15,7 @@ WINDOW_FACTOR: Final = 2
 """Items in one worker (loading, rendering, generating) per sequence slot: less starves the
 scheduler, more lengthens the tail and the loss at a death."""
 
+ExecutorName = Literal["local", "ray"]
 Redo = Literal["stale", "failed", "flagged", "all"]
 
 
@@ -79,6 +80,8 @@ class EngineConfig:
     drain_timeout_s: float = 120.0
     prepare_threads: int = 3
     auto_fit: bool = False
+    executor: ExecutorName = "local"
+    ray_address: str = "auto"
 
     @property
     def window(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from vllm_caption import __version__
 from vllm_caption.config import (
     EngineConfig,
+    ExecutorName,
     ImageConfig,
     InputConfig,
     Redo,
@@ -185,7 +186,16 @@ def _add_engines(group: Any) -> None:
         "--data-parallel-size",
         "-dp",
         type=_positive,
-        help="engines (default: every visible GPU / GPUs per engine)",
+        help="engines (default: every visible GPU, or every GPU of the cluster, / GPUs per engine)",
+    )
+    group.add_argument(
+        "--executor",
+        choices=get_args(ExecutorName),
+        default=default.executor,
+        help="where engines run: on this machine, or on a Ray cluster",
+    )
+    group.add_argument(
+        "--ray-address", default=default.ray_address, help="of the cluster, as in ray.init"
     )
     for name, short, text in (
         ("tensor_parallel_size", "-tp", "GPUs per engine"),

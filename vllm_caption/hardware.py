@@ -28,6 +28,14 @@ def platform() -> Platform:
     raise UsageError("vllm", "is not installed", INSTALL_HINT)
 
 
+def runs_on_cpu() -> bool:
+    """Whether vLLM's CPU build is the one that is installed; a driver may have none at all."""
+    try:
+        return platform() == "cpu"
+    except UsageError:
+        return False
+
+
 def visible_gpus() -> list[str]:
     """Identifiers as `CUDA_VISIBLE_DEVICES` takes them, in order; empty without a GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -26,8 +26,7 @@ from vllm_caption.earlier import read_earlier
 from vllm_caption.errors import CaptionJobError, RunStopped
 from vllm_caption.event_log import EventLog
 from vllm_caption.executors.base import WorkerSpec, start_vllm
-from vllm_caption.executors.local import LocalExecutor
-from vllm_caption.hardware import assign_gpus
+from vllm_caption.executors.choice import local_gpus, make_executor
 from vllm_caption.limits import Load, limit
 from vllm_caption.manifest import Item, check_input_folders
 from vllm_caption.model_folder import check_model_folder
@@ -66,7 +65,7 @@ def run_job(config: RunConfig) -> Outcome:
 
 
 def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
-    gpus = assign_gpus(config.engine.data_parallel_size, config.engine.gpus_per_engine)
+    gpus = local_gpus(config.engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     make = RowMaker(run_id, os.fspath(config.input.images_root), make_recipe(config, prompt))
     output = Output(config.output, config.checkpoint_interval)
@@ -189,9 +188,8 @@ class _Job:
         return Twins(read_earlier(self._output.root, self._make.recipe.id, self._num_known))
 
     async def _caption(self) -> None:
-        on_cpu = self._gpus[0] is None
-        config = self._config
-        executor = LocalExecutor(self._gpus, self._output.root / "logs")
+        config, logs = self._config, self._output.root / "logs"
+        executor = make_executor(config.engine, self._gpus, logs, self._progress.warn)
         try:
             self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
             flags = config.engine.vllm_flags(resolve_model(config.engine.model))
@@ -207,10 +205,11 @@ class _Job:
                 start_engine=start_vllm,
                 engine_args=checked.engine_args,
                 memory=checked.memory,
-                on_cpu=on_cpu,
+                on_cpu=executor.on_cpu,
                 find_twins=config.dedup,
             )
-            await self.driver.serve(executor, first_alone=not on_cpu)
+            alone = config.engine.executor == "local" and not executor.on_cpu
+            await self.driver.serve(executor, first_alone=alone)
         finally:
             executor.close()
 

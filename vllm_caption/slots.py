@@ -97,6 +97,9 @@ class Slots:
         """Keep one slot's engine running until the end of the run, or of the slot."""
         while self._dispatcher.may_restart(engine) and not self._owner.ending():
             await self._rest(self._dispatcher.restart_delay_s(engine))
+            self._set_state(engine, "waiting")
+            if not await self._placed(executor, engine):
+                continue
             self._set_state(engine, "starting")
             self.begins_work(engine)
             spec = executor.spec
@@ -111,6 +114,27 @@ class Slots:
             if not (what == "did not start" and self._fitted(engine, executor, spec, error)):
                 self._lost(engine, what, error)
         self._set_state(engine, "stopped" if self._dispatcher.may_restart(engine) else "retired")
+
+    async def _placed(self, executor: Executor, engine: int) -> bool:
+        """Wait for room for an engine; False at the end of the run, or of the slot."""
+        placing = asyncio.ensure_future(executor.place(engine))
+        since_s = asyncio.get_running_loop().time()
+        while not self._owner.ending():
+            await asyncio.wait([placing], timeout=0.1)
+            if placing.done():
+                if (refusal := placing.exception()) is None:
+                    return True
+                self._lost(engine, "found no room", str(refusal))
+                return False
+            now_s = asyncio.get_running_loop().time()
+            if self._workers:  # others work meanwhile
+                since_s = now_s
+            elif now_s - since_s > self._config.start_timeout_s:
+                self._dispatcher.retire(engine)
+                self._lost(engine, "found no room", f"after {now_s - since_s:.0f} s")
+                break
+        placing.cancel()
+        return False
 
     async def _serve_worker(self, engine: int, worker: WorkerHandle) -> tuple[str, str]:
         """What came to an end, and why."""

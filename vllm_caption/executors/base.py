@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vllm_caption.config import ImageConfig, SamplingConfig
-from vllm_caption.messages import DriverMessage, MemorySettings, WorkerMessage
+from vllm_caption.messages import DriverMessage, FlagsChecked, MemorySettings, WorkerMessage
 from vllm_caption.worker import CaptionEngine
 
 DEFAULT_MEMORY = MemorySettings()
@@ -64,9 +64,19 @@ class Executor(Protocol):
     """Starts workers. ``spec``: what the next ones are told; set before the first start."""
 
     spec: WorkerSpec | None
+    on_cpu: bool
+
+    async def check_flags(
+        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+    ) -> FlagsChecked:
+        """Have vLLM check its flags where the engines will run. Raises UsageError, RunStopped."""
+
+    async def place(self, engine: int) -> None:
+        """Wait until there is room for an engine, however long. Raises OSError."""
 
     async def start(self, engine: int) -> WorkerHandle:
-        """Start the worker of one engine slot; returns before the engine is ready."""
+        """Start the worker of a slot that has its place; returns before the engine is ready.
+        Raises OSError."""
 
     def close(self) -> None:
         """Let go of what was needed to start workers."""

@@ -68,15 +68,15 @@ class LocalExecutor:
         """
         self._gpus = gpus
         self._logs = logs
-        self._on_cpu = gpus[0] is None
+        self.on_cpu = gpus[0] is None
         self.spec: WorkerSpec | None = None
         os.environ.pop("VLLM_PORT", None)  # independent engines must not share a port
-        for name, value in (COMMON_ENVIRONMENT | (CPU_ENVIRONMENT if self._on_cpu else {})).items():
+        for name, value in (COMMON_ENVIRONMENT | (CPU_ENVIRONMENT if self.on_cpu else {})).items():
             os.environ.setdefault(name, value)
-        self._context: Any = multiprocessing.get_context("forkserver" if self._on_cpu else "spawn")
+        self._context: Any = multiprocessing.get_context("forkserver" if self.on_cpu else "spawn")
         # One thread for all starts: a parent-death signal is bound to the thread that started.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
-        if self._on_cpu:
+        if self.on_cpu:
             self._context.set_forkserver_preload([preload])
             os.environ[DRIVER_PID] = str(os.getpid())
             with signals_blocked():
@@ -91,7 +91,7 @@ class LocalExecutor:
         process = self._context.Process(
             target=_preflight_main,
             name="preflight",
-            args=(theirs, str(log), flags, image, sampling, self._on_cpu),
+            args=(theirs, str(log), flags, image, sampling, self.on_cpu),
             daemon=True,
         )
         try:
@@ -105,6 +105,9 @@ class LocalExecutor:
         if isinstance(answer, FlagsRefused):
             raise UsageError(answer.field, answer.value, answer.remedy)
         return answer
+
+    async def place(self, engine: int) -> None:
+        """There is room: the GPUs were counted before."""
 
     async def start(self, engine: int) -> LocalWorker:
         """Start one worker process."""

@@ -1,0 +1,148 @@
+"""The same run gives the same result wherever its workers are: in this process, in processes of
+this machine, on the nodes of a Ray cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driver_run import Run, local, names
+from fake_engines import start_broken
+from inline_executor import InlineExecutor
+from job import captions, rows
+from ray_cluster import RayCluster, ray_cluster
+
+from vllm_caption.config import RunConfig
+from vllm_caption.errors import RunStopped
+from vllm_caption.executors.base import Executor, start_vllm
+from vllm_caption.executors.local import LocalExecutor
+from vllm_caption.executors.ray import RayExecutor
+
+
+def inline(config: RunConfig, tell: Callable[[str], None]) -> Executor:
+    return InlineExecutor()
+
+
+def on_ray(config: RunConfig, tell: Callable[[str], None]) -> Executor:
+    return RayExecutor(config.engine, config.output / "logs", tell, on_cpu=False)
+
+
+def local_on_cpu(config: RunConfig, tell: Callable[[str], None]) -> Executor:
+    return LocalExecutor([None], config.output / "logs")
+
+
+def on_ray_on_cpu(config: RunConfig, tell: Callable[[str], None]) -> Executor:
+    return RayExecutor(config.engine, config.output / "logs", tell, on_cpu=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with ray_cluster(num_cpus=4, num_gpus=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=[inline, local, on_ray], ids=["inline", "local", "ray"])
+def make_executor(request: pytest.FixtureRequest) -> Any:
+    if request.param is on_ray:
+        request.getfixturevalue("cluster")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def inline_captions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the real engine says in its driver's process: not in this one, which has Ray's threads,
+    and vLLM forks."""
+    folder = tmp_path_factory.mktemp("inline")
+    subprocess.run([sys.executable, __file__, folder], check=True, capture_output=True)
+    return captions(folder / "out")
+
+
+def run_real_engine(folder: Path, make_executor: Any) -> dict[str, str]:
+    run = make_run(folder, names(10), make_executor, start_engine=start_vllm, num_engines=1)
+    asyncio.run(run.run())
+    return captions(run.config.output)
+
+
+def make_run(folder: Path, files: list[str], make_executor: Any, **options: Any) -> Run:
+    return Run(folder, files, make_executor=make_executor, **options)
+
+
+def test_every_item_is_captioned_once_by_some_engine(tmp_path: Path, make_executor: Any) -> None:
+    run = make_run(tmp_path, names(30), make_executor)
+    asyncio.run(run.run())
+    expected = {file: f"caption of {file}" for file in run.files}
+    assert captions(run.config.output) == expected
+    made = rows(run.config.output)
+    assert {row["caption"] for row in made.values()} == set(expected.values())
+    assert {row["attempts"] for row in made.values()} == {1}
+    assert sum(engine.captioned for engine in run.stats.engines) == 30
+    assert all(engine.captioned for engine in run.stats.engines)
+
+
+def test_failures_have_the_same_kinds(tmp_path: Path, make_executor: Any) -> None:
+    files = names(12, n2="absent.png", n5="refused.png", n7="silent.png")
+    run = make_run(tmp_path, files, make_executor)
+    asyncio.run(run.run())
+    assert run.kinds() == {
+        "absent.png": "missing_file",
+        "refused.png": "engine_error",
+        "silent.png": "caption_rejected",
+    }
+    assert len(captions(run.config.output)) == 9
+
+
+def test_item_that_ends_its_engine_is_found_and_costs_nobody_else_a_try(
+    tmp_path: Path, make_executor: Any
+) -> None:
+    run = make_run(tmp_path, names(16, n3="bug.png"), make_executor)
+    asyncio.run(run.run())
+    assert run.kinds() == {"bug.png": "poison"}
+    made = rows(run.config.output)
+    assert {row["attempts"] for row in made.values() if row["caption"]} == {1}
+    assert any("nobody expected this" in line for line in run.told)
+
+
+def test_engine_that_stalls_is_replaced(tmp_path: Path, make_executor: Any) -> None:
+    files = names(12, n3="hang.png")
+    run = make_run(tmp_path, files, make_executor, engine={"stall_timeout_s": 0.6})
+    asyncio.run(run.run())
+    assert run.kinds() == {"hang.png": "poison"}
+    assert len(captions(run.config.output)) == 11
+
+
+def test_engine_that_cannot_start_is_told_with_its_words(
+    tmp_path: Path, make_executor: Any
+) -> None:
+    run = make_run(
+        tmp_path,
+        names(4),
+        make_executor,
+        start_engine=start_broken,
+        engine={"max_engine_restarts": 0},
+    )
+    with pytest.raises(RunStopped, match=r"no engine is left.*no kernel image is available"):
+        asyncio.run(run.run())
+
+
+@pytest.mark.engine
+def test_real_engine_gives_the_same_captions_on_this_machine(
+    tmp_path: Path, inline_captions: dict[str, str]
+) -> None:
+    assert len(set(inline_captions.values())) > 5
+    assert run_real_engine(tmp_path, local_on_cpu) == inline_captions
+
+
+@pytest.mark.engine
+def test_real_engine_gives_the_same_captions_on_ray(
+    tmp_path: Path, cluster: RayCluster, inline_captions: dict[str, str]
+) -> None:
+    assert run_real_engine(tmp_path, on_ray_on_cpu) == inline_captions
+
+
+if __name__ == "__main__":
+    run_real_engine(Path(sys.argv[1]), inline)

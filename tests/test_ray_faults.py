@@ -1,0 +1,152 @@
+"""A Ray cluster loses actors, nodes and drivers, and gets nodes: nothing is lost or repeated but
+what was in flight. Nodes are real raylets on this machine, engines are fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from driver_run import Run, names
+from job import captions, input_flags, make_input, rows, start, status, wait_until
+from ray_cluster import RayCluster, ray_cluster
+from test_crash import FAKE, QUICK, make_gated
+
+from vllm_caption.config import RunConfig
+from vllm_caption.executors.base import Executor
+from vllm_caption.executors.ray import RayExecutor
+
+GATED = [f"gated/{number}.png" for number in range(8)]
+
+
+def on_ray(config: RunConfig, tell: Callable[[str], None]) -> Executor:
+    return RayExecutor(config.engine, config.output / "logs", tell, on_cpu=False)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """A head with one GPU; tests add their own nodes."""
+    with ray_cluster(num_cpus=4, num_gpus=1) as cluster:
+        yield cluster
+
+
+def run_with(run: Run, happens: Callable[[], Awaitable[None]]) -> None:
+    """The run, and beside it what happens to its cluster; then the gate is opened."""
+
+    async def both() -> None:
+        running = asyncio.create_task(run.run())
+        try:
+            async with asyncio.timeout(90):
+                await happens()
+        finally:
+            (run.folder / "raw/gate").touch()
+        await running
+
+    asyncio.run(both())
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
+def assert_all_captioned_once(run: Run) -> None:
+    assert captions(run.config.output) == {file: f"caption of {file}" for file in run.files}
+    made = rows(run.config.output)
+    assert {row["attempts"] for row in made.values()} == {1}, "an innocent item was charged"
+
+
+def test_engine_joins_when_a_node_comes_in_the_middle_of_the_run(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray)
+    nodes = []
+
+    async def happens() -> None:
+        await until(lambda: run.stats.captioned >= 20)
+        assert [engine.state for engine in run.stats.engines] == ["up", "waiting"]
+        await until(lambda: run.told)
+        nodes.append(cluster.add_node(num_cpus=2, num_gpus=1))
+        await until(lambda: run.stats.num_up == 2)
+
+    run_with(run, happens)
+    cluster.lose_node(nodes[0])
+    assert_all_captioned_once(run)
+    assert "it needs 1 GPU on one node, 0 of 1 are free" in run.told[0]
+    assert all(engine.captioned for engine in run.stats.engines)
+
+
+def test_actor_that_is_killed_is_replaced_and_only_what_it_held_is_repeated(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray, num_engines=1)
+
+    async def happens() -> None:
+        await until(lambda: run.stats.captioned >= 20)
+        worker = psutil.Process(run.stats.engines[0].pid)
+        worker.parent().send_signal(signal.SIGKILL)
+        await until(lambda: run.stats.engines[0].restarts == 1 and run.stats.num_up == 1)
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+    run_with(run, happens)
+    assert_all_captioned_once(run)
+
+
+def test_node_that_is_lost_costs_only_what_its_engine_held(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    node = cluster.add_node(num_cpus=2, num_gpus=1)
+    run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray)
+
+    async def happens() -> None:
+        await until(lambda: run.stats.num_up == 2 and run.stats.captioned >= 20)
+        await until(lambda: all(run.dispatcher.in_flight_of(engine) for engine in (0, 1)))
+        cluster.lose_node(node)
+        await until(lambda: sum(engine.restarts for engine in run.stats.engines) == 1)
+
+    run_with(run, happens)
+    assert_all_captioned_once(run)
+    assert run.stats.num_up <= 1
+
+
+def test_driver_killed_on_a_cluster_leaves_no_worker_and_the_rerun_goes_on(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    files = make_input(tmp_path, 30) + make_gated(tmp_path)
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", *QUICK, "-dp=1"]
+    flags += ["--executor=ray", f"--ray-address={cluster.address}"]
+    driver = start(*flags, command=FAKE)
+    wait_until(lambda: len(captions(tmp_path / "out")) == 30, driver)
+    wait_until(lambda: status(tmp_path / "out")["engines"][0]["pid"], driver)
+    worker = status(tmp_path / "out")["engines"][0]["pid"]
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.txt")}
+    driver.kill()
+    driver.communicate()
+    wait_until(lambda: not psutil.pid_exists(worker))
+    (tmp_path / "raw/gate").touch()
+    again = subprocess.run(
+        [sys.executable, *FAKE, *flags], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "captioned 31 (1 in this run)" in again.stdout
+    assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_cluster_that_does_not_answer_is_a_usage_error_before_anything_starts(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    make_input(tmp_path, 1)
+    flags = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    result = start(*flags, "--model=demo", "--executor=ray", "--ray-address=127.0.0.1:9")
+    _, stderr = result.communicate(timeout=120)
+    assert result.returncode == 2
+    assert stderr.startswith("vllm-caption: error: --ray-address 127.0.0.1:9: no Ray cluster")
+    assert len(stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
