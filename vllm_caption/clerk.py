@@ -20,11 +20,12 @@ from vllm_caption.errors import INPUT_KINDS, ItemError, RunStopped
 from vllm_caption.manifest import Item
 from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen
 from vllm_caption.output import Output
-from vllm_caption.place import Place
+from vllm_caption.place import Place, RemotePlace
 from vllm_caption.prompts import Prompt, render
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Batch
 from vllm_caption.stats import RunStats
+from vllm_caption.storage import public_root
 from vllm_caption.twins import Twin, Twins
 
 _ABSENT = frozenset({"missing_file", "unreadable", "not_a_file"})
@@ -54,8 +55,9 @@ class Clerk:
         self._stats = stats
         self._twins = twins
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
-        self._images_root = config.input.images_root
-        self._images = Place(self._images_root)
+        root = config.input.images_root
+        self._images_root = public_root(root)
+        self._images = RemotePlace(root) if isinstance(root, str) else Place(root)
 
     def take_in(self, batch: Batch) -> None:
         """A stretch of the input: rows that need no engine, and items that do."""

@@ -16,6 +16,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from vllm_caption.config import (
+    REMOTE_WINDOW_FACTOR,
     EngineConfig,
     ImageConfig,
     InputConfig,
@@ -24,6 +25,7 @@ from vllm_caption.config import (
 )
 from vllm_caption.errors import CaptionJobError, UsageError
 from vllm_caption.flags import run_parser
+from vllm_caption.storage import is_remote
 
 EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED, EXIT_NO_READER = 2, 3, 130, 141
 COMMANDS = ("run", "demo", "plan", "status", "verify", "report")
@@ -117,6 +119,8 @@ def _config(
     values["engine_args"] = tuple(engine_args)
     if values["data_parallel_size"] is None:
         values["data_parallel_size"] = _default_engines(values, needs_vllm=needs_vllm)
+    if is_remote(values["images_root"]):
+        values["window_factor"] = REMOTE_WINDOW_FACTOR
     if values["min_pixels"] > values["max_pixels"]:
         remedy = f"is more than --max-pixels {values['max_pixels']}"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)
@@ -130,11 +134,15 @@ def _config(
 
 
 def _default_engines(values: dict[str, Any], *, needs_vllm: bool) -> int:
-    from vllm_caption.executors.choice import default_data_parallel_size
+    from vllm_caption import hardware
 
     per_engine = values["tensor_parallel_size"] * values["pipeline_parallel_size"]
     try:
-        return default_data_parallel_size(values["executor"], values["ray_address"], per_engine)
+        if values["executor"] == "local":
+            return hardware.default_data_parallel_size(per_engine)
+        from vllm_caption.executors import ray
+
+        return ray.default_data_parallel_size(values["ray_address"], per_engine)
     except UsageError:
         if needs_vllm:
             raise

@@ -14,6 +14,8 @@ DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
 WINDOW_FACTOR: Final = 2
 """Items in one worker (loading, rendering, generating) per sequence slot: less starves the
 scheduler, more lengthens the tail and the loss at a death."""
+REMOTE_WINDOW_FACTOR: Final = 4
+"""The same for images that come over a network: as many again are on their way."""
 
 ExecutorName = Literal["local", "ray"]
 Redo = Literal["stale", "failed", "flagged", "all"]
@@ -21,12 +23,12 @@ Redo = Literal["stale", "failed", "flagged", "all"]
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """Where the manifests and images are, and which elements are taken. ``only``: these files
-    and no others (a pilot)."""
+    """Where the manifests and images are, and which elements are taken. ``images_root``: a folder,
+    or as a string the URI of one; ``only``: these files and no others (a pilot)."""
 
     jsons: Path = Path("jsons")
     json_detail: Path = Path("json_detail")
-    images_root: Path = Path("/root/dataset/raw")
+    images_root: Path | str = Path("/root/dataset/raw")
     skip_types: tuple[str, ...] = ("TextElement", "ImageElement")
     limit: int | None = None
     only: frozenset[str] | None = None
@@ -80,13 +82,14 @@ class EngineConfig:
     drain_timeout_s: float = 120.0
     prepare_threads: int = 3
     auto_fit: bool = False
+    window_factor: int = WINDOW_FACTOR
     executor: ExecutorName = "local"
     ray_address: str = "auto"
 
     @property
     def window(self) -> int:
         """Items that one worker may hold at a time."""
-        return WINDOW_FACTOR * self.max_num_seqs
+        return self.window_factor * self.max_num_seqs
 
     @property
     def gpus_per_engine(self) -> int:

@@ -20,6 +20,7 @@ from vllm_caption.config import (
     SamplingConfig,
 )
 from vllm_caption.errors import ITEM_KINDS, UsageError
+from vllm_caption.storage import parse_images_root
 
 EPILOG = """\
 every other flag goes to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
@@ -72,7 +73,10 @@ def add_input(group: Any) -> None:
         "--json-detail", type=Path, default=default.json_detail, help="folder of their details"
     )
     group.add_argument(
-        "--images-root", type=Path, default=default.images_root, help="where `file` paths begin"
+        "--images-root",
+        type=parse_images_root,
+        default=default.images_root,
+        help="where `file` paths begin: a folder, or s3://BUCKET/PREFIX, gs://..., hdfs://...",
     )
     group.add_argument(
         "--skip-types",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from vllm_caption.errors import ItemError, ItemKind
+from vllm_caption.storage import is_remote, remote_bytes, remote_size
 
 MAX_FILE_BYTES: Final = 512 * 2**20
 
@@ -91,6 +92,38 @@ def _os_refusal(error: OSError) -> ItemError:
     return ItemError("unreadable", f"it cannot be read: {error.strerror}", transient=True)
 
 
+def read_image(images_root: str, file: str) -> tuple[bytes, str]:
+    """The bytes and the format of the image that ``file`` names. Raises ItemError."""
+    if not is_remote(images_root):
+        return read_image_file(resolve_image(images_root, file))
+    check_name(file)
+    data, size = remote_bytes(images_root, file, MAX_FILE_BYTES)
+    image_format = _sniff(data[:_HEAD_BYTES])
+    _check_size(size)
+    return data, image_format
+
+
+def num_bytes(images_root: str, file: str) -> int:
+    """Of the file that an item names, without reading it. Raises ItemError."""
+    check_name(file)
+    if is_remote(images_root):
+        return remote_size(images_root, file)
+    try:
+        found = os.stat(f"{images_root}/{file}")  # noqa: PTH116 (for every item)
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size
+    except OSError:
+        pass
+    resolve_image(images_root, file)  # raises what a run would say of it
+    raise ItemError("unreadable", "it changed while it was looked at")
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        limit = f"the limit is {MAX_FILE_BYTES / 2**20:.0f} MiB"
+        raise ItemError("too_large", f"it has {size / 2**20:.0f} MiB; {limit}")
+
+
 def read_image_file(path: str) -> tuple[bytes, str]:
     """The bytes and the format of a regular file whose first bytes are those of an image."""
     # O_NONBLOCK and fstat after open: what was swapped for a pipe meanwhile cannot hang us.
@@ -102,9 +135,7 @@ def read_image_file(path: str) -> tuple[bytes, str]:
             if not stat.S_ISREG(status.st_mode):
                 raise ItemError("not_a_file", "it is not a regular file")
             image_format = _sniff(os.pread(descriptor, _HEAD_BYTES, 0))
-            if status.st_size > MAX_FILE_BYTES:
-                limit = f"the limit is {MAX_FILE_BYTES / 2**20:.0f} MiB"
-                raise ItemError("too_large", f"it has {status.st_size / 2**20:.0f} MiB; {limit}")
+            _check_size(status.st_size)
             with os.fdopen(descriptor, "rb", closefd=False) as opened:
                 return opened.read(status.st_size), image_format
         finally:

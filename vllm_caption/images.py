@@ -35,7 +35,7 @@ from vllm_caption.backdrop import Backdrop as Backdrop
 from vllm_caption.backdrop import flatten, pad
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.image_files import read_image_file
+from vllm_caption.image_files import read_image as read_image
 from vllm_caption.image_files import resolve_image as resolve_image
 from vllm_caption.image_modes import Size, shrink
 
@@ -76,7 +76,11 @@ class PreparedImage:
 
 def prepare_image(images_root: str, file: str, config: ImageConfig) -> PreparedImage:
     """The pixels of ``file``, a name relative to ``images_root``; raises only ``ItemError``."""
-    data, image_format = read_image_file(resolve_image(images_root, file))
+    return decode_image(*read_image(images_root, file), config)
+
+
+def decode_image(data: bytes, image_format: str, config: ImageConfig) -> PreparedImage:
+    """The pixels of what `read_image` gave; raises only ``ItemError``."""
     digest = hashlib.sha256(data).hexdigest()
     source = io.BytesIO(data)
     del data  # so that the bytes are gone once ``source`` is closed

@@ -28,6 +28,7 @@ from vllm_caption.documents import (
 from vllm_caption.documents import Document as Document
 from vllm_caption.documents import read_document as read_document
 from vllm_caption.errors import DocumentError, DocumentKind, ItemError, UsageError
+from vllm_caption.storage import check_remote
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -164,7 +165,11 @@ class ManifestReader:
 def check_input_folders(config: InputConfig) -> None:
     """Refuse folders that cannot hold an input, before anything starts."""
     check_manifest_folders(config)
-    _check_folder("--images-root", config.images_root, "the folder that `file` paths start from")
+    root = config.images_root
+    if isinstance(root, str):
+        check_remote(root)
+    else:
+        _check_folder("--images-root", root, "the folder that `file` paths start from")
 
 
 def check_manifest_folders(config: InputConfig) -> None:

@@ -12,17 +12,19 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from heapq import heappush, heappushpop
-from pathlib import Path
 from typing import Final
 
 from vllm_caption.config import InputConfig, RunConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.image_files import resolve_image
+from vllm_caption.image_files import num_bytes
 from vllm_caption.manifest import Item, ManifestReader
 from vllm_caption.stats import RunStats
+from vllm_caption.storage import FETCH_THREADS
 
 CANDIDATES_PER_ITEM: Final = 4
 MIN_CANDIDATES: Final = 256
@@ -112,7 +114,9 @@ def share_out(size: int, available: dict[str, int]) -> dict[str, int]:
 
 def spread(files: Sequence[str], number: int, images_root: str) -> list[str]:
     """So many of the files, evenly along their sizes; the smallest and the largest among them."""
-    by_size = sorted(files, key=lambda file: (_bytes(images_root, file), file))
+    with ThreadPoolExecutor(FETCH_THREADS) as threads:
+        sizes = threads.map(partial(_bytes, images_root), files)
+    by_size = [file for _, file in sorted(zip(sizes, files, strict=True))]
     if number >= len(by_size):
         return by_size
     if number == 1:
@@ -124,8 +128,8 @@ def spread(files: Sequence[str], number: int, images_root: str) -> list[str]:
 def _bytes(images_root: str, file: str) -> int:
     """Size on disk; -1 for what will fail, which has its share in a pilot too."""
     try:
-        return Path(resolve_image(images_root, file)).stat().st_size
-    except (ItemError, OSError):
+        return num_bytes(images_root, file)
+    except ItemError:
         return -1
 
 

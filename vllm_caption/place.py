@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vllm_caption.storage import still_answers
+
 
 class Place:
     """One folder, as it is now."""
@@ -22,3 +24,14 @@ class Place:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+class RemotePlace:
+    """A root that is a URI."""
+
+    def __init__(self, images_root: str) -> None:
+        self._images_root = images_root
+
+    def still_there(self) -> bool:
+        """False where the service, the bucket or the rights to it are gone."""
+        return still_answers(self._images_root)

@@ -40,6 +40,7 @@ from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Scan
 from vllm_caption.stats import EngineStats, RunStats
 from vllm_caption.status import make_status
+from vllm_caption.storage import public_root
 from vllm_caption.summary import summarise
 from vllm_caption.twins import Twins
 
@@ -67,7 +68,7 @@ def run_job(config: RunConfig) -> Outcome:
 def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
     gpus = local_gpus(config.engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    make = RowMaker(run_id, os.fspath(config.input.images_root), make_recipe(config, prompt))
+    make = RowMaker(run_id, public_root(config.input.images_root), make_recipe(config, prompt))
     output = Output(config.output, config.checkpoint_interval)
     progress, pilot = Progress(quiet=config.quiet, log=log), None
     try:

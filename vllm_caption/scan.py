@@ -7,6 +7,7 @@ a rerun over the same broken files starts no engine.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -59,6 +60,7 @@ class Scan:
         self._known = known
         self._files = files
         self._make = make
+        self._images_root = os.fspath(config.input.images_root)
         self._recipe_id = make.recipe.id
         self._left = False
 
@@ -103,7 +105,7 @@ class Scan:
                     return
                 self._files.check_place(item.file)
                 if known is not None and known.error_kind in INPUT_KINDS:
-                    prepare_image(self._make.images_root, item.file, self._config.image)
+                    prepare_image(self._images_root, item.file, self._config.image)
         except ItemError as error:
             failure = GiveUp(item, 1, error.kind, error.reason)
             batch.rows.append(self._make.given_up(failure, engine=None))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images import PreparedImage, prepare_image
+from vllm_caption.images import PreparedImage, decode_image, prepare_image, read_image
 from vllm_caption.messages import (
     Captioned,
     CaptionRequest,
@@ -29,6 +29,7 @@ from vllm_caption.messages import (
     Timings,
     WorkerMessage,
 )
+from vllm_caption.storage import FETCH_THREADS, is_remote
 from vllm_caption.twins import twin_key
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ class Worker:
         self._image_config = image_config
         self._find_twins = find_twins
         self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
+        self._fetching = (
+            ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+            if is_remote(images_root)
+            else None
+        )
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._down: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
@@ -110,7 +116,9 @@ class Worker:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(receiving, *self._tasks.values(), return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._fetching):
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
         return self._down.result() if self._down.done() else None
 
     async def _receive(self) -> None:
@@ -138,9 +146,8 @@ class Worker:
             self._down.set_result(error)
 
     async def _attempt(self, request: CaptionRequest, received: float) -> WorkerMessage:
-        loop = asyncio.get_running_loop()
         try:
-            started, prepared = await loop.run_in_executor(self._threads, self._prepare, request)
+            started, prepared = await self._prepared(request)
         except ItemError as error:
             return Failed(request.lease, error.kind, error.reason, error.transient)
         key = twin_key(prepared.sha256, request.system, request.user)
@@ -169,6 +176,18 @@ class Worker:
             facts,
             timings,
         )
+
+    async def _prepared(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
+        """When its turn came, and the image. What comes over a network is waited for in threads of
+        its own, so that the few that decode always have something to decode."""
+        loop, file = asyncio.get_running_loop(), request.file
+        if self._fetching is None:
+            return await loop.run_in_executor(self._threads, self._prepare, request)
+        started = time.perf_counter()
+        read = await loop.run_in_executor(self._fetching, read_image, self._images_root, file)
+        decode = partial(decode_image, *read, self._image_config)
+        del read  # the bytes go once they are decoded
+        return started, await loop.run_in_executor(self._threads, decode)
 
     def _prepare(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
         started = time.perf_counter()

@@ -1,5 +1,4 @@
-"""Which executor a run has, and how many engines: `--executor` decides. Ray is imported only where
-it is asked for."""
+"""Which executor a run has: `--executor` decides. Ray is imported only where it is asked for."""
 
 from __future__ import annotations
 
@@ -7,18 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vllm_caption import hardware
-from vllm_caption.config import EngineConfig, ExecutorName
+from vllm_caption.config import EngineConfig
 from vllm_caption.executors.base import Executor
 from vllm_caption.executors.local import LocalExecutor
-
-
-def default_data_parallel_size(executor: ExecutorName, address: str, gpus_per_engine: int) -> int:
-    """One engine per group of GPUs of this machine, or of the cluster. Raises UsageError."""
-    if executor == "local":
-        return hardware.default_data_parallel_size(gpus_per_engine)
-    from vllm_caption.executors import ray
-
-    return ray.default_data_parallel_size(address, gpus_per_engine)
 
 
 def local_gpus(config: EngineConfig) -> list[str | None]:

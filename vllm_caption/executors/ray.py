@@ -1,10 +1,8 @@
 """Workers on an existing Ray cluster: one actor per engine, placed where GPUs are free.
 
-The actor is a hand on its node: it starts the same worker process that `local.py` starts here and
-carries its messages, so an engine runs on a main thread of its own, is killed with its session,
-and dies with its actor, which dies with the driver. Invariants: Ray repeats nothing (no restarts,
-no retries), so only the dispatcher decides what is asked again; one call in each direction is
-under way at a time, so messages keep their order. Ray is known to this module alone.
+Invariants: Ray repeats nothing (no restarts, no retries), so only the dispatcher decides what is
+asked again; one call in each direction is under way at a time, so messages keep their order; an
+actor dies with the driver. Ray is known to this module alone.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
@@ -22,7 +19,7 @@ from typing import Any, Final
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.executors.base import Ended, WorkerSpec
-from vllm_caption.executors.local import LocalExecutor
+from vllm_caption.executors.ray_actor import EngineActor
 from vllm_caption.messages import DriverMessage, FlagsChecked, FlagsRefused, WorkerMessage
 
 try:
@@ -36,71 +33,6 @@ PATIENCE_S: Final = 5.0
 ANSWER_S: Final = 5.0
 FORWARDED: Final = ("VLLM_", "HF_", "HUGGING_FACE_", "AWS_")
 """Beginnings of the driver's environment variables that each node gets where it has none."""
-
-
-class EngineActor:
-    """One engine's hand on a node; Ray makes it an actor."""
-
-    def __init__(self, engine: int, logs: str, environment: dict[str, str], on_cpu: bool) -> None:
-        """``logs``: the driver's folder, if the node has it mounted; else the node's own."""
-        for name, value in environment.items():
-            os.environ.setdefault(name, value)
-        gpus = None if on_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        self._engine = engine
-        folder = Path(logs)
-        if not os.access(folder, os.W_OK):
-            folder = Path(tempfile.gettempdir(), f"vllm_caption-{os.getuid()}")
-            folder.mkdir(exist_ok=True)
-        # The same GPUs whatever the number of the engine, which its log is named by.
-        self._executor = LocalExecutor([gpus] * (engine + 1), folder)
-        self._messages: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()
-
-    async def placed(self) -> None:
-        """Answers once the actor has its place."""
-
-    async def check_flags(
-        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
-    ) -> FlagsChecked | FlagsRefused | str:
-        """As the executor's; errors as values."""
-        try:
-            return await self._executor.check_flags(flags, image, sampling)
-        except UsageError as error:
-            value = None if error.value is None else str(error.value)
-            return FlagsRefused(error.field, value, error.remedy)
-        except RunStopped as error:
-            return str(error)
-
-    async def start(self, spec: WorkerSpec) -> str | None:
-        """Start the worker process; returns why it could not be."""
-        self._executor.spec = spec
-        try:
-            self._worker = await self._executor.start(self._engine)
-        except OSError as refusal:
-            return str(refusal)
-        self._listening = asyncio.create_task(self._listen())
-        return None
-
-    async def _listen(self) -> None:
-        message: WorkerMessage | None
-        while (message := await self._worker.receive()) is not None:
-            self._messages.put_nowait(message)
-        self._messages.put_nowait(None)
-
-    async def deliver(self, messages: list[DriverMessage]) -> None:
-        """Hand messages to the worker."""
-        for message in messages:
-            self._worker.send(message)
-
-    async def collect(self) -> list[WorkerMessage | None]:
-        """What the worker said since the last call, at least one message; None is its end."""
-        messages = [await self._messages.get()]
-        while not self._messages.empty():
-            messages.append(self._messages.get_nowait())
-        return messages
-
-    async def join(self, timeout_s: float) -> Ended:
-        """As the worker's."""
-        return await self._worker.join(timeout_s)
 
 
 class RayExecutor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +15,12 @@ from typing import Final, NamedTuple, TypeVar
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images import prepare_image, resolve_image
+from vllm_caption.image_files import num_bytes
+from vllm_caption.images import prepare_image
 from vllm_caption.manifest import Item
 from vllm_caption.plan.report import Images, Size, Sizes, TwinFiles, VisionTokens
 from vllm_caption.prompts import Prompt, render
+from vllm_caption.storage import is_remote
 from vllm_caption.twins import twin_key
 
 TOKEN_SIDE: Final = 28
@@ -65,7 +66,8 @@ class ImageSurvey:
         prompt: Prompt | None,
         refuse: Callable[[Item, ItemError], None],
     ) -> None:
-        """``prompt``: open the images, with this prompt asked of them; None: stat them only.
+        """``prompt``: open the images, with this prompt asked of them; None: stat them only, if
+        they are on this machine.
         ``refuse`` is called, in this thread, for each item whose image is at fault."""
         self._root = images_root
         self._config = config
@@ -78,13 +80,16 @@ class ImageSurvey:
         self._contents: Counter[bytes] = Counter()
         self._requests: set[bytes] = set()
         self._waiting: deque[tuple[Item, Future[_Opened]]] = deque()
-        self._threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+        self._remote = is_remote(images_root)
+        cores = len(os.sched_getaffinity(0))
+        self._threads = MAX_THREADS if self._remote else min(cores, MAX_THREADS)
         self._pool = ThreadPoolExecutor(self._threads, "plan") if prompt else None
 
     def add(self, item: Item) -> None:
         """Look at one more image, now or soon."""
         if self._pool is None:
-            self._stat(item)
+            if not self._remote:  # a million questions over a network would take hours
+                self._stat(item)
             return
         if len(self._waiting) >= self._threads * QUEUE_PER_THREAD:
             self._take_oldest()
@@ -99,29 +104,19 @@ class ImageSurvey:
 
     def _stat(self, item: Item) -> None:
         try:
-            self._file_sizes[self._num_bytes(item.file)] += 1
+            self._file_sizes[num_bytes(self._root, item.file)] += 1
         except ItemError as error:
             self._refuse(item, error)
-
-    def _num_bytes(self, file: str) -> int:
-        try:
-            found = os.stat(f"{self._root}/{file}")  # noqa: PTH116 (for every item)
-            if stat.S_ISREG(found.st_mode):
-                return found.st_size
-        except OSError:
-            pass
-        resolve_image(self._root, file)  # raises what a run would say of it
-        raise ItemError("unreadable", "it changed while it was looked at")
 
     def _open(self, item: Item) -> _Opened:
         assert self._prompt is not None
         config = self._config
         text = render(self._prompt, item)
-        num_bytes = self._num_bytes(item.file)
+        size = num_bytes(self._root, item.file)
         prepared = prepare_image(self._root, item.file, config)
         width, height = prepared.image.size
         return _Opened(
-            num_bytes,
+            size,
             (prepared.width, prepared.height),
             num_vision_tokens(width, height, config.min_pixels, config.max_pixels),
             prepared.backdrop,

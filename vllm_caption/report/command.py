@@ -21,6 +21,7 @@ from vllm_caption.report.page import make_section, render
 from vllm_caption.report.payload import make_payload
 from vllm_caption.report.records import read_all
 from vllm_caption.report.thumbnails import choose, make_thumbnails
+from vllm_caption.storage import parse_images_root
 
 EXIT_OK = 0
 DEFAULT_GALLERY, DEFAULT_ITEMS = 300, 200_000
@@ -38,8 +39,8 @@ def run_report(arguments: Sequence[str]) -> int:
     target: Path = options.html or roots[0] / _name(len(roots))
     if options.html and not target.absolute().parent.is_dir():
         raise UsageError("--html", target, "lies in a folder that does not exist; make it first")
-    root: Path | None = options.images_root
-    if root is not None and not root.is_dir():
+    root: Path | str | None = options.images_root
+    if isinstance(root, Path) and not root.is_dir():
         raise UsageError("--images-root", root, "is not a folder; name where `file` paths begin")
     print(make_report(roots, target, options.gallery, options.items, root))
     return EXIT_OK
@@ -50,7 +51,7 @@ def make_report(
     target: Path,
     num_pictures: int = DEFAULT_GALLERY,
     num_items: int = DEFAULT_ITEMS,
-    images_root: Path | None = None,
+    images_root: Path | str | None = None,
 ) -> str:
     """Write the page; returns one line about it. Raises UsageError and RunStopped."""
     started_s = time.monotonic()
@@ -111,7 +112,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--images-root",
-        type=Path,
+        type=parse_images_root,
         help="where the images are now (default: where the run found them)",
     )
     return parser

@@ -20,6 +20,7 @@ from vllm_caption.checks import FLAGS
 from vllm_caption.report.facts import has_flag, num_words
 from vllm_caption.report.items import Items
 from vllm_caption.report.thumbnails import Thumbnails
+from vllm_caption.storage import is_remote
 
 MAX_CHARS: Final = 2000
 """Of one caption or reason; the .txt holds all of it."""
@@ -27,7 +28,7 @@ STATUSES: Final = ("captioned", "failed")
 
 
 def make_payload(
-    items: Items, labels: list[str], thumbnails: Thumbnails, images_root: Path | None = None
+    items: Items, labels: list[str], thumbnails: Thumbnails, images_root: Path | str | None = None
 ) -> str:
     """The block."""
     shared = items.shared
@@ -35,7 +36,7 @@ def make_payload(
         "labels": labels,
         "flags": FLAGS,
         "statuses": STATUSES,
-        "root": images_root.absolute().as_uri() if images_root else _root_uri(shared),
+        "root": _uri(images_root) if images_root else _root_uri(shared),
         "file": shared["file"].to_pylist(),
         "document": _named(shared["document"]),
         "type": _named(shared["element_type"]),
@@ -84,6 +85,11 @@ def _milliseconds(column: pa.ChunkedArray) -> list[int]:
     return values
 
 
+def _uri(root: Path | str) -> str | None:
+    """For links; a browser opens no `s3://`."""
+    return None if is_remote(root) else Path(root or "/").absolute().as_uri()
+
+
 def _root_uri(shared: pa.Table) -> str | None:
     """Where the files lie, for links; None where the rows do not say."""
     for file, path in zip(
@@ -92,5 +98,5 @@ def _root_uri(shared: pa.Table) -> str | None:
         strict=True,
     ):
         if path and path.endswith(f"/{file}"):
-            return Path(path.removesuffix(f"/{file}") or "/").absolute().as_uri()
+            return _uri(path.removesuffix(f"/{file}"))
     return None

@@ -39,7 +39,7 @@ class Thumbnails:
 
 
 def make_thumbnails(
-    items: Items, chosen: list[int], recipes: dict[str, Recipe], images_root: Path | None = None
+    items: Items, chosen: list[int], recipes: dict[str, Recipe], images_root: Path | str | None = None
 ) -> Thumbnails:
     """Pictures of these items. ``images_root``: instead of the one in the rows."""
     rows = items.shared.take(chosen).to_pylist() if chosen else []
@@ -128,7 +128,7 @@ def _config(recipe: Recipe) -> ImageConfig:
 
 
 def _thumbnail(
-    row: dict[str, Any], config: ImageConfig, images_root: Path | None
+    row: dict[str, Any], config: ImageConfig, images_root: Path | str | None
 ) -> tuple[str | None, str | None]:
     root = (
         str(images_root)

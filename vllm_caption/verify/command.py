@@ -6,7 +6,6 @@ that it may stand beside a run; with it, the same lock is held as by a run.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from vllm_caption.flags import Parser, add_input, add_output_folder
 from vllm_caption.manifest import check_manifest_folders, document_names
 from vllm_caption.output import Output
 from vllm_caption.progress import DocumentProgress
+from vllm_caption.storage import public_root
 from vllm_caption.verify.repair import Repair
 from vllm_caption.verify.report import Verdict
 from vllm_caption.verify.survey import Survey
@@ -113,7 +113,7 @@ def _repairing(config: InputConfig, root: Path, *, wanted: bool) -> Iterator[Rep
     output = Output(root, RunConfig().checkpoint_interval)
     complete = False
     try:
-        yield Repair(output, os.fspath(config.images_root))
+        yield Repair(output, public_root(config.images_root))
         complete = True
     finally:
         output.close(complete=complete)

@@ -1,0 +1,128 @@
+"""Images that lie elsewhere: `s3://`, `gs://`, `hdfs://` and what else pyarrow.fs reads.
+
+Invariants: a key is the root's with the item's literal name behind it, and names with `..` never
+get here, so nothing outside the root is asked for; credentials come the usual way of each service
+(environment, profile, role), never from a command line, and stand in no message and no row.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from vllm_caption.errors import ItemError, UsageError
+
+_URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
+SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+FETCH_THREADS: Final = 32
+"""Requests that one process has under way at most: they wait, they do not compute."""
+_HEAD_BYTES: Final = 1 << 20
+_FLAG: Final = "--images-root"
+
+
+def is_remote(images_root: str | Path) -> bool:
+    """Whether a root is a URI rather than a folder."""
+    return isinstance(images_root, str) and _URI.match(images_root) is not None
+
+
+def parse_images_root(text: str) -> Path | str:
+    """A folder, or the URI of one as it stands. Raises UsageError."""
+    if not is_remote(text):
+        return Path(text)
+    parts = urlsplit(text)
+    if parts.username is not None or parts.password is not None:
+        shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        remedy = "holds credentials; give them by environment, profile or role instead"
+        raise UsageError(_FLAG, shown, remedy)
+    if parts.scheme not in SCHEMES:
+        remedy = f"{parts.scheme}:// is not read; give a folder, or {', '.join(SCHEMES)}"
+        raise UsageError(_FLAG, text, remedy)
+    return text
+
+
+def public_root(images_root: str | Path) -> str:
+    """A root as rows and messages show it: without the options behind its `?`."""
+    shown = str(images_root)
+    return shown.partition("?")[0].rstrip("/") if is_remote(images_root) else shown
+
+
+@lru_cache(maxsize=4)
+def _open_root(images_root: str) -> tuple[Any, str]:
+    """File system and path; its connections are shared by the threads of this process."""
+    from pyarrow import fs  # its libraries are loaded only where they are asked for
+
+    found, path = fs.FileSystem.from_uri(images_root)
+    return found, path.rstrip("/")
+
+
+def check_remote(images_root: str) -> None:
+    """Raise UsageError where nothing can be listed at a root."""
+    from pyarrow import ArrowException, fs
+
+    shown = public_root(images_root)
+    try:
+        system, path = _open_root(images_root)
+        info = system.get_file_info(path)
+    except (ArrowException, OSError, ValueError) as error:
+        raise UsageError(_FLAG, shown, f"cannot be read ({_sentence(error)})") from None
+    if info.type is not fs.FileType.Directory:
+        raise UsageError(_FLAG, shown, "holds nothing; name the bucket and prefix of the images")
+
+
+def still_answers(images_root: str) -> bool:
+    """Whether the root is there at this moment."""
+    try:
+        check_remote(images_root)
+    except UsageError:
+        return False
+    return True
+
+
+def remote_bytes(images_root: str, file: str, max_bytes: int) -> tuple[bytes, int]:
+    """The content of one object and its size; only its begin where it has more than ``max_bytes``.
+
+    Raises ItemError.
+    """
+    system, path = _open_root(images_root)
+    try:
+        with system.open_input_file(f"{path}/{file}") as opened:
+            size = opened.size()
+            head = opened.read(min(size, _HEAD_BYTES))
+            if len(head) < size <= max_bytes:
+                return head + opened.read(), size
+            return head, size
+    except OSError as error:
+        raise _refusal(error) from error
+
+
+def remote_size(images_root: str, file: str) -> int:
+    """Bytes of one object. Raises ItemError."""
+    from pyarrow import fs
+
+    system, path = _open_root(images_root)
+    try:
+        info = system.get_file_info(f"{path}/{file}")
+    except OSError as error:
+        raise _refusal(error) from error
+    if info.type is fs.FileType.File:
+        return int(info.size)
+    if info.type is fs.FileType.NotFound:
+        raise ItemError("missing_file", "there is no such object below the images root")
+    raise ItemError("not_a_file", "it is a folder, not an object")
+
+
+def _refusal(error: OSError) -> ItemError:
+    if isinstance(error, FileNotFoundError):
+        return ItemError("missing_file", "there is no such object below the images root")
+    reason = _sentence(error)
+    denied = isinstance(error, PermissionError) or "ACCESS_DENIED" in reason
+    return ItemError("unreadable", f"it cannot be read: {reason}", transient=not denied)
+
+
+def _sentence(error: BaseException) -> str:
+    """The service's own words, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.partition(" Detail:")[0][:300]
