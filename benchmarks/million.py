@@ -140,7 +140,8 @@ def scan(folder: Path) -> dict[str, float]:
 def twins(folder: Path) -> dict[str, float]:
     """The index of earlier captions."""
     from vllm_caption.earlier import read_earlier
-    from vllm_caption.parts import num_rows, parts
+    from vllm_caption.folders import parts
+    from vllm_caption.parts import num_rows
 
     num_known = sum(num_rows(path) for path in parts(folder / "out/manifest.parquet"))
     read_earlier(folder / "out", str(ROW["recipe_id"]), num_known)

@@ -30,7 +30,7 @@ from job import (
     write_document,
 )
 
-from vllm_caption.parts import parts
+from vllm_caption.folders import parts
 
 pytestmark = pytest.mark.engine
 

@@ -16,8 +16,9 @@ import pytest
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.errors import ItemError, RunStopped, UsageError
+from vllm_caption.folders import parts
 from vllm_caption.output import Output
-from vllm_caption.parts import Row, parts, read_rows
+from vllm_caption.parts import Row, read_rows
 
 
 def row(file: str, **columns: object) -> Row:

@@ -261,10 +261,12 @@ def test_part_that_is_compacted_away_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(tmp_path, ("a", "captioned", {}))
-    from vllm_caption.parts import parts
+    from vllm_caption.folders import all_parts
 
     lists = iter([[tmp_path / "manifest.parquet" / "part-00000009.parquet"]])
-    monkeypatch.setattr("vllm_caption.plan.output.parts", lambda folder: next(lists, parts(folder)))
+    monkeypatch.setattr(
+        "vllm_caption.plan.output.all_parts", lambda root: next(lists, all_parts(root))
+    )
     assert set(read_recorded(tmp_path).known) == {"a"}
 
 

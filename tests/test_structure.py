@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "vllm_caption"
 LAYERS = (
-    {"errors", "messages", "config"},
+    {"errors", "messages", "config", "shards", "storage"},
     {
         *(
             "hardware",
@@ -28,6 +28,7 @@ LAYERS = (
             "caption_files",
             "checkpoint",
             "parts",
+            "folders",
             "lock",
             "recipe",
             "place",
@@ -49,7 +50,7 @@ LAYERS = (
         *("monitor", "pilot"),
         "worker",
     },
-    {"plan", "verify", "report", "status_view"},
+    {"plan", "verify", "report", "merge", "status_view", "status_shards"},
     {"engine", "clerk"},
     {"executors"},
     {"reading", "slots"},
@@ -62,7 +63,10 @@ ALLOWED_USERS = {
     "torch": {"engine"},
     "ray": {"executors"},
     "PIL": {"images", "image_files", "image_modes", "backdrop", "worker", "engine", "report"},
-    "pyarrow": {"checkpoint", "earlier", "monitor_file", "parts", "verify", "report"},
+    "pyarrow": {
+        *("checkpoint", "earlier", "monitor_file", "parts", "verify", "report"),
+        "storage",
+    },
     "jinja2": {"prompts", "report"},
     "filelock": {"lock"},
     "pynvml": {"hardware", "gpu"},

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from job import captions, input_flags, rows, run_here, write_document
 
 from vllm_caption.config import InputConfig
+from vllm_caption.folders import all_parts, parts
 from vllm_caption.manifest import Item, ManifestReader
 from vllm_caption.output import Output
-from vllm_caption.parts import Row, parts
+from vllm_caption.parts import Row
 from vllm_caption.rows import adopted
 from vllm_caption.verify.command import verify
 from vllm_caption.verify.report import MEANING, REMEDY, Verdict
@@ -478,10 +479,10 @@ def test_rows_are_read_beside_a_run_that_compacts_them(tmp_path: Path) -> None:
         if len(calls) == 1:
             output.close(complete=True)
             return listed
-        return parts(folder)
+        return all_parts(folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_caption.verify.records.parts", parts_once_stale)
+        patch.setattr("vllm_caption.verify.records.all_parts", parts_once_stale)
         verdict = verify(config_of(tmp_path), tmp_path / "out")
     assert (len(calls), verdict.items_agreeing, kinds(verdict)) == (2, 12, {})
 

@@ -26,7 +26,7 @@ TEMPORARY: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 _RESERVED: Final = re.compile(
     r"(?:manifest\.parquet|documents\.parquet|recipes\.json|status\.json|journal\.jsonl"
     r"|report\.html|monitor\.parquet|\.(?:monitor\.parquet|documents\.parquet|recipes\.json|status\.json)\.tmp"
-    r"|\.run\.(?:lock|owner\.json)|logs/[^/]*\.log)/"
+    r"|\.run\.(?:lock|owner\.json)|logs/[^/]*\.log|shards/\d+-of-\d+)/"
 )
 """What the job itself writes: folders of these names would be in its way."""
 _OBSTACLES: Final = (NotADirectoryError, FileExistsError, IsADirectoryError)

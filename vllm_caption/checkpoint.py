@@ -19,16 +19,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.parts import (
-    SCHEMA,
-    Known,
-    Row,
-    damaged,
-    merged,
-    part_number,
-    parts,
-    read_known,
-)
+from vllm_caption.folders import part_number, parts
+from vllm_caption.parts import SCHEMA, Known, Row, damaged, merged, read_known
 
 
 class Checkpoint:
@@ -85,6 +77,13 @@ class Checkpoint:
         for path in parts(self.folder):
             known.update(read_known(path))
         return known
+
+    def take_over(self, path: Path) -> None:
+        """Make a part of another manifest, on the same file system, the newest of this one."""
+        self.write_part()
+        os.replace(path, f"part-{self._next_part:08d}.parquet", dst_dir_fd=self._folder_fd)
+        os.fsync(self._folder_fd)
+        self._next_part += 1
 
     def compact(self) -> None:
         """One part with the last row of every item, in the items' order of finishing."""

@@ -28,7 +28,7 @@ from vllm_caption.flags import run_parser
 from vllm_caption.storage import is_remote
 
 EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED, EXIT_NO_READER = 2, 3, 130, 141
-COMMANDS = ("run", "demo", "plan", "status", "verify", "report")
+COMMANDS = ("run", "demo", "plan", "status", "verify", "report", "merge")
 
 
 def command() -> NoReturn:
@@ -84,6 +84,10 @@ def _run_command(command: str, arguments: list[str]) -> int:
         from vllm_caption.report.command import run_report
 
         return run_report(arguments)
+    if command == "merge":
+        from vllm_caption.merge import run_merge
+
+        return run_merge(arguments)
     if command == "status":
         from vllm_caption.status_view import run_status
 

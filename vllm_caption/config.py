@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from vllm_caption.shards import Shard
+
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
 WINDOW_FACTOR: Final = 2
 """Items in one worker (loading, rendering, generating) per sequence slot: less starves the
@@ -32,6 +34,7 @@ class InputConfig:
     skip_types: tuple[str, ...] = ("TextElement", "ImageElement")
     limit: int | None = None
     only: frozenset[str] | None = None
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True, slots=True)

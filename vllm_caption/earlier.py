@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vllm_caption.parts import last_rows, num_rows, parts, read_part
+from vllm_caption.folders import parts
+from vllm_caption.parts import last_rows, num_rows, read_part
 
 _COLUMNS = ["file", "status", "flags", "recipe_id", "twin_key"]
 

@@ -20,6 +20,7 @@ from vllm_caption.config import (
     SamplingConfig,
 )
 from vllm_caption.errors import ITEM_KINDS, UsageError
+from vllm_caption.shards import Shard
 from vllm_caption.storage import parse_images_root
 
 EPILOG = """\
@@ -58,6 +59,12 @@ def run_parser() -> Parser:
         metavar="N",
         type=_positive,
         help="caption N items of all types and sizes, then say what the full run would take",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=_shard,
+        help="caption the I-th of N parts of the items; `merge` makes one manifest of all",
     )
     _add_output(parser.add_argument_group("output"))
     _add_captions(parser.add_argument_group("captions"))
@@ -252,6 +259,13 @@ def _natural(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _names(text: str) -> tuple[str, ...]:

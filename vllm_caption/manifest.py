@@ -63,7 +63,8 @@ class SkippedDocument(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class InputCounts:
-    """What was read so far; ``shape_references`` = ``items`` + ``duplicates`` + ``bad_entries``."""
+    """What was read so far; ``shape_references`` = ``items`` + ``duplicates`` + ``bad_entries`` +
+    those ``elsewhere``, which are other shards'."""
 
     documents: int = 0
     skipped: int = 0
@@ -73,6 +74,7 @@ class InputCounts:
     items: int = 0
     duplicates: int = 0
     bad_entries: int = 0
+    elsewhere: int = 0
     elements_by_type: Counter[str] = field(default_factory=Counter)
     skipped_elements: Counter[str] = field(default_factory=Counter)
 
@@ -96,6 +98,7 @@ class ManifestReader:
         self._new_seen = seen
         self.counts = InputCounts()
         self.complete = False
+        self._shard = config.shard
         self._skip_types = frozenset(name.casefold() for name in config.skip_types)
         self._seen = seen()
 
@@ -151,9 +154,15 @@ class ManifestReader:
         try:
             file = _usable_name(element.entry)
         except ItemError as error:
+            if self._shard is not None and not self._shard.takes(f"{document.name}[{index}]"):
+                counts.elsewhere += 1
+                return None
             counts.bad_entries += 1
             shown = printable(_named(element.entry))
             return BadEntry(document.name, index, kind, shown, error.reason)
+        if self._shard is not None and not self._shard.takes(file):
+            counts.elsewhere += 1
+            return None
         if file in self._seen:
             counts.duplicates += 1
             return None

@@ -14,24 +14,32 @@ from pathlib import Path
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.checkpoint import Checkpoint, write_documents
 from vllm_caption.errors import ItemError, RunStopped, UsageError
+from vllm_caption.folders import parts, shard_folders
 from vllm_caption.lock import OutputLock
 from vllm_caption.manifest import SkippedDocument
-from vllm_caption.parts import Known, Row
+from vllm_caption.parts import Known, Row, read_known
 from vllm_caption.place import Place
-from vllm_caption.recipe import Recipe, record_recipe
+from vllm_caption.recipe import Recipe, read_recipes, record_recipe
+from vllm_caption.shards import Shard
 from vllm_caption.status import RunStatus, write_status
 
 
 class Output:
     """One output folder, held under its lock from construction to `close`."""
 
-    def __init__(self, root: Path, checkpoint_interval: int) -> None:
-        """Raises UsageError when the folder cannot be written or another run holds it."""
-        self.root = root
+    def __init__(self, root: Path, checkpoint_interval: int, shard: Shard | None = None) -> None:
+        """``shard``: of a run beside others; without one, what shards have left is taken in.
+
+        Raises UsageError when the folder cannot be written or another run holds it.
+        """
+        self._captions_root = root
+        self.root = root if shard is None else shard.folder(root)
+        """Of everything but the captions."""
+        self.shard = shard
         self.writing_s = 0.0
         try:
-            (root / "logs").mkdir(parents=True, exist_ok=True)
-            self._lock = OutputLock(root)
+            (self.root / "logs").mkdir(parents=True, exist_ok=True)
+            self._lock = OutputLock(root, shard)
         except OSError as error:
             remedy = (
                 f"cannot be written ({error.strerror}); choose another folder or mend its rights"
@@ -41,7 +49,9 @@ class Output:
             with _stopping():
                 self.files = CaptionFiles(root)
                 self._place = Place(root)
-                self._checkpoint = Checkpoint(root, checkpoint_interval, self._mend)
+                self._checkpoint = Checkpoint(self.root, checkpoint_interval, self._mend)
+                if shard is None:
+                    self._take_in_shards()
         except RunStopped:
             self._lock.release()
             raise
@@ -59,9 +69,25 @@ class Output:
             return row.of_unknown_making(text)
         return row
 
+    def _take_in_shards(self) -> None:
+        """Their rows become parts of this manifest; their logs and numbers stay where they are."""
+        for folder in shard_folders(self.root).values():
+            Checkpoint(folder, 1, self._mend).close()  # what a killed shard left in its journal
+            for path in parts(folder / "manifest.parquet"):
+                self._checkpoint.take_over(path)
+            for recipe in read_recipes(folder).values():
+                record_recipe(self.root, recipe)
+            documents = folder / "documents.parquet"
+            if documents.exists():
+                documents.replace(self.root / documents.name)
+
     def known(self) -> dict[str, Known]:
-        """The last row of every item."""
-        return self._checkpoint.known()
+        """The last row of every item; to a shard, also those of the output folder's manifest."""
+        known: dict[str, Known] = {}
+        if self.shard is not None:
+            for path in parts(self._captions_root / "manifest.parquet"):
+                known.update(read_known(path))
+        return known | self._checkpoint.known()
 
     def record_recipe(self, recipe: Recipe) -> None:
         """Keep what the run's captions are made with."""

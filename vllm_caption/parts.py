@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from vllm_caption.errors import RunStopped
+from vllm_caption.folders import parts
 
 SCHEMA = pa.schema(
     [
@@ -118,11 +119,6 @@ class Known(NamedTuple):
     read: bool = False
 
 
-def parts(folder: Path) -> list[Path]:
-    """The dataset's files, oldest first."""
-    return sorted(folder.glob("part-*.parquet"), key=part_number)
-
-
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One part of the dataset. Raises RunStopped where it is damaged, FileNotFoundError where it
     was compacted away."""
@@ -174,6 +170,15 @@ def merged(paths: list[Path]) -> Iterator[pa.Table]:
     yield pa.Table.from_batches(waiting, SCHEMA)
 
 
+def merged_rows(paths: list[Path]) -> Iterator[Row]:
+    """The last row of every item of several parts, one by one."""
+    for table in merged(paths) if paths else ():
+        place = table.schema.get_field_index("finished_at")
+        micros = table["finished_at"].cast(pa.int64())
+        for values in table.set_column(place, "finished_at", micros).to_pylist():
+            yield msgspec.convert(values | {"flags": values["flags"] or ()}, Row)
+
+
 def read_known(path: Path) -> Iterator[tuple[str, Known]]:
     """File and what a rerun needs to know, for each row of one part."""
     table = read_part(path, ["file", "status", "recipe_id", "flags", "error_kind"])
@@ -196,9 +201,3 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
         for row in pq.read_table(path, schema=SCHEMA).to_pylist():
             rows[row["file"]] = row
     yield from rows.values()
-
-
-def part_number(path: Path) -> int:
-    """The number in a part's name, 0 where there is none."""
-    digits = path.stem.removeprefix("part-")
-    return int(digits) if digits.isdecimal() else 0

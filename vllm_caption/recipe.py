@@ -49,13 +49,19 @@ def make_recipe(config: RunConfig, prompt: Prompt) -> Recipe:
 def record_recipe(root: Path, recipe: Recipe) -> None:
     """Add a recipe to recipes.json, which is replaced whole."""
     path = root / "recipes.json"
-    recipes = (
-        msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe]) if path.exists() else {}
-    )
+    recipes = read_recipes(root)
     recipes[recipe.id] = recipe
     temporary = root / ".recipes.json.tmp"
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(recipes), indent=2))
     temporary.replace(path)
+
+
+def read_recipes(root: Path) -> dict[str, Recipe]:
+    """recipes.json; empty where there is none."""
+    path = root / "recipes.json"
+    if not path.exists():
+        return {}
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe])
 
 
 def _wording_flags(engine_args: tuple[str, ...]) -> dict[str, str]:

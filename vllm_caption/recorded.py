@@ -13,6 +13,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from vllm_caption.folders import state_folders
+
 T = TypeVar("T")
 _ATTEMPTS: Final = 5
 
@@ -28,16 +30,21 @@ def read_beside_run(read: Callable[[], T]) -> T:
 
 
 def read_journal(root: Path, kind: type[T]) -> tuple[list[T], int]:
-    """Its rows as ``kind``, and how many lines are none (of a running run: one being written)."""
+    """Rows that no part holds yet, of the folder and its shards, as ``kind``; and how many lines
+    are none (of a running run: one being written)."""
     decoder = msgspec.json.Decoder(kind)
-    try:
-        lines = (root / "journal.jsonl").read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return [], 0
     rows, torn = [], 0
-    for line in lines:
-        try:
-            rows.append(decoder.decode(line))
-        except msgspec.DecodeError:
-            torn += 1
+    for folder in state_folders(root):
+        for line in _lines(folder / "journal.jsonl"):
+            try:
+                rows.append(decoder.decode(line))
+            except msgspec.DecodeError:
+                torn += 1
     return rows, torn
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []

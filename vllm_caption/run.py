@@ -69,7 +69,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
     gpus = local_gpus(config.engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     make = RowMaker(run_id, public_root(config.input.images_root), make_recipe(config, prompt))
-    output = Output(config.output, config.checkpoint_interval)
+    output = Output(config.output, config.checkpoint_interval, config.input.shard)
     progress, pilot = Progress(quiet=config.quiet, log=log), None
     try:
         if config.pilot is not None:
@@ -138,7 +138,7 @@ class _Job:
         self._written_s = self._computed_s = 0.0
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
         known = output.known()
-        self._num_known = len(known)
+        self._num_known = 0 if output.shard else len(known)
         self.scan = Scan(config, known, output.files, make)
 
     @property

@@ -50,6 +50,14 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     parser.add_argument("--watch", action="store_true", help="again every 2 s until the run ends")
     parser.add_argument("--json", action="store_true", help="as JSON; with --watch a line each")
     options = parser.parse_args(arguments)
+    from vllm_caption.status_shards import shards_are_newer, show_shards
+
+    try:
+        if shards_are_newer(options.output):
+            watching, as_json = options.watch, options.json
+            return show_shards(options.output, watching=watching, as_json=as_json)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     screen = _Screen(stream or sys.stdout, as_json=options.json, watching=options.watch)
     try:
         view = watch(options.output, screen) if options.watch else look(options.output)
@@ -228,8 +236,12 @@ def _seconds_since(moment: str) -> float | None:
         return None
 
 
-def _json(view: View, *, indent: bool) -> str:
+def as_dict(view: View) -> dict[str, Any]:
+    """For JSON: what status.json holds, and what was seen around it."""
     found: dict[str, Any] = msgspec.to_builtins(view.status)
-    found |= {"state": view.state, "holder": view.holder, "age_s": round(view.age_s, 1)}
-    encoded = msgspec.json.encode(found)
+    return found | {"state": view.state, "holder": view.holder, "age_s": round(view.age_s, 1)}
+
+
+def _json(view: View, *, indent: bool) -> str:
+    encoded = msgspec.json.encode(as_dict(view))
     return (msgspec.json.format(encoded, indent=2) if indent else encoded).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 
@@ -51,7 +52,18 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
         )
     if stats.captioned:
         yield from _speed(stats, seconds)
-    yield f"Captions: {config.output}/<file>.txt, manifest: {config.output}/manifest.parquet"
+    yield from _where(config)
+
+
+def _where(config: RunConfig) -> Iterator[str]:
+    shard, root = config.input.shard, config.output
+    state = root if shard is None else shard.folder(root)
+    yield f"Captions: {root}/<file>.txt, manifest: {state}/manifest.parquet"
+    if shard is not None:
+        yield (
+            f"This was shard {shard}; when all are done, one manifest of them is made by:"
+            f" python -m vllm_caption merge --output={shlex.quote(str(root))}"
+        )
 
 
 def _speed(stats: RunStats, seconds: float) -> Iterator[str]:

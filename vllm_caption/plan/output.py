@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from vllm_caption.config import RunConfig
-from vllm_caption.parts import Known, parts, read_known
+from vllm_caption.folders import all_parts
+from vllm_caption.parts import Known, read_known
 from vllm_caption.plan.report import Disk
 from vllm_caption.recorded import read_beside_run, read_journal
 
@@ -72,7 +73,7 @@ def _read_recorded(root: Path) -> Recorded:
     journal, _ = read_journal(root, _JournalRow)
     known: dict[str, Known] = {}
     num_rows = num_bytes = 0
-    for path in parts(root / "manifest.parquet"):
+    for path in all_parts(root):
         num_bytes += path.stat().st_size
         for file, entry in read_known(path):
             known[file] = entry

@@ -7,6 +7,7 @@ rows that cannot be read stop the report with a sentence, so no page is made of 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.errors import CaptionJobError, UsageError
-from vllm_caption.parts import SCHEMA, Row, damaged, last_rows, parts, read_part
-from vllm_caption.recipe import Recipe
+from vllm_caption.folders import all_parts, state_folders
+from vllm_caption.parts import SCHEMA, Row, damaged, last_rows, read_part
+from vllm_caption.recipe import Recipe, read_recipes
 from vllm_caption.recorded import read_beside_run, read_journal
 from vllm_caption.status import RunStatus
 from vllm_caption.status_view import look
@@ -78,7 +80,7 @@ def _read(root: Path, label: str) -> Records:
         root=root,
         rows=rows,
         left_out=_read_left_out(root / "documents.parquet"),
-        recipes=_read_recipes(root / "recipes.json"),
+        recipes=_read_recipes(root),
         state=state,
         status=status,
         series=_read_series(root / "monitor.parquet"),
@@ -88,7 +90,7 @@ def _read(root: Path, label: str) -> Records:
 def _read_rows(root: Path) -> pa.Table:
     """The last row of every item, by document and place in it."""
     journal, _ = read_journal(root, Row)  # first: a row moves from here to a part
-    tables = [_whole_part(path) for path in parts(root / "manifest.parquet")]
+    tables = [_whole_part(path) for path in all_parts(root)]
     newest = pa.Table.from_pylist([msgspec.structs.asdict(row) for row in journal], SCHEMA)
     rows = pa.concat_tables([*tables, newest.select(COLUMNS)])
     kept = rows.filter(pa.array(last_rows(rows["file"])))
@@ -123,12 +125,13 @@ def _read_left_out(path: Path) -> list[LeftOut]:
     return [LeftOut(*map(str, values)) for values in zip(*columns, strict=True)]
 
 
-def _read_recipes(path: Path) -> dict[str, Recipe]:
+def _read_recipes(root: Path) -> dict[str, Recipe]:
     """Empty where it is missing or damaged: the page then shows ids without a text."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe])
-    except (OSError, msgspec.DecodeError):
-        return {}
+    recipes: dict[str, Recipe] = {}
+    for folder in state_folders(root):
+        with suppress(OSError, msgspec.DecodeError):
+            recipes |= read_recipes(folder)
+    return recipes
 
 
 def _read_series(path: Path) -> pa.Table | None:

@@ -39,7 +39,10 @@ class Thumbnails:
 
 
 def make_thumbnails(
-    items: Items, chosen: list[int], recipes: dict[str, Recipe], images_root: Path | str | None = None
+    items: Items,
+    chosen: list[int],
+    recipes: dict[str, Recipe],
+    images_root: Path | str | None = None,
 ) -> Thumbnails:
     """Pictures of these items. ``images_root``: instead of the one in the rows."""
     rows = items.shared.take(chosen).to_pylist() if chosen else []

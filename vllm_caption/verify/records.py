@@ -15,7 +15,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.parts import parts
+from vllm_caption.folders import all_parts
 from vllm_caption.recorded import read_beside_run, read_journal
 
 COLUMNS: Final = ("file", "status", "caption", "error_kind", "error")
@@ -86,7 +86,7 @@ def _read_records(root: Path, damaged: dict[Path, str]) -> Records | None:
     records = Records(damaged=damaged)
     journal, records.torn_journal_lines = read_journal(root, _Row)
     records.journal_rows = len(journal)
-    for path in parts(root / "manifest.parquet"):
+    for path in all_parts(root):
         if path in damaged:
             continue
         try:
@@ -115,7 +115,7 @@ def _read_part(path: Path) -> Iterator[_Row]:
 
 def read_captions(root: Path) -> Iterator[tuple[str, str]]:
     """(file, caption) of every captioned row that a part holds, oldest first."""
-    for path in parts(root / "manifest.parquet"):
+    for path in all_parts(root):
         for row in _read_part(path):
             if row.status == "captioned" and row.caption is not None:
                 yield row.file, row.caption

@@ -1,0 +1,200 @@
+"""Runs side by side without a cluster: stable parts of the items, and one manifest in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from job import captions, input_flags, make_input, rows, run, run_here, start, wait_until
+from test_crash import FAKE, QUICK, make_gated
+
+from vllm_caption.config import InputConfig
+from vllm_caption.manifest import Item, ManifestReader
+from vllm_caption.shards import Shard
+
+NUM_ITEMS = 60
+
+
+def shard_run(folder: Path, shard: str, out: str = "out", *flags: str) -> str:
+    """One shard with fake engines; returns what it printed."""
+    arguments = (*input_flags(folder), f"--output={folder / out}", *QUICK, f"--shard={shard}")
+    result = run(*arguments, *flags, command=FAKE)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def items(folder: Path, shard: Shard | None) -> set[str]:
+    config = InputConfig(folder / "jsons", folder / "json_detail", folder / "raw", shard=shard)
+    return {entry.file for entry in ManifestReader(config) if isinstance(entry, Item)}
+
+
+# --- which items -------------------------------------------------------------------------------
+
+
+@given(st.text(min_size=1), st.integers(1, 64))
+def test_every_name_belongs_to_exactly_one_shard(name: str, count: int) -> None:
+    assert sum(Shard(index, count).takes(name) for index in range(1, count + 1)) == 1
+
+
+def test_name_comes_to_the_same_shard_on_every_machine() -> None:
+    assert [Shard(i, 8).takes("图形/a.png") for i in range(1, 9)].index(True) == 1
+
+
+def test_shards_of_an_input_share_it_without_remainder(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 400)
+    found = [items(tmp_path, Shard(index, 4)) for index in range(1, 5)]
+    assert set().union(*found) == set(files) == items(tmp_path, None)
+    assert sum(map(len, found)) == len(files)
+    assert min(map(len, found)) > 70
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/2"])
+def test_shard_that_does_not_exist_is_a_usage_error(text: str) -> None:
+    result = run_here("--model=demo", f"--shard={text}")
+    assert result.exit_code == 2
+    assert "--shard" in result.stderr and "as 3/8" in result.stderr
+
+
+# --- one shared folder -------------------------------------------------------------------------
+
+
+def test_shards_fill_one_folder_and_merge_makes_one_manifest(tmp_path: Path) -> None:
+    files, out = make_input(tmp_path, NUM_ITEMS), tmp_path / "out"
+    printed = [shard_run(tmp_path, f"{index}/3") for index in (1, 2, 3)]
+    assert "python -m vllm_caption merge --output=" in printed[0]
+    assert captions(out) == {file: f"caption of {file}" for file in files}
+    assert not list(out.glob("manifest.parquet/*"))
+    merged = run_here("merge", f"--output={out}")
+    assert merged.exit_code == 0
+    assert merged.stdout.splitlines()[:2] == ["Shards: 3 of 3", f"Items: captioned {NUM_ITEMS}"]
+    table = pd.read_parquet(out / "manifest.parquet")
+    assert sorted(table["file"]) == sorted(files)
+    assert len(list(out.glob("manifest.parquet/*"))) == 1
+    assert run_here("verify", *input_flags(tmp_path), f"--output={out}").exit_code == 0
+    again = run(*input_flags(tmp_path), f"--output={out}", *QUICK, command=FAKE)
+    assert (again.exit_code, "(0 in this run)" in again.stdout) == (0, True)
+
+
+def test_merge_names_the_shards_that_are_not_there(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "2/4")
+    assert (
+        "Shards: 1 of 4; not there: 1, 3, 4"
+        in run_here("merge", f"--output={tmp_path / 'out'}").stdout
+    )
+
+
+def test_run_without_shards_takes_in_what_shards_have_left(tmp_path: Path) -> None:
+    files, out = make_input(tmp_path, NUM_ITEMS), tmp_path / "out"
+    shard_run(tmp_path, "1/2")
+    done = len(captions(out))
+    result = run(*input_flags(tmp_path), f"--output={out}", *QUICK, command=FAKE)
+    assert f"captioned {NUM_ITEMS} ({NUM_ITEMS - done} in this run)" in result.stdout
+    assert "captions without a record" not in result.stdout
+    assert set(rows(out)) == set(files)
+    assert all(row["recipe_id"] for row in rows(out).values())
+
+
+def test_killed_shard_loses_nothing_that_was_captioned(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    make_gated(tmp_path)
+    out = tmp_path / "out"
+    mine = next(name for name in ("1/2", "2/2") if Shard.parse(name).takes("gated.png"))
+    flags = (*input_flags(tmp_path), f"--output={out}", *QUICK, f"--shard={mine}")
+    process = start(*flags, command=FAKE)
+    expected = len(items(tmp_path, Shard.parse(mine))) - 1
+    wait_until(lambda: len(captions(out)) == expected, process)
+    process.kill()
+    process.communicate()
+    merged = run_here("merge", f"--output={out}")
+    assert f"Items: captioned {expected}" in merged.stdout
+    assert all(row["recipe_id"] for row in rows(out).values())
+
+
+def test_shards_run_side_by_side_and_keep_a_whole_run_and_a_merge_out(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    make_gated(tmp_path)
+    out = tmp_path / "out"
+    mine, other = sorted(("1/2", "2/2"), key=lambda s: not Shard.parse(s).takes("gated.png"))
+    flags = (*input_flags(tmp_path), f"--output={out}", *QUICK)
+    process = start(*flags, f"--shard={mine}", command=FAKE)
+    wait_until(lambda: captions(out), process)
+    shard_run(tmp_path, other)
+    for arguments in (("merge",), input_flags(tmp_path)):
+        refused = run_here(
+            *arguments, f"--output={out}", *(["--model=demo"] * (len(arguments) > 1))
+        )
+        assert refused.exit_code == 2
+        assert f"is in use by shard {mine}: process {process.pid}" in refused.stderr
+    same = run(*flags, f"--shard={mine}", command=FAKE)
+    assert (same.exit_code, f"process {process.pid}" in same.stderr) == (2, True)
+    shown = run_here("status", f"--output={out}").stdout
+    assert "All: 1 of 2 running" in shown
+    views = json.loads(run_here("status", f"--output={out}", "--json").stdout)
+    assert {view["shard"]: view["state"] for view in views} == {mine: "running", other: "ended"}
+    os.kill(process.pid, signal.SIGINT)
+    (tmp_path / "raw/gate").touch()
+    process.communicate(timeout=60)
+
+
+def test_whole_run_keeps_shards_out(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    make_gated(tmp_path)
+    out = tmp_path / "out"
+    flags = (*input_flags(tmp_path), f"--output={out}", *QUICK)
+    process = start(*flags, command=FAKE)
+    wait_until(lambda: captions(out), process)
+    refused = run(*flags, "--shard=1/2", command=FAKE)
+    assert (refused.exit_code, f"process {process.pid}" in refused.stderr) == (2, True)
+    (tmp_path / "raw/gate").touch()
+    process.communicate(timeout=60)
+
+
+# --- folders of their own ----------------------------------------------------------------------
+
+
+def test_merge_brings_folders_into_one_and_leaves_them_as_they_are(tmp_path: Path) -> None:
+    files = make_input(tmp_path, NUM_ITEMS)
+    for index in (1, 2):
+        shard_run(tmp_path, f"{index}/2", f"out_{index}")
+    before = {index: captions(tmp_path / f"out_{index}") for index in (1, 2)}
+    out = tmp_path / "all"
+    folders = [os.fspath(tmp_path / f"out_{index}") for index in (1, 2)]
+    merged = run_here("merge", f"--output={out}", *folders)
+    assert merged.exit_code == 0, merged.stderr
+    assert f"From other folders: captioned {NUM_ITEMS}" in merged.stdout
+    assert captions(out) == before[1] | before[2] == {f: f"caption of {f}" for f in files}
+    assert {index: captions(tmp_path / f"out_{index}") for index in (1, 2)} == before
+    assert run_here("verify", *input_flags(tmp_path), f"--output={out}").exit_code == 0
+    assert all(row["recipe_id"] for row in rows(out).values())
+    again = run_here("merge", f"--output={out}", *folders)
+    assert "From other folders" not in again.stdout
+
+
+def test_merge_replaces_no_caption_and_believes_the_txt(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 4)
+    shard_run(tmp_path, "1/1", "mine")
+    shard_run(tmp_path, "1/1", "theirs")
+    (tmp_path / "mine" / f"{files[0]}.txt").unlink()
+    (tmp_path / "mine" / f"{files[1]}.txt").write_text("by hand")
+    out = tmp_path / "all"
+    arguments = ("merge", f"--output={out}", str(tmp_path / "mine"), str(tmp_path / "theirs"))
+    assert run_here(*arguments).exit_code == 0
+    texts = captions(out)
+    assert texts[files[1]] == "by hand"
+    assert texts[files[0]] == f"caption of {files[0]}"
+    assert rows(out)[files[1]]["recipe_id"] is None
+
+
+@pytest.mark.parametrize("folder", ["out", "absent"])
+def test_merge_of_a_folder_that_cannot_be_is_a_usage_error(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "out").mkdir()
+    result = run_here("merge", f"--output={tmp_path / 'out'}", str(tmp_path / folder))
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
