@@ -10,6 +10,7 @@ every item in one row, and a new input begins.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import signal
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    importlib.import_module("vllm_caption.run")  # once, not in every driver
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         chaos = Chaos(random.Random(arguments.seed), Path(work))

@@ -13,9 +13,6 @@ from typing import Any
 
 from fake_engines import slow_down, start_fake
 
-from vllm_caption import hardware, run
-from vllm_caption.cli import main
-from vllm_caption.executors import choice
 from vllm_caption.executors.base import WorkerSpec
 from vllm_caption.executors.local import LocalExecutor
 from vllm_caption.messages import FlagsChecked
@@ -38,6 +35,11 @@ def fake_main(
     *arguments: str, start_engine: Callable[[WorkerSpec], CaptionEngine] = start_fake
 ) -> int:
     """One run; returns its exit code."""
+    # Here, since every worker process imports this file, and needs none of it.
+    from vllm_caption import hardware, run
+    from vllm_caption.cli import main
+    from vllm_caption.executors import choice
+
     slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
     choice.LocalExecutor = FakeExecutor  # type: ignore[misc]
     run.start_vllm = start_engine
