@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml requirements/$(BUILD).txt requirements/cpu-overrides.tx
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements/$(BUILD).txt $(OVERRIDES_$(BUILD)) --editable '.[$(BUILD),test]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint requirements/$(BUILD).txt $(OVERRIDES_$(BUILD)) --editable '.[$(BUILD),test]'
 	@touch $@
 
 .PHONY: demo
@@ -45,7 +45,7 @@ bench: setup ## throughput against the alternatives: about an hour; CONTESTS="st
 .PHONY: bench-ray
 bench-ray: setup ## the environment with Ray Data LLM that `make bench` uses if it is there
 	$(PYTHON) -m venv build/ray-bench
-	$(BIN)/uv pip install --quiet --python build/ray-bench/bin/python --constraint requirements/cpu.txt $(OVERRIDES_cpu) -r requirements/ray-bench.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python build/ray-bench/bin/python --constraint requirements/cpu.txt $(OVERRIDES_cpu) -r requirements/ray-bench.txt
 
 .PHONY: pins
 pins: setup ## resolve the pinned versions anew

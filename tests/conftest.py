@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub, and none waits for one
+
 
 @pytest.fixture(scope="session")
 def corpora() -> Path:

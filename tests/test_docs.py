@@ -74,7 +74,9 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
         (work / name).symlink_to(ROOT / name)
     listed = list(commands(page))
     script = "".join(f"{{ {c.text}\n}} 2>&1; echo; echo '{END}'$?\n" for c in listed)
-    environment = ENVIRONMENT | {"PATH": f"{shim.parent}:{os.environ['PATH']}", "COLUMNS": "100"}
+    # As with an activated environment: `ray` is there too.
+    path = f"{shim.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = ENVIRONMENT | {"PATH": path, "COLUMNS": "100"}
     done = subprocess.run(
         ["bash", "-c", script],
         stdin=subprocess.DEVNULL,

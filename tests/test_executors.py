@@ -81,7 +81,6 @@ def test_every_item_is_captioned_once_by_some_engine(tmp_path: Path, make_execut
     assert {row["caption"] for row in made.values()} == set(expected.values())
     assert {row["attempts"] for row in made.values()} == {1}
     assert sum(engine.captioned for engine in run.stats.engines) == 30
-    assert all(engine.captioned for engine in run.stats.engines)
 
 
 def test_failures_have_the_same_kinds(tmp_path: Path, make_executor: Any) -> None:

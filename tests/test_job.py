@@ -315,7 +315,7 @@ def test_two_runs_into_different_folders_run_side_by_side(tmp_path: Path) -> Non
 
 
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
-    make_input(tmp_path, 700)
+    make_input(tmp_path, 450)
     output = tmp_path / "out"
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     process = start(*arguments, *LONG)
@@ -340,7 +340,7 @@ def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -
     slowing.join()
     assert process.returncode == 0, stderr
     after = [engine["captioned"] for engine in status(output)["engines"]]
-    assert sum(after) == 700
+    assert sum(after) == 450
     slowed, other = (end - begin for begin, end in zip(before, after, strict=True))
     assert slowed + other > 100
     assert slowed < 0.35 * (slowed + other)

@@ -17,6 +17,7 @@ from vllm_caption.errors import ItemError, UsageError
 
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
 SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+PATIENCE_S: Final = 30
 FETCH_THREADS: Final = 32
 """Requests that one process has under way at most: they wait, they do not compute."""
 _HEAD_BYTES: Final = 1 << 20
@@ -54,6 +55,9 @@ def _open_root(images_root: str) -> tuple[Any, str]:
     """File system and path; its connections are shared by the threads of this process."""
     from pyarrow import fs  # its libraries are loaded only where they are asked for
 
+    if images_root.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in images_root:
+        # Its client would try for a quarter of an hour before it says anything.
+        images_root += ("&" if "?" in images_root else "?") + f"retry_limit_seconds={PATIENCE_S}"
     found, path = fs.FileSystem.from_uri(images_root)
     return found, path.rstrip("/")
 
