@@ -40,7 +40,7 @@ from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Scan
 from vllm_caption.stats import EngineStats, RunStats
 from vllm_caption.status import make_status
-from vllm_caption.storage import public_root
+from vllm_caption.storage import absolute_root, public_root
 from vllm_caption.summary import summarise
 from vllm_caption.twins import Twins
 
@@ -199,7 +199,7 @@ class _Job:
             if checked is None:
                 return
             executor.spec = WorkerSpec(
-                images_root=os.fspath(config.input.images_root),
+                images_root=absolute_root(config.input.images_root),
                 image=config.image if checked.bounds_pixels else config.image.unbounded(),
                 sampling=config.sampling,
                 prepare_threads=config.engine.prepare_threads,

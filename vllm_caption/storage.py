@@ -44,6 +44,11 @@ def parse_images_root(text: str) -> Path | str:
     return text
 
 
+def absolute_root(images_root: str | Path) -> str:
+    """A root as a worker is told it, which may have another working directory."""
+    return images_root if isinstance(images_root, str) else str(images_root.absolute())
+
+
 def public_root(images_root: str | Path) -> str:
     """A root as rows and messages show it: without the options behind its `?`."""
     shown = str(images_root)

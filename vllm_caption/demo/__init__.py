@@ -11,5 +11,8 @@ MODEL_DIR: Final = Path(__file__).parent / "model"
 
 
 def resolve_model(name: str) -> str:
-    """`demo` is the bundled model's folder; every other name is itself."""
-    return str(MODEL_DIR) if name == MODEL_NAME else name
+    """`demo` is the bundled model's folder; a folder is named by its whole path, since a worker may
+    have another working directory; every other name is itself."""
+    if name == MODEL_NAME:
+        return str(MODEL_DIR)
+    return str(Path(name).absolute()) if Path(name).is_dir() else name

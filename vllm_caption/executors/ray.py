@@ -48,7 +48,7 @@ class RayExecutor:
         self.spec: WorkerSpec | None = None
         self.on_cpu = on_cpu
         self._config = config
-        self._logs = str(logs)
+        self._logs = str(logs.absolute())  # a node has another working directory
         self._actors: dict[int, Any] = {}
         """Those that have no worker yet."""
         # vLLM's own Ray backend takes the GPUs of an engine that spans nodes.
