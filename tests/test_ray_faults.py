@@ -17,16 +17,9 @@ from driver_run import Run, names
 from job import captions, input_flags, make_input, rows, start, status, wait_until
 from ray_cluster import RayCluster, ray_cluster
 from test_crash import FAKE, QUICK, make_gated
-
-from vllm_caption.config import RunConfig
-from vllm_caption.executors.base import Executor
-from vllm_caption.executors.ray import RayExecutor
+from test_executors import on_ray
 
 GATED = [f"gated/{number}.png" for number in range(8)]
-
-
-def on_ray(config: RunConfig, tell: Callable[[str], None]) -> Executor:
-    return RayExecutor(config.engine, config.output / "logs", tell, on_cpu=False)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,8 @@ PATIENCE_S: Final = 5.0
 ANSWER_S: Final = 5.0
 FORWARDED: Final = ("VLLM_", "HF_", "HUGGING_FACE_", "AWS_")
 """Beginnings of the driver's environment variables that each node gets where it has none."""
+OWN: Final = ("VLLM_HOST_IP", "VLLM_HOST_PORT", "VLLM_PORT")
+"""What is each node's own, as vLLM has it (vllm/v1/executor/ray_utils.py)."""
 
 
 class RayExecutor:
@@ -103,7 +105,11 @@ class RayExecutor:
         return f"it needs {needed} {kind} on one node, {free:.0f} of {total:.0f} are free"
 
     def _actor(self, engine: int) -> Any:
-        environment = {n: v for n, v in os.environ.items() if n.startswith(FORWARDED)}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(FORWARDED) and name not in OWN
+        }
         options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 1}
         actor = ray.remote(EngineActor).options(**options, num_gpus=self._num_gpus)
         return actor.remote(engine, self._logs, environment, self.on_cpu)
