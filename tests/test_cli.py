@@ -181,3 +181,14 @@ def test_wheel_holds_the_prompts_and_the_demo(tmp_path: Path) -> None:
     assert "vllm_caption/demo/model/model.safetensors" in names
     assert {f"vllm_caption/report/page/{n}" for n in PAGE_FILES} <= set(names)
     assert any(name.startswith("vllm_caption/demo/sample/raw/") for name in names)
+
+
+def test_ray_that_is_not_installed_is_one_line_with_the_install_line() -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None; from vllm_caption.cli import main;"
+        " sys.exit(main(['--model=demo', '--executor=ray']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "--executor ray: needs Ray: pip install 'vllm-caption[ray]'" in line
