@@ -71,18 +71,6 @@ def test_twins_of_poison_fail_with_it_and_nobody_else_is_blamed(tmp_path: Path) 
     assert sum(engine.restarts for engine in run.stats.engines) <= 2 * 2 + 2
 
 
-def test_failures_have_their_kind_and_their_engine_lives_on(tmp_path: Path) -> None:
-    run = Run(tmp_path, names(12, n2="absent.png", n5="refused.png", n7="silent.png"))
-    asyncio.run(run.run())
-    assert run.kinds() == {
-        "absent.png": "missing_file",
-        "refused.png": "engine_error",
-        "silent.png": "caption_rejected",
-    }
-    assert len(captions(run.config.output)) == 9
-    assert run.told == []
-
-
 def test_empty_caption_is_asked_again_with_other_sampling(tmp_path: Path) -> None:
     run = Run(tmp_path, names(3, n1="moody.png"))
     asyncio.run(run.run())

@@ -83,7 +83,9 @@ def test_every_item_is_captioned_once_by_some_engine(tmp_path: Path, make_execut
     assert sum(engine.captioned for engine in run.stats.engines) == 30
 
 
-def test_failures_have_the_same_kinds(tmp_path: Path, make_executor: Any) -> None:
+def test_failures_have_the_same_kinds_and_their_engine_lives_on(
+    tmp_path: Path, make_executor: Any
+) -> None:
     files = names(12, n2="absent.png", n5="refused.png", n7="silent.png")
     run = make_run(tmp_path, files, make_executor)
     asyncio.run(run.run())
@@ -93,6 +95,7 @@ def test_failures_have_the_same_kinds(tmp_path: Path, make_executor: Any) -> Non
         "silent.png": "caption_rejected",
     }
     assert len(captions(run.config.output)) == 9
+    assert run.told == []
 
 
 def test_item_that_ends_its_engine_is_found_and_costs_nobody_else_a_try(

@@ -19,6 +19,8 @@ from ray_cluster import RayCluster, ray_cluster
 from test_crash import FAKE, QUICK, make_gated
 from test_executors import on_ray
 
+from vllm_caption.errors import RunStopped
+
 GATED = [f"gated/{number}.png" for number in range(8)]
 
 
@@ -106,6 +108,16 @@ def test_node_that_is_lost_costs_only_what_its_engine_held(
     run_with(run, happens)
     assert_all_captioned_once(run)
     assert run.stats.num_up <= 1
+
+
+def test_cluster_without_room_for_any_engine_ends_the_run_with_a_sentence(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    engine = {"tensor_parallel_size": 64, "start_timeout_s": 1.0}
+    run = Run(tmp_path, names(2), make_executor=on_ray, num_engines=1, engine=engine)
+    with pytest.raises(RunStopped, match=r"no engine is left.*no node had room for it for \d+ s"):
+        asyncio.run(run.run())
+    assert captions(run.config.output) == {}
 
 
 def test_driver_killed_on_a_cluster_leaves_no_worker_and_the_rerun_goes_on(

@@ -70,6 +70,8 @@ def test_shards_fill_one_folder_and_merge_makes_one_manifest(tmp_path: Path) -> 
     assert "python -m vllm_caption merge --output=" in printed[0]
     assert captions(out) == {file: f"caption of {file}" for file in files}
     assert not list(out.glob("manifest.parquet/*"))
+    assert run_here("verify", *input_flags(tmp_path), f"--output={out}").exit_code == 0
+    assert f"{NUM_ITEMS} items" in run_here("report", f"--output={out}").stdout
     merged = run_here("merge", f"--output={out}")
     assert merged.exit_code == 0
     assert merged.stdout.splitlines()[:2] == ["Shards: 3 of 3", f"Items: captioned {NUM_ITEMS}"]

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from vllm_caption.errors import ItemKind
+from vllm_caption.errors import ItemKind, UsageError
 
 Backdrop = Literal["none", "white", "black", "gray"]
 
@@ -139,6 +139,16 @@ class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
     field: str
     value: str | None
     remedy: str
+
+    @staticmethod
+    def of(error: UsageError) -> FlagsRefused:
+        """What crosses the border in the place of an exception."""
+        value = None if error.value is None else str(error.value)
+        return FlagsRefused(error.field, value, error.remedy)
+
+    def as_error(self) -> UsageError:
+        """The exception again."""
+        return UsageError(self.field, self.value, self.remedy)
 
 
 DriverMessage = Lease | Drop | Stop

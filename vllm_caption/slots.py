@@ -131,7 +131,8 @@ class Slots:
                 since_s = now_s
             elif now_s - since_s > self._config.start_timeout_s:
                 self._dispatcher.retire(engine)
-                self._lost(engine, "found no room", f"after {now_s - since_s:.0f} s")
+                reason = f"no node had room for it for {now_s - since_s:.0f} s"
+                self._lost(engine, "found no room", reason)
                 break
         placing.cancel()
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +34,6 @@ def show_shards(root: Path, *, watching: bool, as_json: bool) -> int:
         time.sleep(EVERY_S)
         views = _look(root)
     print(_json(views) if as_json else "\n".join((*_lines(views), _sum(views))), flush=True)
-    sys.stdout.flush()
     return EXIT_DIED if any(view.state == "died" for view in views.values()) else EXIT_OK
 
 

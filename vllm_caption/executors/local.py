@@ -103,7 +103,7 @@ class LocalExecutor:
         if answer is None:
             raise RunStopped(f"vLLM could not check the model and its flags; see {log}")
         if isinstance(answer, FlagsRefused):
-            raise UsageError(answer.field, answer.value, answer.remedy)
+            raise answer.as_error()
         return answer
 
     async def place(self, engine: int) -> None:
@@ -207,8 +207,7 @@ def _preflight_main(
     try:
         message = check_engine_args(flags, image, sampling, on_cpu=on_cpu)
     except UsageError as error:
-        value = None if error.value is None else str(error.value)
-        message = FlagsRefused(error.field, value, error.remedy)
+        message = FlagsRefused.of(error)
     answer.send_bytes(msgspec.msgpack.encode(message))
     sys.stdout.flush()
     os._exit(0)  # nothing that vLLM left running may hold the answer back

@@ -74,7 +74,7 @@ class RayExecutor:
         except RayError as error:
             raise RunStopped(f"the flags could not be checked: {_first_line(error)}") from None
         if isinstance(answer, FlagsRefused):
-            raise UsageError(answer.field, answer.value, answer.remedy)
+            raise answer.as_error()
         if isinstance(answer, str):
             raise RunStopped(answer)
         assert isinstance(answer, FlagsChecked)
@@ -85,7 +85,7 @@ class RayExecutor:
         actor = self._actors.get(engine)
         if actor is None:
             actor = self._actors[engine] = self._actor(engine)
-        placing = asyncio.ensure_future(_result(actor.placed.remote()))
+        placing = asyncio.ensure_future(actor.placed.remote())
         try:
             await asyncio.wait([placing], timeout=PATIENCE_S)
             if not placing.done() and not self._told:
@@ -166,7 +166,7 @@ class RayWorker:
     async def _unless_gone(self, call: Any) -> Any:
         """The result of a call; None as soon as the worker was killed, or where Ray says that it is
         dead."""
-        calling = asyncio.ensure_future(_result(call))
+        calling = asyncio.ensure_future(call)
         gone = asyncio.ensure_future(self._gone.wait())
         try:
             await asyncio.wait([calling, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -192,10 +192,6 @@ class RayWorker:
                 ended = await self._unless_gone(self._actor.join.remote(timeout_s))
         self.kill()
         return ended or Ended(self._last_words or "its actor was killed")
-
-
-async def _result(call: Any) -> Any:
-    return await call
 
 
 def connect(address: str) -> None:

@@ -45,8 +45,7 @@ class EngineActor:
         try:
             return await self._executor.check_flags(flags, image, sampling)
         except UsageError as error:
-            value = None if error.value is None else str(error.value)
-            return FlagsRefused(error.field, value, error.remedy)
+            return FlagsRefused.of(error)
         except RunStopped as error:
             return str(error)
 
