@@ -658,9 +658,21 @@ def test_colours_hidden_under_alpha_0_never_show(tmp_path: Path, size: tuple[int
 def test_longer_side_is_cut_to_max_side_and_never_enlarged(
     tmp_path: Path, size: tuple[int, int], result: tuple[int, int]
 ) -> None:
-    prepared = prepare(tmp_path, Image.new("RGB", size, BLUE))
+    prepared = prepare(tmp_path, Image.new("RGB", size, BLUE), config=CONFIG.unbounded())
     assert (prepared.image.size, (prepared.width, prepared.height)) == (result, size)
     assert pixel(prepared, 0.5, 0.5) == BLUE
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize(
+    ("size", "result"),
+    [((896, 896), (448, 448)), ((895, 895), (895, 895)), ((1101, 760), (551, 380))],
+)
+def test_image_is_averaged_to_at_least_twice_what_the_processor_keeps(
+    tmp_path: Path, mode: str, size: tuple[int, int], result: tuple[int, int]
+) -> None:
+    prepared = prepare(tmp_path, Image.new(mode, size, BLUE if "RGB" in mode else 90))
+    assert (prepared.image.size, (prepared.width, prepared.height)) == (result, size)
 
 
 def test_jpeg_sliver_keeps_its_short_side(tmp_path: Path) -> None:
@@ -689,7 +701,8 @@ def test_fine_stripes_are_averaged_not_aliased(tmp_path: Path, image_format: str
     [
         ((4033, 3023), CONFIG.max_pixels, (1009, 756)),
         ((1920, 1080), CONFIG.max_pixels, (960, 540)),
-        ((1024, 1024), CONFIG.max_pixels, (1024, 1024)),
+        ((1024, 1024), CONFIG.max_pixels, (512, 512)),
+        ((800, 800), CONFIG.max_pixels, (800, 800)),
         ((4033, 3023), 1280 * 28 * 28, (1024, 768)),
     ],
 )

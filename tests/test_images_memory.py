@@ -19,7 +19,7 @@ import re, sys
 from vllm_caption.config import ImageConfig
 from vllm_caption.images import prepare_image
 prepared = prepare_image(sys.argv[1], sys.argv[2], ImageConfig())
-assert (prepared.image.size, prepared.width) == ((1024, 1024), 8000)
+assert (prepared.image.size, prepared.width) == ((471, 471), 8000)
 # Not getrusage: its peak includes what the parent held when it started this process.
 print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read()).group(1))
 """
@@ -71,4 +71,4 @@ def test_shrinking_in_bands_gives_the_pixels_of_shrinking_whole(
     plain = plain.convert("RGBA").convert("RGBa") if mode in ("RGBA", "LA") else plain
     whole = plain.resize(target, Image.Resampling.HAMMING, reducing_gap=2.0)
     whole = whole.convert("RGBA") if whole.mode == "RGBa" else whole
-    assert shrink(image, target).tobytes() == whole.tobytes()
+    assert shrink(image, size, target).tobytes() == whole.tobytes()

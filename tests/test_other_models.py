@@ -15,7 +15,7 @@ from job import Result, captions, input_flags, rows, run_here
 from transformers import AutoProcessor, Idefics3ForConditionalGeneration
 
 import vllm_caption.demo
-from vllm_caption.config import ImageConfig
+from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.images import prepare_image
 from vllm_caption.prompts import load_prompt
 
@@ -122,3 +122,14 @@ def test_pixel_bounds_reach_a_processor_that_scales_by_pixel_count(tmp_path: Pat
     one_token = ("--min-pixels=784", "--max-pixels=784")
     assert caption_sample(Path("demo"), tmp_path, *one_token).exit_code == 0
     assert len({row["prompt_tokens"] for row in rows(tmp_path).values()}) == 1
+
+
+@pytest.mark.parametrize(("flags", "ours"), [((), True), (("--mm-processor-kwargs={}",), False)])
+def test_pixel_bounds_hold_unless_the_user_bounds_the_processor(
+    flags: tuple[str, ...], ours: bool
+) -> None:
+    from vllm_caption.engine import check_engine_args
+
+    model = f"--model={SAMPLE.parent / 'model'}"
+    checked = check_engine_args((model, *flags), ImageConfig(), SamplingConfig(), on_cpu=True)
+    assert checked.bounds_pixels is ours

@@ -17,6 +17,7 @@ LAYERS = (
             "prompts",
             "image_files",
             "image_modes",
+            "image_png",
             "backdrop",
             "images",
         ),

@@ -86,8 +86,8 @@ def check_engine_args(
     if not config.model_config.is_multimodal_model:
         raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
     processor = _try_request(args.model, config)
-    bounds = _pixel_bounds(processor, image)
-    if "mm_processor_kwargs" not in given:
+    bounds = None if "mm_processor_kwargs" in given else _pixel_bounds(processor, image)
+    if bounds:
         args.mm_processor_kwargs = bounds
     memory = MemorySettings(*(getattr(args, name) for name in MemorySettings.__struct_fields__))
     return FlagsChecked(pickle.dumps(args), bounds is not None, memory)

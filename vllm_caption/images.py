@@ -38,6 +38,7 @@ from vllm_caption.errors import ItemError
 from vllm_caption.image_files import read_image as read_image
 from vllm_caption.image_files import resolve_image as resolve_image
 from vllm_caption.image_modes import Size, shrink
+from vllm_caption.image_png import store_pixels
 
 _QUIET_PILLOW: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _TURNS: Final = {
@@ -64,7 +65,8 @@ class PreparedImage:
     image: Image.Image
     """RGB, upright, flattened, longer side <= ``max_side``, side ratio <= ``MAX_SIDE_RATIO``.
 
-    Never enlarged. Just ``max_side`` for a larger file, but a large JPEG may come out smaller.
+    Never enlarged; a larger file may come out smaller than ``max_side``, never under twice what
+    ``max_pixels`` leaves of it.
     """
     width: int
     height: int
@@ -114,16 +116,18 @@ def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple
     _hush_pillow()
     if image_format == "ICO":
         source = io.BytesIO(_largest_icon(source.getvalue(), config.max_image_pixels))
+    elif image_format == "PNG":
+        source = io.BytesIO(store_pixels(source.getvalue()))
     image = _open(source, image_format)
     size = image.size
     _check_pixels(size, config.max_image_pixels)
-    if max(size) > config.max_side:
-        image.draft(image.mode, _draft_size(size, config.max_pixels))
+    least = _least_size(size, config.max_pixels)
+    image.draft(image.mode, least)
     _mend_transparency(image)
     image.load()
     turn = _turn(image)  # before the conversions, after the load: a PNG's EXIF may come last
     source.close()
-    small = shrink(image, _fit(image.size, config.max_side))
+    small = shrink(image, least, _fit(image.size, config.max_side))
     if turn is None:
         return small, size
     return small.transpose(turn), size[::-1] if turn in _SIDEWAYS else size
@@ -188,10 +192,11 @@ def _fit(size: Size, max_side: int) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _draft_size(size: Size, max_pixels: int) -> Size:
-    """The least size to decode a large JPEG to: twice what the model's processor will keep of it.
+def _least_size(size: Size, max_pixels: int) -> Size:
+    """The least that a large image is averaged to: twice what the model's processor keeps of it.
 
-    Decoding at 1/2, 1/4 or 1/8 averages as a resize would, and is faster than decoding it all.
+    To decode a JPEG at 1/2, 1/4 or 1/8, or to average whole pixels, is faster than the filter that
+    the processor uses, and what that makes of it looks the same.
     """
     scale = min(1.0, 2 * math.sqrt(max_pixels / (size[0] * size[1])))
     return math.ceil(size[0] * scale), math.ceil(size[1] * scale)

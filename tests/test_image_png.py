@@ -1,0 +1,130 @@
+"""PNGs are handed to Pillow inflated: the same pixels and the same refusals, only sooner."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from image_files import png_chunk, raw_png
+from PIL import Image
+
+from vllm_caption import image_png
+from vllm_caption.config import ImageConfig
+from vllm_caption.errors import ItemError
+from vllm_caption.image_png import store_pixels
+from vllm_caption.images import decode_image
+
+NOISE = Image.frombytes("RGBA", (150, 130), random.Random(7).randbytes(150 * 130 * 4))
+
+
+def png(image: Image.Image = NOISE, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    found, position = [], 8
+    while position < len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        content = data[position + 8 : position + 8 + length]
+        assert data[position : position + 12 + length] == png_chunk(kind, content)
+        found.append((kind, content))
+        position += 12 + length
+    return found
+
+
+def seen(data: bytes) -> tuple[str, bytes, str]:
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return image.mode, image.tobytes(), repr(image.info)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (150, 130)])
+def test_pixels_and_all_that_is_said_of_them_stay_the_same(
+    mode: str, size: tuple[int, int]
+) -> None:
+    data = png(NOISE.convert("L" if mode == "I;16" else "RGB").resize(size).convert(mode))
+    stored = store_pixels(data)
+    assert stored != data
+    assert seen(stored) == seen(data)
+    assert [kind for kind, _ in chunks(stored)] == list(dict(chunks(data)))
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (2, 0), (4, 0), (16, 2), (16, 4), (16, 6)])
+def test_every_depth_of_a_sample(depth: int, colour: int) -> None:
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    row = random.Random(3).randbytes((13 * depth * channels + 7) // 8)
+    data = raw_png((13, 9), depth, colour, row)
+    assert store_pixels(data) != data
+    assert seen(store_pixels(data)) == seen(data)
+
+
+def test_pixel_data_in_many_chunks_becomes_one_and_what_surrounds_it_stays() -> None:
+    header, *_, end = chunks(png())
+    packed = zlib.compress(b"".join(b"\0" + bytes(600) for _ in range(130)))
+    pieces = [(b"IDAT", packed[start : start + 9]) for start in range(0, len(packed), 9)]
+    told, last = (b"tEXt", b"Title\0A"), (b"tEXt", b"Author\0B")
+    parts = [header, told, *pieces, (b"IDAT", b""), last, end]
+    data = png()[:8] + b"".join(png_chunk(*part) for part in parts)
+    stored = store_pixels(data)
+    assert [kind for kind, _ in chunks(stored)] == [*(b"IHDR", b"tEXt", b"IDAT", b"tEXt", b"IEND")]
+    assert seen(stored) == seen(data)
+
+
+def test_large_pixel_data_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = png()
+    monkeypatch.setattr(image_png, "_MAX_BYTES", 130 * 601)
+    assert store_pixels(data) != data
+    monkeypatch.setattr(image_png, "_MAX_BYTES", 130 * 601 - 1)
+    assert store_pixels(data) is data
+
+
+def test_bomb_is_never_inflated() -> None:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes(50_000_000)))
+    data = b"".join((png()[:8], header, pixels, png_chunk(b"IEND", b"")))
+    assert store_pixels(data) is data  # there is no room for more than 8 rows
+
+
+def test_animation_is_left_to_pillow() -> None:
+    data = png(NOISE, save_all=True, append_images=[NOISE.rotate(90)])
+    assert b"acTL" in data
+    assert store_pixels(data) is data
+
+
+def test_interlaced_image_is_left_to_pillow() -> None:
+    data = png()
+    interlaced = data[:28] + b"\1" + data[29:]
+    assert store_pixels(interlaced) is interlaced
+
+
+def outcome(data: bytes) -> object:
+    try:
+        return decode_image(data, "PNG", ImageConfig()).image.tobytes()
+    except ItemError as error:
+        return error.kind, error.reason
+
+
+@given(st.data())
+def test_damage_is_judged_as_by_pillow_alone(data: st.DataObject) -> None:
+    content = bytearray(png(NOISE.resize((20, 20)), compress_level=data.draw(st.integers(0, 9))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(content[: data.draw(st.integers(8, len(content)))])
+    found = outcome(damaged)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vllm_caption.images.store_pixels", lambda same: same)
+        assert outcome(damaged) == found
+
+
+def test_transparent_colour_of_a_palette_stays() -> None:
+    data = png(NOISE.convert("P"), transparency=3)
+    assert store_pixels(data) != data
+    assert seen(store_pixels(data)) == seen(data)
