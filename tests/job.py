@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,18 @@ class Result:
     stderr: str
 
 
-def run_here(*arguments: str) -> Result:
-    """The command line in this process: engines start from a fork server that stays."""
+def run_here(*arguments: str, meanwhile: Callable[[io.StringIO], object] | None = None) -> Result:
+    """The command line in this process: engines start from a fork server that stays.
+
+    ``meanwhile`` does something to the run from a thread of its own, given what it tells.
+    """
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        exit_code = main(arguments)
+    with ThreadPoolExecutor(1) as beside:
+        other = beside.submit(meanwhile, err) if meanwhile else None
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            exit_code = main(arguments)
+        if other:
+            other.result()
     return Result(exit_code, out.getvalue(), err.getvalue())
 
 

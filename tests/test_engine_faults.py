@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from job import Result, captions, input_flags, make_input, rows, run, write_document
+from job import Result, captions, input_flags, make_input, rows, run_here, write_document
 
 pytestmark = pytest.mark.engine
 FLAGS = ("--model=demo", "--prompt=design-context", "--no-checks", "--max-tokens=12")
@@ -41,9 +40,8 @@ def run_with(folder: Path, words: Iterable[str], *flags: str) -> Faults:
         name = f"design_{number:03}_{word}"  # among the others, in the order of documents
         write_document(folder, name, [file], ["SvgElement"], title=f"A {word}")
         culprits.append(file)
-    here = os.fspath(Path(__file__).parent)
     arguments = (*FLAGS, FAULTY, "-dp=2", *input_flags(folder), f"--output={folder / 'out'}")
-    result = run(*arguments, *flags, environment={"PYTHONPATH": here})
+    result = run_here(*arguments, *flags)
     return Faults(folder, files, culprits, result)
 
 

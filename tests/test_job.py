@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class CorpusRun:
 def corpus_run(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> CorpusRun:
     folder, output = corpora / "crello_like", tmp_path_factory.mktemp("corpus")
     arguments = [MODEL, *input_flags(folder), f"--output={output}", "-dp=2"]
-    first = run(*arguments)
+    first = run_here(*arguments)
     began = time.monotonic()
     second = run(*arguments)
     expected = json.loads((folder / "expected.json").read_text())
@@ -265,15 +266,15 @@ def start_and_kill(arguments: list[str], output: Path, num_captions: int) -> Non
 def test_driver_killed_again_and_again_leaves_no_process_and_repeats_nothing(
     tmp_path: Path,
 ) -> None:
-    files = make_input(tmp_path, 200)
+    files = make_input(tmp_path, 120)
     output = tmp_path / "out"
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     arguments += ["--checkpoint-interval=20", *LONG]
     written: dict[Path, int] = {}
-    for captions_at_kill in (0, 20, 90):  # the first while the engines start
+    for captions_at_kill in (0, 30):  # the first while the engines start
         start_and_kill(arguments, output, captions_at_kill)
         now = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
-        assert captions_at_kill <= len(now) < 200
+        assert captions_at_kill <= len(now) < 120
         assert all(path.stat().st_size for path in now)
         assert now | written == now  # nothing is made twice
         written = now
@@ -285,20 +286,21 @@ def test_driver_killed_again_and_again_leaves_no_process_and_repeats_nothing(
 
 
 def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Path) -> None:
-    files = make_input(tmp_path, 300)
+    files = make_input(tmp_path, 150)
     output = tmp_path / "out"
+
+    def kill_one(told: io.StringIO) -> None:
+        wait_until(lambda: len(captions(output)) >= 20)
+        (core, *_) = psutil.Process(up_engines(output)[0]).children(recursive=True)
+        began = time.monotonic()
+        core.kill()
+        wait_until(lambda: "died" in told.getvalue())
+        assert time.monotonic() - began < 2
+
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
-    process = start(*arguments, *LONG)
-    pids = wait_until(lambda: up_engines(output), process)
-    wait_until(lambda: len(list(output.rglob("*.txt"))) >= 20, process)
-    (core, *_) = psutil.Process(pids[0]).children(recursive=True)
-    began = time.monotonic()
-    core.kill()
-    wait_until(lambda: "died" in (process.stderr.readline() if process.stderr else ""))
-    assert time.monotonic() - began < 2
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    assert "Items: 300, captioned 300 (300 in this run), failed 0" in stdout
+    result = run_here(*arguments, *LONG, meanwhile=kill_one)
+    assert result.exit_code == 0, result.stderr
+    assert "Items: 150, captioned 150 (150 in this run), failed 0" in result.stdout
     assert set(captions(output)) == set(files)
     assert {row["attempts"] for row in rows(output).values()} == {1}
 
@@ -306,41 +308,34 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
 def test_two_runs_into_different_folders_run_side_by_side(tmp_path: Path) -> None:
     files = make_input(tmp_path, 20)
     arguments = [MODEL, *input_flags(tmp_path), "-dp=1"]
-    outputs = [tmp_path / "a", tmp_path / "b"]
-    processes = [start(*arguments, f"--output={output}") for output in outputs]
-    for process, output in zip(processes, outputs, strict=True):
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert set(captions(output)) == set(files)
+    other = start(*arguments, f"--output={tmp_path / 'a'}")
+    assert run_here(*arguments, f"--output={tmp_path / 'b'}").exit_code == 0
+    _, stderr = other.communicate(timeout=120)
+    assert other.returncode == 0, stderr
+    assert set(captions(tmp_path / "a")) == set(captions(tmp_path / "b")) == set(files)
 
 
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
-    make_input(tmp_path, 450)
+    make_input(tmp_path, 300)
     output = tmp_path / "out"
-    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
-    process = start(*arguments, *LONG)
-    pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output), process)
-    before = [engine["captioned"] for engine in status(output)["engines"]]
-    ended = threading.Event()
+    before: list[int] = []
 
-    def slow_down() -> None:  # it runs for a tenth of the time
-        while not ended.is_set():
-            try:
+    def slow_down(_: io.StringIO) -> None:
+        """From when both are up, one runs for a tenth of the time."""
+        pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output))
+        before.extend(engine["captioned"] for engine in status(output)["engines"])
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            while True:
                 os.killpg(pids[0], signal.SIGSTOP)
-                ended.wait(0.18)
+                time.sleep(0.18)
                 os.killpg(pids[0], signal.SIGCONT)
-            except ProcessLookupError:
-                return
-            ended.wait(0.02)
+                time.sleep(0.02)
 
-    slowing = threading.Thread(target=slow_down)
-    slowing.start()
-    _, stderr = process.communicate(timeout=120)
-    ended.set()
-    slowing.join()
-    assert process.returncode == 0, stderr
+    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
+    result = run_here(*arguments, *LONG, meanwhile=slow_down)
+    assert result.exit_code == 0, result.stderr
     after = [engine["captioned"] for engine in status(output)["engines"]]
-    assert sum(after) == 450
+    assert sum(after) == 300
     slowed, other = (end - begin for begin, end in zip(before, after, strict=True))
     assert slowed + other > 100
     assert slowed < 0.35 * (slowed + other)

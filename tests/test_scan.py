@@ -60,8 +60,7 @@ def test_captioned_item_is_done_whatever_made_it(tmp_path: Path) -> None:
 def test_redo_chooses_what_is_made_anew(tmp_path: Path, redo: Redo | None, pending: str) -> None:
     make_input(tmp_path, 0)
     write_document(tmp_path, "design", list("abc"), ["SvgElement"] * 3)
-    _, reading = scan(tmp_path)
-    current = reading._recipe_id
+    current = make_recipe(RunConfig(), load_prompt("shape-brief")).id
     known = {
         "a": CAPTIONED,
         "b": Known("captioned", current, "too_long", None),

@@ -6,9 +6,10 @@ Shapes: one request is one chat turn with one RGB image; one answer is one capti
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -175,31 +176,19 @@ class VllmEngine:
     async def render(self, request: CaptionRequest, image: Image) -> object:
         """Chat template, tokens and processed pixels of one request."""
         messages = _messages(request.user, request.system, image)
-        try:
+        with self._told(retryable=False):
             _, (rendered,) = await self._llm.renderer.render_chat_async(
                 [messages], CHAT, self._tokenize
             )
-        except Exception as error:
-            raise RequestRefused(_first_sentence(_root(error)), retryable=False) from error
         return rendered
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         """Generate one caption to its end."""
         params = sampling_params(self._sampling, request.temperature, request.seed)
         final = None
-        try:
+        with self._told(retryable=True):
             async for answer in self._llm.generate(rendered, params, str(request.lease)):
                 final = answer
-        except EngineDeadError as error:
-            raise EngineLost(str(error)) from error
-        except VLLMClientError as error:
-            raise RequestRefused(_first_sentence(error), retryable=False) from error
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            if self._llm.errored:
-                raise EngineLost(_first_sentence(error)) from error
-            raise RequestRefused(_first_sentence(_root(error)), retryable=True) from error
         if final is None or final.outputs[0].finish_reason in (None, "abort", "error"):
             raise RequestRefused("the engine ended the request without an answer", retryable=True)
         output = final.outputs[0]
@@ -209,6 +198,20 @@ class VllmEngine:
             prompt_tokens=len(final.prompt_token_ids or ()),
             output_tokens=len(output.token_ids),
         )
+
+    @contextmanager
+    def _told(self, *, retryable: bool) -> Iterator[None]:
+        """What vLLM raises, as a worker understands it; what vLLM refuses, it refuses for ever."""
+        try:
+            yield
+        except EngineDeadError as error:
+            raise EngineLost(str(error)) from error
+        except VLLMClientError as error:
+            raise RequestRefused(_first_sentence(_root(error)), retryable=False) from error
+        except Exception as error:
+            if self._llm.errored:
+                raise EngineLost(_first_sentence(error)) from error
+            raise RequestRefused(_first_sentence(_root(error)), retryable=retryable) from error
 
     def shutdown(self) -> None:
         """Stop the engine core and its workers."""

@@ -19,8 +19,8 @@ from vllm_caption.config import (
     RunConfig,
     SamplingConfig,
 )
-from vllm_caption.errors import ITEM_KINDS, UsageError
-from vllm_caption.shards import Shard
+from vllm_caption.errors import UsageError
+from vllm_caption.flag_values import kinds, names, natural, positive, shard
 from vllm_caption.storage import parse_images_root
 
 EPILOG = """\
@@ -31,13 +31,22 @@ exit codes: 0 all items captioned; 1 finished, some failed; 2 usage or configura
 3 could not go on; 130 interrupted."""
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells a default where there is a value to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if isinstance(action.default, bool) or action.default in (None, ()):
+            return action.help
+        if isinstance(action.default, tuple):
+            return f"{action.help} (default: {','.join(action.default)})"
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Flags in full only; a mistake is a UsageError."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options
-        )
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
 
     def error(self, message: str) -> Any:
         """Instead of a usage text and an exit of its own."""
@@ -57,18 +66,21 @@ def run_parser() -> Parser:
     parser.add_argument(
         "--pilot",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="caption N items of all types and sizes, then say what the full run would take",
     )
     parser.add_argument(
         "--shard",
         metavar="I/N",
-        type=_shard,
+        type=shard,
         help="caption the I-th of N parts of the items; `merge` makes one manifest of all",
     )
     _add_output(parser.add_argument_group("output"))
-    _add_captions(parser.add_argument_group("captions"))
-    _add_engines(parser.add_argument_group("engines"))
+    captions, engines = parser.add_argument_group("captions"), parser.add_argument_group("engines")
+    for add in (_add_captions, _add_images, _add_sampling):
+        add(captions)
+    for add in (_add_engines, _add_patience):
+        add(engines)
     return parser
 
 
@@ -87,12 +99,12 @@ def add_input(group: Any) -> None:
     )
     group.add_argument(
         "--skip-types",
-        type=_names,
+        type=names,
         default=default.skip_types,
         help="element types that are not captioned, comma-separated, in any case",
     )
     group.add_argument(
-        "--limit", type=_positive, default=default.limit, help="take the first N items only"
+        "--limit", type=positive, default=default.limit, help="take the first N items only"
     )
 
 
@@ -107,7 +119,7 @@ def _add_output(group: Any) -> None:
     add_output_folder(group)
     group.add_argument(
         "--checkpoint-interval",
-        type=_positive,
+        type=positive,
         default=default.checkpoint_interval,
         help="rows per Parquet part",
     )
@@ -118,7 +130,7 @@ def _add_output(group: Any) -> None:
         "--redo-kind",
         dest="redo_kinds",
         metavar="KIND",
-        type=_kinds,
+        type=kinds,
         default=default.redo_kinds,
         help="of the items tried before, only those that failed with these kinds or have these"
         " flags, comma-separated",
@@ -135,7 +147,7 @@ def _add_output(group: Any) -> None:
 
 
 def _add_captions(group: Any) -> None:
-    run, image, sampling = RunConfig(), ImageConfig(), SamplingConfig()
+    run = RunConfig()
     group.add_argument("--prompt", default=run.prompt, help="a file, or a name in prompts/")
     group.add_argument(
         "--no-checks", dest="checks", action="store_false", help="take every caption as it is"
@@ -148,27 +160,35 @@ def _add_captions(group: Any) -> None:
     )
     group.add_argument(
         "--max-retries",
-        type=_natural,
+        type=natural,
         default=run.max_retries,
         help="further tries of an item that failed or broke a rule",
     )
+
+
+def _add_images(group: Any) -> None:
+    image = ImageConfig()
     group.add_argument(
-        "--max-side", type=_positive, default=image.max_side, help="longer side of an image, pixels"
+        "--max-side", type=positive, default=image.max_side, help="longer side of an image, pixels"
     )
     group.add_argument(
-        "--min-pixels", type=_positive, default=image.min_pixels, help="of the model's processor"
+        "--min-pixels", type=positive, default=image.min_pixels, help="of the model's processor"
     )
     group.add_argument(
-        "--max-pixels", type=_positive, default=image.max_pixels, help="of the model's processor"
+        "--max-pixels", type=positive, default=image.max_pixels, help="of the model's processor"
     )
     group.add_argument(
         "--max-image-pixels",
-        type=_positive,
+        type=positive,
         default=image.max_image_pixels,
         help="larger images are refused before they are decoded",
     )
+
+
+def _add_sampling(group: Any) -> None:
+    sampling = SamplingConfig()
     for name, kind in (
-        ("max_tokens", _positive),
+        ("max_tokens", positive),
         ("temperature", float),
         ("top_p", float),
         ("top_k", int),
@@ -176,7 +196,7 @@ def _add_captions(group: Any) -> None:
         ("repetition_penalty", float),
         ("presence_penalty", float),
         ("frequency_penalty", float),
-        ("min_tokens", _natural),
+        ("min_tokens", natural),
     ):
         flag = "--" + name.replace("_", "-")
         group.add_argument(
@@ -196,7 +216,7 @@ def _add_engines(group: Any) -> None:
     group.add_argument(
         "--data-parallel-size",
         "-dp",
-        type=_positive,
+        type=positive,
         help="engines (default: every visible GPU, or every GPU of the cluster, / GPUs per engine)",
     )
     group.add_argument(
@@ -214,10 +234,20 @@ def _add_engines(group: Any) -> None:
         ("max_num_seqs", None, "sequences that one engine generates at a time"),
     ):
         flags = [f"--{name.replace('_', '-')}", *([short] if short else [])]
-        group.add_argument(*flags, type=_positive, default=getattr(default, name), help=text)
+        group.add_argument(*flags, type=positive, default=getattr(default, name), help=text)
+    group.add_argument(
+        "--prepare-threads",
+        type=positive,
+        default=default.prepare_threads,
+        help="threads per engine that decode images",
+    )
+
+
+def _add_patience(group: Any) -> None:
+    default = EngineConfig()
     group.add_argument(
         "--max-engine-restarts",
-        type=_natural,
+        type=natural,
         default=default.max_engine_restarts,
         help="starts after which an engine that finishes nothing is taken out",
     )
@@ -239,44 +269,3 @@ def _add_engines(group: Any) -> None:
             default=getattr(default, f"{name}_s"),
             help=text,
         )
-    group.add_argument(
-        "--prepare-threads",
-        type=_positive,
-        default=default.prepare_threads,
-        help="threads per engine that decode images",
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return value
-
-
-def _shard(text: str) -> Shard:
-    try:
-        return Shard.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    from vllm_caption.checks import FLAGS
-
-    for name in (names := _names(text)):
-        if name not in (*ITEM_KINDS, *FLAGS):
-            known = f"kinds: {', '.join(ITEM_KINDS)}; flags: {', '.join(FLAGS)}"
-            raise argparse.ArgumentTypeError(f"{name} is neither a kind nor a flag ({known})")
-    return names

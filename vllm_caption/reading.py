@@ -1,7 +1,8 @@
 """The scan in a thread of its own, since it blocks on files; its batches come to the driver's loop.
 
 Invariant: `read` always returns, with the failure if there was one, so nobody waits for a thread
-that is gone, and no failure passes for the end of the input.
+that is gone, and no failure passes for the end of the input. What nobody foresaw
+goes on to the hook that prints a traceback.
 """
 
 from __future__ import annotations
@@ -37,15 +38,14 @@ class Reading:
         self._end(None)
 
     def _read(self) -> None:
-        failure: RunStopped | None = None
+        failure: RunStopped | None = RunStopped("a bug stopped the reading of the input, see above")
         try:
             for batch in self._scan.batches():
                 self._call(self._take_in, batch)
+            failure = None
         except OSError as error:
             failure = RunStopped(f"{error.filename or 'the input'} cannot be read: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not look like the end
-            failure = RunStopped(f"the input could not be read to its end: {error!r}")
-        finally:
+        finally:  # whatever it was, it must not look like the end
             self._call(self._end, failure)
 
     def _call(self, what: Callable[..., None], argument: Any) -> None:
@@ -55,12 +55,15 @@ class Reading:
     def _take_in(self, batch: Batch) -> None:
         if self._ended.done():
             return
+        failure: RunStopped | None = RunStopped("a bug stopped the queueing of items, see above")
         try:
             self._take(batch)
+            failure = None
         except RunStopped as stopped:
-            self._end(stopped)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._end(RunStopped(f"what was read could not be queued: {error!r}"))
+            failure = stopped
+        finally:
+            if failure:
+                self._end(failure)
 
     def _end(self, failure: RunStopped | None) -> None:
         if not self._ended.done():

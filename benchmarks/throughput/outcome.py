@@ -10,6 +10,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+FIRST_STEP = "BENCH_FIRST_STEP"
+"""The variable that names where an engine out of reach notes its begin, see first_step.py."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

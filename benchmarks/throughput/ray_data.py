@@ -7,14 +7,14 @@ the engine is placed by CPU. The prompt is the model's chat template, filled in 
 from __future__ import annotations
 
 import os
-import time
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from transformers import AutoProcessor
 
 from benchmarks.throughput.clock import Record
-from benchmarks.throughput.outcome import Task
+from benchmarks.throughput.outcome import FIRST_STEP, Task
 from benchmarks.throughput.questions import messages
 from vllm_caption.config import EngineConfig, ImageConfig
 
@@ -24,6 +24,8 @@ def run(task: Task, record: Record) -> None:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    first_step = Path(f"{task.output}.first_step")
+    os.environ[FIRST_STEP] = str(first_step)
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -42,11 +44,9 @@ def run(task: Task, record: Record) -> None:
         postprocess=_postprocess,
     )
     rows = processor(ray.data.from_items([{"file": file} for file in task.files]))
-    begun_at = []
     for row in rows.iter_rows():
         record.write(row["file"], row["caption"])
-        begun_at.append(row["begun_at"])
-    record.ready_at.append(min(begun_at))  # the first batch waits for the engine
+    record.ready_at.append(float(first_step.read_text()))  # its first batch waits for the engine
     ray.shutdown()
 
 
@@ -59,6 +59,7 @@ def _engine_kwargs(task: Task) -> dict[str, Any]:
         **{"enable_prefix_caching": False, "max_model_len": -1},
         "max_num_seqs": EngineConfig().max_num_seqs,
         "mm_processor_kwargs": {"size": size},
+        "worker_cls": "benchmarks.throughput.first_step.FirstStepWorker",
         **task.engine_kwargs,
     }
 
@@ -88,5 +89,4 @@ class _Preprocess:
 
 
 def _postprocess(row: dict[str, Any]) -> dict[str, Any]:
-    begun_at = time.time() - row["time_taken_llm"]
-    return {"file": row["file"], "caption": row["generated_text"], "begun_at": begun_at}
+    return {"file": row["file"], "caption": row["generated_text"]}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import UsageError
+from vllm_caption.flag_values import natural, positive
 from vllm_caption.flags import Parser
 from vllm_caption.report.items import align
 from vllm_caption.report.page import make_section, render
@@ -83,6 +84,26 @@ def _parser() -> Parser:
         " manifest is damaged; 130 interrupted.",
     )
     parser.formatter_class = argparse.HelpFormatter  # the defaults depend on each other
+    _add_folders(parser)
+    parser.add_argument(
+        "--gallery",
+        type=natural,
+        metavar="N",
+        default=DEFAULT_GALLERY,
+        help="items with a picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--items",
+        type=positive,
+        metavar="N",
+        default=DEFAULT_ITEMS,
+        help="items in the gallery; of more, all that failed or are flagged and a sample"
+        " (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_folders(parser: Parser) -> None:
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="DIR", help="output folders to put side by side"
     )
@@ -96,26 +117,10 @@ def _parser() -> Parser:
         help="the page (default: report.html in DIR; of several, compare.html in the first)",
     )
     parser.add_argument(
-        "--gallery",
-        type=_natural,
-        metavar="N",
-        default=DEFAULT_GALLERY,
-        help="items with a picture (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--items",
-        type=_positive,
-        metavar="N",
-        default=DEFAULT_ITEMS,
-        help="items in the gallery; of more, all that failed or are flagged and a sample"
-        " (default: %(default)s)",
-    )
-    parser.add_argument(
         "--images-root",
         type=parse_images_root,
         help="where the images are now (default: where the run found them)",
     )
-    return parser
 
 
 def _name(num_folders: int) -> str:
@@ -137,15 +142,3 @@ def _write(target: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UsageError("--html", target, f"cannot be written ({error.strerror})") from error
-
-
-def _natural(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return value
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
