@@ -184,7 +184,7 @@ def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
     recorded: dict[str, str | None] = {}
     if (output / "manifest.parquet").exists():
         recorded = {file: row["caption"] for file, row in rows(output).items()}
-    journal: list[Row] = read_journal(output / "journal.jsonl")
+    journal, _ = read_journal(output / "journal.jsonl", Row)
     recorded |= {row.file: row.caption for row in journal}
     for file, caption in recorded.items():
         assert texts.get(file) == caption, (file, caption)

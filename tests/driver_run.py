@@ -16,11 +16,12 @@ from vllm_caption.clerk import Clerk
 from vllm_caption.config import EngineConfig, InputConfig, RunConfig
 from vllm_caption.demo import MODEL_DIR
 from vllm_caption.dispatcher import Dispatcher
+from vllm_caption.documents import Document
 from vllm_caption.driver import Driver
 from vllm_caption.earlier import read_earlier
 from vllm_caption.executors.base import Executor, WorkerHandle, WorkerSpec, start_vllm
 from vllm_caption.executors.local import LocalExecutor
-from vllm_caption.manifest import Document, Item
+from vllm_caption.manifest import Item
 from vllm_caption.messages import FlagsChecked
 from vllm_caption.output import Output
 from vllm_caption.prompts import load_prompt

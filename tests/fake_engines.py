@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import subprocess
@@ -17,8 +16,8 @@ from PIL.Image import new as new_image
 from vllm_caption import worker
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.config import ImageConfig
+from vllm_caption.errors import ItemError
 from vllm_caption.executors.base import WorkerSpec
-from vllm_caption.image_files import _os_refusal
 from vllm_caption.images import PreparedImage, prepare_image
 from vllm_caption.messages import CaptionRequest
 from vllm_caption.worker import Generation, RequestRefused
@@ -98,7 +97,7 @@ def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
     def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
         if file not in read:
             read.add(file)
-            raise _os_refusal(OSError(errno.EIO, os.strerror(errno.EIO)))
+            raise ItemError("unreadable", "it cannot be read: Input/output error", transient=True)
         return prepare_image(root, file, config)
 
     worker.prepare_image = prepare  # type: ignore[attr-defined]
@@ -126,3 +125,8 @@ def start_instant(spec: WorkerSpec) -> FakeEngine:
 def start_broken(spec: WorkerSpec) -> FakeEngine:
     """An engine that cannot start."""
     raise RuntimeError("CUDA error: no kernel image is available")
+
+
+def never_answer(*_: object) -> None:
+    """A check of the flags that waits for ever, as for a hub."""
+    time.sleep(3600)

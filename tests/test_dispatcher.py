@@ -286,6 +286,17 @@ def test_engine_that_dies_again_and_again_without_finishing_anything_is_taken_ou
     assert dispatcher.num_usable == 1
 
 
+def test_slot_whose_process_does_not_end_stays_out_whoever_is_guilty() -> None:
+    dispatcher = make(num_engines=1, items="a")
+    dispatcher.take(0, 8)
+    for _ in range(2):  # as one of many, then alone
+        dispatcher.engine_lost(0)
+        dispatcher.take(0, 8)
+    dispatcher.retire(0)
+    assert [poison.kind for poison in dispatcher.engine_lost(0)] == ["poison"]
+    assert not dispatcher.may_restart(0)
+
+
 def test_engine_that_finishes_something_between_deaths_stays() -> None:
     dispatcher = make(num_engines=1, items="abcdefghij", max_engine_restarts=1)
     for _ in range(4):

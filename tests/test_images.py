@@ -24,9 +24,11 @@ import pytest
 from image_files import ellipse, encoded, icon, png_chunk, put, raw_png
 from PIL import Image, ImageDraw, features
 
+from vllm_caption.backdrop import MAX_SIDE_RATIO
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images import MAX_SIDE_RATIO, PreparedImage, prepare_image, resolve_image
+from vllm_caption.image_files import resolve_image
+from vllm_caption.images import PreparedImage, prepare_image
 
 CONFIG = ImageConfig()
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
@@ -771,7 +773,8 @@ def test_first_use_by_several_threads_of_a_fresh_process_works(tmp_path: Path) -
         put(tmp_path, image_format, ellipse((*RED, 255), (64, 64)), format=image_format)
     script = (
         "import sys; from concurrent.futures import ThreadPoolExecutor as P\n"
-        "from vllm_caption.images import ImageConfig, prepare_image\n"
+        "from vllm_caption.config import ImageConfig\n"
+        "from vllm_caption.images import prepare_image\n"
         "with P(4) as p: print(len(list(p.map(lambda n: prepare_image(sys.argv[1], n,"
         " ImageConfig()), ['PNG', 'WEBP', 'TIFF', 'ICO'] * 4))))"
     )

@@ -118,12 +118,6 @@ def test_model_that_cannot_caption_is_refused_in_one_line_before_an_engine_start
     assert not list(output.glob("logs/engine-*.log"))
 
 
-def test_pixel_bounds_reach_a_processor_that_scales_by_pixel_count(tmp_path: Path) -> None:
-    one_token = ("--min-pixels=784", "--max-pixels=784")
-    assert caption_sample(Path("demo"), tmp_path, *one_token).exit_code == 0
-    assert len({row["prompt_tokens"] for row in rows(tmp_path).values()}) == 1
-
-
 @pytest.mark.parametrize(("flags", "ours"), [((), True), (("--mm-processor-kwargs={}",), False)])
 def test_pixel_bounds_hold_unless_the_user_bounds_the_processor(
     flags: tuple[str, ...], ours: bool

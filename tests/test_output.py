@@ -194,7 +194,8 @@ def test_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
         "import os, sys, pathlib; from vllm_caption.output import Output\n"
         "output = Output(pathlib.Path(sys.argv[1]), 10); os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    died = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert died.returncode == -9
     Output(tmp_path, checkpoint_interval=10).close(complete=True)
 
 

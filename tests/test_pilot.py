@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job import Result, captions, input_flags, make_input, run, write_document
+from job import FAKE, Result, captions, input_flags, make_input, run, write_document
 
 from vllm_caption.config import InputConfig, RunConfig
 from vllm_caption.manifest import Item, ManifestReader
@@ -24,8 +23,6 @@ from vllm_caption.pilot import (
     without_pilot,
 )
 from vllm_caption.stats import EngineStats, RunStats
-
-FAKE = (os.fspath(Path(__file__).parent / "fake_job.py"),)
 
 
 def config(folder: Path, **options: object) -> InputConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
 import math
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from job import draw_shape, input_flags, make_input, run_here, write_document
+from job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
 
 from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.cli import parse_plan
@@ -296,13 +295,6 @@ def test_machine_without_vllm_plans_for_one_engine(
 
 
 # ------------------------------------------------------------------------- while it reads
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def test_progress_is_a_bar_of_documents_on_a_terminal(

@@ -5,24 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from job import input_flags, make_input, run
+from job import FAKE, Terminal, input_flags, make_input, run
 
 from vllm_caption.errors import UsageError
 from vllm_caption.event_log import EventLog
 from vllm_caption.progress import Progress, describe
 from vllm_caption.stats import EngineStats, RunStats
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def stats(captioned: int = 0, every_s: float = 0.5) -> RunStats:
@@ -167,8 +159,10 @@ def test_text_that_cannot_be_encoded_is_logged_all_the_same(tmp_path: Path) -> N
 
 
 def test_full_disk_under_the_log_costs_its_lines_only() -> None:
+    told = io.StringIO()
     with contextlib.closing(EventLog(Path("/dev/full"))) as log:
-        Progress(quiet=True, stream=io.StringIO(), log=log).warn("no room")
+        Progress(quiet=True, stream=told, log=log).warn("no room")
+    assert told.getvalue() == "no room\n"
 
 
 def test_log_file_that_cannot_be_opened_is_a_mistake_of_the_user(tmp_path: Path) -> None:
@@ -179,8 +173,7 @@ def test_log_file_that_cannot_be_opened_is_a_mistake_of_the_user(tmp_path: Path)
 def test_run_logs_what_it_tells_and_its_summary(tmp_path: Path) -> None:
     make_input(tmp_path, 3)
     flags = (f"--output={tmp_path / 'out'}", "--quiet", f"--log-file={tmp_path / 'log'}")
-    fake = (os.fspath(Path(__file__).parent / "fake_job.py"),)
-    result = run(*input_flags(tmp_path), *flags, "--log-json", command=fake)
+    result = run(*input_flags(tmp_path), *flags, "--log-json", command=FAKE)
     events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert result.exit_code == 0
     assert events[0]["text"] == "Checking demo and the engine's flags."

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_caption.documents import Document
 from vllm_caption.errors import ItemError, UsageError
-from vllm_caption.manifest import Document, Item
+from vllm_caption.manifest import Item
 from vllm_caption.prompts import (
     VARIABLES,
     Prompt,

@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 from driver_run import Run, names
-from job import captions, input_flags, make_input, rows, start, status, wait_until
+from job import FAKE, captions, input_flags, make_input, rows, start, status, wait_until
 from ray_cluster import RayCluster, ray_cluster
-from test_crash import FAKE, QUICK, make_gated
+from test_crash import QUICK, make_gated
 from test_executors import on_ray
 
 from vllm_caption.errors import RunStopped
@@ -25,10 +25,17 @@ GATED = [f"gated/{number}.png" for number in range(8)]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    """A head with one GPU; tests add their own nodes."""
-    with ray_cluster(num_cpus=4, num_gpus=1) as cluster:
-        yield cluster
+def head() -> Iterator[RayCluster]:
+    """A cluster of one node with one GPU."""
+    with ray_cluster(num_cpus=4, num_gpus=1) as head:
+        yield head
+
+
+@pytest.fixture
+def cluster(head: RayCluster) -> Iterator[RayCluster]:
+    """A head with one GPU; a test adds its own nodes."""
+    yield head
+    head.lose_all_nodes()
 
 
 def run_with(run: Run, happens: Callable[[], Awaitable[None]]) -> None:
@@ -61,17 +68,15 @@ def test_engine_joins_when_a_node_comes_in_the_middle_of_the_run(
     tmp_path: Path, cluster: RayCluster
 ) -> None:
     run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray)
-    nodes = []
 
     async def happens() -> None:
         await until(lambda: run.stats.captioned >= 20)
-        assert [engine.state for engine in run.stats.engines] == ["up", "waiting"]
+        assert sorted(engine.state for engine in run.stats.engines) == ["up", "waiting"]
         await until(lambda: run.told)
-        nodes.append(cluster.add_node(num_cpus=2, num_gpus=1))
+        cluster.add_node(num_cpus=2, num_gpus=1)
         await until(lambda: run.stats.num_up == 2)
 
     run_with(run, happens)
-    cluster.lose_node(nodes[0])
     assert_all_captioned_once(run)
     assert "it needs 1 GPU on one node, 0 of 1 are free" in run.told[0]
     assert all(engine.captioned for engine in run.stats.engines)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from job import input_flags, make_input, run
-from test_pilot import FAKE
+from job import FAKE, input_flags, make_input, run
 
 from vllm_caption.checks import Flag, verdict
 from vllm_caption.rejections import MIN_ANSWERS, REMEDIES, WINDOW, Rejections

@@ -117,7 +117,7 @@ def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Callable[..., Any]]:
 
 def found(page: Any) -> str:
     """What the gallery says it shows, once it has settled."""
-    page.wait_for_timeout(250)
+    page.wait_for_selector("#cards[aria-busy=false]", state="attached")
     return str(page.inner_text("#found"))
 
 

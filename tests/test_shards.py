@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,11 +12,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job import captions, input_flags, make_input, rows, run, run_here, start, wait_until
-from test_crash import FAKE, QUICK, make_gated
+from job import FAKE, captions, input_flags, make_input, rows, run, run_here, start, wait_until
+from test_crash import QUICK, make_gated
 
+from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.config import InputConfig
 from vllm_caption.manifest import Item, ManifestReader
+from vllm_caption.parts import Row
 from vllm_caption.shards import Shard
 
 NUM_ITEMS = 60
@@ -177,6 +180,20 @@ def test_merge_brings_folders_into_one_and_leaves_them_as_they_are(tmp_path: Pat
     assert all(row["recipe_id"] for row in rows(out).values())
     again = run_here("merge", f"--output={out}", *folders)
     assert "From other folders" not in again.stdout
+
+
+@pytest.mark.parametrize("file", ["../escaped.png", "/tmp/escaped.png", "a/../../escaped.png"])
+def test_merge_of_a_manifest_that_names_other_places_touches_none(
+    tmp_path: Path, file: str
+) -> None:
+    row = Row(file, "design", 0, "SvgElement", "captioned", finished_at=0, run_id="1", caption="a")
+    with contextlib.closing(Checkpoint(tmp_path / "foreign", 1)) as checkpoint:
+        checkpoint.append(row)
+    before = set(tmp_path.rglob("*"))
+    result = run_here("merge", f"--output={tmp_path / 'out'}", str(tmp_path / "foreign"))
+    assert f"not taken: {file}: path_escape: " in result.stdout
+    new = set(tmp_path.rglob("*")) - before
+    assert not [path for path in new if path.suffix == ".txt"]
 
 
 def test_merge_replaces_no_caption_and_believes_the_txt(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -13,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from job import ENVIRONMENT, run_here, start
+from job import ENVIRONMENT, Terminal, run_here, start
 
 from vllm_caption.lock import OutputLock, find_holder
+from vllm_caption.run_state import look
 from vllm_caption.stats import EngineStats, RunStats
 from vllm_caption.status import RunStatus, make_status, write_status
-from vllm_caption.status_view import describe, look, run_status
+from vllm_caption.status_view import describe, run_status
 
 AT = "2026-01-01T00:00:00+00:00"
 
@@ -99,7 +99,7 @@ def test_json_is_the_file_with_state_holder_and_age(tmp_path: Path) -> None:
     assert found["age_s"] > 0
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"run_id": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b'{"run_id": 1}', b"\xff", b'{"run_id": "\xff"}'])
 @pytest.mark.parametrize("flags", [[], ["--watch"], ["--json"]])
 def test_folder_without_a_status_is_one_sentence_and_exit_2(
     tmp_path: Path, content: bytes | None, flags: list[str]
@@ -124,9 +124,10 @@ def test_looking_at_the_lock_never_refuses_a_run(tmp_path: Path) -> None:
     looking = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
     assert looking.stdout is not None
     try:
-        looking.stdout.readline()
+        assert looking.stdout.readline() == b"on\n"
         for _ in range(20):
             OutputLock(tmp_path).release()
+        assert looking.poll() is None
     finally:
         looking.kill()
         looking.communicate()
@@ -134,13 +135,6 @@ def test_looking_at_the_lock_never_refuses_a_run(tmp_path: Path) -> None:
 
 
 # --- watching --------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def end_after(lock: OutputLock, root: Path, looks: int, monkeypatch: pytest.MonkeyPatch) -> None:

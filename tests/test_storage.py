@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from job import (
+    FAKE,
     Result,
     captions,
     input_flags,
@@ -19,8 +20,9 @@ from job import (
     write_document,
 )
 from s3_server import CREDENTIALS, S3Server, s3_server
-from test_crash import FAKE, QUICK, make_gated
+from test_crash import QUICK, make_gated
 
+from vllm_caption import place
 from vllm_caption.errors import ItemError, UsageError
 from vllm_caption.image_files import num_bytes
 from vllm_caption.storage import check_remote, is_remote, parse_images_root, public_root
@@ -118,7 +120,7 @@ def test_bucket_that_goes_away_stops_the_run_instead_of_failing_every_item(tmp_p
             "--max-retries=0",
             "--quiet",
             command=FAKE,
-            environment=server.environment,
+            environment=server.environment | {"FAKE_SLOW_STAGE": "engine"},
         )
         wait_until(lambda: captions(tmp_path / "out"), process)
         server.process.kill()
@@ -126,6 +128,16 @@ def test_bucket_that_goes_away_stops_the_run_instead_of_failing_every_item(tmp_p
     assert process.returncode == 3, stderr
     assert f"--images-root {uri} is gone" in stderr
     assert sum(row["status"] == "failed" for row in rows(tmp_path / "out").values()) == 0
+
+
+def test_absent_objects_ask_for_the_root_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [True, False]
+    monkeypatch.setattr(place, "still_answers", lambda root: answers.pop(0))
+    root = place.RemotePlace("s3://bucket/x")
+    assert all(root.still_there() for _ in range(100))
+    monkeypatch.setattr(place, "BELIEVED_S", 0.0)
+    assert not root.still_there()
+    assert not answers
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "vllm_caption"
 LAYERS = (
-    {"errors", "messages", "config", "shards", "storage"},
+    {"errors", "messages", "engine_flags", "config", "shards", "storage"},
     {
         *(
             "hardware",
@@ -52,7 +52,17 @@ LAYERS = (
         *("monitor", "pilot"),
         "worker",
     },
-    {"plan", "verify", "report", "merge", "status_view", "status_shards"},
+    {
+        "plan",
+        "verify",
+        "report",
+        "merge",
+        "json_file",
+        "sections",
+        "run_state",
+        "status_view",
+        "status_shards",
+    },
     {"engine", "clerk"},
     {"executors"},
     {"reading", "slots"},
@@ -69,11 +79,12 @@ ALLOWED_USERS = {
         *("checkpoint", "earlier", "monitor_file", "parts", "verify", "report"),
         "storage",
     },
+    "deflate": {"image_png"},
     "jinja2": {"prompts", "report"},
     "filelock": {"lock"},
     "pynvml": {"hardware", "gpu"},
     "psutil": {"host", "monitor"},
-    "tqdm": {"progress", "status_view"},
+    "tqdm": {"progress", "run_state"},
 }
 
 
@@ -121,7 +132,7 @@ def test_modules_and_functions_stay_small() -> None:
     lengths = {}
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
-        lengths[path.name] = len(text.splitlines())
+        lengths[path] = len(text.splitlines())
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno is not None

@@ -17,8 +17,9 @@ from vllm_caption.demo import MODEL_DIR
 from vllm_caption.demo.command import SAMPLE_DIR
 from vllm_caption.demo.training.captions import Style, caption
 from vllm_caption.demo.training.scenes import Scene, draw, sample_scene
+from vllm_caption.documents import Document
 from vllm_caption.images import prepare_image
-from vllm_caption.manifest import Document, Item
+from vllm_caption.manifest import Item
 from vllm_caption.prompts import load_prompt, render
 
 pytestmark = pytest.mark.engine

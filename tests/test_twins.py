@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_caption.manifest import Document, Item
+from vllm_caption.documents import Document
+from vllm_caption.manifest import Item
 from vllm_caption.messages import ImageFacts
 from vllm_caption.twins import Standing, Twin, Twins, twin_key
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from functools import reduce
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageChops
 
 from vllm_caption.errors import ItemError
-
-Backdrop = Literal["none", "white", "black", "gray"]
-"""What lies behind the transparent parts; "none": the image had no transparency."""
+from vllm_caption.messages import Backdrop
 
 MAX_SIDE_RATIO: Final = 200
 """Longer to shorter side; above it Qwen's image processor refuses an image."""

@@ -23,9 +23,11 @@ MAX_NAME_BYTES = 255
 MAX_PATH_BYTES: Final = 4095
 TEMPORARY: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 """Name of a caption that is being written; left behind only by a death at that moment."""
+_REPLACED: Final = r"(?:monitor\.parquet|documents\.parquet|recipes\.json|status\.json)"
+TEMPORARY_OF_RUN: Final = re.compile(rf"\.{_REPLACED}\.tmp")
+"""Name of what else is being written, and replaced as a whole."""
 _RESERVED: Final = re.compile(
-    r"(?:manifest\.parquet|documents\.parquet|recipes\.json|status\.json|journal\.jsonl"
-    r"|report\.html|monitor\.parquet|\.(?:monitor\.parquet|documents\.parquet|recipes\.json|status\.json)\.tmp"
+    rf"(?:manifest\.parquet|journal\.jsonl|report\.html|{_REPLACED}|{TEMPORARY_OF_RUN.pattern}"
     r"|\.run\.(?:lock|owner\.json)|logs/[^/]*\.log|shards/\d+-of-\d+)/"
 )
 """What the job itself writes: folders of these names would be in its way."""

@@ -14,6 +14,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 
 from vllm_caption.folders import part_number, parts
 from vllm_caption.parts import SCHEMA, Known, Row, damaged, merged, read_known
+
+T = TypeVar("T")
 
 
 class Checkpoint:
@@ -41,7 +44,8 @@ class Checkpoint:
             leftover.unlink()
         self._next_part = 1 + max((part_number(path) for path in parts(self.folder)), default=0)
         self._journal_path = root / "journal.jsonl"
-        self._rows.extend(mend(row) for row in read_journal(self._journal_path))
+        rows, _ = read_journal(self._journal_path, Row)
+        self._rows.extend(map(mend, rows))
         self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.write_part()  # what a killed run left in its journal
 
@@ -130,18 +134,21 @@ def write_documents(root: Path, skipped: list[tuple[str, str, str]]) -> None:
     temporary.replace(root / "documents.parquet")
 
 
-def read_journal(path: Path) -> list[Row]:
-    """Rows of a run that was killed; a torn last line is left out (its .txt is found again)."""
-    if not path.exists():
-        return []
-    decoder = msgspec.json.Decoder(Row)
-    rows = []
-    for line in path.read_bytes().splitlines():
+def read_journal(path: Path, kind: type[T]) -> tuple[list[T], int]:
+    """Rows that no part holds yet, as ``kind``; and how many lines are none: torn by a kill (the
+    .txt is found again), or just being written."""
+    decoder = msgspec.json.Decoder(kind)
+    rows, torn = [], 0
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        lines = []
+    for line in lines:
         try:
             rows.append(decoder.decode(line))
         except ValueError:  # msgspec's DecodeError, or bytes that are not UTF-8
-            continue
-    return rows
+            torn += 1
+    return rows, torn
 
 
 def _sync_file_system(descriptor: int) -> None:

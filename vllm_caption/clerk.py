@@ -110,9 +110,10 @@ class Clerk:
             cleaned = msgspec.structs.replace(answer, caption=caption)
             decision = self._dispatcher.captioned(engine, cleaned, flags)
         else:
-            if answer.kind in _ABSENT and not self._images.still_there():
-                raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
             decision = self._dispatcher.failed(engine, answer)
+            given_up = isinstance(decision, GiveUp) and decision.kind in _ABSENT
+            if given_up and not self._images.still_there():
+                raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
         if decision is not None:
             self.settle(decision, engine)
 
@@ -180,14 +181,12 @@ class Clerk:
             self._dispatcher.add(twin.item for twin in left)
             return
         result, now_s = accepted.result, asyncio.get_running_loop().time()
-        times = result.timings
         self._stats.count_caption(
             engine,
             result.prompt_tokens,
             result.output_tokens,
             now_s,
-            times.queue_s + times.prepare_s,
-            times.generate_s,
+            result.timings.generate_s,
         )
         self._stats.flags.update(accepted.flags)
         file, flags = accepted.item.file, accepted.flags

@@ -23,11 +23,17 @@ from vllm_caption.config import (
     RunConfig,
     SamplingConfig,
 )
-from vllm_caption.errors import CaptionJobError, UsageError
+from vllm_caption.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_NO_READER,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    CaptionJobError,
+    UsageError,
+)
 from vllm_caption.flags import run_parser
 from vllm_caption.storage import is_remote
 
-EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED, EXIT_NO_READER = 2, 3, 130, 141
 COMMANDS = ("run", "demo", "plan", "status", "verify", "report", "merge")
 
 
@@ -37,6 +43,7 @@ def command() -> NoReturn:
     Everything is saved when `main` returns, so threads that still wait for a process to start
     must not hold the exit.
     """
+    sys.excepthook = _unforeseen
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # no name may be too much for a terminal
             stream.reconfigure(errors="backslashreplace")
@@ -44,6 +51,16 @@ def command() -> NoReturn:
         exit_code = main()
     except BrokenPipeError:  # nobody reads any more, as after `| head`
         exit_code = EXIT_NO_READER
+    _leave(exit_code)
+
+
+def _unforeseen(kind: type[BaseException], error: BaseException, trace: Any) -> NoReturn:
+    """A bug: its traceback, and not the exit code of a run that finished."""
+    sys.__excepthook__(kind, error, trace)
+    _leave(EXIT_STOPPED)
+
+
+def _leave(exit_code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -61,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except CaptionJobError as error:
         print(f"vllm-caption: stopped: {error}", file=sys.stderr)
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"vllm-caption: stopped: {where}{error.strerror or error}", file=sys.stderr)
         return EXIT_STOPPED
     except KeyboardInterrupt:  # before the job's own handlers were in place, or beside a job
         print("Interrupted.", file=sys.stderr)
@@ -117,9 +140,10 @@ def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]
 def _config(
     values: dict[str, Any], engine_args: list[str], *, needs_vllm: bool = True
 ) -> RunConfig:
-    stray = [a for i, a in enumerate(engine_args) if not a.startswith("-") and i == 0]
-    if stray:
-        raise UsageError("command", stray[0], f"is not one of {', '.join(COMMANDS)}")
+    if engine_args and not engine_args[0].startswith("-"):
+        known = engine_args[0] in COMMANDS
+        remedy = "comes before its flags" if known else f"is not one of {', '.join(COMMANDS)}"
+        raise UsageError("command", engine_args[0], remedy)
     values["engine_args"] = tuple(engine_args)
     if values["data_parallel_size"] is None:
         values["data_parallel_size"] = _default_engines(values, needs_vllm=needs_vllm)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from vllm_caption.engine_flags import given_flags
 from vllm_caption.shards import Shard
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -107,7 +108,7 @@ class EngineConfig:
             f"--tensor-parallel-size={self.tensor_parallel_size}",
             f"--pipeline-parallel-size={self.pipeline_parallel_size}",
         ]
-        if not any(flag.startswith("--max-model-len") for flag in self.engine_args):
+        if "max_model_len" not in given_flags(self.engine_args):
             flags.append("--max-model-len=auto")  # what fits the memory; a caption needs little
         return (*flags, *self.engine_args)
 

@@ -54,6 +54,7 @@ class _Engine(Generic[T]):
     proven: bool = False
     deaths_in_a_row: int = 0
     retired: bool = False
+    gone: bool = False
 
 
 class Dispatcher(Generic[T]):
@@ -212,8 +213,7 @@ class Dispatcher(Generic[T]):
         slot.leaving.clear()
         slot.solo = slot.emptying = slot.proven = False
         slot.deaths_in_a_row += 1
-        if slot.deaths_in_a_row > self._max_engine_restarts:
-            slot.retired = True
+        slot.retired = slot.retired or slot.deaths_in_a_row > self._max_engine_restarts
         if not alone:
             self._suspects.extend(tasks)
             return []
@@ -223,7 +223,7 @@ class Dispatcher(Generic[T]):
         if task.solo_deaths < SOLO_DEATHS_TO_CONVICT:
             self._suspects.appendleft(task)
             return []
-        slot.deaths_in_a_row, slot.retired = 0, False  # the item is to blame, not the engine
+        slot.deaths_in_a_row, slot.retired = 0, slot.gone  # the item is to blame, not the engine
         self._convictions_in_a_row += 1
         if self._convictions_in_a_row >= CONVICTIONS_IN_A_ROW:
             for engine_slot in self._engines:
@@ -241,7 +241,7 @@ class Dispatcher(Generic[T]):
 
     def retire(self, engine: int) -> None:
         """The slot cannot be started again: its process, or its GPU, is not to be had."""
-        self._engines[engine].retired = True
+        self._engines[engine].retired = self._engines[engine].gone = True
 
     # --- inside --------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.engine_flags import given_flags
 from vllm_caption.errors import UsageError
 from vllm_caption.messages import CaptionRequest, FlagsChecked, MemorySettings
 from vllm_caption.worker import EngineLost, Generation, RequestRefused
@@ -74,7 +75,7 @@ def check_engine_args(
     except _REFUSALS as error:
         raise UsageError("sampling flags", None, _first_sentence(error)) from None
     parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False))
-    given = {flag.split("=")[0].lstrip("-").replace("-", "_") for flag in flags}
+    given = given_flags(flags)
     namespace = parser.parse_args(list(flags))
     for name, value in {**DEFAULTS, **(CPU_DEFAULTS if on_cpu else {})}.items():
         if not given & {name, f"no_{name}"}:
@@ -208,7 +209,7 @@ class VllmEngine:
             raise EngineLost(str(error)) from error
         except VLLMClientError as error:
             raise RequestRefused(_first_sentence(_root(error)), retryable=False) from error
-        except Exception as error:
+        except Exception as error:  # whatever vLLM or a model's processor raises is told in a row
             if self._llm.errored:
                 raise EngineLost(_first_sentence(error)) from error
             raise RequestRefused(_first_sentence(_root(error)), retryable=retryable) from error

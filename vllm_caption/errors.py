@@ -47,6 +47,11 @@ INPUT_KINDS: Final[frozenset[str]] = frozenset(get_args(InputKind))
 """Kinds that can be found again without an engine."""
 
 
+EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
+EXIT_INTERRUPTED, EXIT_NO_READER = 130, 141
+"""Exit codes; `status` and `verify` have a 1 of their own meaning."""
+
+
 class CaptionJobError(Exception):
     """Base of every error that this package raises on purpose."""
 

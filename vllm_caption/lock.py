@@ -119,6 +119,6 @@ def _find_holder(root: Path) -> str | None:
 def _describe(owner_path: Path) -> str:
     try:
         owner = msgspec.json.decode(owner_path.read_bytes(), type=Owner)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return "another run"
     return f"process {owner.pid} on {owner.host} since {owner.since}"

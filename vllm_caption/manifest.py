@@ -21,12 +21,12 @@ from vllm_caption.documents import (
     JSON_TYPES,
     LONE_SURROGATE,
     SUFFIX,
+    Document,
     Element,
     encodable_name,
     printable,
+    read_document,
 )
-from vllm_caption.documents import Document as Document
-from vllm_caption.documents import read_document as read_document
 from vllm_caption.errors import DocumentError, DocumentKind, ItemError, UsageError
 from vllm_caption.storage import check_remote
 

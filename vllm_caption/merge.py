@@ -10,21 +10,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.config import RunConfig
-from vllm_caption.errors import ItemError, UsageError
+from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import Parser, add_output_folder
 from vllm_caption.folders import all_parts, shard_folders, state_folders
+from vllm_caption.image_files import check_name
 from vllm_caption.lock import find_holder
 from vllm_caption.output import Output
 from vllm_caption.parts import Known, Row, merged_rows
 from vllm_caption.recipe import read_recipes
-from vllm_caption.recorded import read_journal
+from vllm_caption.recorded import read_journals
 from vllm_caption.shards import Shard
-
-EXIT_OK: Final = 0
 
 
 @dataclass(slots=True)
@@ -108,6 +106,8 @@ def _save(row: Row, files: CaptionFiles, output: Output) -> None:
     if row.status != "captioned":
         output.save_row(row)
         return
+    check_name(row.file)  # a foreign manifest may hold anything
+    output.files.check_name(row.file)
     text = files.read(row.file) or row.caption
     if text is None:
         raise ItemError("caption_rejected", "neither its .txt nor its row has a caption")
@@ -116,7 +116,7 @@ def _save(row: Row, files: CaptionFiles, output: Output) -> None:
 
 def _rows(folder: Path) -> Iterator[Row]:
     """Newest first where an item has two."""
-    journal, _ = read_journal(folder, Row)
+    journal, _ = read_journals(folder, Row)
     yield from reversed(journal)
     yield from merged_rows(all_parts(folder))
 

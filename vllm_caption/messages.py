@@ -16,6 +16,7 @@ import msgspec
 from vllm_caption.errors import ItemKind, UsageError
 
 Backdrop = Literal["none", "white", "black", "gray"]
+"""What lies behind the transparent parts; "none": the image had no transparency."""
 
 
 class CaptionRequest(msgspec.Struct, frozen=True, gc=False):
@@ -46,10 +47,9 @@ class Drop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The engine can take requests. ``start_s``: seconds from process start to here."""
+    """The engine can take requests."""
 
     pid: int
-    start_s: float
 
 
 class ImageFacts(msgspec.Struct, frozen=True, gc=False):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from vllm_caption.engine_flags import given_flags
 from vllm_caption.errors import UsageError
 
 CONFIG_FILES: Final = ("config.json", "params.json")
 WEIGHT_PATTERNS: Final = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.tensors")
-WITHOUT_WEIGHTS: Final = "--load-format"
+WITHOUT_WEIGHTS: Final = "load_format"
 """The engine flag that may make weights in the folder unnecessary (dummy, streamed, …)."""
 
 
@@ -24,6 +25,7 @@ def check_model_folder(model: str, engine_args: tuple[str, ...]) -> None:
         return
     if not any((folder / name).is_file() for name in CONFIG_FILES):
         raise UsageError("--model", model, "holds no config.json, so it is not a model's folder")
-    given = any(flag.startswith(WITHOUT_WEIGHTS) for flag in engine_args)
-    if not given and not any(next(folder.glob(p), None) for p in WEIGHT_PATTERNS):
+    if WITHOUT_WEIGHTS in given_flags(engine_args):
+        return
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_PATTERNS):
         raise UsageError("--model", model, "holds no weights (*.safetensors); complete the folder")

@@ -89,10 +89,10 @@ class Output:
                 known.update(read_known(path))
         return known | self._checkpoint.known()
 
-    def record_recipe(self, recipe: Recipe) -> None:
-        """Keep what the run's captions are made with."""
+    def record_recipe(self, recipe: Recipe) -> str | None:
+        """Keep what the run's captions are made with; returns a sentence where that is odd."""
         with _stopping():
-            record_recipe(self.root, recipe)
+            return record_recipe(self.root, recipe)
 
     def record_documents(self, skipped: list[SkippedDocument]) -> None:
         """Keep which documents were left out of this run, and why."""

@@ -142,6 +142,8 @@ def num_rows(path: Path) -> int:
 
 def damaged(path: Path, error: Exception) -> RunStopped:
     """What a part that cannot be read comes to."""
+    if isinstance(error, PermissionError):
+        return RunStopped(f"{path} may not be read by this user; it is not damaged")
     remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
     return RunStopped(f"{path} is damaged ({error}); {remedy}")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 
 from vllm_caption.storage import still_answers
+
+BELIEVED_S = 5.0
 
 
 class Place:
@@ -31,7 +35,17 @@ class RemotePlace:
 
     def __init__(self, images_root: str) -> None:
         self._images_root = images_root
+        self._answered_s = -math.inf
 
     def still_there(self) -> bool:
-        """False where the service, the bucket or the rights to it are gone."""
-        return still_answers(self._images_root)
+        """False where the service, the bucket or the rights to it are gone.
+
+        An answer stands for some seconds, so that a million absent objects are not a million
+        requests.
+        """
+        if time.monotonic() - self._answered_s < BELIEVED_S:
+            return True
+        if not still_answers(self._images_root):
+            return False
+        self._answered_s = time.monotonic()
+        return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from vllm_caption.engine_flags import named_flags
 from vllm_caption.stats import HostStats
 
 LIMIT_PERCENT: Final = 90.0
@@ -66,13 +67,8 @@ class Pressure:
 def gpu_memory_limit(engine_args: Sequence[str]) -> float:
     """Percent above which GPU memory is a warning: vLLM takes its share at start, and fills it, so
     only what goes clearly beyond the share says something."""
-    share = VLLM_GPU_MEMORY
-    following = (*engine_args, "")[1:]
-    for flag, value in zip(engine_args, following, strict=True):
-        name, _, inline = flag.partition("=")
-        if name.replace("_", "-") == "--gpu-memory-utilization":
-            try:
-                share = float(inline or value)
-            except ValueError:  # vLLM says so itself
-                share = VLLM_GPU_MEMORY
+    try:
+        share = float(named_flags(engine_args)["gpu_memory_utilization"])
+    except (KeyError, ValueError):  # a bad value vLLM refuses itself
+        share = VLLM_GPU_MEMORY
     return min(max(LIMIT_PERCENT, 100 * share + GPU_MEMORY_MARGIN), 99.0)

@@ -134,7 +134,8 @@ class DocumentProgress:
             self._bar.update(documents - self._bar.n)
         elif not self._quiet and time.monotonic() - self._shown_s >= PLAIN_EVERY_S:
             self._shown_s = time.monotonic()
-            print(f"{documents}/{self._total} documents", file=self._stream, flush=True)
+            with contextlib.suppress(*_UNWRITABLE):
+                print(f"{documents}/{self._total} documents", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

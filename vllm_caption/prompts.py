@@ -25,22 +25,17 @@ import yaml
 from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from vllm_caption.documents import Document
 from vllm_caption.errors import ItemError, UsageError
-from vllm_caption.manifest import Document, Item
+from vllm_caption.manifest import Item
 
 MAX_RENDERED_CHARS: Final = 50_000
 MAX_VALUE_CHARS: Final = 500
 
 # What a template can raise on values it did not expect.
 _RENDER_ERRORS: Final = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
+    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError),
+    *(RecursionError, TypeError, ValueError),
 )
 _ANGLES: Final = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")
 _BRACKET_TOKEN: Final = re.compile(r"\[(/?[A-Za-z_]+)\]")

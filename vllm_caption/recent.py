@@ -11,12 +11,11 @@ BUCKET_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Per second of the clock: captions, their tokens, and the seconds that they spent (together,
-    so also: how many were at it at a time) being prepared and being generated."""
+    """Per second of the clock: captions, their tokens, and the seconds that they spent being
+    generated (together, so also: how many were at it at a time)."""
 
     images: float = 0.0
     tokens: float = 0.0
-    preparing: float = 0.0
     generating: float = 0.0
 
 
@@ -25,7 +24,6 @@ class _Bucket:
     begin_s: float
     images: int = 0
     tokens: int = 0
-    prepare_s: float = 0.0
     generate_s: float = 0.0
 
 
@@ -35,7 +33,7 @@ class Recent:
 
     _buckets: deque[_Bucket] = field(default_factory=deque)
 
-    def add(self, at_s: float, tokens: int, prepare_s: float, generate_s: float) -> None:
+    def add(self, at_s: float, tokens: int, generate_s: float) -> None:
         """One caption."""
         begin_s = at_s // BUCKET_S * BUCKET_S
         if not self._buckets or self._buckets[-1].begin_s < begin_s:
@@ -43,7 +41,6 @@ class Recent:
         bucket = self._buckets[-1]
         bucket.images += 1
         bucket.tokens += tokens
-        bucket.prepare_s += prepare_s
         bucket.generate_s += generate_s
 
     def rates(self, now_s: float) -> Rates:
@@ -57,6 +54,5 @@ class Recent:
         return Rates(
             images=sum(bucket.images for bucket in buckets) / span_s,
             tokens=sum(bucket.tokens for bucket in buckets) / span_s,
-            preparing=sum(bucket.prepare_s for bucket in buckets) / span_s,
             generating=sum(bucket.generate_s for bucket in buckets) / span_s,
         )

@@ -6,14 +6,21 @@ Speed settings (engines, sequences, memory) are left out on purpose: they do not
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
 
 from vllm_caption.config import RunConfig
+from vllm_caption.engine_flags import named_flags
+from vllm_caption.errors import RunStopped
 from vllm_caption.prompts import Prompt
 
-WORDING_FLAGS = ("dtype", "hf_overrides", "quantization", "revision", "tokenizer")
+FILE_NAME = "recipes.json"
+WORDING_FLAGS = (
+    *("dtype", "hf_overrides", "kv_cache_dtype", "mm_processor_kwargs", "quantization", "revision"),
+    *("tokenizer", "tokenizer_revision"),
+)
 """vLLM engine flags that change what the model says."""
 
 
@@ -46,30 +53,39 @@ def make_recipe(config: RunConfig, prompt: Prompt) -> Recipe:
     )
 
 
-def record_recipe(root: Path, recipe: Recipe) -> None:
-    """Add a recipe to recipes.json, which is replaced whole."""
-    path = root / "recipes.json"
-    recipes = read_recipes(root)
+def record_recipe(root: Path, recipe: Recipe) -> str | None:
+    """Add a recipe to recipes.json, which is replaced whole.
+
+    A damaged file is moved aside; returns a sentence about it.
+    """
+    path, note = root / FILE_NAME, None
+    try:
+        recipes = read_recipes(root)
+    except RunStopped as damage:
+        aside = path.with_name(f"{FILE_NAME}.damaged")
+        path.replace(aside)
+        recipes, note = {}, f"{damage}; it is begun anew, the old one is {aside.name}"
     recipes[recipe.id] = recipe
-    temporary = root / ".recipes.json.tmp"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(recipes), indent=2))
+    temporary = root / f".{FILE_NAME}.tmp"
+    with temporary.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(recipes), indent=2))
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+    return note
 
 
 def read_recipes(root: Path) -> dict[str, Recipe]:
-    """recipes.json; empty where there is none."""
-    path = root / "recipes.json"
-    if not path.exists():
+    """recipes.json; empty where there is none. Raises RunStopped where it is damaged, OSError."""
+    path = root / FILE_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe])
+    except FileNotFoundError:
         return {}
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe])
+    except ValueError as error:  # msgspec's, or bytes that are not UTF-8
+        raise RunStopped(f"{path} is damaged ({error})") from error
 
 
 def _wording_flags(engine_args: tuple[str, ...]) -> dict[str, str]:
-    chosen: dict[str, str] = {}
-    following = (*engine_args, "")[1:]
-    for flag, value in zip(engine_args, following, strict=True):
-        name, _, inline = flag.partition("=")
-        key = name.lstrip("-").replace("-", "_")
-        if name.startswith("--") and key in WORDING_FLAGS:
-            chosen[key] = inline or value
-    return chosen
+    flags = named_flags(engine_args).items()
+    return {name: value for name, value in flags if name.partition(".")[0] in WORDING_FLAGS}

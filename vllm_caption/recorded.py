@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-import msgspec
-
+from vllm_caption.checkpoint import read_journal
 from vllm_caption.folders import state_folders
 
 T = TypeVar("T")
@@ -29,22 +28,12 @@ def read_beside_run(read: Callable[[], T]) -> T:
     return read()
 
 
-def read_journal(root: Path, kind: type[T]) -> tuple[list[T], int]:
-    """Rows that no part holds yet, of the folder and its shards, as ``kind``; and how many lines
-    are none (of a running run: one being written)."""
-    decoder = msgspec.json.Decoder(kind)
-    rows, torn = [], 0
+def read_journals(root: Path, kind: type[T]) -> tuple[list[T], int]:
+    """As `read_journal`, of the folder and its shards."""
+    rows: list[T] = []
+    torn = 0
     for folder in state_folders(root):
-        for line in _lines(folder / "journal.jsonl"):
-            try:
-                rows.append(decoder.decode(line))
-            except msgspec.DecodeError:
-                torn += 1
+        found, broken = read_journal(folder / "journal.jsonl", kind)
+        rows += found
+        torn += broken
     return rows, torn
-
-
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []

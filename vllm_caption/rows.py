@@ -13,9 +13,6 @@ from vllm_caption.parts import Row
 from vllm_caption.recipe import Recipe
 from vllm_caption.twins import Twin
 
-RECIPE_UNKNOWN = None
-"""The recipe of captions whose maker left no record (the old scripts, a run killed mid-write)."""
-
 
 @dataclass(frozen=True, slots=True)
 class RowMaker:

@@ -22,7 +22,14 @@ from vllm_caption.demo import resolve_model
 from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.driver import Driver
 from vllm_caption.earlier import read_earlier
-from vllm_caption.errors import CaptionJobError, RunStopped
+from vllm_caption.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    EXIT_STOPPED,
+    CaptionJobError,
+    RunStopped,
+)
 from vllm_caption.event_log import EventLog
 from vllm_caption.executors.base import WorkerSpec, start_vllm
 from vllm_caption.executors.choice import local_gpus, make_executor
@@ -43,7 +50,6 @@ from vllm_caption.storage import absolute_root, public_root
 from vllm_caption.summary import summarise
 from vllm_caption.twins import Twins
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 TICK_S, STATUS_EVERY_S = 0.5, 2.0
 
 
@@ -149,14 +155,15 @@ class _Job:
         """Scan and caption side by side; returns the exit code."""
         loop = asyncio.get_running_loop()
         config = self._config
-        self._output.record_recipe(self._make.recipe)
+        if note := self._output.record_recipe(self._make.recipe):
+            self._progress.warn(note)
+        twins = await asyncio.to_thread(self._twins)
         self._monitor.start()
         self._dispatcher = dispatcher = Dispatcher[Item](
             config.engine.data_parallel_size,
             max_retries=config.max_retries,
             max_engine_restarts=config.engine.max_engine_restarts,
         )
-        twins = await asyncio.to_thread(self._twins)
         clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats, twins)
         self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.warn)
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -147,6 +147,7 @@ class Slots:
         self._set_state(engine, "stopped")
         ended = await worker.join(JOIN_TIMEOUT_S)
         del self._workers[engine]
+        self._stats.engines[engine].pid = None
         if not ended.gone:
             self._dispatcher.retire(engine)
         return what, error or f"its process ended ({ended.how})"

@@ -58,7 +58,7 @@ class RunStats:
     prompt_tokens: int = 0
     output_tokens: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     flags: Counter[str] = field(default_factory=Counter)
     rejections: Rejections = field(default_factory=Rejections)
     host: HostStats | None = None
@@ -86,7 +86,6 @@ class RunStats:
         prompt_tokens: int,
         output_tokens: int,
         at_s: float,
-        prepare_s: float = 0.0,
         generate_s: float = 0.0,
     ) -> None:
         """One caption is on disk."""
@@ -98,7 +97,7 @@ class RunStats:
         self.last_caption_s = at_s
         if self.first_caption_s is None:
             self.first_caption_s = at_s
-        self.recent.add(at_s, output_tokens, prepare_s, generate_s)
+        self.recent.add(at_s, output_tokens, generate_s)
 
     @property
     def mean_images_per_s(self) -> float | None:
@@ -111,12 +110,10 @@ class RunStats:
         return 0.0 if self.first_caption_s is None else self.last_caption_s - self.first_caption_s
 
     def count_failure(self, kind: str, example: str) -> None:
-        """One item failed; the first few of a kind are kept to be shown."""
+        """One item failed; the first of a kind is kept to be shown."""
         self.failed += 1
         self.failures[kind] += 1
-        shown = self.examples.setdefault(kind, [])
-        if len(shown) < 3:
-            shown.append(example)
+        self.examples.setdefault(kind, example)
 
     def rates(self, now_s: float) -> tuple[float, float]:
         """Recent captions per second and output tokens per second."""

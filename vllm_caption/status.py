@@ -107,7 +107,7 @@ def read_status(root: Path) -> RunStatus | None:
     """What write_status left last; None where there is none, or none that can be understood."""
     try:
         return msgspec.json.decode((root / "status.json").read_bytes(), type=RunStatus)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.folders import shard_folders
+from vllm_caption.run_state import View, as_dict, look, one_line
 from vllm_caption.shards import Shard
 from vllm_caption.status import read_status
-from vllm_caption.status_view import EVERY_S, EXIT_DIED, EXIT_OK, View, as_dict, look, one_line
 
+EXIT_DIED = 1
+EVERY_S = 2.0
 Views = dict[Shard, View]
 
 

@@ -1,7 +1,4 @@
-"""``status``: what a run in an output folder does, or did, for people and for scripts.
-
-Read-only: the state comes from status.json, and whether its run lives from the folder's lock.
-"""
+"""``status``: what a run in an output folder does, or did, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -9,33 +6,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO
+from typing import TextIO
 
 import msgspec
-from tqdm import tqdm
 
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
 from vllm_caption.flags import Parser, add_output_folder
-from vllm_caption.lock import find_holder
+from vllm_caption.run_state import View, as_dict, finished, interval, look, one_line
+from vllm_caption.sections import section
 from vllm_caption.stats import HostStats
-from vllm_caption.status import EngineStatus, RunStatus, read_status
-
-EXIT_OK, EXIT_DIED, EXIT_INTERRUPTED = 0, 1, 130
-EVERY_S: Final = 2.0
-LABEL_WIDTH: Final = 11
-
-State = Literal["running", "ended", "died"]
-
-
-class View(msgspec.Struct, frozen=True):
-    """One look. ``age_s``: of status.json, in seconds; ``holder``: of the folder, in words."""
-
-    state: State
-    holder: str | None
-    age_s: float
-    status: RunStatus
+from vllm_caption.status import EngineStatus, RunStatus
+from vllm_caption.status_shards import EVERY_S, EXIT_DIED, shards_are_newer, show_shards
 
 
 def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
@@ -50,8 +32,6 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     parser.add_argument("--watch", action="store_true", help="again every 2 s until the run ends")
     parser.add_argument("--json", action="store_true", help="as JSON; with --watch a line each")
     options = parser.parse_args(arguments)
-    from vllm_caption.status_shards import shards_are_newer, show_shards
-
     try:
         if shards_are_newer(options.output):
             watching, as_json = options.watch, options.json
@@ -67,32 +47,12 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     return EXIT_DIED if view.state == "died" else EXIT_OK
 
 
-def look(root: Path) -> View:
-    """The present state. Raises UsageError where there is none."""
-    view = _look(root)
-    # Between the two readings a run may have ended or begun: only what is seen twice is a death.
-    return view if view.state != "died" else _look(root)
-
-
 def watch(root: Path, screen: _Screen) -> View:
     """Show the state every two seconds; returns the last one, when nobody holds the folder."""
     while (view := look(root)).holder is not None:
         screen.show(view)
         time.sleep(EVERY_S)
     return view
-
-
-def _look(root: Path) -> View:
-    status, holder = read_status(root), find_holder(root)
-    if status is None:
-        remedy = "holds no status.json; name the folder of a run"
-        if holder is not None:
-            remedy = f"is held by {holder}, which has no status.json yet; ask again in a moment"
-        raise UsageError("--output", root, remedy)
-    state: State = "running" if status.state == "running" else "ended"
-    if state == "running" and holder is None:
-        state = "died"
-    return View(state, holder, _seconds_since(status.updated_at) or 0.0, status)
 
 
 class _Screen:
@@ -139,41 +99,25 @@ def describe(view: View) -> str:
     return "\n".join(_lines(view))
 
 
-def one_line(view: View) -> str:
-    """The state on one line, for a log."""
-    status = view.status
-    up = sum(engine.state == "up" for engine in status.engines)
-    return (
-        f"{status.updated_at} {view.state} {_finished(status)}/{status.total}"
-        f"{'+' if status.scanning else ''} {status.images_per_s:g} images/s,"
-        f" ETA {_interval(status.eta_s)}, failed {status.failed},"
-        f" engines {up}/{len(status.engines)}"
-    )
-
-
 def _lines(view: View) -> Iterator[str]:
     status = view.status
-    yield _section("State", _state(view))
+    yield section("State", _state(view))
     started = f"started {status.started_at}" if status.started_at else "start unknown"
-    yield _section("Run", f"{status.run_id}, {started}")
-    yield _section("Updated", f"{status.updated_at}, {_interval(view.age_s)} ago")
-    yield _section("Items", _items(status))
+    yield section("Run", f"{status.run_id}, {started}")
+    yield section("Updated", f"{status.updated_at}, {interval(view.age_s)} ago")
+    yield section("Items", _items(status))
     if view.state == "running":
         speed = f"{status.images_per_s:g} images/s, {status.tokens_per_s:g} tokens/s"
-        yield _section("Speed", f"{speed}, ETA {_interval(status.eta_s)}")
+        yield section("Speed", f"{speed}, ETA {interval(status.eta_s)}")
     if status.failures:
         kinds = sorted(status.failures.items(), key=lambda failure: -failure[1])
-        yield _section("Failures", ", ".join(f"{kind} {number:,}" for kind, number in kinds))
+        yield section("Failures", ", ".join(f"{kind} {number:,}" for kind, number in kinds))
     if status.host and view.state == "running":
-        yield _section("Host", _host(status.host))
+        yield section("Host", _host(status.host))
     for engine in status.engines:
-        yield _section(f"Engine {engine.engine}", _engine(engine, view))
+        yield section(f"Engine {engine.engine}", _engine(engine, view))
     if view.state == "running":
-        yield from (_section("Warning", warning) for warning in status.warnings)
-
-
-def _section(label: str, text: str) -> str:
-    return f"{label:{LABEL_WIDTH}}{text}"
+        yield from (section("Warning", warning) for warning in status.warnings)
 
 
 def _state(view: View) -> str:
@@ -185,17 +129,13 @@ def _state(view: View) -> str:
 
 
 def _items(status: RunStatus) -> str:
-    left = max(status.total - _finished(status), 0)
-    share = f" ({_finished(status) / status.total:.1%})" if status.total else ""
+    left = max(status.total - finished(status), 0)
+    share = f" ({finished(status) / status.total:.1%})" if status.total else ""
     return (
         f"{status.total:,}{' or more' if status.scanning else ''}{share}:"
         f" {status.captioned:,} captioned + {status.done_before:,} before"
         f" + {status.failed:,} failed + {left:,} left"
     )
-
-
-def _finished(status: RunStatus) -> int:
-    return status.done_before + status.captioned + status.failed
 
 
 def _engine(engine: EngineStatus, view: View) -> str:
@@ -223,23 +163,6 @@ def _gpu(engine: EngineStatus) -> Iterator[str]:
 def _host(host: HostStats) -> str:
     disk = "" if host.disk_free_gib is None else f", {host.disk_free_gib:,.1f} GiB of disk free"
     return f"CPU {host.cpu_percent:.0f} %, RAM {host.ram_percent:.0f} %{disk}"
-
-
-def _interval(seconds: float | None) -> str:
-    return "?" if seconds is None else str(tqdm.format_interval(int(seconds)))
-
-
-def _seconds_since(moment: str) -> float | None:
-    try:
-        return max((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return None
-
-
-def as_dict(view: View) -> dict[str, Any]:
-    """For JSON: what status.json holds, and what was seen around it."""
-    found: dict[str, Any] = msgspec.to_builtins(view.status)
-    return found | {"state": view.state, "holder": view.holder, "age_s": round(view.age_s, 1)}
 
 
 def _json(view: View, *, indent: bool) -> str:

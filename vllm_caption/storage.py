@@ -20,6 +20,8 @@ SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 PATIENCE_S: Final = 30
 FETCH_THREADS: Final = 32
 """Requests that one process has under way at most: they wait, they do not compute."""
+_FAULTS: Final = (OSError, ValueError, NotImplementedError)
+"""What pyarrow.fs raises for a service, a key or a URI."""
 _HEAD_BYTES: Final = 1 << 20
 _FLAG: Final = "--images-root"
 
@@ -69,13 +71,13 @@ def _open_root(images_root: str) -> tuple[Any, str]:
 
 def check_remote(images_root: str) -> None:
     """Raise UsageError where nothing can be listed at a root."""
-    from pyarrow import ArrowException, fs
+    from pyarrow import fs
 
     shown = public_root(images_root)
     try:
         system, path = _open_root(images_root)
         info = system.get_file_info(path)
-    except (ArrowException, OSError, ValueError) as error:
+    except _FAULTS as error:
         raise UsageError(_FLAG, shown, f"cannot be read ({_sentence(error)})") from None
     if info.type is not fs.FileType.Directory:
         raise UsageError(_FLAG, shown, "holds nothing; name the bucket and prefix of the images")
@@ -95,15 +97,15 @@ def remote_bytes(images_root: str, file: str, max_bytes: int) -> tuple[bytes, in
 
     Raises ItemError.
     """
-    system, path = _open_root(images_root)
     try:
+        system, path = _open_root(images_root)
         with system.open_input_file(f"{path}/{file}") as opened:
             size = opened.size()
             head = opened.read(min(size, _HEAD_BYTES))
             if len(head) < size <= max_bytes:
                 return head + opened.read(), size
             return head, size
-    except OSError as error:
+    except _FAULTS as error:
         raise _refusal(error) from error
 
 
@@ -111,10 +113,10 @@ def remote_size(images_root: str, file: str) -> int:
     """Bytes of one object. Raises ItemError."""
     from pyarrow import fs
 
-    system, path = _open_root(images_root)
     try:
+        system, path = _open_root(images_root)
         info = system.get_file_info(f"{path}/{file}")
-    except OSError as error:
+    except _FAULTS as error:
         raise _refusal(error) from error
     if info.type is fs.FileType.File:
         return int(info.size)
@@ -123,7 +125,7 @@ def remote_size(images_root: str, file: str) -> int:
     raise ItemError("not_a_file", "it is a folder, not an object")
 
 
-def _refusal(error: OSError) -> ItemError:
+def _refusal(error: Exception) -> ItemError:
     if isinstance(error, FileNotFoundError):
         return ItemError("missing_file", "there is no such object below the images root")
     reason = _sentence(error)

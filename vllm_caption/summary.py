@@ -34,7 +34,7 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
         f" failed {stats.failed}" + (f", not tried {left}" if left else "")
     )
     for kind, number in stats.failures.most_common():
-        yield f"  {kind} {number}, e.g. {stats.examples[kind][0]}"
+        yield f"  {kind} {number}, e.g. {stats.examples[kind]}"
     if stats.twins:
         yield f"  {stats.twins} have the caption of a byte-identical image (--no-dedup: their own)."
     if stats.adopted:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images import PreparedImage, decode_image, prepare_image, read_image
+from vllm_caption.image_files import read_image
+from vllm_caption.images import PreparedImage, decode_image, prepare_image
 from vllm_caption.messages import (
     Captioned,
     CaptionRequest,

@@ -14,6 +14,7 @@ from typing import Any, Final
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.cli import parse_run
 from vllm_caption.demo import MODEL_NAME
+from vllm_caption.hardware import runs_on_cpu
 from vllm_caption.run import run_job
 
 SAMPLE_DIR: Final = Path(__file__).parent / "sample"
@@ -30,7 +31,7 @@ def run_demo(arguments: Sequence[str]) -> int:
             f"--json-detail={SAMPLE_DIR / 'json_detail'}",
             f"--images-root={SAMPLE_DIR / 'raw'}",
             f"--output={DEFAULT_OUTPUT}",
-            "--data-parallel-size=2",
+            *(["--data-parallel-size=2"] if runs_on_cpu() else []),
             *arguments,
         ]
     )

@@ -26,7 +26,7 @@ def make_executor(
 ) -> Executor:
     """``gpus``: as `local_gpus` gives them. Raises UsageError."""
     if config.executor == "local":
-        return LocalExecutor(gpus, logs)
+        return LocalExecutor(gpus, logs, check_timeout_s=config.start_timeout_s)
     from vllm_caption.executors.ray import RayExecutor
 
     return RayExecutor(config, logs, tell, on_cpu=hardware.runs_on_cpu())

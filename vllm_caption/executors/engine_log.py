@@ -37,6 +37,11 @@ class EngineLog:
 
     def _causes(self) -> list[str]:
         sys.stderr.flush()
-        written = Path(self.path).read_bytes()[self._begin :][-TAIL_BYTES:]
+        try:
+            with Path(self.path).open("rb") as log:
+                log.seek(max(self._begin, os.fstat(log.fileno()).st_size - TAIL_BYTES))
+                written = log.read()
+        except OSError:  # the folder is gone: the death itself must still be told
+            return []
         lines = [line.decode("utf-8", "replace") for line in _ERROR_LINE.findall(written)]
         return [line for line in lines if _ELSEWHERE not in line]

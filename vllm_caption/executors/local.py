@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.executors.base import Ended, WorkerSpec
 from vllm_caption.executors.channel import Channel, driver_channel, worker_channel
@@ -61,11 +61,20 @@ CPU_ENVIRONMENT = {
 class LocalExecutor:
     """Starts worker processes and the preflight check."""
 
-    def __init__(self, gpus: list[str | None], logs: Path, *, preload: str = PRELOAD) -> None:
+    def __init__(
+        self,
+        gpus: list[str | None],
+        logs: Path,
+        *,
+        preload: str = PRELOAD,
+        check_timeout_s: float = EngineConfig().start_timeout_s,
+    ) -> None:
         """``gpus``: each engine's `CUDA_VISIBLE_DEVICES`, None for an engine on CPU.
 
-        ``preload``: the module that the fork server imports.
+        ``preload``: the module that the fork server imports; ``check_timeout_s``: how long the
+        check of the flags may take, which may ask a hub.
         """
+        self._check_timeout_s = check_timeout_s
         self._gpus = gpus
         self._logs = logs
         self.on_cpu = gpus[0] is None
@@ -96,7 +105,7 @@ class LocalExecutor:
         )
         try:
             answer = await asyncio.get_running_loop().run_in_executor(
-                self._starter, _run_to_answer, process, ours, theirs
+                self._starter, _run_to_answer, process, ours, theirs, self._check_timeout_s
             )
         except OSError as refusal:
             raise RunStopped(f"no process could be started to check the flags: {refusal}") from None
@@ -177,10 +186,14 @@ def _start(process: Any) -> None:
         raise OSError("the fork server ended; a new one is started with the next try") from None
 
 
-def _run_to_answer(process: Any, ours: Connection, theirs: Connection) -> PreflightMessage | None:
+def _run_to_answer(
+    process: Any, ours: Connection, theirs: Connection, timeout_s: float
+) -> PreflightMessage | None:
     _start(process)
     theirs.close()
     try:
+        if not ours.poll(timeout_s):
+            process.kill()
         payload = ours.recv_bytes()
     except EOFError:
         return None
@@ -232,7 +245,6 @@ def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | Non
 
 
 async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
-    started = time.monotonic()
     link = await worker_channel(end)
     try:
         log = EngineLog(log_path)
@@ -247,7 +259,7 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         link.send(EngineDown(log.explain(error)))
         await link.flush()
         return
-    link.send(Ready(os.getpid(), time.monotonic() - started))
+    link.send(Ready(os.getpid()))
     threads, find_twins = spec.prepare_threads, spec.find_twins
     worker = Worker(link, engine, spec.images_root, spec.image, threads, find_twins)
     if (death := await worker.serve()) is not None:

@@ -12,11 +12,11 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
+from vllm_caption.engine_flags import named_flags
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.executors.base import Ended, WorkerSpec
 from vllm_caption.executors.ray_actor import EngineActor
@@ -121,6 +121,9 @@ class RayExecutor:
             refusal = await actor.start.remote(self.spec)
         except RayError as error:
             refusal = _first_line(error)
+        except BaseException:  # it took too long, or the run ends: it must not keep its GPU
+            ray.kill(actor)
+            raise
         if refusal is not None:
             ray.kill(actor)
             raise OSError(refusal)
@@ -229,8 +232,7 @@ def default_data_parallel_size(address: str, gpus_per_engine: int) -> int:
 
 
 def _has_ray_backend(engine_args: tuple[str, ...]) -> bool:
-    words = " ".join(engine_args).replace("=", " ").replace("_", "-").split()
-    return ("--distributed-executor-backend", "ray") in pairwise(words)
+    return named_flags(engine_args).get("distributed_executor_backend") == "ray"
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
-
 from vllm_caption.config import RunConfig
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
+from vllm_caption.flag_values import above_zero
+from vllm_caption.json_file import check_json_file, write_json_file
 from vllm_caption.manifest import check_input_folders, document_names
 from vllm_caption.plan.output import Rate, read_rate, read_recorded
 from vllm_caption.plan.report import Plan
@@ -23,8 +23,6 @@ from vllm_caption.plan.survey import Survey
 from vllm_caption.plan.text import describe
 from vllm_caption.progress import DocumentProgress
 from vllm_caption.prompts import load_prompt
-
-EXIT_OK, EXIT_INTERRUPTED = 0, 130
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,15 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--images", action="store_true", help="open every image: all problems, tokens, twins"
     )
     group.add_argument(
-        "--images-per-s", type=_rate, metavar="N", help="captions per second of one engine"
+        "--images-per-s", type=above_zero, metavar="N", help="captions per second of one engine"
     )
-
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
-    return value
 
 
 def run_plan(config: RunConfig, options: argparse.Namespace) -> int:
@@ -60,19 +51,14 @@ def run_plan(config: RunConfig, options: argparse.Namespace) -> int:
     Raises UsageError where a run would.
     """
     json: Path | None = options.json
-    if json is not None and not json.absolute().parent.is_dir():
-        raise UsageError("--json", json, "lies in a folder that does not exist; make it first")
+    check_json_file(json)
     try:
         plan = make_plan(config, open_images=options.images, images_per_s=options.images_per_s)
     except KeyboardInterrupt:
         print("Interrupted: nothing was planned.", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(describe(plan), flush=True)
-    if json is not None:
-        try:
-            json.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
-        except OSError as error:
-            raise UsageError("--json", json, f"cannot be written ({error.strerror})") from error
+    write_json_file(json, plan)
     return EXIT_OK
 
 

@@ -13,7 +13,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.folders import all_parts
 from vllm_caption.parts import Known, read_known
 from vllm_caption.plan.report import Disk
-from vllm_caption.recorded import read_beside_run, read_journal
+from vllm_caption.recorded import read_beside_run, read_journals
 
 BLOCK_BYTES: Final = 4096
 """What the smallest file takes on the common file systems; a caption is far smaller."""
@@ -70,7 +70,7 @@ def read_recorded(root: Path) -> Recorded:
 
 
 def _read_recorded(root: Path) -> Recorded:
-    journal, _ = read_journal(root, _JournalRow)
+    journal, _ = read_journals(root, _JournalRow)
     known: dict[str, Known] = {}
     num_rows = num_bytes = 0
     for path in all_parts(root):
@@ -87,7 +87,7 @@ def read_rate(root: Path) -> Rate | None:
     """The rate in status.json; None where there is none."""
     try:
         status = msgspec.json.decode((root / "status.json").read_bytes(), type=_Status)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
     busy = sum(engine.captioned > 0 for engine in status.engines)
     if not busy or status.images_per_s <= 0:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from vllm_caption.plan.report import Disk, Images, Items, Plan, Problem, Size, Time
+from vllm_caption.sections import INDENT, section
 
-LABEL_WIDTH: Final = 11
-INDENT: Final = " " * LABEL_WIDTH
 MAX_TYPES: Final = 8
 MAX_NAME_CHARS: Final = 32
 MIN_LINE_CHARS: Final = 120
@@ -33,10 +32,6 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _next(plan)
 
 
-def _section(label: str, text: str) -> str:
-    return f"{label:{LABEL_WIDTH}}{text}"
-
-
 def _documents(plan: Plan) -> Iterator[str]:
     documents = plan.documents
     text = f"{documents.read:,} read, {documents.skipped:,} skipped"
@@ -44,7 +39,7 @@ def _documents(plan: Plan) -> Iterator[str]:
         text += f", {documents.without_shapes:,} with nothing to caption"
     if not documents.complete:
         text += " (--limit ended the reading)"
-    yield _section("Documents", text)
+    yield section("Documents", text)
     yield from _problems(documents.problems)
 
 
@@ -52,7 +47,7 @@ def _element_types(plan: Plan) -> Iterator[str]:
     types = plan.element_types
     skipped = sum(kind.skipped for kind in types)
     number = sum(kind.elements for kind in types)
-    yield _section("Elements", f"{number:,}, of which {skipped:,} are of a type that is skipped")
+    yield section("Elements", f"{number:,}, of which {skipped:,} are of a type that is skipped")
     names = [(kind.name or "(empty)")[:MAX_NAME_CHARS] for kind in types[:MAX_TYPES]]
     width = max(map(len, names), default=0)
     for name, kind in zip(names, types, strict=False):
@@ -66,7 +61,7 @@ def _element_types(plan: Plan) -> Iterator[str]:
 
 def _items(items: Items) -> Iterator[str]:
     refused = sum(problem.count for problem in items.problems)
-    yield _section(
+    yield section(
         "Items",
         f"{items.total:,} = {items.done:,} captioned already + {items.to_caption:,} to caption"
         f" + {refused:,} that will fail",
@@ -96,7 +91,7 @@ def _images(images: Images) -> Iterator[str]:
     if not images.found:
         return
     text = f"{images.found:,} found, {_bytes(images.bytes)}"
-    yield _section("Images", text + ("" if images.opened else " (not opened)"))
+    yield section("Images", text + ("" if images.opened else " (not opened)"))
     if (sizes := images.sizes) is not None:
         ordered = (sizes.smallest, sizes.median, sizes.largest)
         small, median, large = (_pixels(size) for size in ordered)
@@ -121,11 +116,11 @@ def _time(times: Time) -> Iterator[str]:
         return
     engines = _count(times.engines, "engine")
     if times.wall_hours is None or times.gpu_hours is None or times.images_per_s is None:
-        yield _section("Time", f"{times.images:,} images on {engines}, at a speed not known yet:")
+        yield section("Time", f"{times.images:,} images on {engines}, at a speed not known yet:")
         yield f"{INDENT}run a pilot with --pilot 2000, read its images/s, divide by its engines,"
         yield f"{INDENT}and plan with --images-per-s (captions per second of one engine)"
         return
-    yield _section(
+    yield section(
         "Time",
         f"{_hours(times.wall_hours)}, {_figure(times.gpu_hours)} GPU hours, without start-up",
     )
@@ -138,7 +133,7 @@ def _time(times: Time) -> Iterator[str]:
 
 def _disk(disk: Disk) -> Iterator[str]:
     inodes = "no limit" if disk.inodes_free is None else f"{disk.inodes_free:,} free"
-    yield _section(
+    yield section(
         "Disk",
         f"{_bytes(disk.bytes_needed)} needed, {_bytes(disk.bytes_free)} free;"
         f" {disk.inodes_needed:,} inodes needed, {inodes}",
@@ -156,7 +151,7 @@ def _next(plan: Plan) -> Iterator[str]:
         step = "add --images to open every image, or run the same line without `plan`"
     else:
         step = "run the same line without `plan`"
-    yield _section("Next", step)
+    yield section("Next", step)
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vllm_caption.config import RunConfig
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flag_values import natural, positive
 from vllm_caption.flags import Parser
 from vllm_caption.report.items import align
@@ -24,7 +24,6 @@ from vllm_caption.report.records import read_all
 from vllm_caption.report.thumbnails import choose, make_thumbnails
 from vllm_caption.storage import parse_images_root
 
-EXIT_OK = 0
 DEFAULT_GALLERY, DEFAULT_ITEMS = 300, 200_000
 MANY_PICTURES = 2000
 """They take longer than anybody waits in silence."""

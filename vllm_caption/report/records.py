@@ -16,13 +16,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.errors import CaptionJobError, UsageError
+from vllm_caption.errors import CaptionJobError, RunStopped, UsageError
 from vllm_caption.folders import all_parts, state_folders
 from vllm_caption.parts import SCHEMA, Row, damaged, last_rows, read_part
 from vllm_caption.recipe import Recipe, read_recipes
-from vllm_caption.recorded import read_beside_run, read_journal
+from vllm_caption.recorded import read_beside_run, read_journals
+from vllm_caption.run_state import look
 from vllm_caption.status import RunStatus
-from vllm_caption.status_view import look
 
 UNUSED: Final = ("caption_path", "twin_key", "finish_reason", "model", "prompt_name")
 COLUMNS: Final = [name for name in SCHEMA.names if name not in UNUSED]
@@ -89,7 +89,7 @@ def _read(root: Path, label: str) -> Records:
 
 def _read_rows(root: Path) -> pa.Table:
     """The last row of every item, by document and place in it."""
-    journal, _ = read_journal(root, Row)  # first: a row moves from here to a part
+    journal, _ = read_journals(root, Row)  # first: a row moves from here to a part
     tables = [_whole_part(path) for path in all_parts(root)]
     newest = pa.Table.from_pylist([msgspec.structs.asdict(row) for row in journal], SCHEMA)
     rows = pa.concat_tables([*tables, newest.select(COLUMNS)])
@@ -121,7 +121,8 @@ def _read_left_out(path: Path) -> list[LeftOut]:
         table = pq.read_table(path, columns=list(LeftOut._fields))
         columns = [table[name].to_pylist() for name in LeftOut._fields]
     except FAULTS as error:
-        raise damaged(path, error) from error
+        remedy = "remove it: the next run writes it anew"
+        raise RunStopped(f"{path} is damaged ({error}); {remedy}") from error
     return [LeftOut(*map(str, values)) for values in zip(*columns, strict=True)]
 
 
@@ -129,7 +130,7 @@ def _read_recipes(root: Path) -> dict[str, Recipe]:
     """Empty where it is missing or damaged: the page then shows ids without a text."""
     recipes: dict[str, Recipe] = {}
     for folder in state_folders(root):
-        with suppress(OSError, msgspec.DecodeError):
+        with suppress(OSError, RunStopped):
             recipes |= read_recipes(folder)
     return recipes
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from vllm_caption.config import InputConfig, RunConfig
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, add_input, add_output_folder
+from vllm_caption.json_file import check_json_file, write_json_file
 from vllm_caption.manifest import check_manifest_folders, document_names
 from vllm_caption.output import Output
 from vllm_caption.progress import DocumentProgress
@@ -25,7 +24,7 @@ from vllm_caption.verify.report import Verdict
 from vllm_caption.verify.survey import Survey
 from vllm_caption.verify.text import describe
 
-EXIT_OK, EXIT_DIVERGES = 0, 1
+EXIT_DIVERGES = 1
 
 
 def run_verify(arguments: Sequence[str]) -> int:
@@ -39,8 +38,7 @@ def run_verify(arguments: Sequence[str]) -> int:
         limit=options.limit,
     )
     json: Path | None = options.json
-    if json is not None and not json.absolute().parent.is_dir():
-        raise UsageError("--json", json, "lies in a folder that does not exist; make it first")
+    check_json_file(json)
     verdict = verify(
         config,
         options.output,
@@ -49,11 +47,7 @@ def run_verify(arguments: Sequence[str]) -> int:
         quiet=options.quiet,
     )
     print(describe(verdict), flush=True)
-    if json is not None:
-        try:
-            json.write_bytes(msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n")
-        except OSError as error:
-            raise UsageError("--json", json, f"cannot be written ({error.strerror})") from error
+    write_json_file(json, verdict)
     return EXIT_OK if verdict.agrees else EXIT_DIVERGES
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.folders import all_parts
-from vllm_caption.recorded import read_beside_run, read_journal
+from vllm_caption.recorded import read_beside_run, read_journals
 
 COLUMNS: Final = ("file", "status", "caption", "error_kind", "error")
 _BROKEN: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
@@ -84,7 +84,7 @@ def read_records(root: Path) -> Records:
 def _read_records(root: Path, damaged: dict[Path, str]) -> Records | None:
     """None when one more part turns out to be damaged, which is then added to those."""
     records = Records(damaged=damaged)
-    journal, records.torn_journal_lines = read_journal(root, _Row)
+    journal, records.torn_journal_lines = read_journals(root, _Row)
     records.journal_rows = len(journal)
     for path in all_parts(root):
         if path in damaged:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from vllm_caption.documents import printable
+from vllm_caption.sections import INDENT, section
 from vllm_caption.verify.report import ITEM_KINDS, Divergence, Verdict
 
-LABEL_WIDTH: Final = 11
-INDENT: Final = " " * LABEL_WIDTH
 MAX_LINE_CHARS: Final = 160
 MAX_EXAMPLES: Final = 3
 
@@ -29,15 +28,11 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     for divergence in verdict.divergences:
         yield from _divergence(divergence, repaired=verdict.repaired)
     yield from _leftovers(verdict)
-    yield _section("Verdict", _verdict(verdict))
-
-
-def _section(label: str, text: str) -> str:
-    return f"{label:{LABEL_WIDTH}}{text}"
+    yield section("Verdict", _verdict(verdict))
 
 
 def _output(verdict: Verdict) -> Iterator[str]:
-    yield _section("Output", f"{verdict.output}: rows of {verdict.rows:,} items")
+    yield section("Output", f"{verdict.output}: rows of {verdict.rows:,} items")
     if verdict.holder is not None:
         yield f"{INDENT}A run holds it ({verdict.holder}): what it has not finished diverges still."
 
@@ -47,7 +42,7 @@ def _documents(verdict: Verdict) -> Iterator[str]:
     text = f"{verdict.documents_read:,} read, {skipped:,} not taken"
     if skipped:
         text += "; what was captioned of those has no item here"
-    yield _section("Documents", text)
+    yield section("Documents", text)
     for found in verdict.documents_skipped:
         example = found.entries[0]
         shown = f"{printable(example.file)}: {example.detail}"
@@ -65,7 +60,7 @@ def _items(verdict: Verdict) -> Iterator[str]:
         text += f" + {repaired:,} that are repaired"
     if meanwhile:
         text += f" + {meanwhile:,} that the run wrote meanwhile"
-    yield _section("Items", text)
+    yield section("Items", text)
     if not verdict.complete:
         yield f"{INDENT}--limit ended the reading: what has no item cannot be told"
 
@@ -87,13 +82,13 @@ def _leftovers(verdict: Verdict) -> Iterator[str]:
     if left.num_temporary:
         done = "removed" if verdict.repaired else "verify --repair removes them"
         text = f"{left.num_temporary:,} temporary files of a killed run"
-        yield _section("Leftovers", f"{text}: {done}")
+        yield section("Leftovers", f"{text}: {done}")
         yield INDENT + ", ".join(printable(name) for name in left.temporary[:MAX_EXAMPLES])
     if left.journal_rows:
         text = f"{left.journal_rows:,} rows are in journal.jsonl, not yet in manifest.parquet"
-        yield _section("Leftovers", f"{text}: the next run, or verify --repair, moves them")
+        yield section("Leftovers", f"{text}: the next run, or verify --repair, moves them")
     if left.torn_journal_lines:
-        yield _section("Leftovers", f"{left.torn_journal_lines:,} torn lines in journal.jsonl")
+        yield section("Leftovers", f"{left.torn_journal_lines:,} torn lines in journal.jsonl")
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -6,17 +6,15 @@ Invariant: nothing here waits (a FIFO is no caption) or follows a link to anothe
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from vllm_caption.caption_files import SUFFIX, TEMPORARY
+from vllm_caption.caption_files import SUFFIX, TEMPORARY, TEMPORARY_OF_RUN
 
 MAX_BYTES: Final = 64 * 2**20
 """More is no caption."""
-_TEMPORARY_OF_RUN: Final = re.compile(r"\.(?:documents\.parquet|recipes\.json|status\.json)\.tmp")
 _PARTS: Final = "manifest.parquet"
 
 State = Literal["there", "empty", "gone", "unreadable"]
@@ -74,7 +72,7 @@ def walk(root: Path) -> Iterator[tuple[str, bool]]:
                         folders.append(f"{name}/")
                 elif entry.name.endswith(SUFFIX):
                     yield name, False
-                elif TEMPORARY.fullmatch(entry.name) or _TEMPORARY_OF_RUN.fullmatch(name):
+                elif TEMPORARY.fullmatch(entry.name) or TEMPORARY_OF_RUN.fullmatch(name):
                     yield name, True
     for path in (root / _PARTS).glob(".*.tmp"):
         yield f"{_PARTS}/{path.name}", True

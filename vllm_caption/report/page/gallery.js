@@ -145,6 +145,7 @@
       : found.length ? `${number(found.length)} of ${number(data.size)} items`
       : "No item is like that. Clear a filter, or search for fewer words.";
     $("cards").className = data.sides.length > 1 ? "wide" : "";
+    $("cards").setAttribute("aria-busy", "false");
     $("cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((i, n) => {
       const entry = make("li");
       entry.append(card(i, page * PAGE + n));
@@ -319,10 +320,15 @@
 
   const turn = (to) => { page = to; draw(); writeAddress(); $("found").scrollIntoView({ block: "nearest" }); };
   let waiting = 0;
-  $("q").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(() => filter(), 80); });
+  const filterIn = (ms) => {
+    $("cards").setAttribute("aria-busy", "true");
+    clearTimeout(waiting);
+    waiting = setTimeout(() => filter(), ms);
+  };
+  $("q").addEventListener("input", () => filterIn(80));
   $("filters").addEventListener("change", (event) => { if (event.target.id !== "q") filter(); });
   $("filters").addEventListener("submit", (event) => { event.preventDefault(); filter(); });
-  $("filters").addEventListener("reset", () => setTimeout(() => filter()));
+  $("filters").addEventListener("reset", () => filterIn(0));
   $("previous").addEventListener("click", () => turn(page - 1));
   $("next").addEventListener("click", () => turn(page + 1));
   $("page").addEventListener("change", () => turn((parseInt($("page").value, 10) || 1) - 1));
