@@ -212,10 +212,10 @@ def test_run_whose_terminal_is_gone_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_memory_and_descriptors_of_the_driver_do_not_grow_over_50_000_items(
+def test_memory_and_descriptors_of_the_driver_do_not_grow_over_20_000_items(
     tmp_path: Path,
 ) -> None:
-    count = 50_000
+    count = 20_000
     make_small_files(tmp_path, count)
     arguments = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=2", "--quiet")
     process = start(*arguments, command=FAKE)

@@ -291,7 +291,8 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
 
     def kill_one(told: io.StringIO) -> None:
         wait_until(lambda: len(captions(output)) >= 20)
-        (core, *_) = psutil.Process(up_engines(output)[0]).children(recursive=True)
+        pids = wait_until(lambda: up_engines(output))
+        (core, *_) = psutil.Process(pids[0]).children(recursive=True)
         began = time.monotonic()
         core.kill()
         wait_until(lambda: "died" in told.getvalue())
@@ -305,18 +306,8 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
     assert {row["attempts"] for row in rows(output).values()} == {1}
 
 
-def test_two_runs_into_different_folders_run_side_by_side(tmp_path: Path) -> None:
-    files = make_input(tmp_path, 20)
-    arguments = [MODEL, *input_flags(tmp_path), "-dp=1"]
-    other = start(*arguments, f"--output={tmp_path / 'a'}")
-    assert run_here(*arguments, f"--output={tmp_path / 'b'}").exit_code == 0
-    _, stderr = other.communicate(timeout=120)
-    assert other.returncode == 0, stderr
-    assert set(captions(tmp_path / "a")) == set(captions(tmp_path / "b")) == set(files)
-
-
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
-    make_input(tmp_path, 300)
+    make_input(tmp_path, 200)
     output = tmp_path / "out"
     before: list[int] = []
 
@@ -335,19 +326,25 @@ def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -
     result = run_here(*arguments, *LONG, meanwhile=slow_down)
     assert result.exit_code == 0, result.stderr
     after = [engine["captioned"] for engine in status(output)["engines"]]
-    assert sum(after) == 300
+    assert sum(after) == 200
     slowed, other = (end - begin for begin, end in zip(before, after, strict=True))
-    assert slowed + other > 100
+    assert slowed + other > 60
     assert slowed < 0.35 * (slowed + other)
 
 
-def test_ctrl_c_finishes_what_is_in_flight_saves_everything_and_exits_130(tmp_path: Path) -> None:
+def test_ctrl_c_finishes_what_is_in_flight_and_leaves_another_run_alone(tmp_path: Path) -> None:
     make_input(tmp_path, 200)
     output = tmp_path / "out"
-    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=1"]
-    process = start(*arguments, *LONG)
-    wait_until(lambda: len(list(output.rglob("*.txt"))) >= 10, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    arguments = [MODEL, *input_flags(tmp_path), "-dp=1", *LONG]
+    process = start(*arguments, f"--output={output}")
+
+    def interrupt(_: io.StringIO) -> None:
+        wait_until(lambda: len(list(output.rglob("*.txt"))) >= 10, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+
+    beside = run_here(*arguments, f"--output={tmp_path / 'b'}", "--limit=60", meanwhile=interrupt)
+    assert beside.exit_code == 0, beside.stderr
+    assert len(captions(tmp_path / "b")) == 60
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Interrupted: finishing 1" in stderr  # a window of 16, give or take

@@ -16,20 +16,17 @@ from vllm_caption.config import RunConfig
 from vllm_caption.decisions import Accept, Decision, GiveUp, Leased
 from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.documents import printable
-from vllm_caption.errors import INPUT_KINDS, ItemError, RunStopped
+from vllm_caption.errors import ABSENT_KINDS, INPUT_KINDS, ItemError, RunStopped
 from vllm_caption.manifest import Item
 from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen
 from vllm_caption.output import Output
-from vllm_caption.place import Place, RemotePlace
+from vllm_caption.place import Place
 from vllm_caption.prompts import Prompt, render
 from vllm_caption.rows import RowMaker
 from vllm_caption.scan import Batch
 from vllm_caption.stats import RunStats
 from vllm_caption.storage import public_root
 from vllm_caption.twins import Twin, Twins
-
-_ABSENT = frozenset({"missing_file", "unreadable", "not_a_file"})
-"""What every image comes to when the folder above them is gone."""
 
 
 class Clerk:
@@ -57,7 +54,7 @@ class Clerk:
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
         root = config.input.images_root
         self._images_root = public_root(root)
-        self._images = RemotePlace(root) if isinstance(root, str) else Place(root)
+        self._images = None if isinstance(root, str) else Place(root)
 
     def take_in(self, batch: Batch) -> None:
         """A stretch of the input: rows that need no engine, and items that do."""
@@ -111,11 +108,16 @@ class Clerk:
             decision = self._dispatcher.captioned(engine, cleaned, flags)
         else:
             decision = self._dispatcher.failed(engine, answer)
-            given_up = isinstance(decision, GiveUp) and decision.kind in _ABSENT
-            if given_up and not self._images.still_there():
+            if isinstance(decision, GiveUp) and self._all_gone(answer):
                 raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
         if decision is not None:
             self.settle(decision, engine)
+
+    def _all_gone(self, answer: Failed) -> bool:
+        """A folder is looked at here, an object store by the worker: it may keep one waiting."""
+        if self._images is None:
+            return answer.root_gone
+        return answer.kind in ABSENT_KINDS and not self._images.still_there()
 
     def seen(self, engine: int, seen: Seen) -> bool:
         """An image was read; True: it is a twin, and the engine can drop it."""

@@ -43,6 +43,8 @@ ItemKind = InputKind | EngineKind | CaptionKind
 ITEM_KINDS: Final[tuple[str, ...]] = tuple(
     kind for kinds in (InputKind, EngineKind, CaptionKind) for kind in get_args(kinds)
 )
+ABSENT_KINDS: Final[frozenset[str]] = frozenset({"missing_file", "unreadable", "not_a_file"})
+"""What every image comes to when the folder or bucket above them is gone."""
 INPUT_KINDS: Final[frozenset[str]] = frozenset(get_args(InputKind))
 """Kinds that can be found again without an engine."""
 

@@ -97,7 +97,8 @@ class Captioned(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """This attempt failed and the engine is well. ``retryable``: another try may end better."""
+    """This attempt failed and the engine is well. ``retryable``: another try may end better;
+    ``root_gone``: all images are away, as far as this worker can see."""
 
     lease: int
     kind: ItemKind
@@ -105,6 +106,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     retryable: bool = False
     image: ImageFacts | None = None
     timings: Timings = Timings()
+    root_gone: bool = False
 
 
 class EngineDown(msgspec.Struct, frozen=True, tag=True):

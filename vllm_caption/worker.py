@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_caption.config import ImageConfig
-from vllm_caption.errors import ItemError
+from vllm_caption.errors import ABSENT_KINDS, ItemError
 from vllm_caption.image_files import read_image
 from vllm_caption.images import PreparedImage, decode_image, prepare_image
 from vllm_caption.messages import (
@@ -30,6 +30,7 @@ from vllm_caption.messages import (
     Timings,
     WorkerMessage,
 )
+from vllm_caption.place import RemotePlace
 from vllm_caption.storage import FETCH_THREADS, is_remote
 from vllm_caption.twins import twin_key
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 class EngineLost(Exception):
     """The engine died; nothing more can be asked of it. The text is the engine's last words."""
+
+
+class RootGone(ItemError):
+    """Not this image alone: nothing at the images root answers. May pass."""
 
 
 class RequestRefused(Exception):
@@ -100,11 +105,10 @@ class Worker:
         self._image_config = image_config
         self._find_twins = find_twins
         self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
-        self._fetching = (
-            ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
-            if is_remote(images_root)
-            else None
-        )
+        self._fetching: ThreadPoolExecutor | None = None
+        if is_remote(images_root):
+            self._fetching = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+            self._root = RemotePlace(images_root)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._down: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
@@ -150,7 +154,8 @@ class Worker:
         try:
             started, prepared = await self._prepared(request)
         except ItemError as error:
-            return Failed(request.lease, error.kind, error.reason, error.transient)
+            gone = isinstance(error, RootGone)
+            return Failed(request.lease, error.kind, error.reason, error.transient, root_gone=gone)
         key = twin_key(prepared.sha256, request.system, request.user)
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
         if self._find_twins:
@@ -185,10 +190,18 @@ class Worker:
         if self._fetching is None:
             return await loop.run_in_executor(self._threads, self._prepare, request)
         started = time.perf_counter()
-        read = await loop.run_in_executor(self._fetching, read_image, self._images_root, file)
+        read = await loop.run_in_executor(self._fetching, self._fetch, file)
         decode = partial(decode_image, *read, self._image_config)
         del read  # the bytes go once they are decoded
         return started, await loop.run_in_executor(self._threads, decode)
+
+    def _fetch(self, file: str) -> tuple[bytes, str]:
+        try:
+            return read_image(self._images_root, file)
+        except ItemError as error:
+            if error.kind in ABSENT_KINDS and not self._root.still_there():
+                raise RootGone(error.kind, error.reason, transient=True) from error
+            raise
 
     def _prepare(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
         started = time.perf_counter()
