@@ -208,27 +208,21 @@ def test_failed_item_is_captioned_on_a_rerun_once_its_file_is_there(tmp_path: Pa
     assert rows(tmp_path / "out")[files[0]]["status"] == "captioned"
 
 
-def test_vllm_engine_flags_and_sampling_flags_reach_the_engine(
-    shapes: Path, tmp_path: Path
-) -> None:
-    arguments = [MODEL, *input_flags(shapes), f"--output={tmp_path}", "--limit=3"]
-    run_here(*arguments, "--ignore-eos", "--max-tokens=7", "--max-model-len=512")
-    made = list(rows(tmp_path).values())
-    assert {(row["output_tokens"], row["finish_reason"]) for row in made} == {(7, "length")}
-    assert "Using max model len 512" in (tmp_path / "logs/preflight.log").read_text()
-
-
-def test_pixel_bounds_reach_the_models_processor(tmp_path: Path) -> None:
+def test_engine_flags_sampling_flags_and_pixel_bounds_reach_the_engine(tmp_path: Path) -> None:
     make_input(tmp_path, 0)
     write_document(tmp_path, "design", ["large.png"], ["SvgElement"])
     (tmp_path / "raw").mkdir(exist_ok=True)
     draw_shape(1).resize((840, 840)).save(tmp_path / "raw/large.png")
-    arguments = [MODEL, SHORT, *input_flags(tmp_path), "--no-checks"]
+    arguments = [MODEL, *input_flags(tmp_path), "--ignore-eos", "--max-model-len=512"]
     tokens = {}
     for side in (4, 8):  # in image tokens of 28 × 28 pixels
         output = tmp_path / str(side)
-        run_here(*arguments, f"--output={output}", f"--max-pixels={(28 * side) ** 2}")
-        tokens[side] = rows(output)["large.png"]["prompt_tokens"]
+        bounds = f"--max-pixels={(28 * side) ** 2}"
+        run_here(*arguments, f"--output={output}", f"--max-tokens={side}", bounds)
+        made = rows(output)["large.png"]
+        assert (made["output_tokens"], made["finish_reason"]) == (side, "length")
+        assert "Using max model len 512" in (output / "logs/preflight.log").read_text()
+        tokens[side] = made["prompt_tokens"]
     assert tokens[8] - tokens[4] == 8 * 8 - 4 * 4
 
 
@@ -255,7 +249,7 @@ def start_and_kill(arguments: list[str], output: Path, num_captions: int) -> Non
     """A run that is killed, with nothing of it left after 5 s, once so many captions are there."""
     process = start(*arguments)
     driver = psutil.Process(process.pid)
-    wait_until(lambda: len(driver.children(recursive=True)) >= 3, process)
+    wait_until(lambda: driver.children(recursive=True), process)
     wait_until(lambda: len(list(output.rglob("*.txt"))) >= num_captions, process)
     family = driver.children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
@@ -266,15 +260,15 @@ def start_and_kill(arguments: list[str], output: Path, num_captions: int) -> Non
 def test_driver_killed_again_and_again_leaves_no_process_and_repeats_nothing(
     tmp_path: Path,
 ) -> None:
-    files = make_input(tmp_path, 120)
+    files = make_input(tmp_path, 90)
     output = tmp_path / "out"
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     arguments += ["--checkpoint-interval=20", *LONG]
     written: dict[Path, int] = {}
-    for captions_at_kill in (0, 30):  # the first while the engines start
+    for captions_at_kill in (0, 25):  # the first while vLLM is imported
         start_and_kill(arguments, output, captions_at_kill)
         now = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
-        assert captions_at_kill <= len(now) < 120
+        assert captions_at_kill <= len(now) < 90
         assert all(path.stat().st_size for path in now)
         assert now | written == now  # nothing is made twice
         written = now
@@ -307,7 +301,7 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
 
 
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
-    make_input(tmp_path, 200)
+    make_input(tmp_path, 160)
     output = tmp_path / "out"
     before: list[int] = []
 
@@ -326,9 +320,9 @@ def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -
     result = run_here(*arguments, *LONG, meanwhile=slow_down)
     assert result.exit_code == 0, result.stderr
     after = [engine["captioned"] for engine in status(output)["engines"]]
-    assert sum(after) == 200
+    assert sum(after) == 160
     slowed, other = (end - begin for begin, end in zip(before, after, strict=True))
-    assert slowed + other > 60
+    assert slowed + other > 50
     assert slowed < 0.35 * (slowed + other)
 
 
@@ -378,18 +372,20 @@ def test_ctrl_c_before_an_engine_is_up_leaves_at_once(
 def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path) -> None:
     make_input(tmp_path, 60)
     output = tmp_path / "out"
-    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=1"]
-    process = start(*arguments, "--ignore-eos", "--max-tokens=1500", "--no-checks")
-    wait_until(lambda: up_engines(output), process)
-    os.kill(process.pid, signal.SIGINT)
-    line = wait_until(lambda: process.stderr and process.stderr.readline())
-    while "Interrupted" not in line:
-        line = wait_until(lambda: process.stderr and process.stderr.readline())
-    began = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert time.monotonic() - began < 3
+    second: list[float] = []
+
+    def interrupt_twice(told: io.StringIO) -> None:
+        wait_until(lambda: up_engines(output))
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until(lambda: "Interrupted: finishing" in told.getvalue())
+        second.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=1", "--no-checks"]
+    endless = ("--ignore-eos", "--max-tokens=1500")
+    result = run_here(*arguments, *endless, meanwhile=interrupt_twice)
+    assert result.exit_code == 130
+    assert time.monotonic() - second[0] < 3
     assert set(captions(output)) == {
         file for file, row in rows(output).items() if row["status"] == "captioned"
     }

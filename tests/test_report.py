@@ -290,13 +290,6 @@ def test_folders_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) 
     assert data_of((roots[0] / "compare.html").read_text())["labels"] == list(map(str, roots))
 
 
-def test_a_hundred_thousand_items_make_a_page_of_a_few_megabytes(tmp_path: Path) -> None:
-    page = page_of(write_folder(tmp_path / "o", many_rows(100_000)), num_pictures=0)
-    assert len(page) < 9_000_000
-    assert len(data_of(page)["file"]) == 100_000
-    assert tiles(page)["failed"] == "1,000"
-
-
 def test_of_more_items_than_fit_all_that_failed_or_are_flagged_stay(tmp_path: Path) -> None:
     page = page_of(write_folder(tmp_path / "o", many_rows(5_000)), num_items=500, num_pictures=0)
     side = data_of(page)["sides"][0]

@@ -245,7 +245,9 @@ def test_two_folders_stand_side_by_side_with_their_differences(visit: Any) -> No
     assert "07.png" not in page.locator(".card").nth(1).inner_text()
 
 
-def test_a_hundred_thousand_items_open_in_three_seconds_and_filter_in_a_fifth(visit: Any) -> None:
+def test_a_hundred_thousand_items_open_in_three_seconds_and_filter_in_a_fifth(
+    visit: Any, pages: dict[str, Path]
+) -> None:
     """The best of three counts, since others use the machine too."""
     opened_s = []
     for _ in range(3):
@@ -253,6 +255,7 @@ def test_a_hundred_thousand_items_open_in_three_seconds_and_filter_in_a_fifth(vi
         page = visit("big")
         opened_s.append(time.monotonic() - began_s)
     assert found(page) == "All 100,000 items"
+    assert pages["big"].stat().st_size < 9_000_000
     for words in ("redstar", "soft blue", "nothing like it", "a"):
         assert best_filter_ms(page, lambda words=words: page.fill("#q", words)) < 200
     page.fill("#q", "")
