@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The CUDA build of vLLM where a GPU answers, the CPU build elsewhere; `make BUILD=cpu` to choose.
+# The CUDA build of vLLM where a GPU answers, the CPU build elsewhere; to choose, give each call BUILD=cpu.
 BUILD ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 OVERRIDES_cpu := --override requirements/cpu-overrides.txt
 STAMP := $(VENV)/.$(BUILD)-installed

@@ -252,3 +252,9 @@ def test_build_of_vllm_is_known_by_its_name_or_version(
 
     monkeypatch.setattr("importlib.metadata.version", version)
     assert platform() == found
+
+
+def test_redo_and_redo_kind_together_are_a_mistake() -> None:
+    result = run_here("--redo=flagged", "--redo-kind=poison")
+    assert result.exit_code == 2
+    assert "--redo-kind poison: and --redo both say what is made anew" in result.stderr

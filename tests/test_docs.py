@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 from job import ENVIRONMENT
 
@@ -116,12 +117,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Ran]:
     def run(page: Path) -> Ran:
         return list(run_all(page, tmp_path_factory.mktemp(page.stem)))
 
-    with ThreadPoolExecutor(len(PAGES_WITH_COMMANDS)) as threads:
-        return dict(zip(PAGES_WITH_COMMANDS, threads.map(run, PAGES_WITH_COMMANDS), strict=True))
+    pages = [page for page in PAGES_WITH_COMMANDS if page.name != "ray.md" or not ray_runs()]
+    with ThreadPoolExecutor(len(pages)) as threads:
+        return dict(zip(pages, threads.map(run, pages), strict=True))
+
+
+def ray_runs() -> bool:
+    """Whether somebody has a Ray here, which the `ray stop` of a page would end too."""
+    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.name)
 def test_commands_of_a_page_do_what_it_shows(page: Path, ran: dict[Path, Ran]) -> None:
+    if page not in ran:
+        pytest.skip("another Ray runs on this machine")
     for command, said, exit_code in ran[page]:
         assert exit_code == 0, f"$ {command.text}\n" + "\n".join(said)
         if command.shown:

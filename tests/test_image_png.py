@@ -80,9 +80,9 @@ def test_pixel_data_in_many_chunks_becomes_one_and_what_surrounds_it_stays() -> 
 
 def test_large_pixel_data_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     data = png()
-    monkeypatch.setattr(image_png, "_MAX_BYTES", 130 * 601)
+    monkeypatch.setattr(image_png, "MAX_STORED_BYTES", 130 * 601)
     assert store_pixels(data) != data
-    monkeypatch.setattr(image_png, "_MAX_BYTES", 130 * 601 - 1)
+    monkeypatch.setattr(image_png, "MAX_STORED_BYTES", 130 * 601 - 1)
     assert store_pixels(data) is data
 
 

@@ -149,6 +149,9 @@ def _config(
         values["data_parallel_size"] = _default_engines(values, needs_vllm=needs_vllm)
     if is_remote(values["images_root"]):
         values["window_factor"] = REMOTE_WINDOW_FACTOR
+    if values["redo"] and values["redo_kinds"]:
+        remedy = "both say what is made anew; give one of them"
+        raise UsageError("--redo-kind", ",".join(values["redo_kinds"]), f"and --redo {remedy}")
     if values["min_pixels"] > values["max_pixels"]:
         remedy = f"is more than --max-pixels {values['max_pixels']}"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)

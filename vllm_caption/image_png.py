@@ -12,7 +12,7 @@ from typing import Final
 
 import deflate
 
-_MAX_BYTES: Final = 32 * 2**20
+MAX_STORED_BYTES: Final = 32 * 2**20
 """Of pixel data that is stored: there are two copies of it beside the pixels for a moment."""
 _MAX_BLOCK: Final = 65535
 _HEADER: Final = struct.Struct(">IIBBBBB")
@@ -28,7 +28,7 @@ def store_pixels(data: bytes) -> bytes:
     try:
         start, end, packed = _pixel_data(data)
         num_bytes = _num_bytes(data)
-        if not 0 < num_bytes <= _MAX_BYTES:
+        if not 0 < num_bytes <= MAX_STORED_BYTES:
             return data
         pixels = deflate.zlib_decompress(packed, num_bytes)
     except (struct.error, LookupError, ValueError, deflate.DeflateError):

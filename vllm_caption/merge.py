@@ -42,7 +42,8 @@ def run_merge(arguments: Sequence[str]) -> int:
         prog="vllm-caption merge",
         description="Make one output folder of what `--shard` runs have made in it, and of the"
         " folders named besides, which stay as they are.",
-        epilog="exit codes: 0 merged; 2 usage or configuration; 3 could not go on (disk full).",
+        epilog="exit codes: 0 merged; 2 usage or configuration; 3 could not go on (disk full);"
+        " 130 interrupted.",
     )
     add_output_folder(parser)
     parser.add_argument(

@@ -33,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "flags of vLLM's engine are taken and ignored. exit codes: 0 planned; 2 usage or"
-        " configuration; 130 interrupted."
+        " configuration; 3 a part of the manifest is damaged; 130 interrupted."
     )
     group = parser.add_argument_group("plan")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the plan there as well")
