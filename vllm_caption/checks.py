@@ -123,7 +123,7 @@ def check_caption(
     found = words(caption)
     broken: dict[Flag, bool] = {
         "empty": not found,
-        "loop": is_loop(caption),
+        "loop": _is_loop(caption, found),
         "refusal": is_refusal(caption),
         "prompt_echo": is_echo(found, _prompt_words(prompt_text)),
         "forbidden_opening": any(opens_with(caption, o) for o in rules.forbid_openings),
@@ -159,9 +159,13 @@ def words(text: str) -> list[str]:
 
 def is_loop(text: str) -> bool:
     """A block of words said again and again in a row, or hardly anything new all along."""
+    return _is_loop(text, words(text))
+
+
+def _is_loop(text: str, found: list[str]) -> bool:
     if _CHARACTER_LOOP.search(text):
         return True
-    found = words(text)[:MAX_LOOP_WORDS]
+    found = found[:MAX_LOOP_WORDS]
     if len(set(found)) == len(found):  # no word comes twice, as in most captions
         return False
     is_han = _is_han(found)

@@ -111,7 +111,7 @@ class Dispatcher(Generic[T]):
     @property
     def finished(self) -> bool:
         """Nothing is left to hand out or to wait for."""
-        if self.num_in_flight:
+        if any(engine.in_flight for engine in self._engines):
             return False
         return self._closed or (self._input_ended and not self.num_waiting)
 
@@ -281,7 +281,7 @@ class Dispatcher(Generic[T]):
     def _should_try_suspect(self, engine: int) -> bool:
         """A trial must mean something: on an engine that has just worked, not on one that the
         suspect has killed before; where neither can be had any more, on any engine."""
-        if not self._trial_candidates(engine):
+        if not self._suspects or not self._trial_candidates(engine):
             return False
         slot = self._engines[engine]
         others = sum(e.emptying for e in self._engines if e is not slot)

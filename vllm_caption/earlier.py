@@ -29,6 +29,8 @@ class EarlierCaptions:
 
     def get(self, key: bytes) -> str | None:
         """The file whose caption answers this key; None when there is none."""
+        if not len(self._first):
+            return None
         first, second = (int.from_bytes(half, "big") for half in (key[:8], key[8:]))
         place = int(np.searchsorted(self._first, np.uint64(first)))
         while place < len(self._first) and int(self._first[place]) == first:

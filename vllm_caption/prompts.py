@@ -186,7 +186,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 def render(prompt: Prompt, item: Item) -> RenderedPrompt:
     """The request's text for one element; raises ItemError where the template fails on it."""
-    values = _values(item)
+    values = _values(item) if _varies(prompt.user) or _varies(prompt.system or "") else {}
     try:
         system = "" if prompt.system is None else _render(prompt.system, values)
         return RenderedPrompt(system or None, _render(prompt.user, values))
@@ -195,9 +195,14 @@ def render(prompt: Prompt, item: Item) -> RenderedPrompt:
         raise ItemError("engine_error", reason) from None
 
 
+def _varies(template: str) -> bool:
+    """Most prompts say the same of every element."""
+    return "{" in template or "\r" in template
+
+
 def _render(template: str, values: Mapping[str, object]) -> str:
-    if "{" not in template and "\r" not in template:
-        return template.strip()  # most prompts say the same of every element
+    if not _varies(template):
+        return template.strip()
     text = ""
     for piece in _compiled(template).generate(values):
         text += piece

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm_caption.caption_files import SUFFIX
 from vllm_caption.decisions import Accept, GiveUp
@@ -21,6 +21,7 @@ class RowMaker:
     run_id: str
     images_root: str
     recipe: Recipe
+    _made_by: dict[str, str] = field(init=False)
 
     def captioned(self, accepted: Accept[Item], engine: int) -> Row:
         """A caption that this run made."""
@@ -36,7 +37,7 @@ class RowMaker:
             prompt_tokens=result.prompt_tokens,
             output_tokens=result.output_tokens,
             engine=engine,
-            **self._made_by(),
+            **self._made_by,
             **_facts(result.image),
             **_timings(result.timings),
         )
@@ -51,7 +52,7 @@ class RowMaker:
             error=failure.reason,
             attempts=failure.attempts,
             engine=engine,
-            **self._made_by(),
+            **self._made_by,
             **(_facts(last.image) if last else {}),
             **(_timings(last.timings) if last else {}),
         )
@@ -69,7 +70,7 @@ class RowMaker:
             caption=caption,
             flags=flags,
             same_as=of,
-            **self._made_by(),
+            **self._made_by,
             **_facts(twin.image),
         )
 
@@ -100,13 +101,14 @@ class RowMaker:
             **columns,  # type: ignore[arg-type]
         )
 
-    def _made_by(self) -> dict[str, object]:
+    def __post_init__(self) -> None:
         recipe = self.recipe
-        return {
+        made_by = {
             "recipe_id": recipe.id,
             "model": recipe.model,
             "prompt_name": recipe.prompt_name,
         }
+        object.__setattr__(self, "_made_by", made_by)
 
 
 def adopted(item: Item, caption: str, images_root: str, run_id: str) -> Row:
