@@ -26,10 +26,10 @@ def store_pixels(data: bytes) -> bytes:
     ``data`` itself if it is large, interlaced, animated or damaged in any way.
     """
     try:
-        start, end, packed = _pixel_data(data)
         num_bytes = _num_bytes(data)
         if not 0 < num_bytes <= MAX_STORED_BYTES:
             return data
+        start, end, packed = _pixel_data(data)
         pixels = deflate.zlib_decompress(packed, num_bytes)
     except (struct.error, LookupError, ValueError, deflate.DeflateError):
         return data

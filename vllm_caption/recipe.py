@@ -61,10 +61,10 @@ def record_recipe(root: Path, recipe: Recipe) -> str | None:
     path, note = root / FILE_NAME, None
     try:
         recipes = read_recipes(root)
-    except RunStopped as damage:
+    except RunStopped:
         aside = path.with_name(f"{FILE_NAME}.damaged")
         path.replace(aside)
-        recipes, note = {}, f"{damage}; it is begun anew, the old one is {aside.name}"
+        recipes, note = {}, f"{path} is damaged and begun anew; the old one is {aside.name}"
     recipes[recipe.id] = recipe
     temporary = root / f".{FILE_NAME}.tmp"
     with temporary.open("wb") as file:
@@ -83,7 +83,7 @@ def read_recipes(root: Path) -> dict[str, Recipe]:
     except FileNotFoundError:
         return {}
     except ValueError as error:  # msgspec's, or bytes that are not UTF-8
-        raise RunStopped(f"{path} is damaged ({error})") from error
+        raise RunStopped(f"{path} is damaged ({error}); move it away") from error
 
 
 def _wording_flags(engine_args: tuple[str, ...]) -> dict[str, str]:
