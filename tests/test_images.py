@@ -609,6 +609,21 @@ def test_backdrop_weighs_pixels_by_alpha(tmp_path: Path) -> None:
     assert prepare(tmp_path, image).backdrop != "white"
 
 
+@pytest.mark.parametrize("side", [100, 256, 384])
+@pytest.mark.parametrize("period", [3, 4, 5, 8, 16])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_backdrop_of_a_pattern_is_that_of_most_of_it(
+    tmp_path: Path, side: int, period: int, axis: int
+) -> None:
+    at = np.indices((side, side))[axis]
+    for white in (1, period - 1):
+        for phase in range(period):
+            level = np.where((at + phase) % period < white, 255, 0)
+            levels = np.dstack([level] * 3 + [np.full_like(level, 254)]).astype(np.uint8)
+            backdrop = prepare(tmp_path, Image.fromarray(levels)).backdrop
+            assert (backdrop == "white") == (2 * white < period)
+
+
 @pytest.mark.parametrize("side", [64, 256, 1024, 3000])
 def test_white_hairline_is_seen_at_every_size(tmp_path: Path, side: int) -> None:
     image = Image.new("RGBA", (side, side))

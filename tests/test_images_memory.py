@@ -68,7 +68,13 @@ def test_shrinking_in_bands_gives_the_pixels_of_shrinking_whole(
     image = Image.fromarray(noise).convert("RGB").convert(mode) if mode in "CMYK P" else None
     image = image or Image.fromarray(noise).convert(mode)
     plain = image.convert("RGB") if mode in ("CMYK", "P") else image
-    plain = plain.convert("RGBA").convert("RGBa") if mode in ("RGBA", "LA") else plain
-    whole = plain.resize(target, Image.Resampling.HAMMING, reducing_gap=2.0)
-    whole = whole.convert("RGBA") if whole.mode == "RGBa" else whole
-    assert shrink(image, size, target).tobytes() == whole.tobytes()
+    alpha = image.getchannel("A") if mode in ("RGBA", "LA") else None
+    if alpha:
+        plain = Image.new("RGB", size, "white")
+        plain.paste(image.convert("RGBA"), mask=alpha)
+    bands = shrink(image, size, target)
+    for layer, whole in ((bands.on_white, plain), (bands.alpha, alpha)):
+        assert (layer is None) == (whole is None)
+        if layer and whole:
+            resized = whole.resize(target, Image.Resampling.HAMMING, reducing_gap=2.0)
+            assert layer.tobytes() == resized.tobytes()

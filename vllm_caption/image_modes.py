@@ -1,4 +1,4 @@
-"""From whatever pixels a decoder gave to few of a plain kind: L, RGB, RGBA, or numbers as gray.
+"""From whatever pixels a decoder gave to few of a plain kind: L or RGB on white, and their alpha.
 
 Invariants
 - A large image is converted and averaged band by band, so that beside the decoded pixels there is
@@ -9,72 +9,67 @@ Invariants
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Final
 
 import numpy as np
 from PIL import Image, ImageCms
 from PIL.Image import Resampling
 
+from vllm_caption.backdrop import Laid, lay_on_white
 from vllm_caption.errors import ItemError
 
 Size = tuple[int, int]
 
-_BAND_PIXELS: Final = 2**18
+_BAND_PIXELS: Final = 2**16
+"""So few that a band and what becomes of it stay in a processor's cache."""
 _REDUCING_GAP: Final = 2.0
 """How much larger than its target an image stays until the filter: Pillow's own proposal."""
 
 
-def shrink(image: Image.Image, least: Size, most: Size) -> Image.Image:
-    """``image`` as L, RGB or RGBA, whatever its mode, at ``most`` if it is larger.
+def shrink(image: Image.Image, least: Size, most: Size) -> Laid:
+    """``image`` as L or RGB, laid on white, whatever its mode, at ``most`` if it is larger.
 
     Averages of whole pixels do where they fit between ``least`` and ``most``: they are cheap.
     """
     factor = min(have // need for have, need in zip(image.size, least, strict=True))
     if factor > 1 and math.ceil(max(image.size) / factor) <= max(most):
-        small = _straight(_reduced(image, factor, factor))
+        small = _reduced(image, factor, factor)
     elif image.size == most:
-        small = _plain(image)
+        small = lay_on_white(_plain(image))
     else:
         small = _resized(image, most)
-    return _scale_values(small) if small.mode in ("I", "F") else small
+    return small.each(_scale_values) if small.on_white.mode in ("I", "F") else small
 
 
-def _resized(image: Image.Image, target: Size) -> Image.Image:
-    """As ``resize(…, reducing_gap)`` would, but in bands, and weighted by alpha."""
+def _resized(image: Image.Image, target: Size) -> Laid:
+    """As ``resize(…, reducing_gap)`` would, but in bands."""
     (width, height), (new_width, new_height) = image.size, target
     factor_x = int(width / new_width / _REDUCING_GAP) or 1
     factor_y = int(height / new_height / _REDUCING_GAP) or 1
-    reduced = _reduced(image, factor_x, factor_y)
     # HAMMING has no negative lobes: no halo around flat shapes, no colour stronger than its alpha,
     # no value outside the range of a 32-bit image; and it takes a third of LANCZOS' time.
     box = (0, 0, width / factor_x, height / factor_y)
-    return _straight(reduced.resize(target, Resampling.HAMMING, box))
+    reduced = _reduced(image, factor_x, factor_y)
+    return reduced.each(lambda layer: layer.resize(target, Resampling.HAMMING, box))
 
 
-def _reduced(image: Image.Image, factor_x: int, factor_y: int) -> Image.Image:
+def _reduced(image: Image.Image, factor_x: int, factor_y: int) -> Laid:
     """Averages of ``factor_x`` × ``factor_y`` pixels."""
     if (factor_x, factor_y) == (1, 1):
-        return _weighted(_plain(image))
+        return lay_on_white(_plain(image))
     width, height = image.size
+    size = math.ceil(width / factor_x), math.ceil(height / factor_y)
     rows = max(1, _BAND_PIXELS // (width * factor_y)) * factor_y
     reduced = None
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
-        piece = _weighted(_plain(band)).reduce((factor_x, factor_y))
+        piece = lay_on_white(_plain(band)).each(lambda layer: layer.reduce((factor_x, factor_y)))
         if reduced is None:
-            size = math.ceil(width / factor_x), math.ceil(height / factor_y)
-            reduced = Image.new(piece.mode, size)
-        reduced.paste(piece, (0, top // factor_y))
+            reduced = piece.each(lambda layer: Image.new(layer.mode, size))
+        reduced.paste(piece, top // factor_y)
     assert reduced is not None
     return reduced
-
-
-def _weighted(image: Image.Image) -> Image.Image:
-    return image.convert("RGBa") if image.mode == "RGBA" else image
-
-
-def _straight(image: Image.Image) -> Image.Image:
-    return image.convert("RGBA") if image.mode == "RGBa" else image
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -88,11 +83,16 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        converted = ImageCms.applyTransform(image, _lab_to_srgb())
         assert converted is not None
         return converted
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:

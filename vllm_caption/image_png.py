@@ -15,6 +15,8 @@ import deflate
 MAX_STORED_BYTES: Final = 32 * 2**20
 """Of pixel data that is stored: there are two copies of it beside the pixels for a moment."""
 _MAX_BLOCK: Final = 65535
+_NO_CHECK: Final = bytes(4)
+"""Instead of the check of pixel data, which Pillow does not read."""
 _HEADER: Final = struct.Struct(">IIBBBBB")
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By the colour type of the header (PNG specification, 11.2.2)."""
@@ -35,11 +37,9 @@ def store_pixels(data: bytes) -> bytes:
         return data
     if len(pixels) != num_bytes:
         return data
-    stored = b"".join(_stored(pixels))
-    length, check = len(stored).to_bytes(4, "big"), deflate.crc32(stored, deflate.crc32(b"IDAT"))
-    view = memoryview(data)
-    chunk = (length, b"IDAT", stored, check.to_bytes(4, "big"))
-    return b"".join((view[:start], *chunk, view[end:]))
+    stored = list(_stored(pixels))
+    length, view = sum(map(len, stored)).to_bytes(4, "big"), memoryview(data)
+    return b"".join((view[:start], length, b"IDAT", *stored, _NO_CHECK, view[end:]))
 
 
 def _num_bytes(data: bytes) -> int:

@@ -30,7 +30,7 @@ from PIL import TiffImagePlugin as _tiff  # noqa: F401
 from PIL import WebPImagePlugin as _webp
 from PIL.Image import Transpose
 
-from vllm_caption.backdrop import flatten, pad
+from vllm_caption.backdrop import Laid, flatten, pad
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
 from vllm_caption.image_files import read_image
@@ -85,8 +85,8 @@ def decode_image(data: bytes, image_format: str, config: ImageConfig) -> Prepare
     source = io.BytesIO(data)
     del data  # so that the bytes are gone once ``source`` is closed
     try:
-        image, (width, height) = _decode(source, image_format, config)
-        image, backdrop = flatten(image)
+        laid, (width, height) = _decode(source, image_format, config)
+        image, backdrop = flatten(laid)
         image = pad(image, backdrop)
     except ItemError:
         raise
@@ -106,8 +106,8 @@ def _sentence(image_format: str, error: Exception) -> str:
     return f"the {image_format} data cannot be decoded: {text or type(error).__name__}"
 
 
-def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Image.Image, Size]:
-    """First frame as L, RGB or RGBA, shrunk and upright; and the file's upright size.
+def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Laid, Size]:
+    """First frame on white, shrunk and upright; and the file's upright size.
 
     Closes ``source`` once the pixels are there, to make room for what becomes of them.
     """
@@ -128,7 +128,8 @@ def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple
     small = shrink(image, least, _fit(image.size, config.max_side))
     if turn is None:
         return small, size
-    return small.transpose(turn), size[::-1] if turn in _SIDEWAYS else size
+    upright = small.each(lambda layer: layer.transpose(turn))
+    return upright, size[::-1] if turn in _SIDEWAYS else size
 
 
 class _WebPFile(_webp.WebPImageFile):
