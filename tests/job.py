@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from vllm_caption.cli import main
-from vllm_caption.parts import read_rows
+from vllm_caption.folders import parts
+from vllm_caption.parts import SCHEMA
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 WAIT_S = 180.0
@@ -118,7 +120,8 @@ def captions(output: Path) -> dict[str, str]:
 
 def rows(output: Path) -> dict[str, dict[str, Any]]:
     """file → its last row in the manifest."""
-    return {row["file"]: row for row in read_rows(output / "manifest.parquet")}
+    tables = (pq.read_table(path, schema=SCHEMA) for path in parts(output / "manifest.parquet"))
+    return {row["file"]: row for table in tables for row in table.to_pylist()}
 
 
 def make_input(folder: Path, count: int) -> list[str]:

@@ -450,6 +450,7 @@ def test_hostile_run_takes_at_most_twice_the_time_and_memory_of_a_healthy_one(
         ".documents.parquet.tmp",
         "recipes.json",
         ".recipes.json.tmp",
+        "recipes.json.damaged",
         "status.json",
         ".status.json.tmp",
         "journal.jsonl",

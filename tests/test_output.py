@@ -12,13 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
+from job import rows
 
 from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.folders import parts
 from vllm_caption.output import Output
-from vllm_caption.parts import Row, read_rows
+from vllm_caption.parts import Row
 
 
 def row(file: str, **columns: object) -> Row:
@@ -93,7 +94,7 @@ def test_rows_go_to_the_journal_first_and_to_a_part_at_each_interval(tmp_path: P
     assert [path.name for path in parts(checkpoint.folder)] == ["part-00000001.parquet"]
     assert journal(tmp_path) == ["d"]
     checkpoint.close()
-    assert [r["file"] for r in read_rows(checkpoint.folder)] == list("abcd")
+    assert list(rows(tmp_path)) == list("abcd")
     assert journal(tmp_path) == []
 
 
@@ -123,7 +124,7 @@ def test_compaction_leaves_one_part_with_the_last_row_of_each_item(tmp_path: Pat
         checkpoint.append(row(name, caption=caption))
     checkpoint.compact()
     assert len(parts(checkpoint.folder)) == 1
-    captions = {r["file"]: r["caption"] for r in read_rows(checkpoint.folder)}
+    captions = {file: row["caption"] for file, row in rows(tmp_path).items()}
     assert captions == {"a": "3", "b": "5", "c": "4"}
 
 
@@ -133,7 +134,7 @@ def test_rows_after_a_compaction_are_newer_than_it(tmp_path: Path) -> None:
         checkpoint.append(row("a", caption=caption))
     checkpoint.compact()
     checkpoint.append(row("a", caption="new"))
-    assert [r["caption"] for r in read_rows(checkpoint.folder)] == ["new"]
+    assert [row["caption"] for row in rows(tmp_path).values()] == ["new"]
 
 
 def test_compaction_that_was_killed_before_it_removed_the_old_parts_changes_nothing(
@@ -147,7 +148,7 @@ def test_compaction_that_was_killed_before_it_removed_the_old_parts_changes_noth
     for path, content in kept.items():
         path.write_bytes(content)
     reopened = Checkpoint(tmp_path, interval=1)
-    assert [r["caption"] for r in read_rows(reopened.folder)] == ["new"]
+    assert [row["caption"] for row in rows(tmp_path).values()] == ["new"]
     reopened.compact()
     assert len(parts(reopened.folder)) == 1
 
@@ -218,7 +219,7 @@ def test_full_disk_stops_the_run_with_a_sentence_and_keeps_what_is_whole(tmp_pat
     output.close(complete=False)
     assert output.files.read("a") == "caption of a"
     assert output.files.read("b") is None
-    assert [r["file"] for r in read_rows(tmp_path / "manifest.parquet")] == ["a"]
+    assert list(rows(tmp_path)) == ["a"]
 
 
 def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ LAYERS = (
             "flags",
             "memory_fit",
         ),
-        "stats",
+        *("sections", "stats"),
     },
     {
         *("earlier", "recorded", "rows", "status", "output", "scan", "progress", "summary"),
@@ -58,7 +58,6 @@ LAYERS = (
         "report",
         "merge",
         "json_file",
-        "sections",
         "run_state",
         "status_view",
         "status_shards",

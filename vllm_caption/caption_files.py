@@ -28,7 +28,7 @@ TEMPORARY_OF_RUN: Final = re.compile(rf"\.{_REPLACED}\.tmp")
 """Name of what else is being written, and replaced as a whole."""
 _RESERVED: Final = re.compile(
     rf"(?:manifest\.parquet|journal\.jsonl|report\.html|{_REPLACED}|{TEMPORARY_OF_RUN.pattern}"
-    r"|\.run\.(?:lock|owner\.json)|logs/[^/]*\.log|shards/\d+-of-\d+)/"
+    r"|recipes\.json\.damaged|\.run\.(?:lock|owner\.json)|logs/[^/]*\.log|shards/\d+-of-\d+)/"
 )
 """What the job itself writes: folders of these names would be in its way."""
 _OBSTACLES: Final = (NotADirectoryError, FileExistsError, IsADirectoryError)

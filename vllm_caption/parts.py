@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,7 +18,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from vllm_caption.errors import RunStopped
-from vllm_caption.folders import parts
 
 SCHEMA = pa.schema(
     [
@@ -194,12 +193,3 @@ def read_known(path: Path) -> Iterator[tuple[str, Known]]:
     for file, *rest in zip(*lists, strict=True):
         entry = Known(*rest)
         yield file, shared.setdefault(entry, entry)
-
-
-def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The last row of every item, as plain dictionaries (for tools, not for the hot path)."""
-    rows: dict[str, dict[str, Any]] = {}
-    for path in parts(folder):
-        for row in pq.read_table(path, schema=SCHEMA).to_pylist():
-            rows[row["file"]] = row
-    yield from rows.values()

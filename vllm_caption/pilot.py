@@ -23,6 +23,7 @@ from vllm_caption.config import InputConfig, RunConfig
 from vllm_caption.errors import ItemError
 from vllm_caption.image_files import num_bytes
 from vllm_caption.manifest import Item, ManifestReader
+from vllm_caption.sections import duration
 from vllm_caption.stats import RunStats
 from vllm_caption.storage import FETCH_THREADS
 
@@ -148,7 +149,7 @@ def next_steps(pilot: Pilot, config: RunConfig, stats: RunStats) -> str:
     left, images_per_s = pilot.num_items - pilot.size, stats.mean_images_per_s
     if images_per_s and left:
         lines.append(
-            f"  It takes about {_duration(left / images_per_s)} for {left:,} further items at the"
+            f"  It takes about {duration(left / images_per_s)} for {left:,} further items at the"
             f" pilot's {images_per_s:.1f} images/s, less what is captioned already."
         )
         if stats.generating_s < SHORT_S:
@@ -168,13 +169,3 @@ def without_pilot(arguments: Iterable[str]) -> list[str]:
         elif not argument.startswith("--pilot="):
             kept.append(argument)
     return kept
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 86400:.1f} days"

@@ -37,6 +37,8 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
         yield f"  {kind} {number}, e.g. {stats.examples[kind]}"
     if stats.twins:
         yield f"  {stats.twins} have the caption of a byte-identical image (--no-dedup: their own)."
+    if stats.retried:
+        yield f"  {stats.retried} attempts gave no caption and were made again."
     if stats.adopted:
         yield f"  {stats.adopted} captions without a record were found and kept."
     if stats.flags:

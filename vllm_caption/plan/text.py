@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from vllm_caption.plan.report import Disk, Images, Items, Plan, Problem, Size, Time
-from vllm_caption.sections import INDENT, section
+from vllm_caption.sections import INDENT, duration, section
 
 MAX_TYPES: Final = 8
 MAX_NAME_CHARS: Final = 32
@@ -120,10 +120,8 @@ def _time(times: Time) -> Iterator[str]:
         yield f"{INDENT}run a pilot with --pilot 2000, read its images/s, divide by its engines,"
         yield f"{INDENT}and plan with --images-per-s (captions per second of one engine)"
         return
-    yield section(
-        "Time",
-        f"{_hours(times.wall_hours)}, {_figure(times.gpu_hours)} GPU hours, without start-up",
-    )
+    wall = duration(3600 * times.wall_hours)
+    yield section("Time", f"{wall}, {_figure(times.gpu_hours)} GPU hours, without start-up")
     gpus = "" if times.gpus_per_engine == 1 else f" of {times.gpus_per_engine} GPUs"
     yield (
         f"{INDENT}{times.images:,} images at {times.images_per_s:g} images/s ({times.source})"
@@ -168,14 +166,6 @@ def _bytes(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:,.1f} TiB"
-
-
-def _hours(hours: float) -> str:
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    if hours >= 1:
-        return f"{hours:.1f} hours"
-    return f"{hours * 60:.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.0f} seconds"
 
 
 def _figure(number: float) -> str:
