@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from job import input_flags, make_input, run_here
 
+from vllm_caption import hardware
 from vllm_caption.cli import parse_run
 from vllm_caption.config import RunConfig
-from vllm_caption.demo import MODEL_DIR, resolve_model
+from vllm_caption.demo import MODEL_DIR, command, resolve_model
 from vllm_caption.hardware import platform
 
 FLAGS_OF_RUN = """
@@ -77,6 +78,26 @@ def test_flags_that_are_not_ours_are_passed_to_vllm_untouched() -> None:
 def test_model_demo_is_the_bundled_model() -> None:
     assert resolve_model("demo") == str(MODEL_DIR)
     assert resolve_model("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("build", "gpus", "engines"), [("cpu", "", 2), ("cuda", "0", 1), ("cuda", "0,1,2", 3)]
+)
+def test_demo_has_an_engine_for_each_gpu_or_two_without_any(
+    monkeypatch: pytest.MonkeyPatch, build: str, gpus: str, engines: int
+) -> None:
+    ran: list[RunConfig] = []
+
+    def stop_here(config: RunConfig) -> None:
+        ran.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(hardware, "platform", lambda: build)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(command, "run_job", stop_here)
+    with pytest.raises(InterruptedError):
+        command.run_demo([])
+    assert ran[0].engine.data_parallel_size == engines
 
 
 def without(folder: Path, *names: str) -> list[str]:

@@ -4,12 +4,13 @@ what was in flight. Nodes are real raylets on this machine, engines are fakes.""
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -19,7 +20,10 @@ from ray_cluster import RayCluster, ray_cluster
 from test_crash import QUICK, make_gated
 from test_executors import on_ray
 
+from vllm_caption.config import EngineConfig
 from vllm_caption.errors import RunStopped
+from vllm_caption.executors.base import WorkerSpec
+from vllm_caption.executors.ray import RayExecutor
 
 GATED = [f"gated/{number}.png" for number in range(8)]
 
@@ -123,6 +127,34 @@ def test_cluster_without_room_for_any_engine_ends_the_run_with_a_sentence(
     with pytest.raises(RunStopped, match=r"no engine is left.*no node had room for it for \d+ s"):
         asyncio.run(run.run())
     assert captions(run.config.output) == {}
+
+
+class NeverUnpacked:
+    """What an actor waits for without end, once it is sent: a pipe that nobody writes to."""
+
+    def __init__(self, pipe: Path) -> None:
+        self._pipe = str(pipe)
+
+    def __reduce__(self) -> Any:
+        return open, (self._pipe,)
+
+
+def test_worker_that_starts_for_too_long_leaves_its_gpu_to_another(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    async def start_one() -> None:
+        executor = RayExecutor(EngineConfig(), tmp_path, str, on_cpu=False)
+        await executor.place(0)
+        executor.spec = cast(WorkerSpec, NeverUnpacked(tmp_path / "pipe"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(executor.start(0), timeout=0.5)
+        async with asyncio.timeout(30):
+            await executor.place(0)
+        executor.close()
+
+    asyncio.run(start_one())
 
 
 def test_driver_killed_on_a_cluster_leaves_no_worker_and_the_rerun_goes_on(
