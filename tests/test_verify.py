@@ -347,7 +347,27 @@ def replace(path: Path) -> None:
     pq.write_table(pa.table({"other": [1]}), path)
 
 
-@pytest.mark.parametrize("damage", [truncate, scribble, empty, replace])
+def hide_a_column(path: Path) -> None:
+    """Its page says that it is an index page, which readers pass over."""
+    import pyarrow.parquet as pq
+
+    content = bytearray(path.read_bytes())
+    metadata = pq.read_metadata(path)
+    place = metadata.schema.names.index("document")
+    content[metadata.row_group(0).column(place).data_page_offset + 1] = 2
+    path.write_bytes(content)
+
+
+def retype(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    place = table.column_names.index("model")
+    pq.write_table(table.set_column(place, "model", pa.array([{"name": "a"}] * len(table))), path)
+
+
+@pytest.mark.parametrize("damage", [truncate, scribble, empty, replace, hide_a_column, retype])
 def test_damaged_part_is_named_moved_aside_and_its_rows_are_made_from_the_txt(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.folders import all_parts
+from vllm_caption.parts import SCHEMA
 from vllm_caption.recorded import read_beside_run, read_journals
 
 COLUMNS: Final = ("file", "status", "caption", "error_kind", "error")
@@ -104,13 +105,19 @@ def _read_records(root: Path, damaged: dict[Path, str]) -> Records | None:
 
 def _read_part(path: Path) -> Iterator[_Row]:
     with pq.ParquetFile(path) as part:
+        left = part.metadata.num_rows
+        schema = pa.schema([SCHEMA.field(n) for n in part.schema_arrow.names if n in SCHEMA.names])
         for batch in part.iter_batches():  # every column, so that damage anywhere is found
             batch.validate(full=True)
+            left -= len(batch)
+            batch = batch.select(schema.names).cast(schema)  # as every other reader will
             columns = [batch.column(name).to_pylist() for name in COLUMNS]
             for file, *values in zip(*columns, strict=True):
                 if not isinstance(file, str):
                     raise TypeError("it has a row that names no file")
                 yield _Row(file, *values)
+    if left:  # where one column breaks off, all do, and nothing is raised
+        raise ValueError(f"{left} of its rows cannot be read")
 
 
 def read_captions(root: Path) -> Iterator[tuple[str, str]]:
