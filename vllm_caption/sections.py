@@ -16,9 +16,9 @@ def section(label: str, text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As 45 seconds, 7.5 minutes, 3.2 hours or 5.8 days."""
+    """As 45 s, 7.5 minutes, 3.2 hours or 5.8 days; 1 s at least."""
     if seconds >= 2 * _DAY:
         return f"{seconds / _DAY:.1f} days"
     if seconds >= _HOUR:
         return f"{seconds / _HOUR:.1f} hours"
-    return f"{seconds / _MINUTE:.1f} minutes" if seconds >= _MINUTE else f"{seconds:.0f} seconds"
+    return f"{seconds / _MINUTE:.1f} minutes" if seconds >= _MINUTE else f"{max(seconds, 1):.0f} s"
