@@ -28,8 +28,8 @@ demo: setup ## caption the bundled sample with the bundled model
 	$(BIN)/python -m vllm_caption demo
 
 .PHONY: test
-test: setup ## run all tests, on real engines
-	$(BIN)/python -m pytest
+test: setup ## run all tests, on real engines, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: setup ## lint, types, and the tests that need no engine

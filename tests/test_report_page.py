@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,38 +244,21 @@ def test_two_folders_stand_side_by_side_with_their_differences(visit: Any) -> No
     assert "07.png" not in page.locator(".card").nth(1).inner_text()
 
 
-def test_a_hundred_thousand_items_open_in_three_seconds_and_filter_in_a_fifth(
-    visit: Any, pages: dict[str, Path]
-) -> None:
-    """The best of three counts, since others use the machine too."""
-    opened_s = []
-    for _ in range(3):
-        began_s = time.monotonic()
-        page = visit("big")
-        opened_s.append(time.monotonic() - began_s)
+def test_a_hundred_thousand_items_open_and_are_searched(visit: Any, pages: dict[str, Path]) -> None:
+    """How fast: benchmarks/report_page.py."""
+    page = visit("big")
     assert found(page) == "All 100,000 items"
     assert pages["big"].stat().st_size < 9_000_000
-    for words in ("redstar", "soft blue", "nothing like it", "a"):
-        assert best_filter_ms(page, lambda words=words: page.fill("#q", words)) < 200
+    page.fill("#q", "soft blue")
+    assert found(page) == "81,373 of 100,000 items"
+    page.fill("#q", "nothing like it")
+    assert found(page).startswith("No item is like that.")
     page.fill("#q", "")
-    assert best_filter_ms(page, lambda: page.select_option("#order", "slow")) < 200
+    page.select_option("#order", "slow")
+    found(page)
     page.select_option("#status", "failed")
     assert found(page) == "1,000 of 100,000 items"
-    assert min(opened_s) < 3
     assert page.locator(".card").count() == 48
-
-
-def best_filter_ms(page: Any, act: Callable[[], None]) -> float:
-    """The least time of three that the gallery took for an act, drawing included."""
-    took_ms = []
-    for _ in range(3):
-        page.fill("#q", "")
-        page.select_option("#order", "")
-        found(page)
-        act()
-        found(page)
-        took_ms.append(float(page.get_attribute("html", "data-filter-ms")))
-    return min(took_ms)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

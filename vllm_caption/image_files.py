@@ -57,7 +57,8 @@ def resolve_image(images_root: str, file: str) -> str:
     """
     check_name(file)
     try:  # not pathlib, which takes as long as the rest of it
-        root = _real_root(images_root)
+        absolute = images_root.startswith("/")
+        root = _real_root(images_root) if absolute else os.path.realpath(images_root)
         path = os.path.join(root, file)  # noqa: PTH118
         # The kernel bounds chains of links; realpath alone would follow them without end.
         mode = os.stat(path).st_mode  # noqa: PTH116
