@@ -469,7 +469,5 @@ class AnythingHappens(RuleBasedStateMachine):
         assert self.blamed <= self.poison
 
 
-AnythingHappens.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None
-)
+AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestAnythingHappens = AnythingHappens.TestCase

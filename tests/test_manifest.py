@@ -472,7 +472,7 @@ ENTRIES = st.lists(
 ).map(lambda entries: {"images": entries})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     manifest=ANY_JSON | NEAR_DOCUMENT | ENTRIES | st.binary(),
     detail=ANY_JSON | NEAR_DOCUMENT | st.binary(),

@@ -536,7 +536,7 @@ def do_damage(folder: Path, changes: list[tuple[str, str]]) -> None:
             add_row(folder, file, status="failed", caption=None, error_kind="poison", error="x")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(DAMAGE)
 def test_repair_leaves_only_what_cannot_be_repaired_and_changes_no_caption(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, str]]
