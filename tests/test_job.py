@@ -290,7 +290,7 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
         began = time.monotonic()
         core.kill()
         wait_until(lambda: "died" in told.getvalue())
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 2
 
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     result = run_here(*arguments, *LONG, meanwhile=kill_one)
@@ -364,7 +364,7 @@ def test_ctrl_c_before_an_engine_is_up_leaves_at_once(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 3
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
 
@@ -385,7 +385,7 @@ def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path)
     endless = ("--ignore-eos", "--max-tokens=1500")
     result = run_here(*arguments, *endless, meanwhile=interrupt_twice)
     assert result.exit_code == 130
-    assert time.monotonic() - second[0] < 6
+    assert time.monotonic() - second[0] < 3
     assert set(captions(output)) == {
         file for file, row in rows(output).items() if row["status"] == "captioned"
     }

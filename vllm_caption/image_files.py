@@ -75,6 +75,7 @@ def resolve_image(images_root: str, file: str) -> str:
 
 @lru_cache(maxsize=8)
 def _real_root(images_root: str) -> str:
+    """Of an absolute one: a relative root is another folder once the process goes elsewhere."""
     return os.path.realpath(images_root)
 
 
