@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 
 MAX_CPU_S = 5
 MAX_PEAK_BYTES = 10**9

@@ -18,9 +18,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vllm_caption.demo.training.captions import COLOURS, SHAPES
-from vllm_caption.demo.training.draw import draw_set
-from vllm_caption.demo.training.evaluate import named
+from tools.demo_model.captions import COLOURS, SHAPES
+from tools.demo_model.draw import draw_set
+from tools.demo_model.evaluate import named
 
 PROMPTS = ("shape-brief", "shape-detailed", "shape-zh")
 PROMISED = {"exact": 0.95, "shape": 0.99, "colour": 0.99}

@@ -78,8 +78,7 @@ def run_job(folder: Path, num_engines: int, *, profile: bool) -> dict[str, float
 def job(folder: Path, num_engines: int, *, profile: bool) -> None:
     """The job's own process: the real command line around engines that answer at once."""
     sys.path.insert(0, str(HERE.parent / "tests"))
-    import fake_engines
-    import fake_job
+    from support import fake_engines, fake_job
 
     flags = [f"--{name}={folder / sub}" for name, sub in FOLDERS]
     arguments = (*flags, f"-dp={num_engines}", "--quiet", "--prepare-threads=1")

@@ -20,7 +20,7 @@ PROBE = """
 import re, sys, time
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 start = time.process_time()
 try:
     prepared = prepare_image(sys.argv[1], sys.argv[2], ImageConfig())

@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.parts import SCHEMA
+from vllm_caption.store.parts import SCHEMA
 
 PER_DOCUMENT = 5
 ROW = {
@@ -119,12 +119,12 @@ def plan(folder: Path) -> dict[str, float]:
 
 def scan(folder: Path) -> dict[str, float]:
     """What a resumed run does before and beside its engines."""
-    from vllm_caption.caption_files import CaptionFiles
-    from vllm_caption.checkpoint import Checkpoint
-    from vllm_caption.prompts import load_prompt
-    from vllm_caption.recipe import make_recipe
-    from vllm_caption.rows import RowMaker
-    from vllm_caption.scan import Scan
+    from vllm_caption.captions.prompt import load_prompt
+    from vllm_caption.driver.pending import Scan
+    from vllm_caption.driver.row_maker import RowMaker
+    from vllm_caption.store.caption_files import CaptionFiles
+    from vllm_caption.store.checkpoint import Checkpoint
+    from vllm_caption.store.recipe import make_recipe
 
     began_s, config = time.monotonic(), config_of(folder)
     make = RowMaker("run", str(folder / "raw"), make_recipe(config, load_prompt(config.prompt)))
@@ -139,9 +139,9 @@ def scan(folder: Path) -> dict[str, float]:
 
 def twins(folder: Path) -> dict[str, float]:
     """The index of earlier captions."""
-    from vllm_caption.earlier import read_earlier
-    from vllm_caption.folders import parts
-    from vllm_caption.parts import num_rows
+    from vllm_caption.store.earlier_captions import read_earlier
+    from vllm_caption.store.layout import parts
+    from vllm_caption.store.parts import num_rows
 
     num_known = sum(num_rows(path) for path in parts(folder / "out/manifest.parquet"))
     read_earlier(folder / "out", str(ROW["recipe_id"]), num_known)
@@ -150,7 +150,7 @@ def twins(folder: Path) -> dict[str, float]:
 
 def compact(folder: Path) -> dict[str, float]:
     """The end of a run: one part with one row per item."""
-    from vllm_caption.checkpoint import Checkpoint
+    from vllm_caption.store.checkpoint import Checkpoint
 
     Checkpoint(folder / "out", 1000).compact()
     return {}

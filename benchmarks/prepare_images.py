@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from vllm_caption.config import ImageConfig
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 
 CONFIG = ImageConfig()
 TARGETS = {"JPEG 12 MP": 2.0}

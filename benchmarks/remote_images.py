@@ -47,8 +47,8 @@ def images_per_s(folder: Path, images_root: str, environment: dict[str, str]) ->
 
 def main() -> None:
     """The script."""
-    from job import make_input
-    from s3_server import s3_server
+    from support.job import make_input
+    from support.s3_server import s3_server
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--latency-ms", type=float, default=50.0)

@@ -18,9 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from playwright.sync_api import sync_playwright
-from report_folder import chromium, many_rows, write_folder
+from support.report_folder import chromium, many_rows, write_folder
 
-from vllm_caption.report.command import make_report
+from vllm_caption.commands.report.command import make_report
 
 WORDS = ("redstar", "soft blue", "nothing like it", "a")
 

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from fake_job import fake_main
-from job import captions, draw_shape, input_flags, rows, write_document
+from support.fake_job import fake_main
+from support.job import captions, draw_shape, input_flags, rows, write_document
 
-from vllm_caption.checkpoint import read_journal
-from vllm_caption.parts import Row
+from vllm_caption.store.checkpoint import read_journal
+from vllm_caption.store.parts import Row
 
 MARK = "VLLM_CAPTION_CHAOS"
 NUM_GOOD, NUM_TWINS, NUM_ABSENT = 60, 8, 4
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    importlib.import_module("vllm_caption.run")  # once, not in every driver
+    importlib.import_module("vllm_caption.job")  # once, not in every driver
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         chaos = Chaos(random.Random(arguments.seed), Path(work))

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_caption.checks import (
+from vllm_caption.captions.prompt import load_prompt
+from vllm_caption.captions.rules import (
     FLAGS,
     CaptionRules,
     Flag,
@@ -18,7 +19,6 @@ from vllm_caption.checks import (
     verdict,
     words,
 )
-from vllm_caption.prompts import load_prompt
 
 NO_RULES = CaptionRules()
 BRIEF = CaptionRules(30, ("the image", "this image", "I can see", "here is", "sure"))

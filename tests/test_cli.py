@@ -11,13 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from job import input_flags, make_input, run_here
+from support.job import input_flags, make_input, run_here
 
-from vllm_caption import hardware
 from vllm_caption.cli import parse_run
+from vllm_caption.commands import demo
 from vllm_caption.config import RunConfig
-from vllm_caption.demo import MODEL_DIR, command, resolve_model
-from vllm_caption.hardware import platform
+from vllm_caption.demo import MODEL_DIR, resolve_model
+from vllm_caption.engines import hardware
+from vllm_caption.engines.hardware import platform
 
 FLAGS_OF_RUN = """
 --auto-fit --checkpoint-interval --data-parallel-size --drain-timeout --executor
@@ -94,9 +95,9 @@ def test_demo_has_an_engine_for_each_gpu_or_two_without_any(
 
     monkeypatch.setattr(hardware, "platform", lambda: build)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr(command, "run_job", stop_here)
+    monkeypatch.setattr(demo, "run_job", stop_here)
     with pytest.raises(InterruptedError):
-        command.run_demo([])
+        demo.run_demo([])
     assert ran[0].engine.data_parallel_size == engines
 
 
@@ -153,11 +154,11 @@ def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vllm_caption.run.check_input_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.plan.command.check_input_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.verify.command.check_manifest_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.run_state.find_holder", interrupt)
-    monkeypatch.setattr("vllm_caption.report.command.read_all", interrupt)
+    monkeypatch.setattr("vllm_caption.job.check_input_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.commands.plan.command.check_input_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.commands.verify.command.check_manifest_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.monitoring.run_state.find_holder", interrupt)
+    monkeypatch.setattr("vllm_caption.commands.report.command.read_all", interrupt)
     folders = [] if command in ("status", "report") else input_flags(tmp_path)
     result = run_here(command, *folders, f"--output={tmp_path / 'o'}")
     assert (result.exit_code, result.stdout) == (130, "")
@@ -168,7 +169,7 @@ def test_more_engines_than_gpus_is_a_sentence_with_what_would_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_input(tmp_path, 1)
-    monkeypatch.setattr("vllm_caption.hardware.platform", lambda: "cuda")
+    monkeypatch.setattr("vllm_caption.engines.hardware.platform", lambda: "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     flags = [*input_flags(tmp_path), f"--output={tmp_path / 'o'}"]
     result = run_here(*flags, "--data-parallel-size=4", "--tensor-parallel-size=2")
@@ -178,7 +179,7 @@ def test_more_engines_than_gpus_is_a_sentence_with_what_would_fit(
 
 def test_no_gpu_at_all_names_the_cpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_input(tmp_path, 1)
-    monkeypatch.setattr("vllm_caption.hardware.platform", lambda: "cuda")
+    monkeypatch.setattr("vllm_caption.engines.hardware.platform", lambda: "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = run_here(*input_flags(tmp_path), f"--output={tmp_path / 'o'}")
     assert result.exit_code == 2
@@ -187,7 +188,7 @@ def test_no_gpu_at_all_names_the_cpu_build(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_every_visible_gpu_gets_an_engine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_caption.hardware.platform", lambda: "cuda")
+    monkeypatch.setattr("vllm_caption.engines.hardware.platform", lambda: "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(16))))
     assert parse_run([]).engine.data_parallel_size == 16
     assert parse_run(["--tensor-parallel-size=2"]).engine.data_parallel_size == 8
@@ -204,7 +205,7 @@ def test_wheel_holds_the_prompts_and_the_demo(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "vllm_caption/_prompts/shape-brief.md" in names
     assert "vllm_caption/demo/model/model.safetensors" in names
-    assert {f"vllm_caption/report/page/{n}" for n in PAGE_FILES} <= set(names)
+    assert {f"vllm_caption/commands/report/page/{n}" for n in PAGE_FILES} <= set(names)
     assert any(name.startswith("vllm_caption/demo/sample/raw/") for name in names)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from job import (
+from support.job import (
     FAKE,
     Result,
     captions,

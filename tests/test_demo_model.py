@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from vllm_caption.demo.training.batches import Batcher
-from vllm_caption.demo.training.captions import POSITIONS, SHAPES, STYLES, Words, caption
-from vllm_caption.demo.training.draw import draw_set
-from vllm_caption.demo.training.evaluate import Captioner, score
-from vllm_caption.demo.training.forward import read, see
-from vllm_caption.demo.training.patches import PATCH, patch_rows, pixel_values, view
-from vllm_caption.demo.training.pool import Sample, draw_sample, read_shard, write_shard
-from vllm_caption.demo.training.questions import Questions, read_prompt
-from vllm_caption.demo.training.scenes import draw, flatten, sample_scene
+from tools.demo_model.batches import Batcher
+from tools.demo_model.captions import POSITIONS, SHAPES, STYLES, Words, caption
+from tools.demo_model.draw import draw_set
+from tools.demo_model.evaluate import Captioner, score
+from tools.demo_model.forward import read, see
+from tools.demo_model.patches import PATCH, patch_rows, pixel_values, view
+from tools.demo_model.pool import Sample, draw_sample, read_shard, write_shard
+from tools.demo_model.questions import Questions, read_prompt
+from tools.demo_model.scenes import draw, flatten, sample_scene
 
 MODEL_DIR = Path(__file__).resolve().parents[1] / "vllm_caption" / "demo" / "model"
 SMALL_STAR = Words("star", "red", "outlined", "small", "at the top left", "wide", "navy")

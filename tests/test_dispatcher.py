@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vllm_caption.decisions import Accept, GiveUp, TryAgain
-from vllm_caption.dispatcher import Dispatcher
 from vllm_caption.messages import Captioned, Failed, ImageFacts, Timings
+from vllm_caption.scheduling.decisions import Accept, GiveUp, TryAgain
+from vllm_caption.scheduling.dispatcher import Dispatcher
 
 FACTS = ImageFacts(10, 10, "none", "00", b"k" * 16)
 

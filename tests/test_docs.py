@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from job import ENVIRONMENT
+from support.job import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,7 +30,7 @@ SHIM = """\
 #!/bin/sh
 if [ "$1 $2" = "-m vllm_caption" ]; then
     case "$3" in
-        -*|"") shift 2; exec "{python}" "{fake_job}" "$@" ;;
+        -*|"") shift 2; exec "{python}" -m support.fake_job "$@" ;;
     esac
 fi
 exec "{python}" "$@"
@@ -66,8 +66,7 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
     """Each command of a page, what it said, and its exit code."""
     (folder / "bin").mkdir()
     shim = folder / "bin/python"
-    fake_job = ROOT / "tests/fake_job.py"
-    shim.write_text(SHIM.format(python=sys.executable, fake_job=fake_job))
+    shim.write_text(SHIM.format(python=sys.executable))
     shim.chmod(0o755)
     work = folder / "work"
     work.mkdir()

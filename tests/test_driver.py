@@ -9,21 +9,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driver_run import Run, names
-from fake_engines import (
+from support.driver_run import Run, names
+from support.fake_engines import (
     never_answer,
     start_broken,
     start_fake,
     start_on_a_flaky_disk,
     start_with_program,
 )
-from job import captions, rows
+from support.job import captions, rows
 
 from vllm_caption.config import RunConfig
-from vllm_caption.driver import Driver
+from vllm_caption.driver.loop import Driver
+from vllm_caption.engines.executors.base import WorkerSpec
+from vllm_caption.engines.executors.local import LocalExecutor, LocalWorker
 from vllm_caption.errors import RunStopped
-from vllm_caption.executors.base import WorkerSpec
-from vllm_caption.executors.local import LocalExecutor, LocalWorker
 
 
 def test_byte_identical_images_are_generated_once_and_all_get_the_caption(
@@ -117,7 +117,7 @@ def test_engines_start_without_the_first_one_when_it_cannot_start(tmp_path: Path
 def test_idle_worker_that_no_longer_listens_does_not_hold_the_end_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_caption.slots.JOIN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("vllm_caption.driver.engine_slot.JOIN_TIMEOUT_S", 0.3)
     run = Run(tmp_path, ["gated.png"])
 
     async def stop_the_idle_one_and_open_the_gate() -> None:
@@ -191,8 +191,8 @@ def test_programs_that_an_engine_started_die_with_its_worker(tmp_path: Path) -> 
 def test_process_that_even_sigkill_does_not_end_costs_its_engine_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_caption.slots.JOIN_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("vllm_caption.executors.local.KILL_GRACE_S", 0.2)
+    monkeypatch.setattr("vllm_caption.driver.engine_slot.JOIN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("vllm_caption.engines.executors.local.KILL_GRACE_S", 0.2)
     run = Run(tmp_path, names(12, n3="gated.png"), engine={"stall_timeout_s": 3.0})
     stuck: list[int] = []
 
@@ -203,7 +203,7 @@ def test_process_that_even_sigkill_does_not_end_costs_its_engine_not_the_run(
             if run.stats.captioned >= 9 and len(busy) == 1:
                 stuck.append(run.stats.engines[busy[0]].pid or 0)
         os.kill(stuck[0], signal.SIGSTOP)
-        monkeypatch.setattr("vllm_caption.executors.local.kill_session", lambda pid: None)
+        monkeypatch.setattr("vllm_caption.engines.executors.local.kill_session", lambda pid: None)
         monkeypatch.setattr("multiprocessing.process.BaseProcess.kill", lambda process: None)
         (tmp_path / "raw/gate").touch()
 
@@ -251,7 +251,7 @@ def test_check_of_the_flags_that_never_answers_ends_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "logs").mkdir()
-    monkeypatch.setattr("vllm_caption.executors.local._preflight_main", never_answer)
+    monkeypatch.setattr("vllm_caption.engines.executors.local._preflight_main", never_answer)
     executor = LocalExecutor(["0"], tmp_path / "logs", check_timeout_s=0.1)
     config = RunConfig()
     with pytest.raises(RunStopped, match="vLLM could not check the model and its flags"):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vllm_caption.checkpoint import Checkpoint
-from vllm_caption.earlier import read_earlier
-from vllm_caption.parts import Row
+from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.earlier_captions import read_earlier
+from vllm_caption.store.parts import Row
 
 KEY = bytes(range(16))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from job import Result, captions, input_flags, make_input, rows, run_here, write_document
+from support.job import Result, captions, input_flags, make_input, rows, run_here, write_document
 
 pytestmark = pytest.mark.engine
 FLAGS = ("--model=demo", "--prompt=design-context", "--no-checks", "--max-tokens=12")

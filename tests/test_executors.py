@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_run import Run, local, names
-from fake_engines import start_broken
-from inline_executor import InlineExecutor
-from job import captions, rows
-from ray_cluster import RayCluster, ray_cluster
+from support.driver_run import Run, local, names
+from support.fake_engines import start_broken
+from support.inline_executor import InlineExecutor
+from support.job import captions, rows
+from support.ray_cluster import RayCluster, ray_cluster
 
 from vllm_caption.config import RunConfig
+from vllm_caption.engines.executors.base import Executor, start_vllm
+from vllm_caption.engines.executors.local import LocalExecutor
+from vllm_caption.engines.executors.ray import RayExecutor
 from vllm_caption.errors import RunStopped
-from vllm_caption.executors.base import Executor, start_vllm
-from vllm_caption.executors.local import LocalExecutor
-from vllm_caption.executors.ray import RayExecutor
 
 
 def inline(config: RunConfig, tell: Callable[[str], None]) -> Executor:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from vllm_caption.gpu import GpuReading, Gpus
+from vllm_caption.monitoring.gpus import GpuReading, Gpus
 
 NOTHING = GpuReading(None, None, None)
 

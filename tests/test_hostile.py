@@ -26,7 +26,7 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from job import (
+from support.job import (
     ENVIRONMENT,
     Result,
     captions,
@@ -37,8 +37,8 @@ from job import (
     write_document,
 )
 
-from vllm_caption.caption_files import CaptionFiles
 from vllm_caption.errors import ItemError
+from vllm_caption.store.caption_files import CaptionFiles
 
 engine = pytest.mark.engine
 FLAGS = ("--model=demo", "-dp=1", "--no-checks", "--max-tokens=8")

@@ -10,14 +10,14 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import png_chunk, raw_png
 from PIL import Image
+from support.image_files import png_chunk, raw_png
 
-from vllm_caption import image_png
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.image_png import store_pixels
-from vllm_caption.images import decode_image
+from vllm_caption.images import png as image_png
+from vllm_caption.images.decode import decode_image
+from vllm_caption.images.png import store_pixels
 
 NOISE = Image.frombytes("RGBA", (150, 130), random.Random(7).randbytes(150 * 130 * 4))
 
@@ -122,7 +122,7 @@ def test_damage_is_judged_as_by_pillow_alone(data: st.DataObject) -> None:
     damaged = bytes(content[: data.draw(st.integers(8, len(content)))])
     found = outcome(damaged)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_caption.images.store_pixels", lambda same: same)
+        patch.setattr("vllm_caption.images.decode.store_pixels", lambda same: same)
         assert outcome(damaged) == found
 
 

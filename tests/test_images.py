@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_files import ellipse, encoded, icon, png_chunk, put, raw_png
 from PIL import Image, ImageDraw, features
+from support.image_files import ellipse, encoded, icon, png_chunk, put, raw_png
 
-from vllm_caption.backdrop import MAX_SIDE_RATIO
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.image_files import resolve_image
-from vllm_caption.images import PreparedImage, prepare_image
+from vllm_caption.images.composite import MAX_SIDE_RATIO
+from vllm_caption.images.decode import PreparedImage, prepare_image
+from vllm_caption.images.files import resolve_image
 
 CONFIG = ImageConfig()
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
@@ -789,7 +789,7 @@ def test_first_use_by_several_threads_of_a_fresh_process_works(tmp_path: Path) -
     script = (
         "import sys; from concurrent.futures import ThreadPoolExecutor as P\n"
         "from vllm_caption.config import ImageConfig\n"
-        "from vllm_caption.images import prepare_image\n"
+        "from vllm_caption.images.decode import prepare_image\n"
         "with P(4) as p: print(len(list(p.map(lambda n: prepare_image(sys.argv[1], n,"
         " ImageConfig()), ['PNG', 'WEBP', 'TIFF', 'ICO'] * 4))))"
     )

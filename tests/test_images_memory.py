@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import put, raw_png
 from PIL import Image
+from support.image_files import put, raw_png
 
-from vllm_caption.image_modes import shrink
+from vllm_caption.images.shrink import shrink
 
 SIDE = 8000  # 64 million pixels, the default cap
 PROBE = """
 import re, sys
 from vllm_caption.config import ImageConfig
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 prepared = prepare_image(sys.argv[1], sys.argv[2], ImageConfig())
 assert (prepared.image.size, prepared.width) == ((471, 471), 8000)
 # Not getrusage: its peak includes what the parent held when it started this process.

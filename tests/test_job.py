@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from job import (
+from support.job import (
     Result,
     captions,
     draw_shape,
@@ -31,7 +31,7 @@ from job import (
     write_document,
 )
 
-from vllm_caption.folders import parts
+from vllm_caption.store.layout import parts
 
 pytestmark = pytest.mark.engine
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from job import FAKE, input_flags, make_input, run
+from support.job import FAKE, input_flags, make_input, run
 
-from vllm_caption.limits import Load, limit
-from vllm_caption.recent import Rates, Recent
+from vllm_caption.monitoring.bottleneck import Load, limit
+from vllm_caption.monitoring.rates import Rates, Recent
 
 
 def load(generating: float, **changed: object) -> Load:

@@ -16,14 +16,8 @@ from hypothesis import strategies as st
 
 from vllm_caption.config import InputConfig
 from vllm_caption.errors import UsageError
-from vllm_caption.manifest import (
-    BadEntry,
-    Item,
-    ManifestReader,
-    SkippedDocument,
-    check_input_folders,
-    document_names,
-)
+from vllm_caption.inputs.manifest import ManifestReader, check_input_folders, document_names
+from vllm_caption.items import BadEntry, Item, SkippedDocument
 
 MISSING = object()
 SHAPE = "SvgElement"

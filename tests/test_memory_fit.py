@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_caption.memory_fit import AUTO_LENGTH, describe, shortage, smaller, with_advice
+from vllm_caption.engines.memory_fit import AUTO_LENGTH, describe, shortage, smaller, with_advice
 from vllm_caption.messages import MemorySettings
 
 TAKEN = (

@@ -17,19 +17,19 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from job import FAKE, Result, input_flags, make_input, run, start, status, wait_until
+from support.job import FAKE, Result, input_flags, make_input, run, start, status, wait_until
 from test_gpu import FakeNvml
 
-from vllm_caption import monitor
-from vllm_caption.gpu import GpuReading
-from vllm_caption.host import Host, limit_percent, own_groups
-from vllm_caption.monitor import Monitor, Reading, sample
-from vllm_caption.monitor_file import NAME, SCHEMA, Series, read_series, thin, write_series
-from vllm_caption.pressure import Pressure, gpu_memory_limit
-from vllm_caption.run_state import View
-from vllm_caption.stats import EngineStats, HostStats, RunStats
-from vllm_caption.status import make_status
-from vllm_caption.status_view import describe
+from vllm_caption.commands.status import describe
+from vllm_caption.monitoring import monitor
+from vllm_caption.monitoring.gpus import GpuReading
+from vllm_caption.monitoring.host import Host, limit_percent, own_groups
+from vllm_caption.monitoring.monitor import Monitor, Reading, sample
+from vllm_caption.monitoring.pressure import Pressure, gpu_memory_limit
+from vllm_caption.monitoring.run_state import View
+from vllm_caption.monitoring.samples import NAME, SCHEMA, Series, read_series, thin, write_series
+from vllm_caption.monitoring.stats import EngineStats, HostStats, RunStats
+from vllm_caption.monitoring.status import make_status
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CALM = HostStats(50.0, 40.0, 100.0, 500.0, 30.0)
@@ -430,6 +430,7 @@ def test_caption_cannot_take_the_place_of_the_series(tmp_path: Path) -> None:
 
 
 def test_monitor_imports_neither_vllm_nor_torch() -> None:
-    code = "import vllm_caption.monitor, sys; print('vllm' in sys.modules, 'torch' in sys.modules)"
+    code = "import vllm_caption.monitoring.monitor, sys\n"
+    code += "print('vllm' in sys.modules, 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
-from job import Result, captions, input_flags, rows, run_here
+from support import tiny_models
+from support.job import Result, captions, input_flags, rows, run_here
 from transformers import AutoProcessor, Idefics3ForConditionalGeneration
 
 import vllm_caption.demo
+from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.config import ImageConfig, SamplingConfig
-from vllm_caption.images import prepare_image
-from vllm_caption.prompts import load_prompt
+from vllm_caption.images.decode import prepare_image
 
 pytestmark = pytest.mark.engine
 
@@ -122,7 +122,7 @@ def test_model_that_cannot_caption_is_refused_in_one_line_before_an_engine_start
 def test_pixel_bounds_hold_unless_the_user_bounds_the_processor(
     flags: tuple[str, ...], ours: bool
 ) -> None:
-    from vllm_caption.engine import check_engine_args
+    from vllm_caption.engines.vllm_engine import check_engine_args
 
     model = f"--model={SAMPLE.parent / 'model'}"
     checked = check_engine_args((model, *flags), ImageConfig(), SamplingConfig(), on_cpu=True)

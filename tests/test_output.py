@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
-from job import rows
+from support.job import rows
 
-from vllm_caption.caption_files import CaptionFiles
-from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.errors import ItemError, RunStopped, UsageError
-from vllm_caption.folders import parts
-from vllm_caption.output import Output
-from vllm_caption.parts import Row
+from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.layout import parts
+from vllm_caption.store.output import Output
+from vllm_caption.store.parts import Row
 
 
 def row(file: str, **columns: object) -> Row:
@@ -180,7 +180,7 @@ def test_row_is_recorded_only_after_its_caption_file_is_in_place(tmp_path: Path)
 def test_second_run_in_one_folder_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:
     output = Output(tmp_path, checkpoint_interval=10)
     code = (
-        "import sys, pathlib; from vllm_caption.output import Output\n"
+        "import sys, pathlib; from vllm_caption.store.output import Output\n"
         "Output(pathlib.Path(sys.argv[1]), 10)"
     )
     second = subprocess.run(
@@ -192,7 +192,7 @@ def test_second_run_in_one_folder_is_refused_with_the_name_of_the_first(tmp_path
 
 def test_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
     code = (
-        "import os, sys, pathlib; from vllm_caption.output import Output\n"
+        "import os, sys, pathlib; from vllm_caption.store.output import Output\n"
         "output = Output(pathlib.Path(sys.argv[1]), 10); os.kill(os.getpid(), 9)"
     )
     died = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job import FAKE, Result, captions, input_flags, make_input, run, write_document
+from support.job import FAKE, Result, captions, input_flags, make_input, run, write_document
 
 from vllm_caption.config import InputConfig, RunConfig
-from vllm_caption.manifest import Item, ManifestReader
-from vllm_caption.pilot import (
+from vllm_caption.driver.pilot import (
     MAX_TYPES,
     Pilot,
     choose_pilot,
@@ -22,7 +21,9 @@ from vllm_caption.pilot import (
     spread,
     without_pilot,
 )
-from vllm_caption.stats import EngineStats, RunStats
+from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.items import Item
+from vllm_caption.monitoring.stats import EngineStats, RunStats
 
 
 def config(folder: Path, **options: object) -> InputConfig:

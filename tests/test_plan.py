@@ -15,18 +15,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
+from support.job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
 
-from vllm_caption.checkpoint import Checkpoint
+from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.cli import parse_plan
+from vllm_caption.commands.plan.command import make_plan
+from vllm_caption.commands.plan.images import num_vision_tokens
+from vllm_caption.commands.plan.output import Room, read_rate, read_recorded
+from vllm_caption.commands.plan.report import VERSION, Plan
 from vllm_caption.config import RunConfig
-from vllm_caption.parts import Row
-from vllm_caption.plan.command import make_plan
-from vllm_caption.plan.images import num_vision_tokens
-from vllm_caption.plan.output import Room, read_rate, read_recorded
-from vllm_caption.plan.report import VERSION, Plan
-from vllm_caption.prompts import load_prompt
-from vllm_caption.recipe import make_recipe
+from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.parts import Row
+from vllm_caption.store.recipe import make_recipe
 
 
 def config_of(folder: Path, *flags: str) -> RunConfig:
@@ -242,7 +242,7 @@ def test_nothing_is_written_and_no_folder_is_made(tmp_path: Path, flags: list[st
 
 
 def test_output_that_a_run_holds_stays_as_it_is(tmp_path: Path) -> None:
-    from vllm_caption.output import Output
+    from vllm_caption.store.output import Output
 
     files = make_input(tmp_path, 3)
     output = Output(tmp_path / "out", 1000)
@@ -260,11 +260,11 @@ def test_part_that_is_compacted_away_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(tmp_path, ("a", "captioned", {}))
-    from vllm_caption.folders import all_parts
+    from vllm_caption.store.layout import all_parts
 
     lists = iter([[tmp_path / "manifest.parquet" / "part-00000009.parquet"]])
     monkeypatch.setattr(
-        "vllm_caption.plan.output.all_parts", lambda root: next(lists, all_parts(root))
+        "vllm_caption.commands.plan.output.all_parts", lambda root: next(lists, all_parts(root))
     )
     assert set(read_recorded(tmp_path).known) == {"a"}
 
@@ -289,7 +289,7 @@ def test_machine_without_vllm_plans_for_one_engine(
     def absent() -> str:
         raise UsageError("vllm", "is not installed", "install it")
 
-    monkeypatch.setattr("vllm_caption.hardware.platform", absent)
+    monkeypatch.setattr("vllm_caption.engines.hardware.platform", absent)
     make_input(tmp_path, 1)
     assert plan_of(tmp_path).time.engines == 1
 
@@ -312,7 +312,7 @@ def test_progress_is_a_plain_line_now_and_then_elsewhere_and_nothing_when_quiet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_input(tmp_path, 30)
-    monkeypatch.setattr("vllm_caption.progress.PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr("vllm_caption.monitoring.progress.PLAIN_EVERY_S", 0.0)
     flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}"]
     assert "2/3 documents\n" in run_here("plan", *flags).stderr
     assert run_here("plan", *flags, "--quiet").stderr == ""
@@ -323,7 +323,7 @@ def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     make_input(tmp_path, 3)
-    monkeypatch.setattr("vllm_caption.plan.images.prepare_image", interrupt)
+    monkeypatch.setattr("vllm_caption.commands.plan.images.prepare_image", interrupt)
     result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}", "--images")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr == "Interrupted: nothing was planned.\n"
@@ -377,7 +377,9 @@ def test_disk_that_is_too_small_is_said_with_what_to_do(
 ) -> None:
     make_input(tmp_path, 5)
     asked: list[Path] = []
-    monkeypatch.setattr("vllm_caption.plan.output.room", lambda path: asked.append(path) or room)
+    monkeypatch.setattr(
+        "vllm_caption.commands.plan.output.room", lambda path: asked.append(path) or room
+    )
     result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'a/b/out'}")
     assert asked == [tmp_path]
     assert result.exit_code == 0

@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from job import FAKE, Terminal, input_flags, make_input, run
+from support.job import FAKE, Terminal, input_flags, make_input, run
 
 from vllm_caption.errors import UsageError
-from vllm_caption.event_log import EventLog
-from vllm_caption.progress import Progress, describe
-from vllm_caption.stats import EngineStats, RunStats
+from vllm_caption.monitoring.event_log import EventLog
+from vllm_caption.monitoring.progress import Progress, describe
+from vllm_caption.monitoring.stats import EngineStats, RunStats
 
 
 def stats(captioned: int = 0, every_s: float = 0.5) -> RunStats:

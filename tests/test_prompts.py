@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_caption.documents import Document
-from vllm_caption.errors import ItemError, UsageError
-from vllm_caption.manifest import Item
-from vllm_caption.prompts import (
+from vllm_caption.captions.prompt import (
     VARIABLES,
     Prompt,
     as_data,
@@ -20,6 +17,8 @@ from vllm_caption.prompts import (
     load_prompt,
     render,
 )
+from vllm_caption.errors import ItemError, UsageError
+from vllm_caption.items import Document, Item
 
 SHIPPED = ("design-context", "shape-brief", "shape-detailed", "shape-zh")
 FULL = Document("doc-1", "poster", "Summer sale", ("red", "sun"), 1080, 1920)

@@ -14,16 +14,16 @@ from typing import Any, cast
 
 import psutil
 import pytest
-from driver_run import Run, names
-from job import FAKE, captions, input_flags, make_input, rows, start, status, wait_until
-from ray_cluster import RayCluster, ray_cluster
+from support.driver_run import Run, names
+from support.job import FAKE, captions, input_flags, make_input, rows, start, status, wait_until
+from support.ray_cluster import RayCluster, ray_cluster
 from test_crash import QUICK, make_gated
 from test_executors import on_ray
 
 from vllm_caption.config import EngineConfig
+from vllm_caption.engines.executors.base import WorkerSpec
+from vllm_caption.engines.executors.ray import RayExecutor
 from vllm_caption.errors import RunStopped
-from vllm_caption.executors.base import WorkerSpec
-from vllm_caption.executors.ray import RayExecutor
 
 GATED = [f"gated/{number}.png" for number in range(8)]
 

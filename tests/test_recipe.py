@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job import FAKE, input_flags, make_input, run
+from support.job import FAKE, input_flags, make_input, run
 
+from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.config import RunConfig
 from vllm_caption.engine_flags import given_flags, named_flags
 from vllm_caption.errors import RunStopped
-from vllm_caption.prompts import load_prompt
-from vllm_caption.recipe import make_recipe, read_recipes, record_recipe
+from vllm_caption.store.recipe import make_recipe, read_recipes, record_recipe
 
 
 def recipe_id(*engine_args: str) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from job import FAKE, input_flags, make_input, run
+from support.job import FAKE, input_flags, make_input, run
 
-from vllm_caption.checks import Flag, verdict
-from vllm_caption.rejections import MIN_ANSWERS, REMEDIES, WINDOW, Rejections
+from vllm_caption.captions.rejection_alarm import MIN_ANSWERS, REMEDIES, WINDOW, Rejections
+from vllm_caption.captions.rules import Flag, verdict
 
 
 def answers(*runs: tuple[int, tuple[Flag, ...]]) -> Rejections:

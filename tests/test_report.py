@@ -17,22 +17,22 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from job import draw_shape, input_flags, make_input, rows, run, run_here
 from PIL import Image
-from report_folder import RECIPE, many_rows, row, write_folder, write_series
+from support.job import FAKE, draw_shape, input_flags, make_input, rows, run, run_here
+from support.report_folder import RECIPE, many_rows, row, write_folder, write_series
 
-from vllm_caption.checkpoint import write_documents
-from vllm_caption.checks import FLAGS
+from vllm_caption.captions.rules import FLAGS
+from vllm_caption.commands.report.command import make_report
+from vllm_caption.commands.report.items import align
+from vllm_caption.commands.report.meanings import DOCUMENT_MEANINGS, FLAG_MEANINGS, ITEM_MEANINGS
+from vllm_caption.commands.report.records import read_all
+from vllm_caption.commands.report.scales import ticks
+from vllm_caption.commands.report.thumbnails import choose
 from vllm_caption.errors import ITEM_KINDS, DocumentKind
-from vllm_caption.lock import OutputLock
-from vllm_caption.report.command import make_report
-from vllm_caption.report.items import align
-from vllm_caption.report.meanings import DOCUMENT_MEANINGS, FLAG_MEANINGS, ITEM_MEANINGS
-from vllm_caption.report.records import read_all
-from vllm_caption.report.scales import ticks
-from vllm_caption.report.thumbnails import choose
-from vllm_caption.stats import EngineStats, RunStats
-from vllm_caption.status import make_status, write_status
+from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.status import make_status, write_status
+from vllm_caption.store.checkpoint import write_documents
+from vllm_caption.store.lock import OutputLock
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -83,9 +83,8 @@ def test_numbers_are_those_of_the_manifest_of_a_real_run(tmp_path: Path) -> None
     (tmp_path / "raw" / files[3]).write_bytes(b"no image at all")
     (tmp_path / "raw" / files[5]).unlink()
     output = tmp_path / "captions"
-    fake_job = str(Path(__file__).parent / "fake_job.py")
     flags = [*input_flags(tmp_path), f"--output={output}", "--data-parallel-size=2"]
-    assert run(*flags, command=(fake_job,)).exit_code == 1
+    assert run(*flags, command=FAKE).exit_code == 1
     result = run_here("report", f"--output={output}")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith(f"{output / 'report.html'}: 24 items, 22 pictures, ")

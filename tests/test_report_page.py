@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job import draw_shape
-from report_folder import chromium, many_rows, row, write_folder, write_series
+from support.job import draw_shape
+from support.report_folder import chromium, many_rows, row, write_folder, write_series
 
-from vllm_caption.report.command import make_report
+from vllm_caption.commands.report.command import make_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if chromium() is None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from job import make_input, write_document
+from support.job import make_input, write_document
 
-from vllm_caption.caption_files import CaptionFiles
+from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.config import InputConfig, Redo, RunConfig
-from vllm_caption.parts import Known
-from vllm_caption.prompts import load_prompt
-from vllm_caption.recipe import make_recipe
-from vllm_caption.rows import RowMaker
-from vllm_caption.scan import Batch, Scan
+from vllm_caption.driver.pending import Batch, Scan
+from vllm_caption.driver.row_maker import RowMaker
+from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.parts import Known
+from vllm_caption.store.recipe import make_recipe
 
 CAPTIONED = Known("captioned", "old recipe", "", None)
 

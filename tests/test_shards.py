@@ -12,14 +12,25 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job import FAKE, captions, input_flags, make_input, rows, run, run_here, start, wait_until
+from support.job import (
+    FAKE,
+    captions,
+    input_flags,
+    make_input,
+    rows,
+    run,
+    run_here,
+    start,
+    wait_until,
+)
 from test_crash import QUICK, make_gated
 
-from vllm_caption.checkpoint import Checkpoint
 from vllm_caption.config import InputConfig
-from vllm_caption.manifest import Item, ManifestReader
-from vllm_caption.parts import Row
+from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.items import Item
 from vllm_caption.shards import Shard
+from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.parts import Row
 
 NUM_ITEMS = 60
 

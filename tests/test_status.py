@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from job import ENVIRONMENT, Terminal, run_here, start
+from support.job import ENVIRONMENT, Terminal, run_here, start
 
-from vllm_caption.lock import OutputLock, find_holder
-from vllm_caption.run_state import look
-from vllm_caption.stats import EngineStats, RunStats
-from vllm_caption.status import RunStatus, make_status, write_status
-from vllm_caption.status_view import describe, run_status
+from vllm_caption.commands.status import describe, run_status
+from vllm_caption.monitoring.run_state import look
+from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.status import RunStatus, make_status, write_status
+from vllm_caption.store.lock import OutputLock, find_holder
 
 AT = "2026-01-01T00:00:00+00:00"
 
@@ -117,7 +117,7 @@ def test_folder_without_a_status_is_one_sentence_and_exit_2(
 
 def test_looking_at_the_lock_never_refuses_a_run(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from vllm_caption.lock import find_holder\n"
+        "import sys; from pathlib import Path; from vllm_caption.store.lock import find_holder\n"
         "print('on', flush=True)\nwhile True: find_holder(Path(sys.argv[1]))"
     )
     OutputLock(tmp_path).release()

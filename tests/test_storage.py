@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job import (
+from support.job import (
     FAKE,
     Result,
     captions,
@@ -19,13 +19,13 @@ from job import (
     wait_until,
     write_document,
 )
-from s3_server import CREDENTIALS, S3Server, s3_server
+from support.s3_server import CREDENTIALS, S3Server, s3_server
 from test_crash import QUICK, make_gated
 
-from vllm_caption import place
 from vllm_caption.errors import ItemError, UsageError
-from vllm_caption.image_files import num_bytes
-from vllm_caption.storage import check_remote, is_remote, parse_images_root, public_root
+from vllm_caption.images.files import num_bytes
+from vllm_caption.images.object_store import check_remote, is_remote, parse_images_root, public_root
+from vllm_caption.store import folder_identity as place
 
 NUM_ITEMS = 30
 

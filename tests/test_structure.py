@@ -1,141 +1,115 @@
-"""The order of imports, and which module may know which library."""
+"""The order of the packages, and which module may know which library."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "vllm_caption"
-LAYERS = (
-    {"errors", "messages", "engine_flags", "config", "shards", "storage"},
-    {
-        *(
-            "hardware",
-            "model_folder",
-            "documents",
-            "manifest",
-            "prompts",
-            "image_files",
-            "image_modes",
-            "image_png",
-            "backdrop",
-            "images",
-        ),
-        *(
-            "checks",
-            "decisions",
-            "dispatcher",
-            "twins",
-            "caption_files",
-            "checkpoint",
-            "parts",
-            "folders",
-            "lock",
-            "recipe",
-            "place",
-            "event_log",
-            "gpu",
-            "host",
-            "monitor_file",
-            "pressure",
-            "rejections",
-            "limits",
-            "recent",
-            "flag_values",
-            "flags",
-            "memory_fit",
-        ),
-        *("sections", "stats"),
-    },
-    {
-        *("earlier", "recorded", "rows", "status", "output", "scan", "progress", "summary"),
-        *("monitor", "pilot"),
-        "worker",
-    },
-    {
-        "plan",
-        "verify",
-        "report",
-        "merge",
-        "json_file",
-        "run_state",
-        "status_view",
-        "status_shards",
-    },
-    {"engine", "clerk"},
-    {"executors"},
-    {"reading", "slots"},
-    {"driver"},
-    {"run"},
-    {"cli"},
+BASE = ("errors", "messages", "items", "formatting", "config", "engine_flags", "flags")
+ORDER = (
+    BASE,
+    ("inputs", "images", "captions", "demo"),
+    ("scheduling",),
+    ("store",),
+    ("monitoring",),
+    ("engines",),
+    ("driver",),
+    ("job",),
+    ("commands",),
+    ("cli",),
 )
-ALLOWED_USERS = {
-    "vllm": {"engine"},
-    "torch": {"engine"},
-    "ray": {"executors"},
-    "PIL": {"images", "image_files", "image_modes", "backdrop", "worker", "engine", "report"},
-    "pyarrow": {
-        *("checkpoint", "earlier", "monitor_file", "parts", "verify", "report"),
-        "storage",
-    },
-    "deflate": {"image_png"},
-    "jinja2": {"prompts", "report"},
-    "filelock": {"lock"},
-    "pynvml": {"hardware", "gpu"},
-    "psutil": {"host", "monitor"},
-    "tqdm": {"progress", "run_state"},
+"""Each line may import the lines above it, never its own or one below; BASE is in itself ordered
+by the test of cycles."""
+USERS = {
+    "vllm": {"engines.vllm_engine", "engines.executors.forkserver_preload"},
+    "torch": {"engines.vllm_engine"},
+    "ray": {"engines.executors.ray"},
+    "deflate": {"images.png"},
+    "filelock": {"store.lock"},
+    "jinja2": {"captions.prompt", "commands.report.page"},
 }
+"""Library → the modules that may import it."""
 
 
 def modules() -> dict[str, Path]:
-    """Part of the package → its files; `demo` stands apart, beside the command line."""
-    found = {path.stem: path for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
-    return found | {name: PACKAGE / name for name in ("executors", "plan", "verify", "report")}
-
-
-def imports(path: Path) -> set[str]:
-    """Full names of what a file, or every file of a folder, imports anywhere."""
-    files = path.rglob("*.py") if path.is_dir() else [path]
-    names: set[str] = set()
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def test_every_module_has_its_layer() -> None:
-    assert set(modules()) == set().union(*LAYERS)
-
-
-def test_imports_go_one_way_through_the_layers() -> None:
-    level = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-    for name, path in modules().items():
-        used = {i.split(".")[1] for i in imports(path) if i.startswith("vllm_caption.")}
-        for other in used - {name, "demo", "__version__"}:
-            lazily = name == "cli" or (name, other) == ("executors", "engine")
-            assert level[other] <= level[name] or lazily, f"{name} imports {other}"
-
-
-def test_each_library_is_known_to_the_modules_whose_job_needs_it() -> None:
-    for library, allowed in ALLOWED_USERS.items():
-        users = {
-            n for n, p in modules().items() if library in {i.split(".")[0] for i in imports(p)}
-        }
-        assert users <= allowed, library
-
-
-def test_modules_and_functions_stay_small() -> None:
-    lengths = {}
+    """Dotted name below the package → its file."""
+    found = {}
     for path in PACKAGE.rglob("*.py"):
-        text = path.read_text()
-        lengths[path] = len(text.splitlines())
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno is not None
-                size = node.end_lineno - node.lineno + 1
-                assert size <= 40, f"{path.name}: {node.name} has {size} lines"
-    assert max(lengths.values()) <= 300, lengths
-    assert sorted(lengths.values())[len(lengths) // 2] <= 150
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of what a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def project_imports() -> dict[str, set[str]]:
+    """Module → the modules of the project that it imports."""
+    known = modules()
+    found: dict[str, set[str]] = {name: set() for name in known}
+    for name, path in known.items():
+        for imported in imports(path):
+            if imported.startswith("vllm_caption."):
+                target = imported.removeprefix("vllm_caption.")
+                found[name].add(target if target in known else target.rpartition(".")[0])
+    return found
+
+
+def part(module: str) -> str:
+    """The package, or the module at the top, that a module belongs to."""
+    return module.partition(".")[0]
+
+
+def test_every_part_of_the_package_has_its_place_in_the_order() -> None:
+    listed = [name for line in ORDER for name in line]
+    assert len(listed) == len(set(listed))
+    assert {part(name) for name in modules()} - {"", "__main__"} == set(listed)
+
+
+def test_imports_between_packages_never_run_against_the_order() -> None:
+    line_of = {name: number for number, line in enumerate(ORDER) for name in line}
+    wrong = [
+        f"{module} imports {target}"
+        for module, targets in project_imports().items()
+        for target in targets
+        if part(module) not in ("", "__main__") and part(target) and part(target) != part(module)
+        if not {part(module), part(target)} <= set(BASE)
+        if not line_of[part(target)] < line_of[part(module)]
+    ]
+    assert wrong == []
+
+
+def test_no_two_modules_import_each_other_also_not_through_a_third() -> None:
+    graph = project_imports()
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " → ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for target in graph.get(module, ()):
+                visit(target, (*way, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("library", USERS)
+def test_a_library_is_known_only_to_the_modules_whose_job_needs_it(library: str) -> None:
+    users = {
+        name
+        for name, path in modules().items()
+        if library in {imported.partition(".")[0] for imported in imports(path)}
+    }
+    assert users <= USERS[library]

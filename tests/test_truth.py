@@ -10,17 +10,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from job import captions, input_flags, make_input, rows, run_here, write_document
+from support.job import captions, input_flags, make_input, rows, run_here, write_document
 
+from tools.demo_model.captions import Style, caption
+from tools.demo_model.scenes import Scene, draw, sample_scene
+from vllm_caption.captions.prompt import load_prompt, render
+from vllm_caption.commands.demo import SAMPLE_DIR
 from vllm_caption.config import ImageConfig
 from vllm_caption.demo import MODEL_DIR
-from vllm_caption.demo.command import SAMPLE_DIR
-from vllm_caption.demo.training.captions import Style, caption
-from vllm_caption.demo.training.scenes import Scene, draw, sample_scene
-from vllm_caption.documents import Document
-from vllm_caption.images import prepare_image
-from vllm_caption.manifest import Item
-from vllm_caption.prompts import load_prompt, render
+from vllm_caption.images.decode import prepare_image
+from vllm_caption.items import Document, Item
 
 pytestmark = pytest.mark.engine
 

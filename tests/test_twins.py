@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from vllm_caption.documents import Document
-from vllm_caption.manifest import Item
+from vllm_caption.items import Document, Item
 from vllm_caption.messages import ImageFacts
-from vllm_caption.twins import Standing, Twin, Twins, twin_key
+from vllm_caption.scheduling.duplicates import Standing, Twin, Twins, twin_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
 

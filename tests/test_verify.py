@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from job import captions, input_flags, rows, run_here, write_document
+from support.job import captions, input_flags, rows, run_here, write_document
 
+from vllm_caption.commands.verify.command import verify
+from vllm_caption.commands.verify.report import MEANING, REMEDY, Verdict
 from vllm_caption.config import InputConfig
-from vllm_caption.folders import all_parts, parts
-from vllm_caption.manifest import Item, ManifestReader
-from vllm_caption.output import Output
-from vllm_caption.parts import Row
-from vllm_caption.rows import adopted
-from vllm_caption.verify.command import verify
-from vllm_caption.verify.report import MEANING, REMEDY, Verdict
+from vllm_caption.driver.row_maker import adopted
+from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.items import Item
+from vllm_caption.store.layout import all_parts, parts
+from vllm_caption.store.output import Output
+from vllm_caption.store.parts import Row
 
 FILES = [f"d{number // 4}/s{number}.png" for number in range(12)]
 
@@ -421,7 +422,9 @@ def test_run_that_holds_the_folder_is_named_and_may_go_on(tmp_path: Path) -> Non
 
 def test_repair_is_refused_while_a_run_holds_the_folder(tmp_path: Path) -> None:
     out = complete(tmp_path)
-    code = "import sys, time; from pathlib import Path; from vllm_caption.output import Output\n"
+    code = (
+        "import sys, time; from pathlib import Path; from vllm_caption.store.output import Output\n"
+    )
     code += "output = Output(Path(sys.argv[1]), 5); print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE)
     assert holder.stdout is not None
@@ -461,7 +464,7 @@ def test_repair_on_a_full_disk_stops_with_3_and_can_be_done_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vllm_caption.caption_files.CaptionFiles.write", full)
+        patch.setattr("vllm_caption.store.caption_files.CaptionFiles.write", full)
         result = run_here("verify", "--repair", *input_flags(tmp_path), f"--output={out}")
     assert (result.exit_code, result.stdout) == (3, "")
     assert "No space left on device" in result.stderr
@@ -478,7 +481,7 @@ def test_repair_that_is_interrupted_keeps_what_it_did_and_frees_the_folder(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vllm_caption.verify.repair.Repair.restore", interrupt)
+        patch.setattr("vllm_caption.commands.verify.repair.Repair.restore", interrupt)
         result = run_here("verify", "--repair", *input_flags(tmp_path), f"--output={out}")
     assert result.exit_code == 130
     assert kinds(verify(config_of(tmp_path), out)) == {"missing_txt": 1}
@@ -502,7 +505,7 @@ def test_rows_are_read_beside_a_run_that_compacts_them(tmp_path: Path) -> None:
         return all_parts(folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_caption.verify.records.all_parts", parts_once_stale)
+        patch.setattr("vllm_caption.commands.verify.records.all_parts", parts_once_stale)
         verdict = verify(config_of(tmp_path), tmp_path / "out")
     assert (len(calls), verdict.items_agreeing, kinds(verdict)) == (2, 12, {})
 
@@ -628,7 +631,7 @@ def test_verify_without_repair_writes_nothing(tmp_path: Path) -> None:
 def test_verify_and_status_import_neither_vllm_nor_torch(tmp_path: Path) -> None:
     out = complete(tmp_path)
     code = (
-        "import sys; from vllm_caption.cli import main; import vllm_caption.status_view;"
+        "import sys; from vllm_caption.cli import main; import vllm_caption.commands.status;"
         "code = main(sys.argv[1:]);"
         "print({'vllm', 'torch', 'ray', 'transformers'} & set(sys.modules), code)"
     )

@@ -32,7 +32,7 @@ from vllm_caption.errors import (
     UsageError,
 )
 from vllm_caption.flags import run_parser
-from vllm_caption.storage import is_remote
+from vllm_caption.images.object_store import is_remote
 
 COMMANDS = ("run", "demo", "plan", "status", "verify", "report", "merge")
 
@@ -92,31 +92,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_command(command: str, arguments: list[str]) -> int:
     if command == "demo":
-        from vllm_caption.demo.command import run_demo
+        from vllm_caption.commands.demo import run_demo
 
         return run_demo(arguments)
     if command == "plan":
-        from vllm_caption.plan.command import run_plan
+        from vllm_caption.commands.plan.command import run_plan
 
         return run_plan(*parse_plan(arguments))
     if command == "verify":
-        from vllm_caption.verify.command import run_verify
+        from vllm_caption.commands.verify.command import run_verify
 
         return run_verify(arguments)
     if command == "report":
-        from vllm_caption.report.command import run_report
+        from vllm_caption.commands.report.command import run_report
 
         return run_report(arguments)
     if command == "merge":
-        from vllm_caption.merge import run_merge
+        from vllm_caption.commands.merge import run_merge
 
         return run_merge(arguments)
     if command == "status":
-        from vllm_caption.status_view import run_status
+        from vllm_caption.commands.status import run_status
 
         return run_status(arguments)
     config = parse_run(arguments)
-    from vllm_caption.run import run_job
+    from vllm_caption.job import run_job
 
     return run_job(config).exit_code
 
@@ -129,7 +129,7 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
 
 def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
     """The settings of the run that is planned, and the plan's own flags; needs no vLLM."""
-    from vllm_caption.plan.command import add_flags
+    from vllm_caption.commands.plan.command import add_flags
 
     parser = run_parser()
     add_flags(parser)
@@ -165,13 +165,13 @@ def _config(
 
 
 def _default_engines(values: dict[str, Any], *, needs_vllm: bool) -> int:
-    from vllm_caption import hardware
+    from vllm_caption.engines import hardware
 
     per_engine = values["tensor_parallel_size"] * values["pipeline_parallel_size"]
     try:
         if values["executor"] == "local":
             return hardware.default_data_parallel_size(per_engine)
-        from vllm_caption.executors import ray
+        from vllm_caption.engines.executors import ray
 
         return ray.default_data_parallel_size(values["ray_address"], per_engine)
     except UsageError:

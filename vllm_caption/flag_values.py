@@ -48,7 +48,7 @@ def names(text: str) -> tuple[str, ...]:
 
 def kinds(text: str) -> tuple[str, ...]:
     """Of failures and flags."""
-    from vllm_caption.checks import FLAGS
+    from vllm_caption.captions.rules import FLAGS
 
     for name in (found := names(text)):
         if name not in (*ITEM_KINDS, *FLAGS):

@@ -21,7 +21,7 @@ from vllm_caption.config import (
 )
 from vllm_caption.errors import UsageError
 from vllm_caption.flag_values import above_zero, kinds, names, natural, positive, shard
-from vllm_caption.storage import parse_images_root
+from vllm_caption.images.object_store import parse_images_root
 
 EPILOG = """\
 other commands, each with --help of its own: plan, status, verify, report, merge, demo.

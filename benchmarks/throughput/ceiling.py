@@ -8,7 +8,7 @@ from benchmarks.throughput.clock import Record
 from benchmarks.throughput.engines import conversation, sampling_params, start_engine
 from benchmarks.throughput.outcome import Task
 from vllm_caption.config import EngineConfig, ImageConfig
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 
 CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
 

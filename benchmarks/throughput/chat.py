@@ -12,7 +12,7 @@ from benchmarks.throughput.clock import Record
 from benchmarks.throughput.engines import conversation, sampling_params, start_llm
 from benchmarks.throughput.outcome import Task
 from vllm_caption.config import ImageConfig
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 
 
 def run(task: Task, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""vLLM engines for the contestants, with the settings that `vllm_caption.engine` uses.
+"""vLLM engines for the contestants, with the settings that `vllm_caption.engines.vllm_engine` uses.
 
 The processes are those of a GPU machine: one that renders, and one with the engine core and the
 model. vLLM's default on CPU is a third process, which is slower; forking the core saves an import.
@@ -20,7 +20,7 @@ from vllm.v1.executor.abstract import Executor
 from benchmarks.throughput.outcome import Task
 from benchmarks.throughput.questions import messages
 from vllm_caption.config import EngineConfig, ImageConfig
-from vllm_caption.engine import CPU_DEFAULTS, DEFAULTS
+from vllm_caption.engines.vllm_engine import CPU_DEFAULTS, DEFAULTS
 
 
 def engine_kwargs(task: Task) -> dict[str, Any]:

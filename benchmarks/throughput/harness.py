@@ -29,7 +29,7 @@ from benchmarks.throughput.inputs import (
 )
 from benchmarks.throughput.models import larger_model, tiny_model
 from benchmarks.throughput.outcome import Outcome, Task
-from vllm_caption.checks import clean_caption
+from vllm_caption.captions.rules import clean_caption
 
 LIMIT_S = 580
 ENVIRONMENT = {

@@ -21,7 +21,7 @@ from PIL import Image
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 
 ROOT = Path(__file__).resolve().parents[2]
 PER_DOCUMENT = 10

@@ -9,7 +9,7 @@ from benchmarks.throughput.clock import Record
 from benchmarks.throughput.outcome import Task
 from benchmarks.throughput.questions import messages
 from vllm_caption.config import ImageConfig
-from vllm_caption.images import prepare_image
+from vllm_caption.images.decode import prepare_image
 
 
 def run(task: Task, record: Record) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from vllm_caption.prompts import load_prompt
+from vllm_caption.captions.prompt import load_prompt
 
 load = lru_cache(load_prompt)
 

@@ -8,6 +8,7 @@ from typing import Final
 MODEL_NAME: Final = "demo"
 MODEL_DIR: Final = Path(__file__).parent / "model"
 """A Qwen2.5-VL of a few million parameters, in the form that vLLM and transformers load."""
+SAMPLE_DIR: Final = Path(__file__).parent / "sample"
 
 
 def resolve_model(name: str) -> str:

@@ -1,0 +1,133 @@
+"""The driver and everything beside it, without the command line, over drawn images."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.fake_engines import start_fake
+from support.job import draw_shape, rows
+from vllm_caption.captions.prompt import load_prompt
+from vllm_caption.config import EngineConfig, InputConfig, RunConfig
+from vllm_caption.demo import MODEL_DIR
+from vllm_caption.driver.loop import Driver
+from vllm_caption.driver.pending import Batch
+from vllm_caption.driver.recorder import Clerk
+from vllm_caption.driver.row_maker import RowMaker
+from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSpec, start_vllm
+from vllm_caption.engines.executors.local import LocalExecutor
+from vllm_caption.items import Document, Item
+from vllm_caption.messages import FlagsChecked
+from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.duplicates import Twins
+from vllm_caption.store.earlier_captions import read_earlier
+from vllm_caption.store.output import Output
+from vllm_caption.store.recipe import make_recipe
+
+
+def local(config: RunConfig, tell: Callable[[str], None]) -> Executor:
+    """Spawned processes, as on a GPU; engines that use none."""
+    return LocalExecutor(["0"] * config.engine.data_parallel_size, config.output / "logs")
+
+
+@dataclass
+class Run:
+    """One run over given files, each with an image behind it."""
+
+    folder: Path
+    files: list[str]
+    num_engines: int = 2
+    start_engine: Any = start_fake
+    engine: dict[str, Any] = field(default_factory=dict)
+    first_alone: bool = False
+    make_executor: Callable[[RunConfig, Callable[[str], None]], Executor] = local
+    told: list[str] = field(default_factory=list)
+    state_of_first_at_start: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        engine = EngineConfig(data_parallel_size=self.num_engines, max_num_seqs=2, **self.engine)
+        self.config = RunConfig(
+            input=InputConfig(images_root=self.folder / "raw"),
+            engine=engine,
+            output=self.folder / "out",
+            max_retries=2,
+        )
+        for number, file in enumerate(self.files):
+            path = self.folder / "raw" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if "absent" not in file:
+                draw_shape(number).save(path, format="PNG")
+        prompt = load_prompt(self.config.prompt)
+        self.output = Output(self.config.output, checkpoint_interval=7)
+        make = RowMaker("run", str(self.folder / "raw"), make_recipe(self.config, prompt))
+        self.stats = RunStats([EngineStats() for _ in range(self.num_engines)])
+        self.dispatcher: Dispatcher[Item] = Dispatcher(
+            self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
+        )
+        twins = Twins(read_earlier(self.config.output, make.recipe.id, len(self.output.known())))
+        self.clerk = Clerk(
+            self.config, prompt, self.output, make, self.dispatcher, self.stats, twins
+        )
+
+    async def run(self) -> None:
+        """Serve until nothing is left, then close the output."""
+        driver = Driver(
+            self.config.engine, self.clerk, self.dispatcher, self.stats, self.told.append
+        )
+        executor = self.make_executor(self.config, self.told.append)
+        checked = FlagsChecked(b"", bounds_pixels=True)
+        if self.start_engine is start_vllm:
+            flags = self.config.engine.vllm_flags(os.fspath(MODEL_DIR))
+            image, sampling = self.config.image, self.config.sampling
+            checked = await executor.check_flags(flags, image, sampling)
+        executor.spec = WorkerSpec(
+            images_root=str(self.folder / "raw"),
+            image=self.config.image,
+            sampling=self.config.sampling,
+            prepare_threads=1,
+            start_engine=self.start_engine,
+            engine_args=checked.engine_args,
+            memory=checked.memory,
+            on_cpu=executor.on_cpu,
+        )
+        document = Document(name="design")
+        items = [Item(file, document, i, "SvgElement") for i, file in enumerate(self.files)]
+        self.clerk.take_in(Batch(pending=[i for i in items if i.file not in self.output.known()]))
+        self.dispatcher.end_input()
+        watching = asyncio.create_task(self._watch(driver))
+        try:
+            await driver.serve(self._noting_starts(executor), first_alone=self.first_alone)
+        finally:
+            watching.cancel()
+            executor.close()
+            self.output.close(complete=True)
+
+    def _noting_starts(self, executor: Executor) -> Executor:
+        start = executor.start
+
+        async def start_and_note(engine: int) -> WorkerHandle:
+            self.state_of_first_at_start[engine] = self.stats.engines[0].state
+            return await start(engine)
+
+        executor.start = start_and_note  # type: ignore[method-assign]
+        return executor
+
+    async def _watch(self, driver: Driver) -> None:
+        while True:
+            driver.tick(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.05)
+
+    def kinds(self) -> dict[str, str]:
+        """file → why it failed, from the manifest."""
+        found = rows(self.config.output).items()
+        return {file: row["error_kind"] for file, row in found if row["status"] == "failed"}
+
+
+def names(count: int, **special: str) -> list[str]:
+    """``count`` file names; ``special`` replaces the n-th one (``n3="poison.png"``)."""
+    return [special.get(f"n{number}", f"a/{number}.png") for number in range(count)]

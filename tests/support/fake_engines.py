@@ -1,0 +1,132 @@
+"""Engines for tests of what happens around an engine; worker processes import them by name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from hashlib import sha256
+from pathlib import Path
+
+from PIL.Image import Image
+from PIL.Image import new as new_image
+
+from vllm_caption.config import ImageConfig
+from vllm_caption.engines import worker
+from vllm_caption.engines.executors.base import WorkerSpec
+from vllm_caption.engines.worker import Generation, RequestRefused
+from vllm_caption.errors import ItemError
+from vllm_caption.images.decode import PreparedImage, prepare_image
+from vllm_caption.messages import CaptionRequest
+from vllm_caption.store.caption_files import CaptionFiles
+
+
+class FakeEngine:
+    """Answers at once with the file's name; some names make it misbehave."""
+
+    step_s = 0.002
+
+    def __init__(self, gate: Path) -> None:
+        """``gate``: names with `gated` wait until this file exists."""
+        self.gate = gate
+
+    async def render(self, request: CaptionRequest, image: Image) -> object:
+        if "refused" in request.file:
+            raise RequestRefused("this image is refused", retryable=False)
+        return image.size
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        await asyncio.sleep(self.step_s)
+        if "poison" in request.file:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in request.file:
+            await asyncio.sleep(3600)
+        while "gated" in request.file and not self.gate.exists():
+            await asyncio.sleep(0.01)
+        if "moody" in request.file and request.temperature is None:
+            return Generation("", "stop", 10, 0)
+        if "silent" in request.file:
+            return Generation("", "stop", 10, 0)
+        if "bug" in request.file:
+            raise ZeroDivisionError("nobody expected this")
+        return Generation(f"caption of {request.file}", "stop", 10, 4)
+
+    def shutdown(self) -> None:
+        """Nothing to stop."""
+
+
+def slow_down(stage: str) -> None:
+    """Make one stage slow, in the process where that stage is."""
+
+    def prepare_slowly(root: str, file: str, config: ImageConfig) -> PreparedImage:
+        time.sleep(0.05)
+        return prepare_image(root, file, config)
+
+    def write_slowly(files: CaptionFiles, file: str, caption: str) -> None:
+        time.sleep(0.02)
+        write(files, file, caption)
+
+    write = CaptionFiles.write
+    if stage == "decode":
+        worker.prepare_image = prepare_slowly  # type: ignore[attr-defined]
+    if stage == "disk":
+        CaptionFiles.write = write_slowly  # type: ignore[method-assign]
+    if stage == "engine":
+        FakeEngine.step_s = 0.2
+
+
+def start_fake(spec: WorkerSpec) -> FakeEngine:
+    """An engine that starts."""
+    slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
+    return FakeEngine(Path(spec.images_root) / "gate")
+
+
+def start_with_program(spec: WorkerSpec) -> FakeEngine:
+    """An engine with a program of its own, as a spawned engine core is."""
+    program = subprocess.Popen(["sleep", "1000"])
+    (Path(spec.images_root) / "program").write_text(str(program.pid))
+    return start_fake(spec)
+
+
+def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
+    """An engine beside which the first reading of every file fails, as on a network mount."""
+    read: set[str] = set()
+
+    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
+        if file not in read:
+            read.add(file)
+            raise ItemError("unreadable", "it cannot be read: Input/output error", transient=True)
+        return prepare_image(root, file, config)
+
+    worker.prepare_image = prepare  # type: ignore[attr-defined]
+    return start_fake(spec)
+
+
+class InstantEngine(FakeEngine):
+    """Answers in no time."""
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        return Generation(f"caption of {request.file}", "stop", 10, 4)
+
+
+def start_instant(spec: WorkerSpec) -> FakeEngine:
+    """An engine that answers at once, beside which no image is opened."""
+
+    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
+        return PreparedImage(blank, 16, 16, "none", sha256(file.encode()).hexdigest())
+
+    blank = new_image("RGB", (16, 16))
+    worker.prepare_image = prepare  # type: ignore[attr-defined]
+    return InstantEngine(Path(spec.images_root) / "gate")
+
+
+def start_broken(spec: WorkerSpec) -> FakeEngine:
+    """An engine that cannot start."""
+    raise RuntimeError("CUDA error: no kernel image is available")
+
+
+def never_answer(*_: object) -> None:
+    """A check of the flags that waits for ever, as for a hub."""
+    time.sleep(3600)

@@ -1,0 +1,54 @@
+"""The whole job with fake engines: real command line, driver, processes, messages and files.
+
+`python -m support.fake_job FLAGS` is `python -m vllm_caption FLAGS` without vLLM behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from support.fake_engines import slow_down, start_fake
+from vllm_caption.engines.executors.base import WorkerSpec
+from vllm_caption.engines.executors.local import LocalExecutor
+from vllm_caption.engines.worker import CaptionEngine
+from vllm_caption.messages import FlagsChecked
+
+
+class FakeExecutor(LocalExecutor):
+    """Real worker processes that do not import vLLM; flags are taken as they are."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, preload="support.fake_preload", **options)
+
+    async def check_flags(self, *_: Any) -> FlagsChecked:
+        return FlagsChecked(b"", bounds_pixels=True)
+
+
+def fake_main(
+    *arguments: str, start_engine: Callable[[WorkerSpec], CaptionEngine] = start_fake
+) -> int:
+    """One run; returns its exit code."""
+    # Here, since every worker process imports this file, and needs none of it.
+    from vllm_caption import job
+    from vllm_caption.cli import main
+    from vllm_caption.engines import hardware
+    from vllm_caption.engines.executors import choice
+
+    slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
+    choice.LocalExecutor = FakeExecutor  # type: ignore[misc]
+    job.start_vllm = start_engine
+    if "--executor=ray" in arguments:
+        from vllm_caption.engines.executors.ray import RayExecutor
+
+        RayExecutor.check_flags = FakeExecutor.check_flags  # type: ignore[assignment]
+        hardware.runs_on_cpu = lambda: False  # the cluster's GPUs are counted, not there
+    return main(["--model=demo", *arguments])
+
+
+if __name__ == "__main__":
+    exit_code = fake_main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(exit_code)

@@ -1,0 +1,83 @@
+"""The same worker body in the driver's own process and loop: the simplest executor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.engines.executors.base import Ended, WorkerSpec
+from vllm_caption.engines.executors.local import COMMON_ENVIRONMENT, CPU_ENVIRONMENT
+from vllm_caption.engines.worker import Worker
+from vllm_caption.messages import DriverMessage, EngineDown, FlagsChecked, Ready, WorkerMessage
+
+
+class InlineWorker:
+    """Both ends of one worker: what it is sent, and what it says."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._inbox: asyncio.Queue[DriverMessage | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()
+        self._serving = asyncio.create_task(self._serve(spec))
+        self._serving.add_done_callback(lambda _: self._outbox.put_nowait(None))
+        self.receive = self._outbox.get
+        self.send = self._inbox.put_nowait
+
+    async def _serve(self, spec: WorkerSpec) -> None:
+        try:
+            engine = spec.start_engine(spec)
+        except Exception as error:  # noqa: BLE001 - as in a worker process
+            self._outbox.put_nowait(EngineDown(str(error)))
+            return
+        self._outbox.put_nowait(Ready(0))
+        link = _Link(self._inbox, self._outbox)
+        threads, twins = spec.prepare_threads, spec.find_twins
+        worker = Worker(link, engine, spec.images_root, spec.image, threads, twins)
+        if (death := await worker.serve()) is not None:
+            self._outbox.put_nowait(EngineDown(f"{type(death).__name__}: {death}"))
+        engine.shutdown()
+
+    def kill(self) -> None:
+        """Cancel it."""
+        self._serving.cancel()
+
+    async def join(self, timeout_s: float) -> Ended:
+        """Wait, then cancel."""
+        await asyncio.wait([self._serving], timeout=timeout_s)
+        self.kill()
+        await asyncio.wait([self._serving])
+        return Ended("its task ended")
+
+
+class _Link:
+    def __init__(self, inbox: Any, outbox: Any) -> None:
+        self.receive, self.send = inbox.get, outbox.put_nowait
+
+
+class InlineExecutor:
+    """Starts workers as tasks."""
+
+    on_cpu = True
+
+    def __init__(self) -> None:
+        self.spec: WorkerSpec | None = None
+        for name, value in (COMMON_ENVIRONMENT | CPU_ENVIRONMENT).items():
+            os.environ.setdefault(name, value)
+
+    async def check_flags(
+        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+    ) -> FlagsChecked:
+        from vllm_caption.engines.vllm_engine import check_engine_args
+
+        return check_engine_args(flags, image, sampling, on_cpu=True)
+
+    async def place(self, engine: int) -> None:
+        """There is room."""
+
+    async def start(self, engine: int) -> InlineWorker:
+        assert self.spec is not None
+        return InlineWorker(self.spec)
+
+    def close(self) -> None:
+        """Nothing is held."""

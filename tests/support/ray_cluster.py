@@ -1,0 +1,106 @@
+"""A Ray cluster on this machine: nodes are real raylets, GPUs are counted but not there.
+
+`python tests/ray_cluster.py` holds it, in a process of its own, and does what its lines of input
+say: `add RESOURCES` (JSON) answers with the node's number, `lose NUMBER` takes a node away as a
+power cut would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class RayCluster:
+    """The cluster, seen from a test."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._nodes: set[int] = set()
+        self.address = self._line()
+
+    def add_node(self, **resources: Any) -> int:
+        """Returns its number."""
+        number = int(self._ask(f"add {json.dumps(resources)}"))
+        self._nodes.add(number)
+        return number
+
+    def lose_node(self, number: int) -> None:
+        """Kill everything on it."""
+        self._ask(f"lose {number}")
+        self._nodes.remove(number)
+
+    def lose_all_nodes(self) -> None:
+        """But for the head."""
+        for number in sorted(self._nodes):
+            self.lose_node(number)
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the cluster ended"
+        return line.strip()
+
+
+@contextmanager
+def ray_cluster(**head: Any) -> Iterator[RayCluster]:
+    """One node with these resources; gone with everything on it at the end."""
+    import ray
+
+    process = subprocess.Popen(
+        [sys.executable, __file__, json.dumps(head)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        start_new_session=True,
+    )
+    with process:
+        try:
+            cluster = RayCluster(process)
+            os.environ["RAY_ADDRESS"] = cluster.address  # what `auto` means
+            yield cluster
+        finally:
+            os.environ.pop("RAY_ADDRESS", None)
+            ray.shutdown()
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(timeout=60)
+
+
+def main() -> None:
+    """Hold a cluster until the input ends."""
+    from ray.cluster_utils import Cluster
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray talks too
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    head = json.loads(sys.argv[1]) | small
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes: list[Any] = []
+    print(cluster.address, file=answers, flush=True)
+    for line in sys.stdin:
+        command, _, argument = line.partition(" ")
+        if command == "add":
+            nodes.append(cluster.add_node(**json.loads(argument), **small))
+            print(len(nodes) - 1, file=answers, flush=True)
+        else:
+            cluster.remove_node(nodes[int(argument)], allow_graceful=False)
+            print("lost", file=answers, flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

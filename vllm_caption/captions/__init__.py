@@ -1,0 +1,1 @@
+"""The text of a request, and the rules that its caption must keep."""

@@ -1,0 +1,299 @@
+"""Prompt files → the text of a request: Jinja2 templates with optional YAML front matter.
+
+Invariants: whatever is wrong with a prompt file is a UsageError at load, naming file, line and
+name; a template that loads renders for a full and for an empty element; text that comes from a
+document is data: it cannot be template code, a special token of a model, or a new line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import traceback
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Final
+
+import jinja2
+import msgspec
+import yaml
+from jinja2 import meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from vllm_caption.errors import ItemError, UsageError
+from vllm_caption.items import Document, Item
+
+MAX_RENDERED_CHARS: Final = 50_000
+MAX_VALUE_CHARS: Final = 500
+
+# What a template can raise on values it did not expect.
+_RENDER_ERRORS: Final = (
+    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError),
+    *(RecursionError, TypeError, ValueError),
+)
+_ANGLES: Final = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")
+_BRACKET_TOKEN: Final = re.compile(r"\[(/?[A-Za-z_]+)\]")
+_JOINERS: Final = "\u200c\u200d"  # they hold emoji and some scripts together
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+_FULL: Final = Document("a", "poster", "Summer sale", ("red", "sun"), 1080, 1920.5)
+_SAMPLES: Final = (Item("a.png", _FULL, 3, "SvgElement"), Item("a.png", Document("a"), 0, ""))
+_Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
+
+
+class _FrontMatter(msgspec.Struct, frozen=True):
+    name: _Text | None = None
+    system: _Text | None = None
+    max_words: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    forbid_openings: tuple[_Text, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One loaded prompt; templates as text, to be sent to other processes; ``source``: the file."""
+
+    name: str
+    user: str
+    system: str | None = None
+    max_words: int | None = None
+    forbid_openings: tuple[str, ...] = ()
+    path: str = ""
+    source: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the text of the file, whatever it is called."""
+        return sha256(self.source.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPrompt:
+    """The messages of one request, before the model's own chat template."""
+
+    system: str | None
+    user: str
+
+
+def available_prompts() -> list[str]:
+    """The names that ``load_prompt`` finds without a path."""
+    return sorted(_by_name())
+
+
+def _by_name() -> dict[str, Path]:
+    # The working directory's own first, then the shipped ones: in the wheel, or in a checkout.
+    folders = (Path("prompts"), _PACKAGE / "_prompts", _PACKAGE.parent / "prompts")
+    files = (path for folder in reversed(folders) for path in folder.glob("[!.]*.md"))
+    return {path.stem: path for path in files if path.is_file()}
+
+
+def load_prompt(reference: str) -> Prompt:
+    """Load and try out a prompt: a path, or the name of a file in a prompts/ folder."""
+    path = _find(reference)
+    source = _read(path, reference)
+    front_matter, body, first_line = _split(source, reference)
+    settings = _settings(front_matter, reference)
+    prompt = Prompt(
+        name=settings.name or path.stem,
+        user=body,
+        system=settings.system,
+        max_words=settings.max_words,
+        forbid_openings=settings.forbid_openings or (),
+        path=str(path),
+        source=source,
+    )
+    _try_out(prompt, reference, first_line)
+    return prompt
+
+
+def _find(reference: str) -> Path:
+    # Not Path.is_file: it raises where the reference is a whole sentence, too long for a name.
+    if "/" in reference or os.path.isfile(reference):  # noqa: PTH113
+        return Path(reference)
+    stem, found = reference.removesuffix(".md"), _by_name()
+    if stem not in found:
+        meant, names = _meant(stem, found), ", ".join(sorted(found))
+        raise _refusal(reference, f"no such prompt{meant}; available: {names}")
+    return found[stem]
+
+
+def _read(path: Path, reference: str) -> str:
+    try:
+        if not path.is_file():
+            raise _refusal(reference, f"is no file; available: {', '.join(available_prompts())}")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refusal(reference, f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise _refusal(reference, f"cannot be read ({error.strerror})") from None
+
+
+def _split(source: str, reference: str) -> tuple[str, str, int]:
+    """Front matter, body and the line of the file on which the body starts."""
+    lines = source.split("\n")
+    if lines[0].rstrip() != "---":
+        return "", source, 1
+    for number, line in enumerate(lines[1:], start=2):
+        if line.rstrip() == "---":
+            return "\n".join(lines[1 : number - 1]), "\n".join(lines[number:]), number + 1
+    raise _refusal(reference, "line 1: the front matter opens with --- and is never closed")
+
+
+def _settings(front_matter: str, reference: str) -> _FrontMatter:
+    try:
+        found = yaml.safe_load(front_matter)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 2}: " if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise _refusal(reference, f"{where}the front matter is not YAML ({problem})") from None
+    if not isinstance(found, dict | None):
+        raise _refusal(reference, "the front matter must be `key: value` lines")
+    known = _FrontMatter.__struct_fields__
+    for key in found or {}:
+        if key not in known:
+            hint = f"{_meant(str(key), known)}; known: {', '.join(known)}"
+            raise _refusal(reference, f"unknown key `{key}` in the front matter{hint}")
+    try:
+        return msgspec.convert(found or {}, _FrontMatter)
+    except msgspec.ValidationError as error:
+        problem, _, key = str(error).partition(" - at `$.")
+        raise _refusal(reference, f"`{key} in the front matter: {problem}") from None
+
+
+def _printed(value: object) -> object:
+    """Missing metadata prints as nothing; a forgotten bracket or filter is an error."""
+    if callable(value) and not isinstance(value, jinja2.Undefined):
+        raise TypeError("a method is printed here; the variables have no attributes, use filters")
+    return "" if value is None else value
+
+
+# No lipsum: filler text in a prompt is a slip, and it differs each time.
+_environment: Final = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, autoescape=False, finalize=_printed
+)
+del _environment.globals["lipsum"]
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> jinja2.Template:
+    return _environment.from_string(template)
+
+
+def render(prompt: Prompt, item: Item) -> RenderedPrompt:
+    """The request's text for one element; raises ItemError where the template fails on it."""
+    values = _values(item) if _varies(prompt.user) or _varies(prompt.system or "") else {}
+    try:
+        system = "" if prompt.system is None else _render(prompt.system, values)
+        return RenderedPrompt(system or None, _render(prompt.user, values))
+    except _RENDER_ERRORS as error:
+        reason = f"the prompt {prompt.name} fails on this element: {_in_words(error)}"
+        raise ItemError("engine_error", reason) from None
+
+
+def _varies(template: str) -> bool:
+    """Most prompts say the same of every element."""
+    return "{" in template or "\r" in template
+
+
+def _render(template: str, values: Mapping[str, object]) -> str:
+    if not _varies(template):
+        return template.strip()
+    text = ""
+    for piece in _compiled(template).generate(values):
+        text += piece
+        if len(text) > MAX_RENDERED_CHARS:
+            raise OverflowError(f"the text is longer than {MAX_RENDERED_CHARS} characters")
+    return text.strip()
+
+
+def _try_out(prompt: Prompt, reference: str, first_line: int) -> None:
+    if not prompt.user.strip():
+        raise _refusal(reference, "is empty; write the user message below the front matter")
+    if prompt.system is not None:
+        _check(prompt.system, reference, lambda _: "in `system`: ")
+    _check(prompt.user, reference, lambda line: f"line {line + first_line - 1}: ")
+    if not all(render(prompt, sample).user for sample in _SAMPLES):
+        raise _refusal(reference, "says nothing about an element that has no metadata")
+
+
+def _check(template: str, reference: str, where: Callable[[int], str]) -> None:
+    """Refuse a template that does not compile, names the unknown, or fails on a sample."""
+    try:
+        _compiled(template)
+        unknown = _first_unknown(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise _refusal(reference, f"{where(error.lineno)}{error.message}") from None
+    except (RecursionError, SyntaxError, MemoryError):
+        raise _refusal(reference, "the template is nested too deeply") from None
+    if unknown is not None:
+        hint = f"{_meant(unknown.name, VARIABLES)}; known: {', '.join(VARIABLES)}"
+        at = where(unknown.lineno)
+        raise _refusal(reference, f"{at}unknown variable `{unknown.name}`{hint}")
+    for sample, which in zip(_SAMPLES, ("", "an element without metadata: "), strict=True):
+        try:
+            _render(template, _values(sample))
+        except _RENDER_ERRORS as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == "<template>"]
+            at = where(lines[-1] or 1) if lines else ""
+            raise _refusal(reference, f"{at}{which}{_in_words(error)}") from None
+
+
+def _first_unknown(template: str) -> nodes.Name | None:
+    tree = _environment.parse(template)
+    unknown = meta.find_undeclared_variables(tree) - {*VARIABLES, *_environment.globals}
+    return next((name for name in tree.find_all(nodes.Name) if name.name in unknown), None)
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _refusal(reference: str, remedy: str) -> UsageError:
+    return UsageError("--prompt", " ".join(reference.split())[:200], remedy)
+
+
+def _values(item: Item) -> dict[str, object]:
+    document = item.document
+    return {
+        "category": document.category and as_data(document.category),
+        "title": document.title and as_data(document.title),
+        "keywords": [as_data(keyword) for keyword in document.keywords],
+        "element_type": as_data(item.element_type),
+        "element_index": item.element_index,
+        "document": as_data(document.name),
+        "file": as_data(item.file),
+        "canvas_width": document.canvas_width,
+        "canvas_height": document.canvas_height,
+    }
+
+
+def as_data(text: str) -> str:
+    """One line of visible text that no tokenizer reads as a special token.
+
+    Control and formatting characters go, white space becomes single spaces, ``<`` and ``>``
+    become ``‹`` and ``›`` (``<|im_end|>``, ``</s>``, ``<image>``), ``[INST]`` becomes ``(INST)``.
+    """
+    if not text.isprintable():
+        text = "".join(map(_visible, text))
+    text = " ".join(text.split())[:MAX_VALUE_CHARS]
+    return _BRACKET_TOKEN.sub(r"(\1)", text.translate(_ANGLES))
+
+
+def _visible(char: str) -> str:
+    category = unicodedata.category(char)
+    if category == "Cf" and char not in _JOINERS:
+        return ""
+    return " " if category in ("Cc", "Zs", "Zl", "Zp") else char
+
+
+VARIABLES: Final = tuple(_values(_SAMPLES[0]))

@@ -1,0 +1,71 @@
+"""Are so many captions rejected that the run should not go on as it is? Pure counting.
+
+An answer is rejected when it breaks a rule that is worth another try (`checks.verdict`); each
+costs GPU time and is asked again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Final
+
+from vllm_caption.captions.rules import Flag, verdict
+
+MIN_ANSWERS: Final = 50
+WINDOW: Final = 200
+"""Recent answers that are looked at: trouble that begins late is seen too."""
+ALARM_SHARE: Final = 0.20
+MAX_SHOWN_CHARS: Final = 120
+
+REMEDIES: Final[dict[Flag, str]] = {
+    "empty": "the model says nothing: is it an instruct model for images? look at the prompt,"
+    " --stop and --min-tokens",
+    "loop": "try --repetition-penalty 1.05, fewer --max-tokens, or a larger model",
+    "refusal": "say in the prompt that the image is a graphic element, or take another model",
+    "prompt_echo": "is it an instruct model? a base model continues the prompt instead of obeying",
+    "forbidden_opening": "say in the prompt how a caption begins, or shorten forbid_openings in its"
+    " front matter",
+    "too_long": "ask for fewer words in the prompt, or raise max_words in its front matter",
+}
+
+
+class Rejections:
+    """The answers of one run so far."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.rejected = 0
+        self.by_flag: Counter[Flag] = Counter()
+        self._recent: deque[Flag | None] = deque(maxlen=WINDOW)
+        self._examples: dict[Flag, tuple[str, str]] = {}
+        self._told = False
+
+    def count(self, file: str, caption: str, flags: Iterable[Flag]) -> None:
+        """One answer of an engine; ``flags``: worst first."""
+        broken = tuple(flags)
+        worst = broken[0] if verdict(broken) != "accept" else None
+        self.answers += 1
+        self._recent.append(worst)
+        if worst is None:
+            return
+        self.rejected += 1
+        self.by_flag.update(flag for flag in broken if flag != "cut_off")
+        self._examples[worst] = (file, caption)
+
+    def alarm(self) -> str | None:
+        """What is to be told now: once in a run, as soon as enough answers show it."""
+        rejected = [flag for flag in self._recent if flag is not None]
+        num_recent = len(self._recent)
+        too_many = num_recent >= MIN_ANSWERS and len(rejected) > ALARM_SHARE * num_recent
+        if self._told or not too_many:
+            return None
+        self._told = True
+        ((flag, number),) = Counter(rejected).most_common(1)
+        file, caption = self._examples[flag]
+        shown = caption if len(caption) <= MAX_SHOWN_CHARS else caption[:MAX_SHOWN_CHARS] + "…"
+        return (
+            f"{len(rejected)} of the last {num_recent} answers were rejected, {number} of them as"
+            f" {flag}, e.g. {file}: {shown!r}. Consider Ctrl+C now: {REMEDIES[flag]}."
+            " --no-checks takes every caption as it is; docs/prompts.md explains the rules."
+        )

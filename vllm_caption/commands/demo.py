@@ -1,0 +1,60 @@
+"""``python -m vllm_caption demo``: the whole job on the bundled sample with the bundled model.
+
+The sample holds drawn shapes, of which the truth is known, and real icons, of which the tiny model
+has never seen any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vllm_caption.cli import parse_run
+from vllm_caption.demo import MODEL_NAME, SAMPLE_DIR
+from vllm_caption.engines.hardware import runs_on_cpu
+from vllm_caption.job import run_job
+from vllm_caption.store.caption_files import CaptionFiles
+
+DEFAULT_OUTPUT: Final = Path("demo_output")
+SHOWN: Final = 6
+
+
+def run_demo(arguments: Sequence[str]) -> int:
+    """Run the job with the demo's inputs; further ``arguments`` are those of `run`."""
+    config = parse_run(
+        [
+            f"--model={MODEL_NAME}",
+            f"--jsons={SAMPLE_DIR / 'jsons'}",
+            f"--json-detail={SAMPLE_DIR / 'json_detail'}",
+            f"--images-root={SAMPLE_DIR / 'raw'}",
+            f"--output={DEFAULT_OUTPUT}",
+            *(["--data-parallel-size=2"] if runs_on_cpu() else []),
+            *arguments,
+        ]
+    )
+    outcome = run_job(config)
+    labels = json.loads((SAMPLE_DIR / "labels.json").read_text("utf-8"))
+    print(f"\nSome of the captions in {config.output.resolve()}\n")
+    print("\n".join(compared(CaptionFiles(config.output), labels, config.prompt)))
+    return outcome.exit_code
+
+
+def compared(files: CaptionFiles, labels: dict[str, Any], prompt: str) -> Iterator[str]:
+    """Lines that put captions beside what is known of their images."""
+    drawn = {f: label["captions"] for f, label in labels.items() if label["source"] == "drawn"}
+    icons = {f: label["label"] for f, label in labels.items() if label["source"] != "drawn"}
+    captions = {file: files.read(file) for file in labels}
+    if all(prompt in truths for truths in drawn.values()):
+        right = sum(captions[file] == truths[prompt] for file, truths in drawn.items())
+        yield f"Drawn shapes, with the truth below each ({right} of {len(drawn)} equal it):"
+    else:
+        yield "Drawn shapes:"
+    for file, truths in list(drawn.items())[:SHOWN]:
+        yield f"  {file}.txt\n      {captions[file]}"
+        if prompt in truths:
+            yield f"      {truths[prompt]}"
+    yield "Real icons, unlike anything that the tiny model has seen, so it is often wrong here:"
+    for file, label in list(icons.items())[:SHOWN]:
+        yield f"  {file}.txt\n      {captions[file]}\n      a {label}"

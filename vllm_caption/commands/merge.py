@@ -1,0 +1,142 @@
+"""``merge``: one output folder of what shards made, in it or in folders of their own.
+
+Invariants: no caption is lost or replaced, a folder that is merged into another stays as it is,
+and a merge that was killed is finished by the next.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vllm_caption.config import RunConfig
+from vllm_caption.errors import EXIT_OK, ItemError, UsageError
+from vllm_caption.flags import Parser, add_output_folder
+from vllm_caption.images.files import check_name
+from vllm_caption.shards import Shard
+from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.layout import all_parts, shard_folders, state_folders
+from vllm_caption.store.lock import find_holder
+from vllm_caption.store.output import Output
+from vllm_caption.store.parts import Known, Row, merged_rows
+from vllm_caption.store.reader import read_journals
+from vllm_caption.store.recipe import read_recipes
+
+
+@dataclass(slots=True)
+class Merged:
+    """What a merge came to. ``statuses``: of all items now; ``taken``: of those from other folders;
+    ``refused``: captions for which the folder has no place, as sentences."""
+
+    shards: list[Shard]
+    statuses: Counter[str] = field(default_factory=Counter)
+    taken: Counter[str] = field(default_factory=Counter)
+    refused: list[str] = field(default_factory=list)
+
+
+def run_merge(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code. Raises UsageError and RunStopped."""
+    parser = Parser(
+        prog="vllm-caption merge",
+        description="Make one output folder of what `--shard` runs have made in it, and of the"
+        " folders named besides, which stay as they are.",
+        epilog="exit codes: 0 merged; 2 usage or configuration; 3 could not go on (disk full);"
+        " 130 interrupted.",
+    )
+    add_output_folder(parser)
+    parser.add_argument(
+        "folders", nargs="*", type=Path, metavar="DIR", help="output folders of other runs"
+    )
+    options = parser.parse_args(arguments)
+    merged = merge(options.output, options.folders)
+    print("\n".join(_lines(merged, options.output)), flush=True)
+    return EXIT_OK
+
+
+def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
+    """Bring everything into ``root``. Raises UsageError and RunStopped."""
+    if not folders and not root.is_dir():
+        raise UsageError("--output", root, "does not exist; name the folder that the shards wrote")
+    for folder in folders:
+        _check(folder, root)
+    shards = {shard for folder in (root, *folders) for shard in shard_folders(folder)}
+    merged = Merged(sorted(shards))
+    output = Output(root, RunConfig().checkpoint_interval)
+    complete = False
+    try:
+        known = output.known()
+        for folder in folders:
+            _take(folder, output, known, merged)
+        merged.statuses.update(entry.status for entry in known.values())
+        complete = True
+    finally:
+        output.close(complete=complete)
+    return merged
+
+
+def _check(folder: Path, root: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError("merge", folder, "is not a folder; name the output folder of a run")
+    if folder.resolve() == root.resolve():
+        raise UsageError("merge", folder, "is the folder to merge into; name the others only")
+    if holder := find_holder(folder):
+        raise UsageError("merge", folder, f"is in use by {holder}; wait for it")
+
+
+def _take(folder: Path, output: Output, known: dict[str, Known], merged: Merged) -> None:
+    for state in state_folders(folder):
+        for recipe in read_recipes(state).values():
+            output.record_recipe(recipe)
+    files = CaptionFiles(folder)
+    for row in _rows(folder):
+        present = known.get(row.file)
+        if present is not None and (present.status == "captioned" or row.status != "captioned"):
+            continue
+        try:
+            _save(row, files, output)
+        except ItemError as error:
+            merged.refused.append(f"{row.file}: {error}")
+            continue
+        known[row.file] = Known(row.status, row.recipe_id, ",".join(row.flags), row.error_kind)
+        merged.taken[row.status] += 1
+
+
+def _save(row: Row, files: CaptionFiles, output: Output) -> None:
+    if row.status != "captioned":
+        output.save_row(row)
+        return
+    check_name(row.file)  # a foreign manifest may hold anything
+    output.files.check_name(row.file)
+    text = files.read(row.file) or row.caption
+    if text is None:
+        raise ItemError("caption_rejected", "neither its .txt nor its row has a caption")
+    output.save_caption(row if text == row.caption else row.of_unknown_making(text))
+
+
+def _rows(folder: Path) -> Iterator[Row]:
+    """Newest first where an item has two."""
+    journal, _ = read_journals(folder, Row)
+    yield from reversed(journal)
+    yield from merged_rows(all_parts(folder))
+
+
+def _lines(merged: Merged, root: Path) -> Iterator[str]:
+    by_count: dict[int, list[int]] = {}
+    for shard in merged.shards:
+        by_count.setdefault(shard.count, []).append(shard.index)
+    for count, present in by_count.items():
+        missing = sorted(set(range(1, count + 1)) - set(present))
+        left = f"; not there: {', '.join(map(str, missing))}" if missing else ""
+        yield f"Shards: {len(present)} of {count}{left}"
+    if merged.taken:
+        taken = ", ".join(f"{status} {n:,}" for status, n in merged.taken.most_common())
+        yield f"From other folders: {taken}"
+    for sentence in merged.refused[:3]:
+        yield f"  not taken: {sentence}"
+    if len(merged.refused) > 3:
+        yield f"  not taken: {len(merged.refused) - 3:,} more"
+    items = ", ".join(f"{status} {n:,}" for status, n in merged.statuses.most_common())
+    yield f"Items: {items or 'none'}"
+    yield f"Manifest: {root}/manifest.parquet"

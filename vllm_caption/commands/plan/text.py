@@ -1,0 +1,172 @@
+"""The plan as a person reads it: one screen, the next step last."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Final
+
+from vllm_caption.commands.plan.report import Disk, Images, Items, Plan, Problem, Size, Time
+from vllm_caption.formatting import INDENT, duration, section
+
+MAX_TYPES: Final = 8
+MAX_NAME_CHARS: Final = 32
+MIN_LINE_CHARS: Final = 120
+
+
+def describe(plan: Plan) -> str:
+    """Several lines."""
+    width = max(MIN_LINE_CHARS, shutil.get_terminal_size().columns)
+    return "\n".join(
+        line if len(line) <= width else line[: width - 1] + "…" for line in _lines(plan)
+    )
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    yield from _documents(plan)
+    yield from _element_types(plan)
+    yield from _items(plan.items)
+    yield from _images(plan.images)
+    yield from _time(plan.time)
+    yield from _disk(plan.disk)
+    yield from _next(plan)
+
+
+def _documents(plan: Plan) -> Iterator[str]:
+    documents = plan.documents
+    text = f"{documents.read:,} read, {documents.skipped:,} skipped"
+    if documents.without_shapes:
+        text += f", {documents.without_shapes:,} with nothing to caption"
+    if not documents.complete:
+        text += " (--limit ended the reading)"
+    yield section("Documents", text)
+    yield from _problems(documents.problems)
+
+
+def _element_types(plan: Plan) -> Iterator[str]:
+    types = plan.element_types
+    skipped = sum(kind.skipped for kind in types)
+    number = sum(kind.elements for kind in types)
+    yield section("Elements", f"{number:,}, of which {skipped:,} are of a type that is skipped")
+    names = [(kind.name or "(empty)")[:MAX_NAME_CHARS] for kind in types[:MAX_TYPES]]
+    width = max(map(len, names), default=0)
+    for name, kind in zip(names, types, strict=False):
+        what = "skipped" if kind.skipped else f"{_count(kind.items, 'item')}"
+        yield f"{INDENT}{name:{width}}  {kind.elements:>11,}  {what}"
+    if rest := types[MAX_TYPES:]:
+        yield f"{INDENT}{len(rest)} more types, {_count(sum(k.elements for k in rest), 'element')}"
+    if plan.no_type_was_skipped:
+        yield f"{INDENT}No element has a type of --skip-types: the type names may differ."
+
+
+def _items(items: Items) -> Iterator[str]:
+    refused = sum(problem.count for problem in items.problems)
+    yield section(
+        "Items",
+        f"{items.total:,} = {items.done:,} captioned already + {items.to_caption:,} to caption"
+        f" + {refused:,} that will fail",
+    )
+    if items.duplicates:
+        yield f"{INDENT}{items.duplicates:,} further mentions of the same files cost nothing"
+    if items.adopted:
+        yield f"{INDENT}{_count(items.adopted, 'caption')} without a record will be kept"
+    if items.stale:
+        text = "made with another recipe: --redo stale makes them anew"
+        yield f"{INDENT}{items.stale:,} of the captioned were {text}"
+    if items.redone:
+        yield f"{INDENT}{_count(items.redone, 'caption')} will be made anew (--redo)"
+    if items.failed_before:
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in items.failed_before.items())
+        yield f"{INDENT}failed before and tried again: {kinds}"
+    yield from _problems(items.problems)
+
+
+def _problems(problems: list[Problem]) -> Iterator[str]:
+    width = max((len(problem.kind) for problem in problems), default=0)
+    for problem in problems:
+        yield f"{INDENT}{problem.kind:{width}} {problem.count:>6,}, e.g. {problem.examples[0]}"
+
+
+def _images(images: Images) -> Iterator[str]:
+    if not images.found:
+        return
+    text = f"{images.found:,} found, {_bytes(images.bytes)}"
+    yield section("Images", text + ("" if images.opened else " (not opened)"))
+    if (sizes := images.sizes) is not None:
+        ordered = (sizes.smallest, sizes.median, sizes.largest)
+        small, median, large = (_pixels(size) for size in ordered)
+        yield f"{INDENT}width × height: {small} to {large}, median {median}"
+    if (tokens := images.vision_tokens) is not None:
+        yield (
+            f"{INDENT}vision tokens: {tokens.min} to {tokens.max}, median {tokens.median},"
+            f" mean {tokens.mean}, {tokens.total:,} in all (Qwen2.5-VL)"
+        )
+    if images.backdrops:
+        shares = ", ".join(f"{name} {count:,}" for name, count in images.backdrops.items())
+        yield f"{INDENT}backdrops: {shares}"
+    if (twins := images.twins) is not None and twins.files:
+        groups, saved = _count(twins.groups, "group"), _count(twins.saved, "caption")
+        yield f"{INDENT}twins: {twins.files:,} files in {groups} of equal bytes, {saved} saved"
+    if images.equal_size and not images.opened:
+        yield f"{INDENT}twins: at most {images.equal_size:,} files (those of equal size)"
+
+
+def _time(times: Time) -> Iterator[str]:
+    if not times.images:
+        return
+    engines = _count(times.engines, "engine")
+    if times.wall_hours is None or times.gpu_hours is None or times.images_per_s is None:
+        yield section("Time", f"{times.images:,} images on {engines}, at a speed not known yet:")
+        yield f"{INDENT}run a pilot with --pilot 2000, read its images/s, divide by its engines,"
+        yield f"{INDENT}and plan with --images-per-s (captions per second of one engine)"
+        return
+    wall = duration(3600 * times.wall_hours)
+    yield section("Time", f"{wall}, {_figure(times.gpu_hours)} GPU hours, without start-up")
+    gpus = "" if times.gpus_per_engine == 1 else f" of {times.gpus_per_engine} GPUs"
+    yield (
+        f"{INDENT}{times.images:,} images at {times.images_per_s:g} images/s ({times.source})"
+        f" on {'each of ' if times.engines > 1 else ''}{engines}{gpus}"
+    )
+
+
+def _disk(disk: Disk) -> Iterator[str]:
+    inodes = "no limit" if disk.inodes_free is None else f"{disk.inodes_free:,} free"
+    yield section(
+        "Disk",
+        f"{_bytes(disk.bytes_needed)} needed, {_bytes(disk.bytes_free)} free;"
+        f" {disk.inodes_needed:,} inodes needed, {inodes}",
+    )
+    if not disk.fits:
+        yield f"{INDENT}DOES NOT FIT on {disk.path}: make room, or choose another --output"
+
+
+def _next(plan: Plan) -> Iterator[str]:
+    if not plan.items.to_caption:
+        step = "nothing is left to caption"
+    elif not plan.disk.fits:
+        step = "make room on the disk, then run the same line without `plan`"
+    elif not plan.images.opened:
+        step = "add --images to open every image, or run the same line without `plan`"
+    else:
+        step = "run the same line without `plan`"
+    yield section("Next", step)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _pixels(size: Size) -> str:
+    return f"{size.width} × {size.height}"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
+
+
+def _figure(number: float) -> str:
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"

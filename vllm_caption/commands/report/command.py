@@ -1,0 +1,143 @@
+"""``report``: one HTML file about one output folder, or about several side by side.
+
+Invariant: nothing but the page itself is written, whole or not at all, and no lock is taken, so it
+may stand beside a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vllm_caption.commands.report.items import align
+from vllm_caption.commands.report.page import make_section, render
+from vllm_caption.commands.report.payload import make_payload
+from vllm_caption.commands.report.records import read_all
+from vllm_caption.commands.report.thumbnails import choose, make_thumbnails
+from vllm_caption.config import RunConfig
+from vllm_caption.errors import EXIT_OK, UsageError
+from vllm_caption.flag_values import natural, positive
+from vllm_caption.flags import Parser
+from vllm_caption.images.object_store import parse_images_root
+
+DEFAULT_GALLERY, DEFAULT_ITEMS = 300, 200_000
+MANY_PICTURES = 2000
+"""They take longer than anybody waits in silence."""
+
+
+def run_report(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code. Raises UsageError and RunStopped."""
+    options = _parser().parse_args(arguments)
+    if options.folders and options.output is not None:
+        remedy = "name the folders once: either with --output or one after the other"
+        raise UsageError("--output", options.output, remedy)
+    roots = _distinct(options.folders or [options.output or RunConfig().output])
+    target: Path = options.html or roots[0] / _name(len(roots))
+    if options.html and not target.absolute().parent.is_dir():
+        raise UsageError("--html", target, "lies in a folder that does not exist; make it first")
+    root: Path | str | None = options.images_root
+    if isinstance(root, Path) and not root.is_dir():
+        raise UsageError("--images-root", root, "is not a folder; name where `file` paths begin")
+    print(make_report(roots, target, options.gallery, options.items, root))
+    return EXIT_OK
+
+
+def make_report(
+    roots: list[Path],
+    target: Path,
+    num_pictures: int = DEFAULT_GALLERY,
+    num_items: int = DEFAULT_ITEMS,
+    images_root: Path | str | None = None,
+) -> str:
+    """Write the page; returns one line about it. Raises UsageError and RunStopped."""
+    started_s = time.monotonic()
+    records = read_all(roots)
+    items = align(records, num_items)
+    sections = [make_section(of_folder) for of_folder in records]
+    recipes = {id_: recipe for r in records for id_, recipe in r.recipes.items()}
+    chosen = choose(items, num_pictures)
+    if len(chosen) > MANY_PICTURES:
+        print(f"Making {len(chosen):,} pictures ...", file=sys.stderr, flush=True)
+    thumbnails = make_thumbnails(items, chosen, recipes, images_root)
+    payload = make_payload(items, [r.label for r in records], thumbnails, images_root)
+    content = render(sections, items, payload, len(thumbnails.pictures)).encode()
+    _write(target, content)
+    shown = "" if len(items) == items.total else f" of {items.total:,}"
+    return (
+        f"{target}: {len(items):,}{shown} items, {len(thumbnails.pictures):,} pictures,"
+        f" {len(content) / 1e6:.1f} MB, {time.monotonic() - started_s:.1f} s"
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="vllm-caption report",
+        description="Make one HTML page about the captions in an output folder: numbers, charts,"
+        " and a gallery with search; or about several folders side by side. Needs no engine and"
+        " no network, neither to make nor to read it.",
+        epilog="exit codes: 0 the page is written; 2 usage or configuration; 3 a part of the"
+        " manifest is damaged; 130 interrupted.",
+    )
+    parser.formatter_class = argparse.HelpFormatter  # the defaults depend on each other
+    _add_folders(parser)
+    parser.add_argument(
+        "--gallery",
+        type=natural,
+        metavar="N",
+        default=DEFAULT_GALLERY,
+        help="items with a picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--items",
+        type=positive,
+        metavar="N",
+        default=DEFAULT_ITEMS,
+        help="items in the gallery; of more, all that failed or are flagged and a sample"
+        " (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_folders(parser: Parser) -> None:
+    parser.add_argument(
+        "folders", nargs="*", type=Path, metavar="DIR", help="output folders to put side by side"
+    )
+    parser.add_argument(
+        "--output", type=Path, help=f"folder of captions (default: {RunConfig().output})"
+    )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: report.html in DIR; of several, compare.html in the first)",
+    )
+    parser.add_argument(
+        "--images-root",
+        type=parse_images_root,
+        help="where the images are now (default: where the run found them)",
+    )
+
+
+def _name(num_folders: int) -> str:
+    return "report.html" if num_folders == 1 else "compare.html"
+
+
+def _distinct(roots: list[Path]) -> list[Path]:
+    for number, root in enumerate(roots):
+        if root in roots[:number]:
+            raise UsageError("report", root, "is named twice; name different output folders")
+    return roots
+
+
+def _write(target: Path, content: bytes) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError("--html", target, f"cannot be written ({error.strerror})") from error

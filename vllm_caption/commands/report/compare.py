@@ -1,0 +1,69 @@
+"""Two output folders side by side: how their captions of the same images differ, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vllm_caption.captions.rules import FLAGS
+from vllm_caption.commands.report.facts import has_flag, num_words
+from vllm_caption.commands.report.items import Items
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The first folder against another, over items that both have captioned. ``words``: mean
+    difference in length (other - first); ``flags``: flag, in the first only, in the other only."""
+
+    label: str
+    both: int
+    only_first: int
+    only_other: int
+    same: int
+    longer: int
+    shorter: int
+    words: float
+    flags: list[tuple[str, int, int]]
+
+    @property
+    def different(self) -> int:
+        """Items whose captions differ."""
+        return self.both - self.same
+
+
+def compare(items: Items, labels: list[str]) -> list[Comparison]:
+    """The first against each other folder."""
+    first = items.sides[0]
+    pairs = zip(labels[1:], items.sides[1:], strict=True)
+    return [_compare(label, first, other) for label, other in pairs]
+
+
+def _compare(label: str, first: pa.Table, other: pa.Table) -> Comparison:
+    done_first, done_other = (_is_captioned(rows) for rows in (first, other))
+    both = done_first & done_other
+    same = both & np.asarray(pc.fill_null(pc.equal(first["caption"], other["caption"]), False))
+    difference = (num_words(other["caption"]) - num_words(first["caption"]))[both]
+    flags: list[tuple[str, int, int]] = []
+    for flag in FLAGS:
+        mine, theirs = (np.asarray(has_flag(rows, flag)) for rows in (first, other))
+        counts = int((both & mine & ~theirs).sum()), int((both & theirs & ~mine).sum())
+        if any(counts):
+            flags.append((flag, *counts))
+    return Comparison(
+        label=label,
+        both=int(both.sum()),
+        only_first=int((done_first & ~done_other).sum()),
+        only_other=int((done_other & ~done_first).sum()),
+        same=int(same.sum()),
+        longer=int((difference > 0).sum()),
+        shorter=int((difference < 0).sum()),
+        words=float(difference.mean()) if len(difference) else 0.0,
+        flags=flags,
+    )
+
+
+def _is_captioned(rows: pa.Table) -> np.ndarray:
+    return np.asarray(pc.fill_null(pc.equal(rows["status"], "captioned"), False))

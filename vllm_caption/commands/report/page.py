@@ -1,0 +1,135 @@
+"""Everything counted → one HTML text that needs no network.
+
+Invariants: text reaches the page escaped by the template, or inside the base64 block; the only
+script that runs is the one whose hash the page's own policy names; nothing is loaded from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import msgspec
+import numpy as np
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from vllm_caption import __version__
+from vllm_caption.commands.report import facts, meanings, scales
+from vllm_caption.commands.report.charts import bar_chart, histogram
+from vllm_caption.commands.report.compare import compare
+from vllm_caption.commands.report.items import Items
+from vllm_caption.commands.report.records import Records
+from vllm_caption.commands.report.series import charts_over_time
+
+FOLDER: Final = Path(__file__).parent / "page"
+MAX_BARS: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the page says about one output folder."""
+
+    records: Records
+    facts: facts.Facts
+    over_time: list[str]
+    notes: list[str]
+    spread: list[str]
+    recipes: list[dict[str, Any]]
+
+
+def make_section(records: Records) -> Section:
+    """Count and draw."""
+    counted = facts.count(records)
+    over_time, notes = charts_over_time(records)
+    return Section(
+        records=records,
+        facts=counted,
+        over_time=over_time,
+        notes=notes,
+        spread=[*_histograms(records, counted.words), *_bars(counted)],
+        recipes=[_recipe(records, share) for share in counted.recipes],
+    )
+
+
+def render(sections: list[Section], items: Items, payload: str, num_pictures: int) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["seconds"] = scales.seconds
+    environment.filters["number"] = "{:,}".format
+    environment.filters["brief"] = scales.brief
+    environment.filters["marked"] = _with_code
+    script, style = (FOLDER / name for name in ("gallery.js", "page.css"))
+    code = script.read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    labels = [section.records.label for section in sections]
+    return environment.get_template("page.html.jinja").render(
+        sections=sections,
+        comparisons=compare(items, labels),
+        items=items,
+        num_pictures=num_pictures,
+        payload=Markup(payload),  # base64 only
+        script=Markup(code),
+        script_hash=digest,
+        style=Markup(style.read_text("utf-8")),
+        meanings=meanings,
+        version=__version__,
+        made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _with_code(text: str) -> Markup:
+    """What stands between backticks as code."""
+    pieces = text.split("`")
+    forms = ("{}", "<code>{}</code>")
+    return Markup("").join(Markup(forms[i % 2]).format(piece) for i, piece in enumerate(pieces))
+
+
+def _histograms(records: Records, words: np.ndarray) -> list[str]:
+    rows = records.rows
+    done = rows.filter(pc.equal(rows["status"], "captioned"))
+    charts: list[str] = []
+    for title, unit, column in (
+        ("Generation time", "s", "generate_s"),
+        ("Preparation of the image", "s", "prepare_s"),
+        ("Waiting time", "s", "queue_s"),
+    ):
+        values = facts.measured(done[column])
+        if len(values):
+            charts.append(histogram(f"{title}, per item", unit, values, log=True))
+    tokens = facts.measured(done["output_tokens"])
+    if len(tokens):
+        charts.append(histogram("Length of captions, in tokens", "tokens", tokens))
+    if len(words):
+        charts.append(histogram("Length of captions, in words", "words", words.astype(float)))
+    return charts
+
+
+def _bars(counted: facts.Facts) -> list[str]:
+    charts: list[str] = []
+    if counted.engines:
+        shares = [(f"engine {e.name}", e.captioned) for e in counted.engines[:MAX_BARS]]
+        charts.append(bar_chart("Share of each engine", "captions", shares))
+    if counted.backdrops:
+        charts.append(bar_chart("Backdrop that the model saw", "items", counted.backdrops))
+    return charts
+
+
+def _recipe(records: Records, share: facts.Share) -> dict[str, Any]:
+    recipe = records.recipes.get(share.name)
+    settings = {} if recipe is None else msgspec.to_builtins(recipe)
+    shown = {
+        name: value for name in ("sampling", "image", "engine") if (value := settings.get(name))
+    }
+    return {"share": share, "recipe": recipe, "settings": shown}

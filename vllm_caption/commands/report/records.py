@@ -1,0 +1,145 @@
+"""What output folders hold, read beside a run: rows, documents left out, recipes, status, series.
+
+Invariants: nothing is written and no lock is taken; of several rows of an item the last one counts;
+rows that cannot be read stop the report with a sentence, so no page is made of a part of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vllm_caption.errors import CaptionJobError, RunStopped, UsageError
+from vllm_caption.monitoring.run_state import look
+from vllm_caption.monitoring.status import RunStatus
+from vllm_caption.store.layout import all_parts, state_folders
+from vllm_caption.store.parts import SCHEMA, Row, damaged, last_rows, read_part
+from vllm_caption.store.reader import read_beside_run, read_journals
+from vllm_caption.store.recipe import Recipe, read_recipes
+
+UNUSED: Final = ("caption_path", "twin_key", "finish_reason", "model", "prompt_name")
+COLUMNS: Final = [name for name in SCHEMA.names if name not in UNUSED]
+FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError)
+
+
+class LeftOut(NamedTuple):
+    """A document that was not taken."""
+
+    document: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """One output folder. ``state``: running, ended, died, or unknown without a status.json;
+    ``series``: monitor.parquet, None where there is none; ``label``: short, no other has it."""
+
+    label: str
+    root: Path
+    rows: pa.Table
+    left_out: list[LeftOut]
+    recipes: dict[str, Recipe]
+    state: str
+    status: RunStatus | None
+    series: pa.Table | None
+
+
+def read_all(roots: list[Path]) -> list[Records]:
+    """The folders, in the order given. Raises UsageError and RunStopped."""
+    labels = _labels(roots)
+    return [_read(root, label) for root, label in zip(roots, labels, strict=True)]
+
+
+def _labels(roots: list[Path]) -> list[str]:
+    names = [root.absolute().name or "/" for root in roots]
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else str(root) for name, root in zip(names, roots, strict=True)
+    ]
+
+
+def _read(root: Path, label: str) -> Records:
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError("--output", root, f"{problem}; name the folder that a run wrote")
+    rows = read_beside_run(lambda: _read_rows(root))
+    if not len(rows):
+        remedy = "holds no rows yet; run the job first, or wait for its first captions"
+        raise UsageError("--output", root, remedy)
+    state, status = _state(root)
+    return Records(
+        label=label,
+        root=root,
+        rows=rows,
+        left_out=_read_left_out(root / "documents.parquet"),
+        recipes=_read_recipes(root),
+        state=state,
+        status=status,
+        series=_read_series(root / "monitor.parquet"),
+    )
+
+
+def _read_rows(root: Path) -> pa.Table:
+    """The last row of every item, by document and place in it."""
+    journal, _ = read_journals(root, Row)  # first: a row moves from here to a part
+    tables = [_whole_part(path) for path in all_parts(root)]
+    newest = pa.Table.from_pylist([msgspec.structs.asdict(row) for row in journal], SCHEMA)
+    rows = pa.concat_tables([*tables, newest.select(COLUMNS)])
+    kept = rows.filter(pa.array(last_rows(rows["file"])))
+    return kept.sort_by([(name, "ascending") for name in ("document", "element_index", "file")])
+
+
+def _whole_part(path: Path) -> pa.Table:
+    table = read_part(path, COLUMNS)
+    try:
+        table.validate(full=True)  # text that is not UTF-8 would break the page later
+    except pa.ArrowException as error:
+        raise damaged(path, error) from error
+    return table
+
+
+def _state(root: Path) -> tuple[str, RunStatus | None]:
+    try:
+        view = look(root)
+    except CaptionJobError:
+        return "unknown", None
+    return view.state, view.status
+
+
+def _read_left_out(path: Path) -> list[LeftOut]:
+    if not path.exists():
+        return []
+    try:
+        table = pq.read_table(path, columns=list(LeftOut._fields))
+        columns = [table[name].to_pylist() for name in LeftOut._fields]
+    except FAULTS as error:
+        remedy = "remove it: the next run writes it anew"
+        raise RunStopped(f"{path} is damaged ({error}); {remedy}") from error
+    return [LeftOut(*map(str, values)) for values in zip(*columns, strict=True)]
+
+
+def _read_recipes(root: Path) -> dict[str, Recipe]:
+    """Empty where it is missing or damaged: the page then shows ids without a text."""
+    recipes: dict[str, Recipe] = {}
+    for folder in state_folders(root):
+        with suppress(OSError, RunStopped):
+            recipes |= read_recipes(folder)
+    return recipes
+
+
+def _read_series(path: Path) -> pa.Table | None:
+    """None where it is missing or damaged: its charts are then left out, or made of the rows."""
+    try:
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file).read()
+    except FAULTS:
+        return None
+    return table if len(table) and {"at", "run_id"} <= set(table.column_names) else None

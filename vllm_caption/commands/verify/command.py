@@ -1,0 +1,113 @@
+"""``verify``: does everything agree, and if not, what does not, and what is to be done about it?
+
+Invariants: without ``--repair`` nothing is written but the ``--json`` file and no lock is kept, so
+that it may stand beside a run; with it, the same lock is held as by a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm_caption.commands.json_file import check_json_file, write_json_file
+from vllm_caption.commands.verify.repair import Repair
+from vllm_caption.commands.verify.report import Verdict
+from vllm_caption.commands.verify.survey import Survey
+from vllm_caption.commands.verify.text import describe
+from vllm_caption.config import InputConfig, RunConfig
+from vllm_caption.errors import EXIT_OK, UsageError
+from vllm_caption.flags import Parser, add_input, add_output_folder
+from vllm_caption.images.object_store import public_root
+from vllm_caption.inputs.manifest import check_manifest_folders, document_names
+from vllm_caption.monitoring.progress import DocumentProgress
+from vllm_caption.store.output import Output
+
+EXIT_DIVERGES = 1
+
+
+def run_verify(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code. Raises UsageError."""
+    options = _parser().parse_args(arguments)
+    config = InputConfig(
+        jsons=options.jsons,
+        json_detail=options.json_detail,
+        images_root=options.images_root,
+        skip_types=options.skip_types,
+        limit=options.limit,
+    )
+    json: Path | None = options.json
+    check_json_file(json)
+    verdict = verify(
+        config,
+        options.output,
+        repair=options.repair,
+        keep_all=json is not None,
+        quiet=options.quiet,
+    )
+    print(describe(verdict), flush=True)
+    write_json_file(json, verdict)
+    return EXIT_OK if verdict.agrees else EXIT_DIVERGES
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="vllm-caption verify",
+        description="Compare the .txt files, the manifest and the input of a run, in both"
+        " directions, and name what does not agree. Needs no engine.",
+        epilog="exit codes: 0 everything agrees; 1 something does not; 2 usage or configuration;"
+        " 3 could not go on (disk full); 130 interrupted.",
+    )
+    add_input(parser.add_argument_group("input"))
+    group = parser.add_argument_group("output")
+    add_output_folder(group)
+    group.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
+    group.add_argument(
+        "--repair",
+        action="store_true",
+        help="make rows from .txt files and missing .txt files from rows; no caption is lost",
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress, only the report")
+    return parser
+
+
+def verify(
+    config: InputConfig,
+    root: Path,
+    *,
+    repair: bool = False,
+    keep_all: bool = False,
+    quiet: bool = True,
+) -> Verdict:
+    """Compare, and mend what can be mended. Raises UsageError where a run would."""
+    started_s = time.monotonic()
+    check_manifest_folders(config)
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError("--output", root, f"{problem}; name the folder that a run wrote")
+    progress = DocumentProgress(len(document_names(config.jsons)), quiet=quiet)
+    try:
+        with _repairing(config, root, wanted=repair) as repairing:
+            survey = Survey(config, root, repairing, keep_all=keep_all)
+            survey.compare(progress.show)
+    except PermissionError as error:
+        remedy = f"{error.filename or 'a part'} cannot be read ({error.strerror}); mend its rights"
+        raise UsageError("--output", root, remedy) from error
+    finally:
+        progress.close()
+    return survey.verdict(time.monotonic() - started_s)
+
+
+@contextmanager
+def _repairing(config: InputConfig, root: Path, *, wanted: bool) -> Iterator[Repair | None]:
+    if not wanted:
+        yield None
+        return
+    output = Output(root, RunConfig().checkpoint_interval)
+    complete = False
+    try:
+        yield Repair(output, public_root(config.images_root))
+        complete = True
+    finally:
+        output.close(complete=complete)

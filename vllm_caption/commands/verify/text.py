@@ -1,0 +1,99 @@
+"""The verdict as a person reads it: counts, a few examples of each kind, what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from vllm_caption.commands.verify.report import ITEM_KINDS, Divergence, Verdict
+from vllm_caption.formatting import INDENT, printable, section
+
+MAX_LINE_CHARS: Final = 160
+MAX_EXAMPLES: Final = 3
+
+
+def describe(verdict: Verdict) -> str:
+    """Several lines."""
+    return "\n".join(
+        line if len(line) <= MAX_LINE_CHARS else line[: MAX_LINE_CHARS - 1] + "…"
+        for line in _lines(verdict)
+    )
+
+
+def _lines(verdict: Verdict) -> Iterator[str]:
+    yield from _output(verdict)
+    yield from _documents(verdict)
+    yield from _items(verdict)
+    for divergence in verdict.divergences:
+        yield from _divergence(divergence, repaired=verdict.repaired)
+    yield from _leftovers(verdict)
+    yield section("Verdict", _verdict(verdict))
+
+
+def _output(verdict: Verdict) -> Iterator[str]:
+    yield section("Output", f"{verdict.output}: rows of {verdict.rows:,} items")
+    if verdict.holder is not None:
+        yield f"{INDENT}A run holds it ({verdict.holder}): what it has not finished diverges still."
+
+
+def _documents(verdict: Verdict) -> Iterator[str]:
+    skipped = sum(found.count for found in verdict.documents_skipped)
+    text = f"{verdict.documents_read:,} read, {skipped:,} not taken"
+    if skipped:
+        text += "; what was captioned of those has no item here"
+    yield section("Documents", text)
+    for found in verdict.documents_skipped:
+        example = found.entries[0]
+        shown = f"{printable(example.file)}: {example.detail}"
+        yield f"{INDENT}{found.kind} {found.count:,}, e.g. {shown}"
+    if verdict.no_type_was_skipped:
+        yield f"{INDENT}No element has a type of --skip-types: the type names may differ."
+
+
+def _items(verdict: Verdict) -> Iterator[str]:
+    meanwhile = verdict.items_written_meanwhile
+    repaired = sum(d.repaired for d in verdict.divergences if d.kind in ITEM_KINDS)
+    diverging = verdict.items - verdict.items_agreeing - meanwhile - repaired
+    text = f"{verdict.items:,} = {verdict.items_agreeing:,} that agree + {diverging:,} that do not"
+    if repaired:
+        text += f" + {repaired:,} that are repaired"
+    if meanwhile:
+        text += f" + {meanwhile:,} that the run wrote meanwhile"
+    yield section("Items", text)
+    if not verdict.complete:
+        yield f"{INDENT}--limit ended the reading: what has no item cannot be told"
+
+
+def _divergence(divergence: Divergence, *, repaired: bool) -> Iterator[str]:
+    text = f"{divergence.count:,} × {divergence.meaning}"
+    if repaired:
+        text += f": {divergence.repaired:,} repaired, {divergence.left:,} left"
+    yield f"{divergence.kind}: {text}"
+    for entry in divergence.entries[:MAX_EXAMPLES]:
+        detail = f": {entry.detail}" if entry.detail else ""
+        yield f"{INDENT}{printable(entry.file)}{detail}"
+    if divergence.left:
+        yield f"{INDENT}→ {divergence.remedy}"
+
+
+def _leftovers(verdict: Verdict) -> Iterator[str]:
+    left = verdict.leftovers
+    if left.num_temporary:
+        done = "removed" if verdict.repaired else "verify --repair removes them"
+        text = f"{left.num_temporary:,} temporary files of a killed run"
+        yield section("Leftovers", f"{text}: {done}")
+        yield INDENT + ", ".join(printable(name) for name in left.temporary[:MAX_EXAMPLES])
+    if left.journal_rows:
+        text = f"{left.journal_rows:,} rows are in journal.jsonl, not yet in manifest.parquet"
+        yield section("Leftovers", f"{text}: the next run, or verify --repair, moves them")
+    if left.torn_journal_lines:
+        yield section("Leftovers", f"{left.torn_journal_lines:,} torn lines in journal.jsonl")
+
+
+def _verdict(verdict: Verdict) -> str:
+    left = sum(divergence.left for divergence in verdict.divergences)
+    if verdict.divergences and not left:
+        return "everything agrees now"
+    if not left:
+        return "everything agrees"
+    return f"{left:,} {'divergence' if left == 1 else 'divergences'}"

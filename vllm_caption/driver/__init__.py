@@ -1,0 +1,1 @@
+"""The loop that feeds the engines and records their answers."""

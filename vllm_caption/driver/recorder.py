@@ -1,0 +1,198 @@
+"""The items' side of the driver: leases → requests, answers → decisions → output.
+
+Invariant: whatever the dispatcher decides about an item is on disk before the next message is
+looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+
+from vllm_caption.captions.prompt import Prompt, render
+from vllm_caption.captions.rules import CaptionRules, check_caption, clean_caption
+from vllm_caption.config import RunConfig
+from vllm_caption.driver.pending import Batch
+from vllm_caption.driver.row_maker import RowMaker
+from vllm_caption.errors import ABSENT_KINDS, INPUT_KINDS, ItemError, RunStopped
+from vllm_caption.formatting import printable
+from vllm_caption.images.object_store import public_root
+from vllm_caption.items import Item
+from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen
+from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.scheduling.decisions import Accept, Decision, GiveUp, Leased
+from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.duplicates import Twin, Twins
+from vllm_caption.store.folder_identity import Place
+from vllm_caption.store.output import Output
+
+
+class Clerk:
+    """Writes what becomes of every item. Any method that writes may raise RunStopped."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        prompt: Prompt,
+        output: Output,
+        make: RowMaker,
+        dispatcher: Dispatcher[Item],
+        stats: RunStats,
+        twins: Twins,
+    ) -> None:
+        self._sampling = config.sampling
+        self._prompt = prompt
+        self._asked = f"{prompt.user}\n{prompt.system or ''}"
+        self._rules = CaptionRules.from_prompt(prompt, enabled=config.checks)
+        self._output = output
+        self._make = make
+        self._dispatcher = dispatcher
+        self._stats = stats
+        self._twins = twins
+        self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
+        root = config.input.images_root
+        self._images_root = public_root(root)
+        self._images = None if isinstance(root, str) else Place(root)
+
+    def take_in(self, batch: Batch) -> None:
+        """A stretch of the input: rows that need no engine, and items that do."""
+        for row in batch.rows:
+            self._output.save_row(row)
+            if row.status == "captioned":
+                self._stats.adopted += 1
+            else:
+                example = f"{printable(row.file)}: {row.error}"
+                self._stats.count_failure(row.error_kind or "", example)
+        for kind, file in batch.failures_kept:
+            self._stats.count_failure(kind, f"{printable(file)}: not tried again (--redo-kind)")
+        self._stats.done_before += batch.num_done
+        self._stats.stale += batch.num_stale
+        self._dispatcher.add(batch.pending)
+
+    def requests(self, engine: int, window: int) -> tuple[CaptionRequest, ...]:
+        """What this engine should start now; may be nothing."""
+        while leased := self._dispatcher.take(engine, window):
+            if requests := tuple(self._requests(engine, leased)):
+                return requests
+        return ()
+
+    def _requests(self, engine: int, leased: list[Leased[Item]]) -> Iterator[CaptionRequest]:
+        for lease in leased:
+            try:
+                text = render(self._prompt, lease.item)
+            except ItemError as error:
+                self.answered(engine, Failed(lease.lease, error.kind, error.reason))
+                continue
+            temperature, seed = self._resampling(lease.rejected)
+            yield CaptionRequest(
+                lease.lease, lease.item.file, text.user, text.system, temperature, seed
+            )
+
+    def _resampling(self, rejected: int) -> tuple[float | None, int | None]:
+        """Temperature and seed of a new try after a caption that broke a rule."""
+        if not rejected:
+            return None, None
+        seed = (self._sampling.seed or 0) + rejected
+        return max(self._sampling.temperature, 0.2 + 0.2 * rejected), seed
+
+    def answered(self, engine: int, answer: Captioned | Failed) -> None:
+        """One attempt is over."""
+        if isinstance(answer, Captioned):
+            caption = clean_caption(answer.caption)
+            flags = check_caption(caption, answer.finish_reason, self._rules, self._asked)
+            if item := self._dispatcher.held(engine, answer.lease):
+                self._stats.rejections.count(printable(item.file), caption, flags)
+            cleaned = msgspec.structs.replace(answer, caption=caption)
+            decision = self._dispatcher.captioned(engine, cleaned, flags)
+        else:
+            decision = self._dispatcher.failed(engine, answer)
+            if isinstance(decision, GiveUp) and self._all_gone(answer):
+                raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
+        if decision is not None:
+            self.settle(decision, engine)
+
+    def _all_gone(self, answer: Failed) -> bool:
+        """A folder is looked at here, an object store by the worker: it may keep one waiting."""
+        if self._images is None:
+            return answer.root_gone
+        return answer.kind in ABSENT_KINDS and not self._images.still_there()
+
+    def seen(self, engine: int, seen: Seen) -> bool:
+        """An image was read; True: it is a twin, and the engine can drop it."""
+        item = self._dispatcher.held(engine, seen.lease)
+        if item is None:
+            return True
+        twin = Twin(item, seen.image)
+        self._dispatcher.add(left.item for left in self._twins.changed(twin))
+        standing = self._twins.claim(twin)
+        if standing.place == "leads":
+            return False
+        if standing.place == "done":
+            caption = self._output.read_caption(standing.of)
+            if caption is None:  # somebody took it away
+                self._twins.lead(twin)
+                return False
+            flags = self._flags_of_leaders.get(standing.of, ())
+            self._fan_out(twin, standing.of, caption, flags)
+        self._dispatcher.withdraw(engine, seen.lease)
+        return True
+
+    def _fan_out(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> None:
+        try:
+            self._output.save_caption(self._make.same_as(twin, of, caption, flags))
+        except ItemError as error:
+            self._fail(GiveUp(twin.item, 0, error.kind, error.reason), None)
+            return
+        self._stats.captioned += 1
+        self._stats.twins += 1
+        self._stats.flags.update(flags)
+
+    def settle(self, decision: Decision[Item], engine: int) -> None:
+        """Write what became of an item."""
+        if isinstance(decision, Accept):
+            self._save_caption(decision, engine)
+        elif isinstance(decision, GiveUp):
+            self._fail(decision, engine)
+            waited = self._twins.end(decision.item, captioned=False)
+            if decision.kind in INPUT_KINDS:  # its file was at fault, not the pixels they share
+                self._dispatcher.add(twin.item for twin in waited)
+                return
+            reason = f"the same image as {decision.item.file}: {decision.reason}"
+            for twin in waited:
+                self._fail(GiveUp(twin.item, 0, decision.kind, reason), engine)
+        else:
+            self._stats.retried += 1
+
+    def _fail(self, failure: GiveUp[Item], engine: int | None) -> None:
+        self._output.save_row(self._make.given_up(failure, engine))
+        example = f"{printable(failure.item.file)}: {failure.reason}"
+        self._stats.count_failure(failure.kind, example)
+
+    def _save_caption(self, accepted: Accept[Item], engine: int) -> None:
+        try:
+            self._output.save_caption(self._make.captioned(accepted, engine))
+        except ItemError as error:
+            kind, reason = error.kind, error.reason
+            self._fail(
+                GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result), engine
+            )
+            # Its name was at fault, not its pixels: whoever waited is captioned itself.
+            left = self._twins.end(accepted.item, captioned=False)
+            self._dispatcher.add(twin.item for twin in left)
+            return
+        result, now_s = accepted.result, asyncio.get_running_loop().time()
+        self._stats.count_caption(
+            engine,
+            result.prompt_tokens,
+            result.output_tokens,
+            now_s,
+            result.timings.generate_s,
+        )
+        self._stats.flags.update(accepted.flags)
+        file, flags = accepted.item.file, accepted.flags
+        if flags:
+            self._flags_of_leaders[file] = flags
+        for twin in self._twins.end(accepted.item, captioned=True):
+            self._fan_out(twin, file, result.caption, flags)

@@ -1,0 +1,156 @@
+"""An item and what became of it → the row that the manifest keeps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from vllm_caption.items import BadEntry, Item
+from vllm_caption.messages import ImageFacts, Timings
+from vllm_caption.scheduling.decisions import Accept, GiveUp
+from vllm_caption.scheduling.duplicates import Twin
+from vllm_caption.store.caption_files import SUFFIX
+from vllm_caption.store.parts import Row
+from vllm_caption.store.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class RowMaker:
+    """Makes the rows of one run."""
+
+    run_id: str
+    images_root: str
+    recipe: Recipe
+    _made_by: dict[str, str] = field(init=False)
+
+    def captioned(self, accepted: Accept[Item], engine: int) -> Row:
+        """A caption that this run made."""
+        result = accepted.result
+        return self._row(
+            accepted.item,
+            status="captioned",
+            caption_path=accepted.item.file + SUFFIX,
+            caption=result.caption,
+            finish_reason=result.finish_reason,
+            flags=accepted.flags,
+            attempts=accepted.attempts,
+            prompt_tokens=result.prompt_tokens,
+            output_tokens=result.output_tokens,
+            engine=engine,
+            **self._made_by,
+            **_facts(result.image),
+            **_timings(result.timings),
+        )
+
+    def given_up(self, failure: GiveUp[Item], engine: int | None) -> Row:
+        """An item that failed in this run."""
+        last = failure.last
+        return self._row(
+            failure.item,
+            status="failed",
+            error_kind=failure.kind,
+            error=failure.reason,
+            attempts=failure.attempts,
+            engine=engine,
+            **self._made_by,
+            **(_facts(last.image) if last else {}),
+            **(_timings(last.timings) if last else {}),
+        )
+
+    def adopted(self, item: Item, caption: str) -> Row:
+        """A .txt without a row: somebody's work, kept."""
+        return adopted(item, caption, self.images_root, self.run_id)
+
+    def same_as(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> Row:
+        """The caption of a byte-identical image that was asked the same."""
+        return self._row(
+            twin.item,
+            status="captioned",
+            caption_path=twin.item.file + SUFFIX,
+            caption=caption,
+            flags=flags,
+            same_as=of,
+            **self._made_by,
+            **_facts(twin.image),
+        )
+
+    def bad_entry(self, entry: BadEntry) -> Row:
+        """An element that names no file; it is told apart by its place in its document."""
+        return Row(
+            file=bad_entry_name(entry),
+            document=entry.document,
+            element_index=entry.element_index,
+            element_type=entry.element_type,
+            status="failed",
+            error_kind="bad_name",
+            error=entry.reason,
+            finished_at=_now_us(),
+            run_id=self.run_id,
+        )
+
+    def _row(self, item: Item, *, status: str, **columns: object) -> Row:
+        return Row(
+            file=item.file,
+            document=item.document.name,
+            element_index=item.element_index,
+            element_type=item.element_type,
+            image_path=f"{self.images_root}/{item.file}",
+            status=status,
+            finished_at=_now_us(),
+            run_id=self.run_id,
+            **columns,  # type: ignore[arg-type]
+        )
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        made_by = {
+            "recipe_id": recipe.id,
+            "model": recipe.model,
+            "prompt_name": recipe.prompt_name,
+        }
+        object.__setattr__(self, "_made_by", made_by)
+
+
+def adopted(item: Item, caption: str, images_root: str, run_id: str) -> Row:
+    """The row of a .txt whose maker left none."""
+    return Row(
+        file=item.file,
+        document=item.document.name,
+        element_index=item.element_index,
+        element_type=item.element_type,
+        image_path=f"{images_root}/{item.file}",
+        caption_path=item.file + SUFFIX,
+        status="captioned",
+        caption=caption,
+        finished_at=_now_us(),
+        run_id=run_id,
+    )
+
+
+def bad_entry_name(entry: BadEntry) -> str:
+    """What stands for `file` in the row of an element that names none."""
+    return f"{entry.document}[{entry.element_index}]: {entry.file}"
+
+
+def _facts(image: ImageFacts | None) -> dict[str, object]:
+    if image is None:
+        return {}
+    return {
+        "image_width": image.width,
+        "image_height": image.height,
+        "backdrop": image.backdrop,
+        "image_sha256": image.sha256,
+        "twin_key": image.twin_key.hex(),  # bytes would be no JSON
+    }
+
+
+def _timings(timings: Timings) -> dict[str, object]:
+    return {
+        "queue_s": timings.queue_s,
+        "prepare_s": timings.prepare_s,
+        "generate_s": timings.generate_s,
+    }
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

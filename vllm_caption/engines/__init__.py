@@ -1,0 +1,1 @@
+"""vLLM engines: what runs in a worker process, and where workers run."""

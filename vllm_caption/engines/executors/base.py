@@ -1,0 +1,82 @@
+"""What the driver needs of an executor, and what a worker needs to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.engines.worker import CaptionEngine
+from vllm_caption.messages import DriverMessage, FlagsChecked, MemorySettings, WorkerMessage
+
+DEFAULT_MEMORY = MemorySettings()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that a worker is told at its start; the same for every engine of a run."""
+
+    images_root: str
+    image: ImageConfig
+    sampling: SamplingConfig
+    prepare_threads: int
+    start_engine: Callable[[WorkerSpec], CaptionEngine]
+    engine_args: bytes = b""
+    memory: MemorySettings = DEFAULT_MEMORY
+    on_cpu: bool = False
+    find_twins: bool = True
+
+
+def start_vllm(spec: WorkerSpec) -> CaptionEngine:
+    """Start the real engine; vLLM is imported here, in the worker, and nowhere in the driver."""
+    from vllm_caption.engines.vllm_engine import start_engine
+
+    return start_engine(spec.engine_args, spec.memory, spec.sampling, on_cpu=spec.on_cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker ended. ``gone``: False for a process that even SIGKILL does not end, as where
+    its GPU has fallen off the bus."""
+
+    how: str
+    gone: bool = True
+
+
+class WorkerHandle(Protocol):
+    """The driver's end of one worker."""
+
+    async def receive(self) -> WorkerMessage | None:
+        """The next message in order; None when the worker is gone."""
+
+    def send(self, message: DriverMessage) -> None:
+        """Queue a message; never blocks."""
+
+    def kill(self) -> None:
+        """End the worker and everything it started, at once; `receive` ends soon, come what may."""
+
+    async def join(self, timeout_s: float) -> Ended:
+        """Wait for the worker to leave, kill what is left, and say how it ended."""
+
+
+class Executor(Protocol):
+    """Starts workers. ``spec``: what the next ones are told; set before the first start."""
+
+    spec: WorkerSpec | None
+    on_cpu: bool
+
+    async def check_flags(
+        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+    ) -> FlagsChecked:
+        """Have vLLM check its flags where the engines will run. Raises UsageError, RunStopped."""
+
+    async def place(self, engine: int) -> None:
+        """Wait until there is room for an engine, however long. Raises OSError."""
+
+    async def start(self, engine: int) -> WorkerHandle:
+        """Start the worker of a slot that has its place; returns before the engine is ready.
+        Raises OSError."""
+
+    def close(self) -> None:
+        """Let go of what was needed to start workers."""

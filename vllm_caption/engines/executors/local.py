@@ -1,0 +1,268 @@
+"""Workers as processes of this machine, one per engine, each with a session of its own.
+
+On a GPU workers are spawned (a forked CUDA context is unusable); on CPU they are forked from a
+server that has imported vLLM once, since the import costs more than the start of an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import socket
+import sys
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
+from vllm_caption.engines.executors.base import Ended, WorkerSpec
+from vllm_caption.engines.executors.channel import Channel, driver_channel, worker_channel
+from vllm_caption.engines.executors.engine_log import EngineLog
+from vllm_caption.engines.executors.lifetime import (
+    DRIVER_PID,
+    die_with_parent,
+    guard_session,
+    kill_session,
+    lead_session,
+    signals_blocked,
+)
+from vllm_caption.engines.worker import Worker
+from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.messages import (
+    DriverMessage,
+    EngineDown,
+    FlagsChecked,
+    FlagsRefused,
+    PreflightMessage,
+    Ready,
+    WorkerMessage,
+)
+
+_preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.Decoder(
+    PreflightMessage
+)
+PRELOAD = "vllm_caption.engines.executors.forkserver_preload"
+KILL_GRACE_S = 5.0
+COMMON_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # `auto` would put every engine on the first cores
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model runs in the core's process, as with a GPU
+}
+
+
+class LocalExecutor:
+    """Starts worker processes and the preflight check."""
+
+    def __init__(
+        self,
+        gpus: list[str | None],
+        logs: Path,
+        *,
+        preload: str = PRELOAD,
+        check_timeout_s: float = EngineConfig().start_timeout_s,
+    ) -> None:
+        """``gpus``: each engine's `CUDA_VISIBLE_DEVICES`, None for an engine on CPU.
+
+        ``preload``: the module that the fork server imports; ``check_timeout_s``: how long the
+        check of the flags may take, which may ask a hub.
+        """
+        self._check_timeout_s = check_timeout_s
+        self._gpus = gpus
+        self._logs = logs
+        self.on_cpu = gpus[0] is None
+        self.spec: WorkerSpec | None = None
+        os.environ.pop("VLLM_PORT", None)  # independent engines must not share a port
+        for name, value in (COMMON_ENVIRONMENT | (CPU_ENVIRONMENT if self.on_cpu else {})).items():
+            os.environ.setdefault(name, value)
+        self._context: Any = multiprocessing.get_context("forkserver" if self.on_cpu else "spawn")
+        # One thread for all starts: a parent-death signal is bound to the thread that started.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
+        if self.on_cpu:
+            self._context.set_forkserver_preload([preload])
+            os.environ[DRIVER_PID] = str(os.getpid())
+            with signals_blocked():
+                multiprocessing.forkserver.ensure_running()
+
+    async def check_flags(
+        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+    ) -> FlagsChecked:
+        """Have vLLM check its flags in a process of its own. Raises UsageError, RunStopped."""
+        ours, theirs = self._context.Pipe(duplex=False)
+        log = self._logs / "preflight.log"
+        process = self._context.Process(
+            target=_preflight_main,
+            name="preflight",
+            args=(theirs, str(log), flags, image, sampling, self.on_cpu),
+            daemon=True,
+        )
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(
+                self._starter, _run_to_answer, process, ours, theirs, self._check_timeout_s
+            )
+        except OSError as refusal:
+            raise RunStopped(f"no process could be started to check the flags: {refusal}") from None
+        if answer is None:
+            raise RunStopped(f"vLLM could not check the model and its flags; see {log}")
+        if isinstance(answer, FlagsRefused):
+            raise answer.as_error()
+        return answer
+
+    async def place(self, engine: int) -> None:
+        """There is room: the GPUs were counted before."""
+
+    async def start(self, engine: int) -> LocalWorker:
+        """Start one worker process."""
+        assert self.spec is not None
+        ours, theirs = socket.socketpair()
+        process = self._context.Process(
+            target=_worker_main,
+            name=f"engine-{engine}",
+            args=(self.spec, theirs, str(self._logs / f"engine-{engine}.log"), self._gpus[engine]),
+        )
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._starter, _start, process)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return LocalWorker(process, await driver_channel(ours))
+
+    def close(self) -> None:
+        """Let the starting thread end; no worker may be alive any more."""
+        self._starter.shutdown(wait=False, cancel_futures=True)
+
+
+class LocalWorker:
+    """The driver's end of one worker process."""
+
+    def __init__(self, process: Any, channel: Channel[DriverMessage, WorkerMessage]) -> None:
+        self._process = process
+        self._channel = channel
+        self.pid: int = process.pid
+        self.receive = channel.receive
+        self.send = channel.send
+        self.close = channel.close
+
+    def kill(self) -> None:
+        """SIGKILL to the worker and its engine processes."""
+        kill_session(self.pid)
+        if self._process.exitcode is None:  # it may not lead a session yet
+            self._process.kill()
+        # A process in the kernel's hands may not end; the driver must not wait for its last word.
+        asyncio.get_running_loop().call_later(KILL_GRACE_S, self._channel.close)
+
+    async def join(self, timeout_s: float) -> Ended:
+        """Wait for the end, kill what is left of the session, and say how the process ended."""
+        await self._ended_within(timeout_s)
+        self.kill()
+        await self._ended_within(KILL_GRACE_S)
+        self._channel.close()
+        code = self._process.exitcode
+        if code is None:
+            return Ended("it does not end, even by SIGKILL", gone=False)
+        return Ended(f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+
+    async def _ended_within(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self._process.exitcode is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+
+def _start(process: Any) -> None:
+    """Start a process. Raises OSError also where the fork server went away meanwhile."""
+    try:
+        with signals_blocked():
+            process.start()
+    except EOFError:
+        raise OSError("the fork server ended; a new one is started with the next try") from None
+
+
+def _run_to_answer(
+    process: Any, ours: Connection, theirs: Connection, timeout_s: float
+) -> PreflightMessage | None:
+    _start(process)
+    theirs.close()
+    try:
+        if not ours.poll(timeout_s):
+            process.kill()
+        payload = ours.recv_bytes()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+    return _preflight_decoder.decode(payload)
+
+
+def _preflight_main(
+    answer: Connection,
+    log: str,
+    flags: tuple[str, ...],
+    image: ImageConfig,
+    sampling: SamplingConfig,
+    on_cpu: bool,
+) -> None:
+    """The preflight process: a check of the flags, one message."""
+    lead_session()
+    die_with_parent(_parent(on_cpu))
+    EngineLog(log)
+    from vllm_caption.engines.vllm_engine import check_engine_args
+
+    message: PreflightMessage
+    try:
+        message = check_engine_args(flags, image, sampling, on_cpu=on_cpu)
+    except UsageError as error:
+        message = FlagsRefused.of(error)
+    answer.send_bytes(msgspec.msgpack.encode(message))
+    sys.stdout.flush()
+    os._exit(0)  # nothing that vLLM left running may hold the answer back
+
+
+def _parent(forked: bool) -> int:
+    """Who this process must not outlive: the fork server, as it is, or the driver."""
+    driver = multiprocessing.parent_process()
+    return os.getppid() if forked or driver is None or driver.pid is None else driver.pid
+
+
+def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | None) -> None:
+    """The worker process."""
+    lead_session()
+    die_with_parent(_parent(gpus is None))
+    if gpus is not None:
+        guard_session()
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    asyncio.run(_work(spec, end, log))
+    sys.stdout.flush()
+    os._exit(0)  # threads of a dead engine must not hold the process
+
+
+async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
+    link = await worker_channel(end)
+    try:
+        log = EngineLog(log_path)
+    except OSError as refusal:  # the output folder is full or gone, as the driver will see too
+        link.send(EngineDown(f"its log {log_path} cannot be written ({refusal.strerror})"))
+        await link.flush()
+        return
+    try:
+        engine = spec.start_engine(spec)
+    except Exception as error:  # noqa: BLE001 - whatever stops a start is reported, and ends this engine
+        traceback.print_exc()
+        link.send(EngineDown(log.explain(error)))
+        await link.flush()
+        return
+    link.send(Ready(os.getpid()))
+    threads, find_twins = spec.prepare_threads, spec.find_twins
+    worker = Worker(link, engine, spec.images_root, spec.image, threads, find_twins)
+    if (death := await worker.serve()) is not None:
+        link.send(EngineDown(log.explain(death)))
+    await link.flush()
+    engine.shutdown()

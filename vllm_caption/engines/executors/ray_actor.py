@@ -1,0 +1,82 @@
+"""One engine's hand on a node of a Ray cluster: what `ray.py` makes an actor of.
+
+It starts the same worker process that `local.py` starts on this machine and carries its messages,
+so that an engine has a main thread and a session of its own, and dies with its actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.engines.executors.base import Ended, WorkerSpec
+from vllm_caption.engines.executors.local import LocalExecutor
+from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.messages import DriverMessage, FlagsChecked, FlagsRefused, WorkerMessage
+
+
+class EngineActor:
+    """One engine's hand on a node; Ray makes it an actor."""
+
+    def __init__(self, engine: int, logs: str, environment: dict[str, str], on_cpu: bool) -> None:
+        """``logs``: the driver's folder, if the node has it mounted; else the node's own."""
+        for name, value in environment.items():
+            os.environ.setdefault(name, value)
+        gpus = None if on_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self._engine = engine
+        folder = Path(logs)
+        if not os.access(folder, os.W_OK):
+            folder = Path(tempfile.gettempdir(), f"vllm_caption-{os.getuid()}")
+            folder.mkdir(exist_ok=True)
+        # The same GPUs whatever the number of the engine, which its log is named by.
+        self._executor = LocalExecutor([gpus] * (engine + 1), folder)
+        self._messages: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()
+
+    async def placed(self) -> None:
+        """Answers once the actor has its place."""
+
+    async def check_flags(
+        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+    ) -> FlagsChecked | FlagsRefused | str:
+        """As the executor's; errors as values."""
+        try:
+            return await self._executor.check_flags(flags, image, sampling)
+        except UsageError as error:
+            return FlagsRefused.of(error)
+        except RunStopped as error:
+            return str(error)
+
+    async def start(self, spec: WorkerSpec) -> str | None:
+        """Start the worker process; returns why it could not be."""
+        self._executor.spec = spec
+        try:
+            self._worker = await self._executor.start(self._engine)
+        except OSError as refusal:
+            return str(refusal)
+        self._listening = asyncio.create_task(self._listen())
+        return None
+
+    async def _listen(self) -> None:
+        message: WorkerMessage | None
+        while (message := await self._worker.receive()) is not None:
+            self._messages.put_nowait(message)
+        self._messages.put_nowait(None)
+
+    async def deliver(self, messages: list[DriverMessage]) -> None:
+        """Hand messages to the worker."""
+        for message in messages:
+            self._worker.send(message)
+
+    async def collect(self) -> list[WorkerMessage | None]:
+        """What the worker said since the last call, at least one message; None is its end."""
+        messages = [await self._messages.get()]
+        while not self._messages.empty():
+            messages.append(self._messages.get_nowait())
+        return messages
+
+    async def join(self, timeout_s: float) -> Ended:
+        """As the worker's."""
+        return await self._worker.join(timeout_s)

@@ -1,0 +1,246 @@
+"""The only module that knows vLLM: checks its flags, starts one engine, asks it for captions.
+
+`AsyncLLM` and not `LLM`: after the death of an engine core the synchronous loop hangs for ever.
+Shapes: one request is one chat turn with one RGB image; one answer is one caption.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.renderers import ChatParams, renderer_from_config
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.input_processor import InputProcessor
+
+from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.engine_flags import given_flags
+from vllm_caption.engines.worker import EngineLost, Generation, RequestRefused
+from vllm_caption.errors import UsageError
+from vllm_caption.messages import CaptionRequest, FlagsChecked, MemorySettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CPU_DEFAULTS = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 64 << 20,
+}
+DEFAULTS = {
+    "limit_mm_per_prompt": {"image": 1, "video": 0},
+    "mm_processor_cache_gb": 0,
+    "enable_prefix_caching": False,
+}
+"""Every image is seen once, so caches only cost; a caption needs one image and no video."""
+CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+ADVICE = (
+    "choose a model that vLLM runs with images, such as HuggingFaceTB/SmolVLM-Instruct,"
+    " Qwen/Qwen2.5-VL-3B-Instruct or HuggingFaceM4/Idefics3-8B-Llama3"
+)
+
+
+_REFUSALS = (ValueError, OSError, ImportError, NotImplementedError, VLLMClientError)
+"""What vLLM, pydantic and the hub raise for a setting that cannot be used."""
+_MODEL_REFUSALS = (*_REFUSALS, AttributeError, LookupError, RuntimeError, TypeError)
+"""What processors and chat templates raise besides, for a model that vLLM cannot ask."""
+
+
+class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
+    """vLLM's own parser, with an error instead of an exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("vLLM flags", None, message)
+
+
+def check_engine_args(
+    flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig, *, on_cpu: bool
+) -> FlagsChecked:
+    """Parse vLLM's flags and resolve the model's configuration, without loading a weight.
+
+    The answer holds the arguments of `start_engine`. Raises UsageError for an unknown flag, a bad
+    value, or a model that is not there, takes no images, or cannot be asked about one.
+    """
+    try:
+        sampling_params(sampling)
+    except _REFUSALS as error:
+        raise UsageError("sampling flags", None, _first_sentence(error)) from None
+    parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False))
+    given = given_flags(flags)
+    namespace = parser.parse_args(list(flags))
+    for name, value in {**DEFAULTS, **(CPU_DEFAULTS if on_cpu else {})}.items():
+        if not given & {name, f"no_{name}"}:
+            setattr(namespace, name, value)
+    try:
+        args = AsyncEngineArgs.from_cli_args(namespace)
+        config = args.create_engine_config(UsageContext.LLM_CLASS)
+    except _REFUSALS as error:
+        raise UsageError("--model", namespace.model, _first_sentence(error)) from None
+    if not config.model_config.is_multimodal_model:
+        raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
+    processor = _try_request(args.model, config)
+    bounds = None if "mm_processor_kwargs" in given else _pixel_bounds(processor, image)
+    if bounds:
+        args.mm_processor_kwargs = bounds
+    memory = MemorySettings(*(getattr(args, name) for name in MemorySettings.__struct_fields__))
+    return FlagsChecked(pickle.dumps(args), bounds is not None, memory)
+
+
+def _first_sentence(error: BaseException) -> str:
+    """The part of vLLM's or pydantic's message that a user can act on, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("For further", "1 validation"))]
+    return (telling or lines or [type(error).__name__])[0][:500]
+
+
+def _try_request(model: str, config: Any) -> Any:
+    """Render a request as an engine would: what fails here would fail for every image.
+
+    Returns the model's own processor.
+    """
+    from PIL import Image
+
+    try:
+        renderer = renderer_from_config(config)
+        InputProcessor(config, renderer)  # counts the tokens of an image, as each start does
+    except _MODEL_REFUSALS as error:
+        architecture = config.model_config.hf_config.architectures[0]
+        why = f"vLLM cannot prepare images for {architecture} ({_first_sentence(_root(error))})"
+        raise UsageError("--model", model, f"{why}; {ADVICE}") from None
+    messages = _messages("Describe it.", None, Image.new("RGB", (224, 224)))
+    try:
+        renderer.render_chat([messages], CHAT, _tokenization(renderer))
+    except _MODEL_REFUSALS as error:
+        why = f"cannot be asked about an image ({_first_sentence(_root(error))})"
+        remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
+        raise UsageError("--model", model, f"{why}; {remedy}") from None
+    return renderer.get_mm_processor().info.get_hf_processor()
+
+
+def _messages(user: str, system: str | None, image: Image) -> list[dict[str, object]]:
+    content = [{"type": "image_pil", "image_pil": image}, {"type": "text", "text": user}]
+    messages: list[dict[str, object]] = [{"role": "user", "content": content}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _tokenization(renderer: Any) -> Any:
+    """The chat template writes the special tokens itself."""
+    return renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
+
+
+def _pixel_bounds(processor: Any, image: ImageConfig) -> dict[str, Any] | None:
+    """Bounds for processors that scale by pixel count (Qwen-VL); others keep their own sizes."""
+    takes = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
+    if not {"min_pixels", "max_pixels"} <= set(getattr(takes, "__annotations__", ())):
+        return None
+    # These processors name their bounds on the number of pixels after edges.
+    return {"size": {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}}
+
+
+def start_engine(
+    engine_args: bytes, memory: MemorySettings, sampling: SamplingConfig, *, on_cpu: bool
+) -> VllmEngine:
+    """Start one engine; returns when it can take requests. Raises RuntimeError if it cannot.
+
+    Must run on the main thread: the engine core dies with the thread that forked it.
+    ``memory`` replaces what ``engine_args`` say of it.
+    """
+    args: AsyncEngineArgs = pickle.loads(engine_args)
+    for name in MemorySettings.__struct_fields__:
+        setattr(args, name, getattr(memory, name))
+    config = args.create_engine_config(UsageContext.LLM_CLASS)
+    if on_cpu:  # after the configuration, which sets spawn: an import of vLLM less
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    llm = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS)
+    return VllmEngine(llm, sampling)
+
+
+class VllmEngine:
+    """One vLLM engine, asked request by request."""
+
+    def __init__(self, llm: AsyncLLM, sampling: SamplingConfig) -> None:
+        self._llm = llm
+        self._sampling = sampling
+        self._tokenize = _tokenization(llm.renderer)
+
+    async def render(self, request: CaptionRequest, image: Image) -> object:
+        """Chat template, tokens and processed pixels of one request."""
+        messages = _messages(request.user, request.system, image)
+        with self._told(retryable=False):
+            _, (rendered,) = await self._llm.renderer.render_chat_async(
+                [messages], CHAT, self._tokenize
+            )
+        return rendered
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        """Generate one caption to its end."""
+        params = sampling_params(self._sampling, request.temperature, request.seed)
+        final = None
+        with self._told(retryable=True):
+            async for answer in self._llm.generate(rendered, params, str(request.lease)):
+                final = answer
+        if final is None or final.outputs[0].finish_reason in (None, "abort", "error"):
+            raise RequestRefused("the engine ended the request without an answer", retryable=True)
+        output = final.outputs[0]
+        return Generation(
+            caption=output.text,
+            finish_reason=output.finish_reason,
+            prompt_tokens=len(final.prompt_token_ids or ()),
+            output_tokens=len(output.token_ids),
+        )
+
+    @contextmanager
+    def _told(self, *, retryable: bool) -> Iterator[None]:
+        """What vLLM raises, as a worker understands it; what vLLM refuses, it refuses for ever."""
+        try:
+            yield
+        except EngineDeadError as error:
+            raise EngineLost(str(error)) from error
+        except VLLMClientError as error:
+            raise RequestRefused(_first_sentence(_root(error)), retryable=False) from error
+        except Exception as error:  # whatever vLLM or a model's processor raises is told in a row
+            if self._llm.errored:
+                raise EngineLost(_first_sentence(error)) from error
+            raise RequestRefused(_first_sentence(_root(error)), retryable=retryable) from error
+
+    def shutdown(self) -> None:
+        """Stop the engine core and its workers."""
+        self._llm.shutdown(timeout=5)
+
+
+def sampling_params(
+    run: SamplingConfig, temperature: float | None = None, seed: int | None = None
+) -> SamplingParams:
+    """vLLM's sampling of one request. Raises ValueError for values that vLLM does not take."""
+    return SamplingParams(
+        max_tokens=run.max_tokens,
+        temperature=run.temperature if temperature is None else temperature,
+        top_p=run.top_p,
+        top_k=run.top_k,
+        seed=run.seed if seed is None else seed,
+        repetition_penalty=run.repetition_penalty,
+        presence_penalty=run.presence_penalty,
+        frequency_penalty=run.frequency_penalty,
+        min_tokens=run.min_tokens,
+        stop=list(run.stop),
+        ignore_eos=run.ignore_eos,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause: vLLM wraps what a processor says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

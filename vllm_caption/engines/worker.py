@@ -1,0 +1,208 @@
+"""One engine's worker: takes leases, prepares images beside the engine, answers one by one.
+
+The same body serves every executor. It never decides anything about an item: it tries once and
+reports. It leaves when told to, when its engine dies, or when the driver is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vllm_caption.config import ImageConfig
+from vllm_caption.errors import ABSENT_KINDS, ItemError
+from vllm_caption.images.decode import PreparedImage, decode_image, prepare_image
+from vllm_caption.images.files import read_image
+from vllm_caption.images.object_store import FETCH_THREADS, is_remote
+from vllm_caption.messages import (
+    Captioned,
+    CaptionRequest,
+    DriverMessage,
+    Drop,
+    Dropped,
+    Failed,
+    ImageFacts,
+    Lease,
+    Seen,
+    Timings,
+    WorkerMessage,
+)
+from vllm_caption.scheduling.duplicates import twin_key
+from vllm_caption.store.folder_identity import RemotePlace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class EngineLost(Exception):
+    """The engine died; nothing more can be asked of it. The text is the engine's last words."""
+
+
+class RootGone(ItemError):
+    """Not this image alone: nothing at the images root answers. May pass."""
+
+
+class RequestRefused(Exception):
+    """The engine refuses or fails this one request and is otherwise well."""
+
+    def __init__(self, reason: str, *, retryable: bool) -> None:
+        super().__init__(reason)
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer of an engine. Token counts include the image's tokens."""
+
+    caption: str
+    finish_reason: str | None
+    prompt_tokens: int
+    output_tokens: int
+
+
+class CaptionEngine(Protocol):
+    """What a worker needs of an engine."""
+
+    async def render(self, request: CaptionRequest, image: Image) -> object:
+        """Make the engine's own input from text and pixels (RGB). Raises RequestRefused."""
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        """Generate to the end. Raises RequestRefused, EngineLost."""
+
+    def shutdown(self) -> None:
+        """Stop the engine and its processes."""
+
+
+class DriverLink(Protocol):
+    """The worker's end of the connection to the driver."""
+
+    async def receive(self) -> DriverMessage | None:
+        """The next message; None when the driver is gone."""
+
+    def send(self, message: WorkerMessage) -> None:
+        """Queue a message; messages arrive in order."""
+
+
+class Worker:
+    """Serves one link with one engine until the link or the engine ends."""
+
+    def __init__(
+        self,
+        link: DriverLink,
+        engine: CaptionEngine,
+        images_root: str,
+        image_config: ImageConfig,
+        prepare_threads: int,
+        find_twins: bool,
+    ) -> None:
+        self._link = link
+        self._engine = engine
+        self._images_root = images_root
+        self._image_config = image_config
+        self._find_twins = find_twins
+        self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
+        self._fetching: ThreadPoolExecutor | None = None
+        if is_remote(images_root):
+            self._fetching = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+            self._root = RemotePlace(images_root)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._down: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def serve(self) -> BaseException | None:
+        """Answer leases until there is no reason to go on; returns what ended the engine."""
+        receiving = asyncio.ensure_future(self._receive())
+        ends: list[asyncio.Future[Any]] = [receiving, self._down]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        receiving.cancel()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(receiving, *self._tasks.values(), return_exceptions=True)
+        for pool in (self._threads, self._fetching):
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+        return self._down.result() if self._down.done() else None
+
+    async def _receive(self) -> None:
+        while isinstance(message := await self._link.receive(), Lease | Drop):
+            if isinstance(message, Drop):
+                if task := self._tasks.get(message.lease):
+                    task.cancel()
+                continue
+            received = time.perf_counter()
+            for request in message.requests:
+                task = asyncio.ensure_future(self._answer(request, received))
+                self._tasks[request.lease] = task
+                task.add_done_callback(partial(self._answered, request.lease))
+
+    async def _answer(self, request: CaptionRequest, received: float) -> None:
+        self._link.send(await self._attempt(request, received))
+
+    def _answered(self, lease: int, task: asyncio.Task[None]) -> None:
+        """Anything but an answer ends the worker: an item must never vanish without a word."""
+        del self._tasks[lease]
+        if task.cancelled():
+            self._link.send(Dropped(lease))
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._down.done():
+            self._down.set_result(error)
+
+    async def _attempt(self, request: CaptionRequest, received: float) -> WorkerMessage:
+        try:
+            started, prepared = await self._prepared(request)
+        except ItemError as error:
+            gone = isinstance(error, RootGone)
+            return Failed(request.lease, error.kind, error.reason, error.transient, root_gone=gone)
+        key = twin_key(prepared.sha256, request.system, request.user)
+        facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
+        if self._find_twins:
+            self._link.send(Seen(request.lease, facts))
+        rendered_at = started
+        try:
+            rendered = await self._engine.render(request, prepared.image)
+            rendered_at = time.perf_counter()
+            answer = await self._engine.generate(request, rendered)
+        except RequestRefused as refused:
+            reason, retryable = str(refused), refused.retryable
+            return Failed(request.lease, "engine_error", reason, retryable, facts)
+        timings = Timings(
+            queue_s=started - received,
+            prepare_s=rendered_at - started,
+            generate_s=time.perf_counter() - rendered_at,
+        )
+        return Captioned(
+            request.lease,
+            answer.caption,
+            answer.finish_reason,
+            answer.prompt_tokens,
+            answer.output_tokens,
+            facts,
+            timings,
+        )
+
+    async def _prepared(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
+        """When its turn came, and the image. What comes over a network is waited for in threads of
+        its own, so that the few that decode always have something to decode."""
+        loop, file = asyncio.get_running_loop(), request.file
+        if self._fetching is None:
+            return await loop.run_in_executor(self._threads, self._prepare, request)
+        started = time.perf_counter()
+        read = await loop.run_in_executor(self._fetching, self._fetch, file)
+        decode = partial(decode_image, *read, self._image_config)
+        del read  # the bytes go once they are decoded
+        return started, await loop.run_in_executor(self._threads, decode)
+
+    def _fetch(self, file: str) -> tuple[bytes, str]:
+        try:
+            return read_image(self._images_root, file)
+        except ItemError as error:
+            if error.kind in ABSENT_KINDS and not self._root.still_there():
+                raise RootGone(error.kind, error.reason, transient=True) from error
+            raise
+
+    def _prepare(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
+        started = time.perf_counter()
+        return started, prepare_image(self._images_root, request.file, self._image_config)

@@ -1,0 +1,173 @@
+"""From the name of an image to its bytes; the file's content is judged in ``images``.
+
+Invariants
+- A name is taken literally and never leaves the images root, not even by a link.
+- Only regular files are opened for reading, so nothing here can block for ever.
+- A file is read once, and not at all unless its first bytes are those of an image.
+
+Not read: PPM (Pillow decodes odd ones pixel by pixel in Python, which would hold up the engine),
+TGA (it has no magic number), EPS, PDF and SVG (programs rather than pixels).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from functools import lru_cache
+from typing import Final
+
+from vllm_caption.errors import ItemError, ItemKind
+from vllm_caption.images.object_store import is_remote, remote_bytes, remote_size
+
+MAX_FILE_BYTES: Final = 512 * 2**20
+
+_HEAD_BYTES: Final = 512
+_MAGIC: Final = re.compile(
+    rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM)"
+    rb"|(?P<WEBP>RIFF....WEBP)|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<ICO>\0\0\x01\0)"
+    rb"|(?P<AVIF>....ftyp(?:avif|avis|(?=mif1|msf1).{8,80}?avi[fs]))",
+    re.DOTALL,
+)
+_FORMATS: Final = ", ".join(_MAGIC.groupindex)
+_NOT_IMAGES: Final = {
+    "empty": rb"\Z",
+    "an SVG drawing": rb".*<svg[\s>]",
+    "a web page": rb"\s*<(?:!doctype html|html)",
+    "a PDF document": rb"%PDF",
+    "a PostScript drawing": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "a HEIC photo": rb"....ftyp(?:hei[cfmsx]|hev[cmsx]|mif1|msf1)",
+    "a ZIP archive": rb"PK\x03\x04",
+}
+_OS_REFUSALS: Final[dict[int, tuple[ItemKind, str]]] = {
+    errno.ENOENT: ("missing_file", "there is no such file below the images root"),
+    errno.ENOTDIR: ("missing_file", "there is no such file: a part of its path is not a folder"),
+    errno.ENAMETOOLONG: ("bad_name", "the name is longer than the file system allows"),
+    errno.ELOOP: ("unreadable", "its links lead in a circle"),
+    errno.EACCES: ("unreadable", "permission to read it is denied"),
+    errno.ENXIO: ("not_a_file", "it is a socket or a device, not a regular file"),
+}
+
+
+def resolve_image(images_root: str, file: str) -> str:
+    """Absolute path, free of links, of the regular file that ``file`` literally names.
+
+    ``images_root`` may itself be a link; a link below it must stay below it.
+    """
+    check_name(file)
+    try:  # not pathlib, which takes as long as the rest of it
+        absolute = images_root.startswith("/")
+        root = _real_root(images_root) if absolute else os.path.realpath(images_root)
+        path = os.path.join(root, file)  # noqa: PTH118
+        # The kernel bounds chains of links; realpath alone would follow them without end.
+        mode = os.stat(path).st_mode  # noqa: PTH116
+        if _leads_through_link(root, file):
+            path = os.path.realpath(path, strict=True)
+    except OSError as error:
+        raise _os_refusal(error) from error
+    if not path.startswith(os.path.join(root, "")):  # noqa: PTH118
+        raise ItemError("path_escape", "it is a link that leaves the images root")
+    if not stat.S_ISREG(mode):
+        raise ItemError("not_a_file", "it is a folder, pipe or device, not a regular file")
+    return path
+
+
+@lru_cache(maxsize=8)
+def _real_root(images_root: str) -> str:
+    """Of an absolute one: a relative root is another folder once the process goes elsewhere."""
+    return os.path.realpath(images_root)
+
+
+def _leads_through_link(root: str, file: str) -> bool:
+    """Asked first, because for most files realpath takes longer than all else that is asked."""
+    path = root
+    for part in file.split("/"):
+        path = os.path.join(path, part)  # noqa: PTH118
+        if stat.S_ISLNK(os.lstat(path).st_mode):
+            return True
+    return False
+
+
+def check_name(file: str) -> None:
+    """Refuse what is not one plain way of naming something below the root."""
+    if not file or "\0" in file:
+        raise ItemError("bad_name", "the name is empty or holds a NUL character")
+    try:
+        file.encode()
+    except UnicodeEncodeError as error:
+        raise ItemError("bad_name", "the name cannot be written as UTF-8") from error
+    if file.startswith("/"):
+        raise ItemError("path_escape", "the path is absolute; give it relative to the images root")
+    if file.endswith("/"):
+        raise ItemError("not_a_file", "the path ends in a slash, so it names a folder")
+    if not {"", ".", ".."}.isdisjoint(file.split("/")):
+        raise ItemError("path_escape", "the path has a part that is empty, '.' or '..'")
+
+
+def _os_refusal(error: OSError) -> ItemError:
+    if error.errno in _OS_REFUSALS:
+        return ItemError(*_OS_REFUSALS[error.errno])
+    return ItemError("unreadable", f"it cannot be read: {error.strerror}", transient=True)
+
+
+def read_image(images_root: str, file: str) -> tuple[bytes, str]:
+    """The bytes and the format of the image that ``file`` names. Raises ItemError."""
+    if not is_remote(images_root):
+        return read_image_file(resolve_image(images_root, file))
+    check_name(file)
+    data, size = remote_bytes(images_root, file, MAX_FILE_BYTES)
+    image_format = _sniff(data[:_HEAD_BYTES])
+    _check_size(size)
+    return data, image_format
+
+
+def num_bytes(images_root: str, file: str) -> int:
+    """Of the file that an item names, without reading it. Raises ItemError."""
+    check_name(file)
+    if is_remote(images_root):
+        return remote_size(images_root, file)
+    try:
+        found = os.stat(f"{images_root}/{file}")  # noqa: PTH116 (for every item)
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size
+    except OSError:
+        pass
+    resolve_image(images_root, file)  # raises what a run would say of it
+    raise ItemError("unreadable", "it changed while it was looked at")
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        limit = f"the limit is {MAX_FILE_BYTES / 2**20:.0f} MiB"
+        raise ItemError("too_large", f"it has {size / 2**20:.0f} MiB; {limit}")
+
+
+def read_image_file(path: str) -> tuple[bytes, str]:
+    """The bytes and the format of a regular file whose first bytes are those of an image."""
+    # O_NONBLOCK and fstat after open: what was swapped for a pipe meanwhile cannot hang us.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ItemError("not_a_file", "it is not a regular file")
+            image_format = _sniff(os.pread(descriptor, _HEAD_BYTES, 0))
+            _check_size(status.st_size)
+            with os.fdopen(descriptor, "rb", closefd=False) as opened:
+                return opened.read(status.st_size), image_format
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _os_refusal(error) from error
+
+
+def _sniff(head: bytes) -> str:
+    """Pillow's name of the format, by content alone; names and endings lie."""
+    if found := _MAGIC.match(head):
+        assert found.lastgroup is not None
+        return found.lastgroup
+    looks = (what for what, start in _NOT_IMAGES.items() if re.match(start, head, re.S | re.I))
+    what = next(looks, "none of the formats that are read")
+    raise ItemError("not_an_image", f"its content is {what}; give it as one of {_FORMATS}")

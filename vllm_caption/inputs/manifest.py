@@ -1,0 +1,206 @@
+"""Documents → items, streamed: what is to be captioned, and what cannot be, with its reason.
+
+Invariants: one ``Item`` per distinct ``file`` (the first document in sorted order gives the
+context); every document is taken whole or left out with a kind and a sentence; whatever an input
+holds, iterating raises nothing; every text that leaves this module can be encoded as UTF-8.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from vllm_caption.config import InputConfig
+from vllm_caption.errors import DocumentError, ItemError, UsageError
+from vllm_caption.formatting import JSON_TYPES, encodable_name, printable
+from vllm_caption.images.object_store import check_remote
+from vllm_caption.inputs.documents import LONE_SURROGATE, SUFFIX, Element, read_document
+from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
+
+
+@dataclass(slots=True)
+class InputCounts:
+    """What was read so far; ``shape_references`` = ``items`` + ``duplicates`` + ``bad_entries`` +
+    those ``elsewhere``, which are other shards'."""
+
+    documents: int = 0
+    skipped: int = 0
+    documents_without_shapes: int = 0
+    elements: int = 0
+    shape_references: int = 0
+    items: int = 0
+    duplicates: int = 0
+    bad_entries: int = 0
+    elsewhere: int = 0
+    elements_by_type: Counter[str] = field(default_factory=Counter)
+    skipped_elements: Counter[str] = field(default_factory=Counter)
+
+
+class Names(Protocol):
+    """A set of file names."""
+
+    def __contains__(self, file: str, /) -> bool:
+        """Whether it was added."""
+
+    def add(self, file: str, /) -> None:
+        """Add one that is not in it."""
+
+
+class ManifestReader:
+    """Iterates over the input once per ``iter()``; ``counts`` and ``complete`` follow along."""
+
+    def __init__(self, config: InputConfig, seen: Callable[[], Names] = set[str]) -> None:
+        """``seen`` makes what each pass keeps the names in that it has read."""
+        self.config = config
+        self._new_seen = seen
+        self.counts = InputCounts()
+        self.complete = False
+        self._shard = config.shard
+        self._skip_types = frozenset(name.casefold() for name in config.skip_types)
+        self._seen = seen()
+
+    @property
+    def no_type_was_skipped(self) -> bool:
+        """The whole input was read and no element had a type to skip: the names may differ."""
+        counts = self.counts
+        wanted = bool(self._skip_types) and counts.elements > 0
+        return self.complete and wanted and not counts.skipped_elements
+
+    def __contains__(self, file: str) -> bool:
+        """Whether the item of this name was read already."""
+        return file in self._seen
+
+    def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
+        self.counts, self.complete, self._seen = InputCounts(), False, self._new_seen()
+        limit = self.config.limit
+        if limit is not None and limit <= 0:
+            return
+        for name in document_names(self.config.jsons):
+            for found in self._read(name):
+                yield found
+                if self.counts.items == limit:
+                    return
+        self.complete = True
+
+    def _read(self, name: str) -> Iterator[Item | BadEntry | SkippedDocument]:
+        self.counts.documents += 1
+        try:
+            document, elements = read_document(self.config, name)
+        except DocumentError as error:
+            self.counts.skipped += 1
+            yield SkippedDocument(encodable_name(name), error.kind, error.reason)
+            return
+        references_before = self.counts.shape_references
+        for index, element in enumerate(elements):
+            found = self._take(document, index, element)
+            if found is not None:
+                yield found
+        self.counts.documents_without_shapes += self.counts.shape_references == references_before
+
+    def _take(self, document: Document, index: int, element: Element) -> Item | BadEntry | None:
+        counts, kind = self.counts, element.element_type
+        counts.elements += 1
+        counts.elements_by_type[kind] += 1
+        if kind.casefold() in self._skip_types:
+            counts.skipped_elements[kind] += 1
+            return None
+        only = self.config.only
+        if only is not None and not _is_named(element.entry, only):
+            return None
+        counts.shape_references += 1
+        try:
+            file = _usable_name(element.entry)
+        except ItemError as error:
+            if self._shard is not None and not self._shard.takes(f"{document.name}[{index}]"):
+                counts.elsewhere += 1
+                return None
+            counts.bad_entries += 1
+            shown = printable(_named(element.entry))
+            return BadEntry(document.name, index, kind, shown, error.reason)
+        if self._shard is not None and not self._shard.takes(file):
+            counts.elsewhere += 1
+            return None
+        if file in self._seen:
+            counts.duplicates += 1
+            return None
+        self._seen.add(file)
+        counts.items += 1
+        return Item(file, document, index, kind)
+
+
+def check_input_folders(config: InputConfig) -> None:
+    """Refuse folders that cannot hold an input, before anything starts."""
+    check_manifest_folders(config)
+    root = config.images_root
+    if isinstance(root, str):
+        check_remote(root)
+    else:
+        _check_folder("--images-root", root, "the folder that `file` paths start from")
+
+
+def check_manifest_folders(config: InputConfig) -> None:
+    """The same for a command that opens no image."""
+    _check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
+    _check_folder("--json-detail", config.json_detail, "the folder with the details of each NAME")
+    if not document_names(config.jsons):
+        remedy = "holds no file ending in .json; name the folder that holds the manifests"
+        raise UsageError("--jsons", config.jsons, remedy)
+
+
+def _check_folder(flag: str, path: Path, role: str) -> None:
+    try:
+        with os.scandir(path):
+            return
+    except FileNotFoundError:
+        problem = "does not exist"
+    except NotADirectoryError:
+        problem = "is not a folder"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    raise UsageError(flag, path, f"{problem}; name {role}")
+
+
+def document_names(jsons: Path) -> list[str]:
+    """NAME of each NAME.json directly in the folder, sorted by code points.
+
+    Names that are not UTF-8 carry surrogate escapes, so that they still open their files; what
+    is recorded of them goes through ``encodable_name``.
+    """
+    with os.scandir(jsons) as entries:
+        return sorted(e.name[: -len(SUFFIX)] for e in entries if _is_manifest(e.name))
+
+
+def _is_manifest(filename: str) -> bool:
+    return filename.endswith(SUFFIX) and not filename.startswith(".")
+
+
+def _usable_name(entry: object) -> str:
+    """The `file` of an element, as it stands; raises ItemError."""
+    if not isinstance(entry, dict):
+        found = JSON_TYPES[type(entry)]
+        raise ItemError("bad_name", f"the element is {found}, not an object with `file`")
+    if "file" not in entry:
+        raise ItemError("bad_name", "the element has no `file`")
+    file = entry["file"]
+    if not isinstance(file, str):
+        raise ItemError("bad_name", f"`file` is {JSON_TYPES[type(file)]}, not a string")
+    if not file:
+        raise ItemError("bad_name", "`file` is empty")
+    if "\0" in file:
+        raise ItemError("bad_name", "`file` holds a NUL character")
+    if LONE_SURROGATE.search(file):
+        raise ItemError("bad_name", "`file` holds half a surrogate pair, which no name can hold")
+    return file
+
+
+def _is_named(entry: object, files: frozenset[str]) -> bool:
+    file = _named(entry)
+    return isinstance(file, str) and file in files
+
+
+def _named(entry: object) -> object:
+    return entry.get("file", "") if isinstance(entry, dict) else entry

@@ -1,0 +1,293 @@
+"""The job, wired: start reading here.
+
+An item's way: `scan` finds it in the manifests and sees that it is not done → `dispatcher` gives
+it to an engine → `worker` prepares its image and asks the engine → `checks` judge the caption →
+`output` writes the .txt, then the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vllm_caption.captions.prompt import Prompt, load_prompt
+from vllm_caption.config import RunConfig
+from vllm_caption.demo import resolve_model
+from vllm_caption.driver.loop import Driver
+from vllm_caption.driver.pending import Scan
+from vllm_caption.driver.pilot import choose_pilot, next_steps
+from vllm_caption.driver.recorder import Clerk
+from vllm_caption.driver.row_maker import RowMaker
+from vllm_caption.engines.executors.base import WorkerSpec, start_vllm
+from vllm_caption.engines.executors.choice import local_gpus, make_executor
+from vllm_caption.engines.machine_check import check_model_folder
+from vllm_caption.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    EXIT_STOPPED,
+    CaptionJobError,
+    RunStopped,
+)
+from vllm_caption.images.object_store import absolute_root, public_root
+from vllm_caption.inputs.manifest import check_input_folders
+from vllm_caption.items import Item
+from vllm_caption.monitoring.bottleneck import Load, limit
+from vllm_caption.monitoring.event_log import EventLog
+from vllm_caption.monitoring.monitor import Monitor
+from vllm_caption.monitoring.progress import Progress
+from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.status import make_status
+from vllm_caption.monitoring.summary import summarise
+from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.duplicates import Twins
+from vllm_caption.store.earlier_captions import read_earlier
+from vllm_caption.store.output import Output
+from vllm_caption.store.recipe import make_recipe
+
+TICK_S, STATUS_EVERY_S = 0.5, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    exit_code: int
+    stats: RunStats
+
+
+def run_job(config: RunConfig) -> Outcome:
+    """Caption everything that is not done. Raises UsageError before anything starts."""
+    check_input_folders(config.input)
+    check_model_folder(resolve_model(config.engine.model), config.engine.engine_args)
+    prompt = load_prompt(config.prompt)
+    with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
+        return _run(config, prompt, log)
+
+
+def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
+    gpus = local_gpus(config.engine)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    make = RowMaker(run_id, public_root(config.input.images_root), make_recipe(config, prompt))
+    output = Output(config.output, config.checkpoint_interval, config.input.shard)
+    progress, pilot = Progress(quiet=config.quiet, log=log), None
+    try:
+        if config.pilot is not None:
+            progress.tell(f"Choosing {config.pilot} items from the whole input.")
+            pilot = choose_pilot(config.input, config.pilot)
+            config = replace(config, input=pilot.input)
+        job = _Job(config, prompt, output, make, progress, gpus)
+    except RunStopped:
+        output.close(complete=False)
+        raise
+    exit_code, stopped = EXIT_STOPPED, ""
+    try:
+        exit_code = asyncio.run(job.run())
+    except RunStopped as error:
+        stopped = str(error)
+    finally:
+        progress.close()
+        try:
+            output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
+        except RunStopped as error:
+            exit_code, stopped = EXIT_STOPPED, stopped or str(error)
+    text = summarise(job.stats, job.scan, config, job.seconds)
+    if pilot and not stopped:
+        text += "\n" + next_steps(pilot, config, job.stats) + f"\n  {_page(config.output)}"
+    progress.record("summary", text)
+    with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
+        print(text, flush=True)
+    if stopped:
+        progress.tell(f"Stopped: {stopped}", "stopped", "error")
+    return Outcome(exit_code, job.stats)
+
+
+def _page(root: Path) -> str:
+    """The report on a pilot, and one line about it; the captions do not depend on it."""
+    from vllm_caption.commands.report.command import make_report  # after a pilot only
+
+    try:
+        return f"The page is made: {make_report([root], root / 'report.html')}"
+    except (CaptionJobError, OSError) as error:
+        return f"The page could not be made: {error}"
+
+
+class _Job:
+    """The parts of one run and their order."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        prompt: Prompt,
+        output: Output,
+        make: RowMaker,
+        progress: Progress,
+        gpus: list[str | None],
+    ) -> None:
+        self._config = config
+        self._prompt = prompt
+        self._output = output
+        self._make = make
+        self._progress = progress
+        self._gpus = gpus
+        self._started_s = time.monotonic()
+        num_engines = config.engine.data_parallel_size
+        self.stats = RunStats([EngineStats() for _ in range(num_engines)])
+        self.driver: Driver
+        self._judged_s: float | None = None
+        self._written_s = self._computed_s = 0.0
+        self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
+        known = output.known()
+        self._num_known = 0 if output.shard else len(known)
+        self.scan = Scan(config, known, output.files, make)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the run."""
+        return time.monotonic() - self._started_s
+
+    async def run(self) -> int:
+        """Scan and caption side by side; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        config = self._config
+        if note := self._output.record_recipe(self._make.recipe):
+            self._progress.warn(note)
+        twins = await asyncio.to_thread(self._twins)
+        self._monitor.start()
+        self._dispatcher = dispatcher = Dispatcher[Item](
+            config.engine.data_parallel_size,
+            max_retries=config.max_retries,
+            max_engine_restarts=config.engine.max_engine_restarts,
+        )
+        clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats, twins)
+        self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.warn)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.driver.interrupt)
+        ticking = asyncio.create_task(self._tick())
+        ticking.add_done_callback(self._ticked)
+        scanning = asyncio.create_task(self.driver.scan(self.scan))
+        try:
+            if await self.driver.wait_for_work():
+                await self._caption()
+            await scanning
+            self.driver.raise_if_stopped()
+            self._output.record_documents(self.scan.skipped)
+        finally:
+            self.driver.leave_scan()
+            ticking.cancel()
+            scanning.cancel()
+            await asyncio.gather(ticking, scanning, return_exceptions=True)
+            try:
+                self._show("ended")
+            finally:
+                self._monitor.close()
+                self._warn()
+        return self._exit_code()
+
+    def _twins(self) -> Twins:
+        if self._config.redo == "all" or not self._config.dedup:
+            return Twins()
+        return Twins(read_earlier(self._output.root, self._make.recipe.id, self._num_known))
+
+    async def _caption(self) -> None:
+        config, logs = self._config, self._output.root / "logs"
+        executor = make_executor(config.engine, self._gpus, logs, self._progress.warn)
+        try:
+            self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
+            flags = config.engine.vllm_flags(resolve_model(config.engine.model))
+            checking = executor.check_flags(flags, config.image, config.sampling)
+            checked = await self.driver.unless_interrupted(checking)
+            if checked is None:
+                return
+            executor.spec = WorkerSpec(
+                images_root=absolute_root(config.input.images_root),
+                image=config.image if checked.bounds_pixels else config.image.unbounded(),
+                sampling=config.sampling,
+                prepare_threads=config.engine.prepare_threads,
+                start_engine=start_vllm,
+                engine_args=checked.engine_args,
+                memory=checked.memory,
+                on_cpu=executor.on_cpu,
+                find_twins=config.dedup,
+            )
+            alone = config.engine.executor == "local" and not executor.on_cpu
+            await self.driver.serve(executor, first_alone=alone)
+        finally:
+            executor.close()
+
+    async def _tick(self) -> None:
+        """What happens now and then: the live line, status.json, stalls, the end of a drain."""
+        loop = asyncio.get_running_loop()
+        next_status_s, drain_ends_s = 0.0, float("inf")
+        while True:
+            now_s = loop.time()
+            self._progress.update(self.stats, now_s)
+            self._warn()
+            self.driver.tick(now_s)
+            self._judge(now_s)
+            if now_s >= next_status_s:
+                next_status_s = now_s + STATUS_EVERY_S
+                try:
+                    self._show("running")
+                except RunStopped as stopped:
+                    self.driver.stop(stopped)
+            if self.driver.interrupts == 1:
+                drain_ends_s = min(drain_ends_s, now_s + self._config.engine.drain_timeout_s)
+                if now_s > drain_ends_s:
+                    self.driver.interrupt()
+            await asyncio.sleep(TICK_S)
+
+    def _judge(self, now_s: float) -> None:
+        """What limits the run at this moment."""
+        seconds = now_s - (now_s if self._judged_s is None else self._judged_s)
+        written_s, self._written_s = self._written_s, self._output.writing_s
+        computed_s, self._computed_s = self._computed_s, time.thread_time()
+        self._judged_s = now_s
+        engine, stats = self._config.engine, self.stats
+        load = Load(
+            num_up=stats.num_up,
+            num_waiting=self._dispatcher.num_waiting,
+            num_in_flight=self._dispatcher.num_in_flight,
+            scanning=stats.scanning,
+            max_num_seqs=engine.max_num_seqs,
+            writing=(self._written_s - written_s) / max(seconds, 1e-3),
+            computing=(self._computed_s - computed_s) / max(seconds, 1e-3),
+            rates=stats.recent.rates(now_s),
+        )
+        stats.limited_by = limit(load)
+        stats.limits_s[stats.limited_by] = stats.limits_s.get(stats.limited_by, 0.0) + seconds
+
+    def _ticked(self, ticking: asyncio.Task[None]) -> None:
+        """Without its tick a run would see no stall and no time limit: it cannot go on."""
+        if not ticking.cancelled() and (error := ticking.exception()):
+            self.driver.stop(RunStopped(f"the run's clock failed: {error!r}"))
+
+    def _warn(self) -> None:
+        for note in self._monitor.take_notes():
+            self._progress.warn(note)
+        if alarm := self.stats.rejections.alarm():
+            self._progress.warn(alarm)
+
+    def _show(self, state: str) -> None:
+        for slot, engine in enumerate(self.stats.engines):
+            engine.in_flight = self._dispatcher.in_flight_of(slot)
+        self._monitor.show(self.stats)
+        now_s = asyncio.get_running_loop().time()
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        status = make_status(self._make.run_id, state, self.stats, now_s, at)
+        self._monitor.follow(status)
+        self._output.record_status(status)
+
+    def _exit_code(self) -> int:
+        if self.driver.interrupts:
+            return EXIT_INTERRUPTED
+        if self.stats.finished != self.stats.total:
+            left = self.stats.total - self.stats.finished
+            raise RunStopped(f"{left} items were neither captioned nor failed; run again")
+        return EXIT_SOME_FAILED if self.stats.failed else EXIT_OK

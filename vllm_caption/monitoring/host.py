@@ -1,0 +1,81 @@
+"""What the machine around the engines does: CPU, memory, disk, and the memory of each process.
+
+Invariant: a value that cannot be had is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from vllm_caption.monitoring.stats import HostStats
+
+MIB, GIB = 2**20, 2**30
+CGROUP, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_NO_LIMIT = 2**60
+
+
+class Host:
+    """This machine. CPU use is that since the last reading."""
+
+    def __init__(self, disk: Path) -> None:
+        """``disk``: a folder on the disk that is watched."""
+        self._disk = disk
+        self._driver = psutil.Process()
+        self._groups = [CGROUP, *own_groups(CGROUP, OWN_GROUP)]
+        psutil.cpu_percent()  # the first answer means nothing
+
+    def read(self) -> HostStats:
+        """The present state."""
+        try:
+            disk = psutil.disk_usage(str(self._disk))
+        except OSError:  # the folder is gone for a moment
+            disk = None
+        return HostStats(
+            cpu_percent=psutil.cpu_percent(),
+            ram_percent=max(psutil.virtual_memory().percent, *map(limit_percent, self._groups)),
+            driver_rss_mib=self._driver.memory_info().rss / MIB,
+            disk_free_gib=None if disk is None else disk.free / GIB,
+            disk_percent=None if disk is None else disk.percent,
+        )
+
+    def rss_mib(self) -> dict[int, float]:
+        """Session leader → memory of its session. Each worker leads one, with its engine core;
+        what forked processes share is counted in each of them."""
+        found: Counter[int] = Counter()
+        for process in self._driver.children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError):
+                found[os.getsid(process.pid)] += process.memory_info().rss
+        return {leader: rss / MIB for leader, rss in found.items()}
+
+
+def own_groups(root: Path, own: Path) -> list[Path]:
+    """The control groups (version 2) that this process is in, inside out: those of a container, of
+    a batch job, of a service. Each may have a limit."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    paths = (line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+    return [root / part for path in paths if path for part in (Path(path), *Path(path).parents)]
+
+
+def limit_percent(group: Path) -> float:
+    """Memory of a control group that no cache can give back, of its limit; 0.0 without a limit.
+
+    The kernel kills at this limit, however much the machine has left.
+    """
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        held = {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
+        limit_bytes = _NO_LIMIT if limit == "max" else int(limit)
+    except (OSError, ValueError):
+        return 0.0
+    cache = held.get("file", 0) - held.get("shmem", 0)
+    return 100.0 * max(used - cache, 0) / limit_bytes if 0 < limit_bytes < _NO_LIMIT else 0.0

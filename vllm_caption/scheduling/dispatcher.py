@@ -1,0 +1,300 @@
+"""Decides who gets which item next, what is tried again and what is given up.
+
+Pure state: no process, no disk, and no clock but the one that `advance` is told. The driver asks
+`take` whenever an engine has room and reports what came back; each report is answered with what
+to do about the item.
+
+Invariants:
+- every added item ends exactly once, as `Accept` or `GiveUp`, unless the run is stopped;
+- an item is with at most one engine at a time, under a lease number that is never reused;
+- a death of an engine charges no item a retry: items in flight become suspects and run alone, and
+  only one that kills twice while alone is `poison`;
+- only a caption shows that an engine works: an engine that dies on everything is taken out, however
+  many items fail for reasons of their own meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+from vllm_caption.captions.rules import Flag, rank, verdict
+from vllm_caption.messages import Captioned, Failed
+from vllm_caption.scheduling.decisions import (
+    Accept,
+    Decision,
+    GiveUp,
+    Leased,
+    Task,
+    TryAgain,
+    restart_delay_s,
+    retry_delay_s,
+)
+
+T = TypeVar("T")
+
+SOLO_DEATHS_TO_CONVICT = 2
+CONVICTIONS_IN_A_ROW = 8
+"""So many found guilty without a caption between them, and it is the engines that are at fault."""
+DEATHS_TO_NARROW = 2
+"""Deaths in a row after which an engine gets one item at a time: the next death tells more."""
+
+
+@dataclass(slots=True)
+class _Engine(Generic[T]):
+    """One engine slot as the dispatcher sees it."""
+
+    in_flight: dict[int, Task[T]] = field(default_factory=dict)
+    leaving: set[int] = field(default_factory=set)
+    solo: bool = False
+    emptying: bool = False
+    proven: bool = False
+    deaths_in_a_row: int = 0
+    retired: bool = False
+    gone: bool = False
+
+
+class Dispatcher(Generic[T]):
+    """The queue of one run. ``T`` is the item; it is never looked into."""
+
+    def __init__(self, num_engines: int, *, max_retries: int, max_engine_restarts: int) -> None:
+        self._max_retries = max_retries
+        self._max_engine_restarts = max_engine_restarts
+        self._engines: list[_Engine[T]] = [_Engine() for _ in range(num_engines)]
+        self._fresh: deque[Task[T]] = deque()
+        self._again: deque[Task[T]] = deque()
+        self._suspects: deque[Task[T]] = deque()
+        self._resting: list[tuple[float, int, Task[T]]] = []
+        self._now_s = 0.0
+        self._convictions_in_a_row = 0
+        self._next_lease = 0
+        self._input_ended = False
+        self._closed = False
+
+    # --- what the driver puts in -------------------------------------------------------------
+
+    def add(self, items: Iterable[T]) -> None:
+        """Queue items for their first attempt, in order."""
+        self._fresh.extend(Task(item) for item in items)
+
+    def end_input(self) -> None:
+        """No more items will be added."""
+        self._input_ended = True
+
+    def close(self) -> None:
+        """Hand out nothing more; what is in flight may still finish (Ctrl+C once)."""
+        self._closed = True
+
+    def advance(self, now_s: float) -> bool:
+        """The time is ``now_s``, of any clock that only goes forward; True: an item is rested."""
+        self._now_s = now_s
+        before = len(self._resting)
+        while self._resting and self._resting[0][0] <= now_s:
+            self._again.append(heappop(self._resting)[2])
+        return len(self._resting) < before
+
+    # --- what the driver asks ----------------------------------------------------------------
+
+    @property
+    def num_waiting(self) -> int:
+        """Items that no engine holds."""
+        return len(self._fresh) + len(self._again) + len(self._suspects) + len(self._resting)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Items that some engine holds."""
+        return sum(len(engine.in_flight) for engine in self._engines)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to hand out or to wait for."""
+        if any(engine.in_flight for engine in self._engines):
+            return False
+        return self._closed or (self._input_ended and not self.num_waiting)
+
+    @property
+    def num_usable(self) -> int:
+        """Engines that are not retired."""
+        return sum(not engine.retired for engine in self._engines)
+
+    def in_flight_of(self, engine: int) -> int:
+        """Items that one engine holds."""
+        return len(self._engines[engine].in_flight)
+
+    def busy(self, engine: int) -> bool:
+        """Whether an engine holds items, or has been told to drop some."""
+        return bool(self._engines[engine].in_flight or self._engines[engine].leaving)
+
+    def take(self, engine: int, window: int) -> list[Leased[T]]:
+        """Hand out what this engine should start now so that it holds at most ``window`` items."""
+        slot = self._engines[engine]
+        if self._closed or slot.retired or slot.solo:
+            return []
+        if self._should_try_suspect(engine):
+            if slot.in_flight or slot.leaving:
+                slot.emptying = True
+                return []
+            slot.emptying, slot.solo = False, True
+            return [self._lease(engine, self._pop_suspect(engine))]
+        slot.emptying = False
+        if slot.deaths_in_a_row >= DEATHS_TO_NARROW:
+            window = 1
+        room = window - len(slot.in_flight) - len(slot.leaving)
+        return [self._lease(engine, task) for task in self._pop_many(room)]
+
+    # --- what the driver reports -------------------------------------------------------------
+
+    def captioned(
+        self, engine: int, result: Captioned, flags: tuple[Flag, ...]
+    ) -> Decision[T] | None:
+        """An engine answered. None: the lease is not known (late or doubled), ignore it."""
+        task = self._finish(engine, result.lease)
+        if task is None:
+            return None
+        self._convictions_in_a_row = 0
+        slot = self._engines[engine]
+        slot.proven, slot.deaths_in_a_row = True, 0
+        task.attempts += 1
+        if verdict(flags) == "accept":
+            return Accept(task.item, task.attempts, result, flags)
+        task.rejected += 1
+        if task.best is None or rank(flags) < rank(task.best_flags):
+            task.best, task.best_flags = result, flags
+        if task.attempts <= self._max_retries:
+            return self._retry(task)
+        reason = f"every attempt broke a rule, the best one: {', '.join(task.best_flags)}"
+        return self._settle(
+            task, GiveUp(task.item, task.attempts, "caption_rejected", reason, result)
+        )
+
+    def failed(self, engine: int, failure: Failed) -> Decision[T] | None:
+        """An attempt failed while its engine is well. None: the lease is not known."""
+        task = self._finish(engine, failure.lease)
+        if task is None:
+            return None
+        task.attempts += 1
+        if failure.retryable and task.attempts <= self._max_retries:
+            return self._retry(task, failure.kind)
+        give_up = GiveUp(task.item, task.attempts, failure.kind, failure.reason, failure)
+        return self._settle(task, give_up)
+
+    def held(self, engine: int, lease: int) -> T | None:
+        """The item behind a lease; None when the lease is not known."""
+        task = self._engines[engine].in_flight.get(lease)
+        return None if task is None else task.item
+
+    def withdraw(self, engine: int, lease: int) -> None:
+        """Take an item out: it ends without this engine, which may still be at it until
+        `dropped`, so that nobody else is blamed for what it does there."""
+        slot = self._engines[engine]
+        del slot.in_flight[lease]
+        slot.leaving.add(lease)
+        slot.solo = False
+
+    def dropped(self, engine: int, lease: int) -> None:
+        """The engine has let go of an item that was withdrawn."""
+        self._engines[engine].leaving.discard(lease)
+
+    def engine_started(self, engine: int) -> None:
+        """A new process serves this slot."""
+        self._engines[engine].proven = False
+
+    def engine_lost(self, engine: int) -> list[GiveUp[T]]:
+        """The engine died: its items become suspects; one that killed twice alone is poison.
+
+        Whether the slot may be started again is `may_restart`.
+        """
+        slot = self._engines[engine]
+        tasks, alone = list(slot.in_flight.values()), slot.solo
+        slot.in_flight.clear()
+        slot.leaving.clear()
+        slot.solo = slot.emptying = slot.proven = False
+        slot.deaths_in_a_row += 1
+        slot.retired = slot.retired or slot.deaths_in_a_row > self._max_engine_restarts
+        if not alone:
+            self._suspects.extend(tasks)
+            return []
+        (task,) = tasks
+        task.solo_deaths += 1
+        task.killed |= {engine}
+        if task.solo_deaths < SOLO_DEATHS_TO_CONVICT:
+            self._suspects.appendleft(task)
+            return []
+        slot.deaths_in_a_row, slot.retired = 0, slot.gone  # the item is to blame, not the engine
+        self._convictions_in_a_row += 1
+        if self._convictions_in_a_row >= CONVICTIONS_IN_A_ROW:
+            for engine_slot in self._engines:
+                engine_slot.retired = True
+        reason = f"its engine died {task.solo_deaths} times while it ran alone"
+        return [GiveUp(task.item, task.attempts, "poison", reason)]
+
+    def may_restart(self, engine: int) -> bool:
+        """False once the slot has died too often without a caption."""
+        return not self._engines[engine].retired
+
+    def restart_delay_s(self, engine: int) -> float:
+        """Seconds to wait before the next start: none after a first death, then more and more."""
+        return restart_delay_s(self._engines[engine].deaths_in_a_row)
+
+    def retire(self, engine: int) -> None:
+        """The slot cannot be started again: its process, or its GPU, is not to be had."""
+        self._engines[engine].retired = self._engines[engine].gone = True
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _lease(self, engine: int, task: Task[T]) -> Leased[T]:
+        self._next_lease += 1
+        self._engines[engine].in_flight[self._next_lease] = task
+        return Leased(self._next_lease, task.item, task.rejected)
+
+    def _pop_many(self, count: int) -> list[Task[T]]:
+        taken: list[Task[T]] = []
+        while len(taken) < count and (self._again or self._fresh):
+            taken.append((self._again or self._fresh).popleft())
+        return taken
+
+    def _retry(self, task: Task[T], kind: str = "") -> TryAgain[T]:
+        if rest_s := retry_delay_s(kind, task.attempts):
+            self._next_lease += 1  # tells tasks of the same time apart
+            heappush(self._resting, (self._now_s + rest_s, self._next_lease, task))
+        else:
+            self._again.append(task)
+        return TryAgain(task.item)
+
+    def _settle(self, task: Task[T], give_up: GiveUp[T]) -> Decision[T]:
+        """Out of tries: an earlier caption that only breaks a style rule beats none."""
+        if task.best is not None and verdict(task.best_flags) == "retry_or_flag":
+            return Accept(task.item, task.attempts, task.best, task.best_flags)
+        return give_up
+
+    def _finish(self, engine: int, lease: int) -> Task[T] | None:
+        slot = self._engines[engine]
+        slot.leaving.discard(lease)  # it answered before it could be dropped
+        task = slot.in_flight.pop(lease, None)
+        if task is not None:
+            slot.solo = False
+        return task
+
+    def _should_try_suspect(self, engine: int) -> bool:
+        """A trial must mean something: on an engine that has just worked, not on one that the
+        suspect has killed before; where neither can be had any more, on any engine."""
+        if not self._suspects or not self._trial_candidates(engine):
+            return False
+        slot = self._engines[engine]
+        others = sum(e.emptying for e in self._engines if e is not slot)
+        if others >= len(self._suspects):
+            return False
+        return slot.proven or not (self._fresh or self._again)
+
+    def _trial_candidates(self, engine: int) -> list[Task[T]]:
+        if self.num_usable < 2:
+            return list(self._suspects)
+        return [task for task in self._suspects if engine not in task.killed]
+
+    def _pop_suspect(self, engine: int) -> Task[T]:
+        task = self._trial_candidates(engine)[0]
+        self._suspects.remove(task)
+        return task

@@ -1,0 +1,88 @@
+"""Byte-identical images that are asked the same: one is captioned, the others get its caption.
+
+A worker reports a key (content and prompt text) once an image is read, before it is generated, so
+no file is read twice. Pure state: no disk, no clock. Invariant: whoever waits for a leader is
+handed out by `end` when the leader's own end is known, exactly once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Literal, NamedTuple, Protocol
+
+from vllm_caption.items import Item
+from vllm_caption.messages import ImageFacts
+
+
+class Twin(NamedTuple):
+    """An item and what was seen of its image."""
+
+    item: Item
+    image: ImageFacts
+
+
+class Captions(Protocol):
+    """Captions by key, as `earlier.EarlierCaptions` keeps them."""
+
+    def get(self, key: bytes) -> str | None:
+        """The file whose caption answers this key; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an image is among its twins: the one to caption, one that waits, or one that can have
+    the caption of ``of``, which is on disk."""
+
+    place: Literal["leads", "waits", "done"]
+    of: str = ""
+
+
+@dataclass(slots=True)
+class Twins:
+    """The twins of one run, and those whose caption an earlier run made."""
+
+    _earlier: Captions = field(default_factory=dict[bytes, str])
+    _made: dict[bytes, str] = field(default_factory=dict)
+    _waiting: dict[bytes, list[Twin]] = field(default_factory=dict)
+    _led: dict[str, bytes] = field(default_factory=dict)
+
+    def claim(self, twin: Twin) -> Standing:
+        """An image was read. Asking again for a leader (a retry) leaves it the leader."""
+        key, file = twin.image.twin_key, twin.item.file
+        if self._led.get(file) == key:
+            return Standing("leads")
+        if key in self._waiting:
+            self._waiting[key].append(twin)
+            return Standing("waits")
+        if of := self._made.get(key) or self._earlier.get(key):
+            return Standing("done", of)
+        self.lead(twin)
+        return Standing("leads")
+
+    def lead(self, twin: Twin) -> None:
+        """This image is captioned itself; later twins wait for it."""
+        self._waiting[twin.image.twin_key] = []
+        self._led[twin.item.file] = twin.image.twin_key
+
+    def changed(self, twin: Twin) -> list[Twin]:
+        """A leader was read again, for a further try: if its file has another content now, it
+        leads nobody any more; returns who waited for it."""
+        if self._led.get(twin.item.file, twin.image.twin_key) == twin.image.twin_key:
+            return []
+        return self.end(twin.item, captioned=False)
+
+    def end(self, item: Item, *, captioned: bool) -> list[Twin]:
+        """A leader's caption is on disk, or it failed; returns who waited for it."""
+        key = self._led.pop(item.file, None)
+        if key is None:
+            return []
+        if captioned:
+            self._made[key] = item.file
+        return self._waiting.pop(key)
+
+
+def twin_key(sha256: str, system: str | None, user: str) -> bytes:
+    """16 bytes that are equal for the same file content and the same prompt text."""
+    text = "\0".join((sha256, system or "", user))
+    return blake2b(text.encode(), digest_size=16).digest()

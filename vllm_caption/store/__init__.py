@@ -1,0 +1,1 @@
+"""Everything in an output folder, and its only writer."""

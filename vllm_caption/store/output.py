@@ -1,0 +1,165 @@
+"""The one writer: a caption's .txt first, its row second, and what is already there.
+
+Invariant: every public method leaves the folder in a state from which a rerun loses nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vllm_caption.errors import ItemError, RunStopped, UsageError
+from vllm_caption.items import SkippedDocument
+from vllm_caption.monitoring.status import RunStatus, write_status
+from vllm_caption.shards import Shard
+from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.checkpoint import Checkpoint, write_documents
+from vllm_caption.store.folder_identity import Place
+from vllm_caption.store.layout import parts, shard_folders
+from vllm_caption.store.lock import OutputLock
+from vllm_caption.store.parts import Known, Row, read_known
+from vllm_caption.store.recipe import Recipe, read_recipes, record_recipe
+
+
+class Output:
+    """One output folder, held under its lock from construction to `close`."""
+
+    def __init__(self, root: Path, checkpoint_interval: int, shard: Shard | None = None) -> None:
+        """``shard``: of a run beside others; without one, what shards have left is taken in.
+
+        Raises UsageError when the folder cannot be written or another run holds it.
+        """
+        self._captions_root = root
+        self.root = root if shard is None else shard.folder(root)
+        """Of everything but the captions."""
+        self.shard = shard
+        self.writing_s = 0.0
+        try:
+            (self.root / "logs").mkdir(parents=True, exist_ok=True)
+            self._lock = OutputLock(root, shard)
+        except OSError as error:
+            remedy = (
+                f"cannot be written ({error.strerror}); choose another folder or mend its rights"
+            )
+            raise UsageError("--output", root, remedy) from error
+        try:
+            with _stopping():
+                self.files = CaptionFiles(root)
+                self._place = Place(root)
+                self._checkpoint = Checkpoint(self.root, checkpoint_interval, self._mend)
+                if shard is None:
+                    self._take_in_shards()
+        except RunStopped:
+            self._lock.release()
+            raise
+
+    def _mend(self, row: Row) -> Row:
+        """A row that a killed run left: a .txt that a power loss took with it is written again;
+        where the two differ, the .txt counts."""
+        if row.caption is None:
+            return row
+        text = self.files.read(row.file)
+        if text is None:
+            with suppress(ItemError):
+                self.files.write(row.file, row.caption)
+        elif text != row.caption:
+            return row.of_unknown_making(text)
+        return row
+
+    def _take_in_shards(self) -> None:
+        """Their rows become parts of this manifest; their logs and numbers stay where they are."""
+        for folder in shard_folders(self.root).values():
+            Checkpoint(folder, 1, self._mend).close()  # what a killed shard left in its journal
+            for path in parts(folder / "manifest.parquet"):
+                self._checkpoint.take_over(path)
+            for recipe in read_recipes(folder).values():
+                record_recipe(self.root, recipe)
+            documents = folder / "documents.parquet"
+            if documents.exists():
+                documents.replace(self.root / documents.name)
+
+    def known(self) -> dict[str, Known]:
+        """The last row of every item; to a shard, also those of the output folder's manifest."""
+        known: dict[str, Known] = {}
+        if self.shard is not None:
+            for path in parts(self._captions_root / "manifest.parquet"):
+                known.update(read_known(path))
+        return known | self._checkpoint.known()
+
+    def record_recipe(self, recipe: Recipe) -> str | None:
+        """Keep what the run's captions are made with; returns a sentence where that is odd."""
+        with _stopping():
+            return record_recipe(self.root, recipe)
+
+    def record_documents(self, skipped: list[SkippedDocument]) -> None:
+        """Keep which documents were left out of this run, and why."""
+        with _stopping():
+            write_documents(self.root, [(s.document, s.kind, s.reason) for s in skipped])
+
+    def record_status(self, status: RunStatus) -> None:
+        """Replace status.json. Raises RunStopped also when the folder is not the one it was."""
+        with _stopping():
+            if not self._place.still_there():
+                raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
+            write_status(self.root, status)
+
+    def read_caption(self, file: str) -> str | None:
+        """The caption on disk; None when there is none."""
+        with _stopping():
+            return self.files.read(file)
+
+    def save_caption(self, row: Row) -> None:
+        """Write a caption, then its row.
+
+        Raises ItemError when this caption cannot be placed, RunStopped when nothing can.
+        """
+        assert row.caption is not None
+        began_s = time.perf_counter()
+        with _stopping():
+            self.files.write(row.file, row.caption)
+            self._checkpoint.append(row)
+        self.writing_s += time.perf_counter() - began_s
+
+    def restore_caption(self, file: str, caption: str) -> None:
+        """Put the .txt of a row back; raises as `save_caption`."""
+        with _stopping():
+            self.files.check_name(file)
+            self.files.write(file, caption)
+
+    def set_part_aside(self, path: Path) -> None:
+        """Move a part that cannot be read out of the dataset; nothing is deleted."""
+        with _stopping():
+            aside = self.root / "manifest.damaged"
+            aside.mkdir(exist_ok=True)
+            path.replace(aside / f"{time.time_ns()}-{path.name}")
+
+    def save_row(self, row: Row) -> None:
+        """Record an item that failed, or a caption whose .txt is there already."""
+        with _stopping():
+            self._checkpoint.append(row)
+
+    def close(self, *, complete: bool) -> None:
+        """Write the last part; after a complete run leave one row per item."""
+        try:
+            with _stopping():
+                if complete:
+                    self._checkpoint.compact()
+                self._checkpoint.close()
+        finally:
+            self._lock.release()
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """A disk that does not take what must be written ends the run."""
+    try:
+        yield
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        raise RunStopped(
+            f"the output cannot be written{where}: {error.strerror};"
+            " what was finished is saved, make room or mend the folder and run again"
+        ) from error
