@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vllm_caption.messages import Captioned, Failed, ImageFacts, Timings
-from vllm_caption.scheduling.decisions import Accept, GiveUp, TryAgain
-from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.dispatcher import Accept, Dispatcher, GiveUp, TryAgain
 
 FACTS = ImageFacts(10, 10, "none", "00", b"k" * 16)
 
@@ -253,7 +252,7 @@ def test_nobody_is_tried_alone_on_an_engine_that_still_holds_a_withdrawn_item() 
     dispatcher.captioned(1, captioned(other.lease), ())
     dispatcher.withdraw(1, twin.lease)
     assert dispatcher.take(1, 2) == []
-    dispatcher.dropped(1, twin.lease)
+    dispatcher.cancelled(1, twin.lease)
     assert [leased.item for leased in dispatcher.take(1, 2)] == ["a"]
 
 

@@ -1,6 +1,6 @@
 """Everything that crosses a process border, one frozen struct per message.
 
-Driver → worker: Lease, Drop, Stop.  Worker → driver: Ready, Seen, Dropped,
+Driver → worker: Lease, Cancel, Stop.  Worker → driver: Ready, ImageRead, Cancelled,
 Captioned, Failed, EngineDown.
 Preflight → driver: FlagsChecked or FlagsRefused.
 Invariants: no pixels (a worker reads its own images), no exception objects (errors travel as
@@ -40,7 +40,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Nothing more will come: shut the engine down and leave."""
 
 
-class Drop(msgspec.Struct, frozen=True, tag=True):
+class Cancel(msgspec.Struct, frozen=True, tag=True):
     """The answer to this lease is no longer wanted."""
 
     lease: int
@@ -63,15 +63,15 @@ class ImageFacts(msgspec.Struct, frozen=True, gc=False):
     twin_key: bytes
 
 
-class Seen(msgspec.Struct, frozen=True, tag=True):
+class ImageRead(msgspec.Struct, frozen=True, tag=True):
     """An image was read and goes on to the engine."""
 
     lease: int
     image: ImageFacts
 
 
-class Dropped(msgspec.Struct, frozen=True, tag=True):
-    """A lease that was to be dropped is gone from the engine, without an answer."""
+class Cancelled(msgspec.Struct, frozen=True, tag=True):
+    """A lease that was to be cancelled is gone from the engine, without an answer."""
 
     lease: int
 
@@ -153,6 +153,6 @@ class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
         return UsageError(self.field, self.value, self.remedy)
 
 
-DriverMessage = Lease | Drop | Stop
-WorkerMessage = Ready | Seen | Dropped | Captioned | Failed | EngineDown
+DriverMessage = Lease | Cancel | Stop
+WorkerMessage = Ready | ImageRead | Cancelled | Captioned | Failed | EngineDown
 PreflightMessage = FlagsChecked | FlagsRefused

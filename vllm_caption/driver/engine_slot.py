@@ -17,22 +17,21 @@ from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSp
 from vllm_caption.engines.memory_fit import describe, shortage, smaller, with_advice
 from vllm_caption.items import Item
 from vllm_caption.messages import (
+    Cancelled,
     Captioned,
     DriverMessage,
-    Dropped,
     EngineDown,
     Failed,
+    ImageRead,
     Ready,
-    Seen,
     Stop,
 )
 from vllm_caption.monitoring.stats import EngineState, RunStats
-from vllm_caption.scheduling.decisions import GiveUp
-from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.dispatcher import Dispatcher, GiveUp
 
 JOIN_TIMEOUT_S = 10.0
 
-Answer = Captioned | Failed | Seen | Dropped
+Answer = Captioned | Failed | ImageRead | Cancelled
 
 
 class SlotOwner(Protocol):

@@ -19,10 +19,9 @@ from vllm_caption.driver.recorder import Clerk
 from vllm_caption.engines.executors.base import Executor
 from vllm_caption.errors import RunStopped
 from vllm_caption.items import Item
-from vllm_caption.messages import Drop, Dropped, Lease, Seen
+from vllm_caption.messages import Cancel, Cancelled, ImageRead, Lease
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.scheduling.decisions import GiveUp
-from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.dispatcher import Dispatcher, GiveUp
 
 T = TypeVar("T")
 
@@ -159,12 +158,12 @@ class Driver:
     def answered(self, engine: int, message: Answer) -> None:
         """A worker says something about an item."""
         try:
-            if isinstance(message, Dropped):
-                self._dispatcher.dropped(engine, message.lease)
-            elif not isinstance(message, Seen):
+            if isinstance(message, Cancelled):
+                self._dispatcher.cancelled(engine, message.lease)
+            elif not isinstance(message, ImageRead):
                 self._clerk.answered(engine, message)
             elif self._clerk.seen(engine, message):
-                self._slots.send(engine, Drop(message.lease))
+                self._slots.send(engine, Cancel(message.lease))
         except RunStopped as stopped:
             self.stop(stopped)
         if self._dispatcher.finished:

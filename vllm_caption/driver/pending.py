@@ -18,7 +18,7 @@ from vllm_caption.images.decode import prepare_image
 from vllm_caption.images.files import check_name
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
-from vllm_caption.scheduling.decisions import GiveUp
+from vllm_caption.scheduling.dispatcher import GiveUp
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.parts import Known, Row
 

@@ -20,10 +20,9 @@ from vllm_caption.errors import ABSENT_KINDS, INPUT_KINDS, ItemError, RunStopped
 from vllm_caption.formatting import printable
 from vllm_caption.images.object_store import public_root
 from vllm_caption.items import Item
-from vllm_caption.messages import Captioned, CaptionRequest, Failed, Seen
+from vllm_caption.messages import Captioned, CaptionRequest, Failed, ImageRead
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.scheduling.decisions import Accept, Decision, GiveUp, Leased
-from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
 from vllm_caption.scheduling.duplicates import Twin, Twins
 from vllm_caption.store.folder_identity import Place
 from vllm_caption.store.output import Output
@@ -119,8 +118,8 @@ class Clerk:
             return answer.root_gone
         return answer.kind in ABSENT_KINDS and not self._images.still_there()
 
-    def seen(self, engine: int, seen: Seen) -> bool:
-        """An image was read; True: it is a twin, and the engine can drop it."""
+    def seen(self, engine: int, seen: ImageRead) -> bool:
+        """An image was read; True: it is a twin, and its attempt can be cancelled."""
         item = self._dispatcher.held(engine, seen.lease)
         if item is None:
             return True

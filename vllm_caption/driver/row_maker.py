@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from vllm_caption.items import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
-from vllm_caption.scheduling.decisions import Accept, GiveUp
+from vllm_caption.scheduling.dispatcher import Accept, GiveUp
 from vllm_caption.scheduling.duplicates import Twin
 from vllm_caption.store.caption_files import SUFFIX
 from vllm_caption.store.parts import Row

@@ -19,15 +19,15 @@ from vllm_caption.images.decode import PreparedImage, decode_image, prepare_imag
 from vllm_caption.images.files import read_image
 from vllm_caption.images.object_store import FETCH_THREADS, is_remote
 from vllm_caption.messages import (
+    Cancel,
+    Cancelled,
     Captioned,
     CaptionRequest,
     DriverMessage,
-    Drop,
-    Dropped,
     Failed,
     ImageFacts,
+    ImageRead,
     Lease,
-    Seen,
     Timings,
     WorkerMessage,
 )
@@ -127,8 +127,8 @@ class Worker:
         return self._down.result() if self._down.done() else None
 
     async def _receive(self) -> None:
-        while isinstance(message := await self._link.receive(), Lease | Drop):
-            if isinstance(message, Drop):
+        while isinstance(message := await self._link.receive(), Lease | Cancel):
+            if isinstance(message, Cancel):
                 if task := self._tasks.get(message.lease):
                     task.cancel()
                 continue
@@ -145,7 +145,7 @@ class Worker:
         """Anything but an answer ends the worker: an item must never vanish without a word."""
         del self._tasks[lease]
         if task.cancelled():
-            self._link.send(Dropped(lease))
+            self._link.send(Cancelled(lease))
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._down.done():
             self._down.set_result(error)
@@ -159,7 +159,7 @@ class Worker:
         key = twin_key(prepared.sha256, request.system, request.user)
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
         if self._find_twins:
-            self._link.send(Seen(request.lease, facts))
+            self._link.send(ImageRead(request.lease, facts))
         rendered_at = started
         try:
             rendered = await self._engine.render(request, prepared.image)

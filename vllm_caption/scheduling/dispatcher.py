@@ -22,17 +22,8 @@ from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 from vllm_caption.captions.rules import Flag, rank, verdict
+from vllm_caption.errors import ItemKind
 from vllm_caption.messages import Captioned, Failed
-from vllm_caption.scheduling.decisions import (
-    Accept,
-    Decision,
-    GiveUp,
-    Leased,
-    Task,
-    TryAgain,
-    restart_delay_s,
-    retry_delay_s,
-)
 
 T = TypeVar("T")
 
@@ -41,6 +32,60 @@ CONVICTIONS_IN_A_ROW = 8
 """So many found guilty without a caption between them, and it is the engines that are at fault."""
 DEATHS_TO_NARROW = 2
 """Deaths in a row after which an engine gets one item at a time: the next death tells more."""
+
+
+@dataclass(slots=True, eq=False)
+class Task(Generic[T]):
+    """An item and what has happened to it so far; ``killed``: engines that died of it alone."""
+
+    item: T
+    attempts: int = 0
+    rejected: int = 0
+    best: Captioned | None = None
+    best_flags: tuple[Flag, ...] = ()
+    solo_deaths: int = 0
+    killed: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Leased(Generic[T]):
+    """An item handed to an engine. ``rejected``: captions of it that broke a rule so far; above
+    0 the sampling must change, since a greedy model would only repeat itself."""
+
+    lease: int
+    item: T
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accept(Generic[T]):
+    """The item's caption is final."""
+
+    item: T
+    attempts: int
+    result: Captioned
+    flags: tuple[Flag, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp(Generic[T]):
+    """The item failed for this run."""
+
+    item: T
+    attempts: int
+    kind: ItemKind
+    reason: str
+    last: Captioned | Failed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgain(Generic[T]):
+    """The item went back into the queue."""
+
+    item: T
+
+
+Decision = Accept[T] | GiveUp[T] | TryAgain[T]
 
 
 @dataclass(slots=True)
@@ -125,7 +170,7 @@ class Dispatcher(Generic[T]):
         return len(self._engines[engine].in_flight)
 
     def busy(self, engine: int) -> bool:
-        """Whether an engine holds items, or has been told to drop some."""
+        """Whether an engine holds items, or has been told to cancel some."""
         return bool(self._engines[engine].in_flight or self._engines[engine].leaving)
 
     def take(self, engine: int, window: int) -> list[Leased[T]]:
@@ -188,13 +233,13 @@ class Dispatcher(Generic[T]):
 
     def withdraw(self, engine: int, lease: int) -> None:
         """Take an item out: it ends without this engine, which may still be at it until
-        `dropped`, so that nobody else is blamed for what it does there."""
+        `cancelled`, so that nobody else is blamed for what it does there."""
         slot = self._engines[engine]
         del slot.in_flight[lease]
         slot.leaving.add(lease)
         slot.solo = False
 
-    def dropped(self, engine: int, lease: int) -> None:
+    def cancelled(self, engine: int, lease: int) -> None:
         """The engine has let go of an item that was withdrawn."""
         self._engines[engine].leaving.discard(lease)
 
@@ -272,7 +317,7 @@ class Dispatcher(Generic[T]):
 
     def _finish(self, engine: int, lease: int) -> Task[T] | None:
         slot = self._engines[engine]
-        slot.leaving.discard(lease)  # it answered before it could be dropped
+        slot.leaving.discard(lease)  # it answered before it could be cancelled
         task = slot.in_flight.pop(lease, None)
         if task is not None:
             slot.solo = False
@@ -298,3 +343,15 @@ class Dispatcher(Generic[T]):
         task = self._trial_candidates(engine)[0]
         self._suspects.remove(task)
         return task
+
+
+def restart_delay_s(deaths_in_a_row: int) -> float:
+    """Seconds before an engine is started again: none after a first death, then more and more,
+    since what makes a start fail (memory not yet given back) may pass."""
+    return 0.0 if deaths_in_a_row < 2 else min(5.0 ** (deaths_in_a_row - 2), 60.0)
+
+
+def retry_delay_s(kind: str, attempts: int) -> float:
+    """Seconds before an item is tried again: only where a pause may help, which is a file system
+    that is away for a moment."""
+    return 4.0 ** (attempts - 1) if kind == "unreadable" else 0.0
