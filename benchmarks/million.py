@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.store.parts import SCHEMA
+from vllm_caption.store.rows import SCHEMA
 
 PER_DOCUMENT = 5
 ROW = {
@@ -128,7 +128,7 @@ def scan(folder: Path) -> dict[str, float]:
 
     began_s, config = time.monotonic(), config_of(folder)
     make = RowMaker("run", str(folder / "raw"), make_recipe(config, load_prompt(config.prompt)))
-    known = Checkpoint(folder / "out", 1000).known()
+    known = Checkpoint(folder / "out", 1000).states()
     known_s, first_s, pending = time.monotonic() - began_s, 0.0, []
     for batch in Scan(config, known, CaptionFiles(folder / "out"), make).batches():
         pending += batch.pending
@@ -141,7 +141,7 @@ def twins(folder: Path) -> dict[str, float]:
     """The index of earlier captions."""
     from vllm_caption.store.earlier_captions import read_earlier
     from vllm_caption.store.layout import parts
-    from vllm_caption.store.parts import num_rows
+    from vllm_caption.store.reader import num_rows
 
     num_known = sum(num_rows(path) for path in parts(folder / "out/manifest.parquet"))
     read_earlier(folder / "out", str(ROW["recipe_id"]), num_known)

@@ -26,8 +26,7 @@ import psutil
 from support.fake_job import fake_main
 from support.job import captions, draw_shape, input_flags, rows, write_document
 
-from vllm_caption.store.checkpoint import read_journal
-from vllm_caption.store.parts import Row
+from vllm_caption.store.journal import read_journal
 
 MARK = "VLLM_CAPTION_CHAOS"
 NUM_GOOD, NUM_TWINS, NUM_ABSENT = 60, 8, 4
@@ -184,7 +183,7 @@ def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
     recorded: dict[str, str | None] = {}
     if (output / "manifest.parquet").exists():
         recorded = {file: row["caption"] for file, row in rows(output).items()}
-    journal, _ = read_journal(output / "journal.jsonl", Row)
+    journal, _ = read_journal(output)
     recorded |= {row.file: row.caption for row in journal}
     for file, caption in recorded.items():
         assert texts.get(file) == caption, (file, caption)

@@ -9,15 +9,15 @@ import pytest
 
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.earlier_captions import read_earlier
-from vllm_caption.store.parts import Row
+from vllm_caption.store.rows import Row
 
 KEY = bytes(range(16))
 
 
 def row(file: str, key: bytes | None = KEY, **columns: Any) -> Row:
     columns = {"status": "captioned", "caption": "x", "recipe_id": "r", **columns}
-    named = columns | {"twin_key": key and key.hex()}
-    return Row(file, "design", 0, "SvgElement", finished_at=0, run_id="1", **named)
+    columns |= {"twin_key": key and key.hex(), "finished_at": 0, "run_id": "1"}
+    return Row(file=file, document="d", element_index=0, element_type="SvgElement", **columns)
 
 
 def found(root: Path, *rows: Row, key: bytes = KEY) -> str | None:
@@ -25,7 +25,7 @@ def found(root: Path, *rows: Row, key: bytes = KEY) -> str | None:
     for each in rows:
         checkpoint.append(each)
     checkpoint.close()
-    return read_earlier(root, "r", len(checkpoint.known())).get(key)
+    return read_earlier(root, "r", len(checkpoint.states())).get(key)
 
 
 def test_caption_with_the_same_key_is_found_among_many_over_several_parts(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from vllm_caption.monitoring.host import Host, limit_percent, own_groups
 from vllm_caption.monitoring.monitor import Monitor, Reading, sample
 from vllm_caption.monitoring.pressure import Pressure, gpu_memory_limit
 from vllm_caption.monitoring.run_state import View
-from vllm_caption.monitoring.samples import NAME, SCHEMA, Series, read_series, thin, write_series
+from vllm_caption.monitoring.samples import SCHEMA, Series, read_series, thin, write_series
 from vllm_caption.monitoring.stats import EngineStats, HostStats, RunStats
 from vllm_caption.monitoring.status import make_status
+from vllm_caption.store.layout import SAMPLES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CALM = HostStats(50.0, 40.0, 100.0, 500.0, 30.0)
@@ -64,7 +65,7 @@ def write(root: Path, table: pa.Table) -> None:
 
 def test_file_has_the_columns_that_the_report_reads(tmp_path: Path) -> None:
     write(tmp_path, series_of(None, 3, "run-1"))
-    table = pq.read_table(tmp_path / NAME)
+    table = pq.read_table(tmp_path / SAMPLES)
     assert table.schema.equals(SCHEMA)
     assert table.column_names == [
         *("at", "run_id", "images_per_s", "tokens_per_s", "captioned", "failed", "in_flight"),
@@ -75,7 +76,7 @@ def test_file_has_the_columns_that_the_report_reads(tmp_path: Path) -> None:
     assert last["engines"][0]["gpu_temperature_c"] == 64.0
     assert last["engines"][1]["gpu_percent"] is None
     assert last["engines"][1]["rss_mib"] == 900.0
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [SAMPLES]
 
 
 def test_run_of_days_keeps_a_bounded_number_of_points_evenly_over_its_length() -> None:
@@ -100,7 +101,7 @@ def test_series_of_a_week_stays_small_in_memory_and_on_disk(tmp_path: Path) -> N
     assert time.perf_counter() - started < 5
     assert series.table().num_rows <= 2048
     assert series.table().nbytes < 3 * 2**20
-    assert (tmp_path / NAME).stat().st_size < 2**20
+    assert (tmp_path / SAMPLES).stat().st_size < 2**20
 
 
 def test_runs_of_one_folder_stand_one_after_the_other() -> None:
@@ -311,7 +312,7 @@ def test_gpu_is_in_the_series_in_the_status_and_on_the_screen(
     stats = RunStats([EngineStats("up", 11)])
     until(lambda: made.show(stats) or stats.warnings)
     made.close()
-    (engine,) = pq.read_table(tmp_path / NAME).to_pylist()[-1]["engines"]
+    (engine,) = pq.read_table(tmp_path / SAMPLES).to_pylist()[-1]["engines"]
     seen = ("gpu_percent", "gpu_memory_percent", "gpu_temperature_c")
     assert [engine[name] for name in seen] == [97.0, 98.0, 64.0]
     assert stats.warnings[0].startswith("GPU memory of engine 0 at 98 %: ")
@@ -338,26 +339,26 @@ def test_samples_that_fail_are_told_once_and_cost_nothing_else(
     made.close()
     (told,) = made.take_notes()
     assert told.startswith("The monitor goes on without some of its numbers: ")
-    assert pq.read_table(tmp_path / NAME).num_rows >= 5
+    assert pq.read_table(tmp_path / SAMPLES).num_rows >= 5
 
 
 def test_damaged_file_is_begun_anew_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / NAME).write_bytes(b"PAR1 and then nothing")
+    (tmp_path / SAMPLES).write_bytes(b"PAR1 and then nothing")
     made = watched(tmp_path, monkeypatch, lambda _: CALM)
     made.close()
     (told,) = made.take_notes()
     assert "monitor.parquet cannot be read and is begun anew" in told
-    assert pq.read_table(tmp_path / NAME).num_rows >= 1
+    assert pq.read_table(tmp_path / SAMPLES).num_rows >= 1
 
 
 def test_file_with_other_columns_is_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pq.write_table(pa.table({"at": ["yesterday"]}), tmp_path / NAME)
+    pq.write_table(pa.table({"at": ["yesterday"]}), tmp_path / SAMPLES)
     watched(tmp_path, monkeypatch, lambda _: CALM).close()
-    assert pq.read_table(tmp_path / NAME).schema.equals(SCHEMA)
+    assert pq.read_table(tmp_path / SAMPLES).schema.equals(SCHEMA)
 
 
 def test_monitor_that_hangs_holds_up_neither_the_run_nor_its_end(
@@ -398,7 +399,7 @@ def test_every_run_leaves_its_numbers_beside_the_manifest(tmp_path: Path) -> Non
     make_input(tmp_path, 12)
     assert job(tmp_path, "--limit=4").exit_code == 0
     assert job(tmp_path).exit_code == 0
-    table = pq.read_table(tmp_path / "out" / NAME)
+    table = pq.read_table(tmp_path / "out" / SAMPLES)
     first, second = dict.fromkeys(table["run_id"].to_pylist())
     last = {r["run_id"]: r for r in table.to_pylist()}
     assert [last[first]["captioned"], last[second]["captioned"]] == [4, 8]

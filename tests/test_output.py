@@ -19,7 +19,7 @@ from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.layout import parts
 from vllm_caption.store.output import Output
-from vllm_caption.store.parts import Row
+from vllm_caption.store.rows import Row
 
 
 def row(file: str, **columns: object) -> Row:
@@ -105,7 +105,7 @@ def test_rows_of_a_killed_run_are_taken_from_its_journal_and_a_torn_line_is_left
     with open(tmp_path / "journal.jsonl", "ab") as out:
         out.write(b'{"file":"b","docu')
     checkpoint = Checkpoint(tmp_path, interval=100)
-    assert {file: known.recipe_id for file, known in checkpoint.known().items()} == {"a": "r1"}
+    assert {file: known.recipe_id for file, known in checkpoint.states().items()} == {"a": "r1"}
     checkpoint.append(row("c"))
     assert journal(tmp_path) == ["c"]
 
@@ -114,7 +114,7 @@ def test_last_row_of_an_item_counts(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, interval=1)
     checkpoint.append(row("a", status="failed", error_kind="missing_file", caption=None))
     checkpoint.append(row("a", flags=("too_long",)))
-    known = checkpoint.known()["a"]
+    known = checkpoint.states()["a"]
     assert (known.status, known.flags, known.error_kind) == ("captioned", "too_long", None)
 
 
@@ -228,5 +228,5 @@ def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
     (part,) = parts(tmp_path / "manifest.parquet")
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(RunStopped, match=r"is damaged .* `verify --repair` moves it aside"):
-        output.known()
+        output.item_states()
     output.close(complete=False)

@@ -24,9 +24,11 @@ from vllm_caption.commands.plan.images import num_vision_tokens
 from vllm_caption.commands.plan.output import Room, read_rate, read_recorded
 from vllm_caption.commands.plan.report import VERSION, Plan
 from vllm_caption.config import RunConfig
+from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.store.checkpoint import Checkpoint
-from vllm_caption.store.parts import Row
 from vllm_caption.store.recipe import make_recipe
+from vllm_caption.store.rows import Row
 
 
 def config_of(folder: Path, *flags: str) -> RunConfig:
@@ -49,12 +51,16 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
+def row_of(file: str, **columns: Any) -> Row:
+    common = {"document": "d", "element_index": 0, "element_type": "SvgElement"}
+    common |= {"status": "captioned", "finished_at": 1, "run_id": "run"}
+    return Row(file=file, **(common | columns))
+
+
 def record(output: Path, *rows: tuple[str, str, dict[str, Any]], in_journal: bool = False) -> None:
     """An output folder with these rows: (file, status, further columns)."""
     output.mkdir(exist_ok=True)
-    made = [
-        Row(file, "d", 0, "SvgElement", status, 1, "run", **rest) for file, status, rest in rows
-    ]
+    made = [row_of(file, status=status, **rest) for file, status, rest in rows]
     if in_journal:
         lines = b"".join(msgspec.json.encode(row) + b"\n" for row in made)
         (output / "journal.jsonl").write_bytes(lines + b'{"file": "torn')
@@ -206,7 +212,7 @@ def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path) -> None:
     files = make_input(tmp_path, 6)
     rows = [(f, "captioned", {"recipe_id": "old"}) for f in files[:2]]
     record(tmp_path / "out", *rows, (files[2], "failed", {"error_kind": "timeout"}))
-    found, _ = scan(tmp_path, read_recorded(tmp_path / "out").known)
+    found, _ = scan(tmp_path, read_recorded(tmp_path / "out").states)
     items = plan_of(tmp_path).items
     assert (items.done, items.to_caption) == (found.num_done, len(found.pending)) == (2, 4)
 
@@ -247,7 +253,7 @@ def test_output_that_a_run_holds_stays_as_it_is(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     output = Output(tmp_path / "out", 1000)
     try:
-        output.save_caption(Row(files[0], "d", 0, "SvgElement", "captioned", 1, "r", caption="a"))
+        output.save_caption(row_of(files[0], caption="a"))
         before = listing(tmp_path / "out")
         plan = plan_of(tmp_path)
         assert listing(tmp_path / "out") == before
@@ -264,9 +270,9 @@ def test_part_that_is_compacted_away_while_it_is_read_is_read_again(
 
     lists = iter([[tmp_path / "manifest.parquet" / "part-00000009.parquet"]])
     monkeypatch.setattr(
-        "vllm_caption.commands.plan.output.all_parts", lambda root: next(lists, all_parts(root))
+        "vllm_caption.store.reader.all_parts", lambda root: next(lists, all_parts(root))
     )
-    assert set(read_recorded(tmp_path).known) == {"a"}
+    assert set(read_recorded(tmp_path).states) == {"a"}
 
 
 def test_plan_imports_neither_vllm_nor_torch(tmp_path: Path) -> None:
@@ -361,10 +367,11 @@ def test_rate_of_the_last_run_in_the_output_is_shared_out_to_its_busy_engines(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 2)
-    engines = [{"engine": 0, "captioned": 5}, {"engine": 1, "captioned": 9}, {"captioned": 0}]
-    status = {"images_per_s": 24.0, "engines": engines, "updated_at": "2026-11-24"}
+    stats = RunStats([EngineStats(captioned=number) for number in (5, 9, 0)])
+    status = make_status("run", "ended", stats, 0.0, "2026-11-24")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "status.json").write_text(json.dumps(status))
+    written = encode_status(msgspec.structs.replace(status, images_per_s=24.0))
+    (tmp_path / "out" / "status.json").write_bytes(written)
     assert plan_of(tmp_path).time.images_per_s == 12.0
     assert plan_of(tmp_path, images_per_s=3.0).time.images_per_s == 3.0
     (tmp_path / "out" / "status.json").write_text("{")

@@ -29,9 +29,10 @@ from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.scales import ticks
 from vllm_caption.commands.report.thumbnails import choose
 from vllm_caption.errors import ITEM_KINDS, DocumentKind
+from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.stats import EngineStats, RunStats
-from vllm_caption.monitoring.status import make_status, write_status
-from vllm_caption.store.checkpoint import write_documents
+from vllm_caption.monitoring.status import encode_status, make_status
+from vllm_caption.store.documents import write_documents
 from vllm_caption.store.lock import OutputLock
 
 HOSTILE = (
@@ -139,7 +140,8 @@ def test_every_kind_and_every_flag_is_explained() -> None:
 
 def test_documents_that_were_left_out_are_listed_by_kind(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "o", [row()])
-    write_documents(root, [("design_9", "missing_detail", "there is no detail of this name")])
+    reason = "there is no detail of this name"
+    write_documents(root, [SkippedDocument("design_9", "missing_detail", reason)])
     assert "design_9 there is no detail of this name" in text_of(page_of(root))
 
 
@@ -158,7 +160,7 @@ def test_nothing_that_rows_hold_becomes_markup_or_script(tmp_path: Path) -> None
     ]
     wild += [row(f"f{n}{bad}", error_kind=bad, error=bad) for n, bad in enumerate(HOSTILE)]
     root = write_folder(tmp_path / "<b>&amp;", wild)
-    write_documents(root, [(bad, bad, bad) for bad in HOSTILE])
+    write_documents(root, [SkippedDocument(bad, bad, bad) for bad in HOSTILE])  # type: ignore[arg-type]
     plain = Elements(page_of(write_folder(tmp_path / "plain", [row(flags=("loop",))])))
     page = page_of(root)
     tags = Elements(page).found
@@ -425,7 +427,9 @@ def test_page_says_whether_a_run_goes_on_or_died_and_what_is_left(
 ) -> None:
     root = write_folder(tmp_path / "o", [row()])
     stats = RunStats([EngineStats()], total=1_001, scanning=False)
-    write_status(root, make_status("run-1", "running", stats, 0.0, "2026-11-24T05:00:00+00:00"))
+    (root / "status.json").write_bytes(
+        encode_status(make_status("run-1", "running", stats, 0.0, "2026-11-24T05:00:00+00:00"))
+    )
     lock = OutputLock(root)
     if not held:
         lock.release()

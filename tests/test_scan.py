@@ -12,15 +12,15 @@ from vllm_caption.config import InputConfig, Redo, RunConfig
 from vllm_caption.driver.pending import Batch, Scan
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.parts import Known
 from vllm_caption.store.recipe import make_recipe
+from vllm_caption.store.rows import ItemState
 
-CAPTIONED = Known("captioned", "old recipe", "", None)
+CAPTIONED = ItemState("captioned", "old recipe", "", None)
 
 
 def scan(
     folder: Path,
-    known: dict[str, Known] | None = None,
+    known: dict[str, ItemState] | None = None,
     redo: Redo | None = None,
     redo_kinds: tuple[str, ...] = (),
 ) -> tuple[Batch, Scan]:
@@ -63,8 +63,8 @@ def test_redo_chooses_what_is_made_anew(tmp_path: Path, redo: Redo | None, pendi
     current = make_recipe(RunConfig(), load_prompt("shape-brief")).id
     known = {
         "a": CAPTIONED,
-        "b": Known("captioned", current, "too_long", None),
-        "c": Known("captioned", None, "", None),
+        "b": ItemState("captioned", current, "too_long", None),
+        "c": ItemState("captioned", None, "", None),
     }
     found, _ = scan(tmp_path, known, redo)
     assert [item.file for item in found.pending] == list(pending)
@@ -80,9 +80,9 @@ def test_redo_kind_tries_these_and_new_items_and_leaves_other_failures_as_they_a
     make_input(tmp_path, 0)
     write_document(tmp_path, "design", list("abcd"), ["SvgElement"] * 4)
     known = {
-        "a": Known("failed", "r", "", "engine_error"),
-        "b": Known("captioned", "r", "too_long,cut_off", None),
-        "c": Known("failed", "r", "", "poison"),
+        "a": ItemState("failed", "r", "", "engine_error"),
+        "b": ItemState("captioned", "r", "too_long,cut_off", None),
+        "c": ItemState("failed", "r", "", "poison"),
     }
     found, _ = scan(tmp_path, known, redo_kinds=kinds)
     assert [item.file for item in found.pending] == list(pending)
@@ -106,7 +106,7 @@ def test_failed_item_whose_file_is_still_broken_is_settled_without_an_engine(
 ) -> None:
     files = make_input(tmp_path, 2)
     (tmp_path / "raw" / files[0]).unlink()
-    found, _ = scan(tmp_path, {files[0]: Known("failed", None, "", "missing_file")})
+    found, _ = scan(tmp_path, {files[0]: ItemState("failed", None, "", "missing_file")})
     assert [(row.file, row.error_kind) for row in found.rows] == [(files[0], "missing_file")]
     assert [item.file for item in found.pending] == [files[1]]
 
@@ -114,7 +114,7 @@ def test_failed_item_whose_file_is_still_broken_is_settled_without_an_engine(
 @pytest.mark.parametrize("kind", ["missing_file", "engine_error", "poison", "caption_rejected"])
 def test_failed_item_whose_file_is_well_is_tried_again(tmp_path: Path, kind: str) -> None:
     files = make_input(tmp_path, 1)
-    found, _ = scan(tmp_path, {files[0]: Known("failed", None, "", kind)})
+    found, _ = scan(tmp_path, {files[0]: ItemState("failed", None, "", kind)})
     assert [item.file for item in found.pending] == files
 
 

@@ -30,7 +30,7 @@ from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
 from vllm_caption.shards import Shard
 from vllm_caption.store.checkpoint import Checkpoint
-from vllm_caption.store.parts import Row
+from vllm_caption.store.rows import Row
 
 NUM_ITEMS = 60
 
@@ -197,7 +197,16 @@ def test_merge_brings_folders_into_one_and_leaves_them_as_they_are(tmp_path: Pat
 def test_merge_of_a_manifest_that_names_other_places_touches_none(
     tmp_path: Path, file: str
 ) -> None:
-    row = Row(file, "design", 0, "SvgElement", "captioned", finished_at=0, run_id="1", caption="a")
+    row = Row(
+        file=file,
+        document="design",
+        element_index=0,
+        element_type="SvgElement",
+        status="captioned",
+        caption="a",
+        finished_at=0,
+        run_id="1",
+    )
     with contextlib.closing(Checkpoint(tmp_path / "foreign", 1)) as checkpoint:
         checkpoint.append(row)
     before = set(tmp_path.rglob("*"))

@@ -17,7 +17,7 @@ from support.job import ENVIRONMENT, Terminal, run_here, start
 from vllm_caption.commands.status import describe, run_status
 from vllm_caption.monitoring.run_state import look
 from vllm_caption.monitoring.stats import EngineStats, RunStats
-from vllm_caption.monitoring.status import RunStatus, make_status, write_status
+from vllm_caption.monitoring.status import RunStatus, encode_status, make_status
 from vllm_caption.store.lock import OutputLock, find_holder
 
 AT = "2026-01-01T00:00:00+00:00"
@@ -34,7 +34,7 @@ def status_of(state: str = "running", captioned: int = 30) -> RunStatus:
 
 def held(root: Path, state: str = "running") -> OutputLock:
     root.mkdir(exist_ok=True)
-    write_status(root, status_of(state))
+    (root / "status.json").write_bytes(encode_status(status_of(state)))
     return OutputLock(root)
 
 
@@ -144,7 +144,7 @@ def end_after(lock: OutputLock, root: Path, looks: int, monkeypatch: pytest.Monk
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == looks:
-            write_status(root, status_of("ended"))
+            (root / "status.json").write_bytes(encode_status(status_of("ended")))
             lock.release()
 
     monkeypatch.setattr(time, "sleep", sleep)

@@ -23,9 +23,9 @@ from support.s3_server import CREDENTIALS, S3Server, s3_server
 from test_crash import QUICK, make_gated
 
 from vllm_caption.errors import ItemError, UsageError
+from vllm_caption.images import object_store
 from vllm_caption.images.files import num_bytes
 from vllm_caption.images.object_store import check_remote, is_remote, parse_images_root, public_root
-from vllm_caption.store import folder_identity as place
 
 NUM_ITEMS = 30
 
@@ -132,10 +132,10 @@ def test_bucket_that_goes_away_stops_the_run_instead_of_failing_every_item(tmp_p
 
 def test_absent_objects_ask_for_the_root_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [True, False]
-    monkeypatch.setattr(place, "still_answers", lambda root: answers.pop(0))
-    root = place.RemotePlace("s3://bucket/x")
+    monkeypatch.setattr(object_store, "still_answers", lambda root: answers.pop(0))
+    root = object_store.RemoteRoot("s3://bucket/x")
     assert all(root.still_there() for _ in range(100))
-    monkeypatch.setattr(place, "BELIEVED_S", 0.0)
+    monkeypatch.setattr(object_store, "BELIEVED_S", 0.0)
     assert not root.still_there()
     assert not answers
 

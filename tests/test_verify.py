@@ -23,7 +23,7 @@ from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
 from vllm_caption.store.layout import all_parts, parts
 from vllm_caption.store.output import Output
-from vllm_caption.store.parts import Row
+from vllm_caption.store.rows import Row
 
 FILES = [f"d{number // 4}/s{number}.png" for number in range(12)]
 
@@ -505,7 +505,7 @@ def test_rows_are_read_beside_a_run_that_compacts_them(tmp_path: Path) -> None:
         return all_parts(folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_caption.commands.verify.records.all_parts", parts_once_stale)
+        patch.setattr("vllm_caption.store.reader.all_parts", parts_once_stale)
         verdict = verify(config_of(tmp_path), tmp_path / "out")
     assert (len(calls), verdict.items_agreeing, kinds(verdict)) == (2, 12, {})
 

@@ -43,11 +43,12 @@ from vllm_caption.monitoring.event_log import EventLog
 from vllm_caption.monitoring.monitor import Monitor
 from vllm_caption.monitoring.progress import Progress
 from vllm_caption.monitoring.stats import EngineStats, RunStats
-from vllm_caption.monitoring.status import make_status
+from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.monitoring.summary import summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.store.earlier_captions import read_earlier
+from vllm_caption.store.layout import REPORT, STATUS
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
 
@@ -113,7 +114,7 @@ def _page(root: Path) -> str:
     from vllm_caption.commands.report.command import make_report  # after a pilot only
 
     try:
-        return f"The page is made: {make_report([root], root / 'report.html')}"
+        return f"The page is made: {make_report([root], root / REPORT)}"
     except (CaptionJobError, OSError) as error:
         return f"The page could not be made: {error}"
 
@@ -143,7 +144,7 @@ class _Job:
         self._judged_s: float | None = None
         self._written_s = self._computed_s = 0.0
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
-        known = output.known()
+        known = output.item_states()
         self._num_known = 0 if output.shard else len(known)
         self.scan = Scan(config, known, output.files, make)
 
@@ -196,7 +197,7 @@ class _Job:
         return Twins(read_earlier(self._output.root, self._make.recipe.id, self._num_known))
 
     async def _caption(self) -> None:
-        config, logs = self._config, self._output.root / "logs"
+        config, logs = self._config, self._output.logs
         executor = make_executor(config.engine, self._gpus, logs, self._progress.warn)
         try:
             self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
@@ -282,7 +283,7 @@ class _Job:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = make_status(self._make.run_id, state, self.stats, now_s, at)
         self._monitor.follow(status)
-        self._output.record_status(status)
+        self._output.replace(STATUS, encode_status(status))
 
     def _exit_code(self) -> int:
         if self.driver.interrupts:

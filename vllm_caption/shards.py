@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from zlib import crc32
 
-FOLDER: Final = "shards"
 _TEXT: Final = re.compile(r"(\d+)/(\d+)")
 
 
@@ -35,10 +33,6 @@ class Shard:
         """Whether the item of this name belongs to it: by CRC-32 of the name, so the same names
         come to the same shard on every machine, whatever else is in the input."""
         return crc32(name.encode(errors="surrogatepass")) % self.count == self.index - 1
-
-    def folder(self, root: Path) -> Path:
-        """What it keeps for itself below an output folder."""
-        return root / FOLDER / f"{self.index:04}-of-{self.count:04}"
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

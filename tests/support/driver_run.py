@@ -69,7 +69,9 @@ class Run:
         self.dispatcher: Dispatcher[Item] = Dispatcher(
             self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
         )
-        twins = Twins(read_earlier(self.config.output, make.recipe.id, len(self.output.known())))
+        twins = Twins(
+            read_earlier(self.config.output, make.recipe.id, len(self.output.item_states()))
+        )
         self.clerk = Clerk(
             self.config, prompt, self.output, make, self.dispatcher, self.stats, twins
         )
@@ -97,7 +99,9 @@ class Run:
         )
         document = Document(name="design")
         items = [Item(file, document, i, "SvgElement") for i, file in enumerate(self.files)]
-        self.clerk.take_in(Batch(pending=[i for i in items if i.file not in self.output.known()]))
+        self.clerk.take_in(
+            Batch(pending=[i for i in items if i.file not in self.output.item_states()])
+        )
         self.dispatcher.end_input()
         watching = asyncio.create_task(self._watch(driver))
         try:

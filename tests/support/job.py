@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from vllm_caption.cli import main
 from vllm_caption.store.layout import parts
-from vllm_caption.store.parts import SCHEMA
+from vllm_caption.store.rows import SCHEMA
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 WAIT_S = 180.0

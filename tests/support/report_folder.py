@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.monitoring.samples import SCHEMA as SERIES_SCHEMA
-from vllm_caption.store.parts import SCHEMA, Row
 from vllm_caption.store.recipe import Recipe
+from vllm_caption.store.rows import SCHEMA, Row
 
 START = datetime(2026, 11, 24, 4, 0, tzinfo=UTC)
 START_US = int(START.timestamp()) * 1_000_000

@@ -16,6 +16,7 @@ from vllm_caption.demo import MODEL_NAME, SAMPLE_DIR
 from vllm_caption.engines.hardware import runs_on_cpu
 from vllm_caption.job import run_job
 from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.layout import caption_name
 
 DEFAULT_OUTPUT: Final = Path("demo_output")
 SHOWN: Final = 6
@@ -52,9 +53,9 @@ def compared(files: CaptionFiles, labels: dict[str, Any], prompt: str) -> Iterat
     else:
         yield "Drawn shapes:"
     for file, truths in list(drawn.items())[:SHOWN]:
-        yield f"  {file}.txt\n      {captions[file]}"
+        yield f"  {caption_name(file)}\n      {captions[file]}"
         if prompt in truths:
             yield f"      {truths[prompt]}"
     yield "Real icons, unlike anything that the tiny model has seen, so it is often wrong here:"
     for file, label in list(icons.items())[:SHOWN]:
-        yield f"  {file}.txt\n      {captions[file]}\n      a {label}"
+        yield f"  {caption_name(file)}\n      {captions[file]}\n      a {label}"

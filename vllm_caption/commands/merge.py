@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from vllm_caption.config import RunConfig
@@ -17,12 +18,12 @@ from vllm_caption.flags import Parser, add_output_folder
 from vllm_caption.images.files import check_name
 from vllm_caption.shards import Shard
 from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.layout import all_parts, shard_folders, state_folders
+from vllm_caption.store.layout import MANIFEST, shard_folders, state_folders
 from vllm_caption.store.lock import find_holder
 from vllm_caption.store.output import Output
-from vllm_caption.store.parts import Known, Row, merged_rows
-from vllm_caption.store.reader import read_journals
+from vllm_caption.store.reader import FolderRows, read_folder
 from vllm_caption.store.recipe import read_recipes
+from vllm_caption.store.rows import ItemState, Row
 
 
 @dataclass(slots=True)
@@ -66,10 +67,11 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
     output = Output(root, RunConfig().checkpoint_interval)
     complete = False
     try:
-        known = output.known()
+        states = output.item_states()
         for folder in folders:
-            _take(folder, output, known, merged)
-        merged.statuses.update(entry.status for entry in known.values())
+            _take_recipes(folder, output)
+            read_folder(folder, partial(_take_rows, CaptionFiles(folder), output, states, merged))
+        merged.statuses.update(state.status for state in states.values())
         complete = True
     finally:
         output.close(complete=complete)
@@ -85,13 +87,21 @@ def _check(folder: Path, root: Path) -> None:
         raise UsageError("merge", folder, f"is in use by {holder}; wait for it")
 
 
-def _take(folder: Path, output: Output, known: dict[str, Known], merged: Merged) -> None:
-    for state in state_folders(folder):
-        for recipe in read_recipes(state).values():
+def _take_recipes(folder: Path, output: Output) -> None:
+    for state_folder in state_folders(folder):
+        for recipe in read_recipes(state_folder).values():
             output.record_recipe(recipe)
-    files = CaptionFiles(folder)
-    for row in _rows(folder):
-        present = known.get(row.file)
+
+
+def _take_rows(
+    files: CaptionFiles,
+    output: Output,
+    states: dict[str, ItemState],
+    merged: Merged,
+    rows: FolderRows,
+) -> None:
+    for row in rows.newest_first():
+        present = states.get(row.file)
         if present is not None and (present.status == "captioned" or row.status != "captioned"):
             continue
         try:
@@ -99,7 +109,7 @@ def _take(folder: Path, output: Output, known: dict[str, Known], merged: Merged)
         except ItemError as error:
             merged.refused.append(f"{row.file}: {error}")
             continue
-        known[row.file] = Known(row.status, row.recipe_id, ",".join(row.flags), row.error_kind)
+        states[row.file] = ItemState.of(row)
         merged.taken[row.status] += 1
 
 
@@ -112,14 +122,7 @@ def _save(row: Row, files: CaptionFiles, output: Output) -> None:
     text = files.read(row.file) or row.caption
     if text is None:
         raise ItemError("caption_rejected", "neither its .txt nor its row has a caption")
-    output.save_caption(row if text == row.caption else row.of_unknown_making(text))
-
-
-def _rows(folder: Path) -> Iterator[Row]:
-    """Newest first where an item has two."""
-    journal, _ = read_journals(folder, Row)
-    yield from reversed(journal)
-    yield from merged_rows(all_parts(folder))
+    output.save_caption(row if text == row.caption else row.of_unknown_origin(text))
 
 
 def _lines(merged: Merged, root: Path) -> Iterator[str]:
@@ -139,4 +142,4 @@ def _lines(merged: Merged, root: Path) -> Iterator[str]:
         yield f"  not taken: {len(merged.refused) - 3:,} more"
     items = ", ".join(f"{status} {n:,}" for status, n in merged.statuses.most_common())
     yield f"Items: {items or 'none'}"
-    yield f"Manifest: {root}/manifest.parquet"
+    yield f"Manifest: {root}/{MANIFEST}"

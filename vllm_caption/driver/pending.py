@@ -20,7 +20,7 @@ from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.scheduling.dispatcher import GiveUp
 from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.parts import Known, Row
+from vllm_caption.store.rows import ItemState, Row
 
 BATCH_SIZE = 256
 
@@ -51,7 +51,7 @@ class Scan:
     def __init__(
         self,
         config: RunConfig,
-        known: dict[str, Known],
+        known: dict[str, ItemState],
         files: CaptionFiles,
         make: RowMaker,
     ) -> None:
@@ -126,10 +126,10 @@ class _NamesRead:
     """The names that were read. Those that have a row are marked there: a second copy of a million
     names would take 150 MB."""
 
-    def __init__(self, known: dict[str, Known]) -> None:
+    def __init__(self, known: dict[str, ItemState]) -> None:
         self._known = known
         self._others: set[str] = set()
-        self._marked: dict[Known, Known] = {}
+        self._marked: dict[ItemState, ItemState] = {}
 
     def __contains__(self, file: str) -> bool:
         entry = self._known.get(file)
@@ -145,7 +145,7 @@ class _NamesRead:
             self._known[file] = self._marked[entry] = entry._replace(read=True)
 
 
-def stands(known: Known, config: RunConfig, recipe_id: str) -> bool:
+def stands(known: ItemState, config: RunConfig, recipe_id: str) -> bool:
     """Whether an item's row stays as it is; ``recipe_id`` is this run's."""
     redo = config.redo
     if config.redo_kinds:  # these and no others
@@ -157,6 +157,6 @@ def stands(known: Known, config: RunConfig, recipe_id: str) -> bool:
     return redo != "flagged" or not known.flags
 
 
-def may_adopt(known: Known | None, redo: Redo | None) -> bool:
+def may_adopt(known: ItemState | None, redo: Redo | None) -> bool:
     """Whether a .txt of an item without a caption's row is taken as its caption."""
     return (known is None or known.status == "failed") and redo not in ("all", "stale")

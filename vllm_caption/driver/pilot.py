@@ -27,6 +27,7 @@ from vllm_caption.images.object_store import FETCH_THREADS
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
 from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.store.layout import REPORT
 
 CANDIDATES_PER_ITEM: Final = 4
 MIN_CANDIDATES: Final = 256
@@ -143,7 +144,7 @@ def next_steps(pilot: Pilot, config: RunConfig, stats: RunStats) -> str:
     lines = [
         f"Pilot: {pilot.size} of {pilot.num_items:,} items in {pilot.num_documents:,} documents,"
         f" over all sizes of files: {types}",
-        f"  Look at it: {config.output}/report.html (anew: python -m vllm_caption report"
+        f"  Look at it: {config.output / REPORT} (anew: python -m vllm_caption report"
         f" {shlex.join([f'--output={config.output}'])})",
         f"  The full run, which {kept}: {full}",
     ]

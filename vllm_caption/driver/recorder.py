@@ -24,7 +24,7 @@ from vllm_caption.messages import Captioned, CaptionRequest, Failed, ImageRead
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.scheduling.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
 from vllm_caption.scheduling.duplicates import Twin, Twins
-from vllm_caption.store.folder_identity import Place
+from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.output import Output
 
 
@@ -53,7 +53,7 @@ class Clerk:
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
         root = config.input.images_root
         self._images_root = public_root(root)
-        self._images = None if isinstance(root, str) else Place(root)
+        self._images = None if isinstance(root, str) else FolderIdentity(root)
 
     def take_in(self, batch: Batch) -> None:
         """A stretch of the input: rows that need no engine, and items that do."""

@@ -9,9 +9,9 @@ from vllm_caption.items import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
 from vllm_caption.scheduling.dispatcher import Accept, GiveUp
 from vllm_caption.scheduling.duplicates import Twin
-from vllm_caption.store.caption_files import SUFFIX
-from vllm_caption.store.parts import Row
+from vllm_caption.store.layout import caption_name
 from vllm_caption.store.recipe import Recipe
+from vllm_caption.store.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class RowMaker:
         return self._row(
             accepted.item,
             status="captioned",
-            caption_path=accepted.item.file + SUFFIX,
+            caption_path=caption_name(accepted.item.file),
             caption=result.caption,
             finish_reason=result.finish_reason,
             flags=accepted.flags,
@@ -66,7 +66,7 @@ class RowMaker:
         return self._row(
             twin.item,
             status="captioned",
-            caption_path=twin.item.file + SUFFIX,
+            caption_path=caption_name(twin.item.file),
             caption=caption,
             flags=flags,
             same_as=of,
@@ -119,7 +119,7 @@ def adopted(item: Item, caption: str, images_root: str, run_id: str) -> Row:
         element_index=item.element_index,
         element_type=item.element_type,
         image_path=f"{images_root}/{item.file}",
-        caption_path=item.file + SUFFIX,
+        caption_path=caption_name(item.file),
         status="captioned",
         caption=caption,
         finished_at=_now_us(),

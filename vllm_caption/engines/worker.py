@@ -17,7 +17,7 @@ from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ABSENT_KINDS, ItemError
 from vllm_caption.images.decode import PreparedImage, decode_image, prepare_image
 from vllm_caption.images.files import read_image
-from vllm_caption.images.object_store import FETCH_THREADS, is_remote
+from vllm_caption.images.object_store import FETCH_THREADS, RemoteRoot, is_remote
 from vllm_caption.messages import (
     Cancel,
     Cancelled,
@@ -32,7 +32,6 @@ from vllm_caption.messages import (
     WorkerMessage,
 )
 from vllm_caption.scheduling.duplicates import twin_key
-from vllm_caption.store.folder_identity import RemotePlace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,7 +107,7 @@ class Worker:
         self._fetching: ThreadPoolExecutor | None = None
         if is_remote(images_root):
             self._fetching = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
-            self._root = RemotePlace(images_root)
+            self._root = RemoteRoot(images_root)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._down: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 

@@ -7,7 +7,9 @@ get here, so nothing outside the root is asked for; credentials come the usual w
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,8 @@ FETCH_THREADS: Final = 32
 _FAULTS: Final = (OSError, ValueError, NotImplementedError)
 """What pyarrow.fs raises for a service, a key or a URI."""
 _HEAD_BYTES: Final = 1 << 20
+BELIEVED_S: Final = 5.0
+"""How long an answer of the service holds."""
 _FLAG: Final = "--images-root"
 
 
@@ -90,6 +94,27 @@ def still_answers(images_root: str) -> bool:
     except UsageError:
         return False
     return True
+
+
+class RemoteRoot:
+    """A root that is a URI, which may disappear during a run."""
+
+    def __init__(self, images_root: str) -> None:
+        self._images_root = images_root
+        self._answered_s = -math.inf
+
+    def still_there(self) -> bool:
+        """False where the service, the bucket or the permission to read it is gone.
+
+        An answer holds for some seconds, so that a million absent objects are not a million
+        requests.
+        """
+        if time.monotonic() - self._answered_s < BELIEVED_S:
+            return True
+        if not still_answers(self._images_root):
+            return False
+        self._answered_s = time.monotonic()
+        return True
 
 
 def remote_bytes(images_root: str, file: str, max_bytes: int) -> tuple[bytes, int]:

@@ -22,9 +22,10 @@ import psutil
 from vllm_caption.monitoring.gpus import GpuReading, Gpus
 from vllm_caption.monitoring.host import Host
 from vllm_caption.monitoring.pressure import Pressure, gpu_memory_limit
-from vllm_caption.monitoring.samples import FAULTS, NAME, Series, read_series, write_series
+from vllm_caption.monitoring.samples import FAULTS, Series, read_series, write_series
 from vllm_caption.monitoring.stats import HostStats, RunStats
 from vllm_caption.monitoring.status import RunStatus
+from vllm_caption.store.layout import SAMPLES
 
 EVERY_S: Final = 5.0
 FIRST_EVERY_S: Final = 2.0
@@ -121,7 +122,7 @@ class Monitor:
         try:
             return Series(read_series(self._root))
         except FAULTS as error:
-            self._note(f"{self._root / NAME} cannot be read and is begun anew: {error}")
+            self._note(f"{self._root / SAMPLES} cannot be read and is begun anew: {error}")
             return Series()
 
     def _sample(self, series: Series, gpus: Gpus, host: Host, *, last: bool) -> None:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from vllm_caption.errors import UsageError
 from vllm_caption.monitoring.status import RunStatus, read_status
+from vllm_caption.store.layout import STATUS
 from vllm_caption.store.lock import find_holder
 
 State = Literal["running", "ended", "died"]
@@ -35,9 +36,9 @@ def look(root: Path) -> View:
 def _look(root: Path) -> View:
     status, holder = read_status(root), find_holder(root)
     if status is None:
-        remedy = "holds no status.json; name the folder of a run"
+        remedy = f"holds no {STATUS}; name the folder of a run"
         if holder is not None:
-            remedy = f"is held by {holder}, which has no status.json yet; ask again in a moment"
+            remedy = f"is held by {holder}, which has no {STATUS} yet; ask again in a moment"
         raise UsageError("--output", root, remedy)
     state: State = "running" if status.state == "running" else "ended"
     if state == "running" and holder is None:

@@ -6,16 +6,16 @@ the last sample of a run stay longest; every number is the one that was seen at 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-NAME: Final = "monitor.parquet"
-TEMPORARY: Final = ".monitor.parquet.tmp"
+from vllm_caption.store.atomic import write_file
+from vllm_caption.store.layout import SAMPLES
+
 MAX_POINTS_OF_RUN: Final = 2048
 MAX_POINTS_BEFORE: Final = 4096
 FAULTS: Final = (OSError, ValueError, KeyError, pa.ArrowException)
@@ -107,7 +107,7 @@ def thin(table: pa.Table, most: int) -> pa.Table:
 
 def read_series(root: Path) -> pa.Table | None:
     """What earlier runs left; None where there is nothing. Raises FAULTS."""
-    path = root / NAME
+    path = root / SAMPLES
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -117,14 +117,8 @@ def read_series(root: Path) -> pa.Table | None:
 
 def write_series(folder: int, table: pa.Table) -> None:
     """Replace the file. ``folder``: an open descriptor of the output folder. Raises FAULTS."""
-    content = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), content, compression="zstd")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    descriptor = os.open(TEMPORARY, flags, 0o666, dir_fd=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.getvalue())
-        os.replace(TEMPORARY, NAME, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        os.unlink(TEMPORARY, dir_fd=folder)
-        raise
+
+    def fill(file: BinaryIO) -> None:
+        pq.write_table(table.combine_chunks(), file, compression="zstd")
+
+    write_file(SAMPLES, fill, dir_fd=folder)

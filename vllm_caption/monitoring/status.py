@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_caption.monitoring.stats import HostStats, RunStats
+from vllm_caption.store.layout import STATUS
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
@@ -104,15 +105,13 @@ def _rounded(value: float | None) -> float | None:
 
 
 def read_status(root: Path) -> RunStatus | None:
-    """What write_status left last; None where there is none, or none that can be understood."""
+    """The status that a run wrote last; None where there is none that can be understood."""
     try:
-        return msgspec.json.decode((root / "status.json").read_bytes(), type=RunStatus)
+        return msgspec.json.decode((root / STATUS).read_bytes(), type=RunStatus)
     except (OSError, ValueError):
         return None
 
 
-def write_status(root: Path, status: RunStatus) -> None:
-    """Replace status.json."""
-    temporary = root / ".status.json.tmp"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=2))
-    temporary.replace(root / "status.json")
+def encode_status(status: RunStatus) -> bytes:
+    """The content of status.json."""
+    return msgspec.json.format(msgspec.json.encode(status), indent=2)

@@ -10,6 +10,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.driver.pending import Scan
 from vllm_caption.formatting import printable
 from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.store.layout import MANIFEST, caption_name, state_folder
 
 
 def summarise(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> str:
@@ -59,8 +60,8 @@ def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> It
 
 def _where(config: RunConfig) -> Iterator[str]:
     shard, root = config.input.shard, config.output
-    state = root if shard is None else shard.folder(root)
-    yield f"Captions: {root}/<file>.txt, manifest: {state}/manifest.parquet"
+    state = state_folder(root, shard)
+    yield f"Captions: {root}/{caption_name('<file>')}, manifest: {state}/{MANIFEST}"
     if shard is not None:
         yield (
             f"This was shard {shard}; when all are done, one manifest of them is made by:"

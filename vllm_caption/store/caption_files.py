@@ -1,7 +1,7 @@
-"""One .txt per caption, visible only whole: temporary name, then rename.
+"""The captions on disk: one .txt each, seen whole or not at all.
 
-Invariant: a name that was refused by `check_name` never reaches the disk, so nothing outside the
-output folder is read or written.
+Invariant: a name that `check_name` refuses never reaches the disk, so nothing outside the output
+folder is read or written.
 """
 
 from __future__ import annotations
@@ -10,28 +10,41 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import stat
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from vllm_caption.errors import ItemError
-
-SUFFIX = ".txt"
-MAX_NAME_BYTES = 255
-MAX_PATH_BYTES: Final = 4095
-TEMPORARY: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
-"""Name of a caption that is being written; left behind only by a death at that moment."""
-_REPLACED: Final = r"(?:monitor\.parquet|documents\.parquet|recipes\.json|status\.json)"
-TEMPORARY_OF_RUN: Final = re.compile(rf"\.{_REPLACED}\.tmp")
-"""Name of what else is being written, and replaced as a whole."""
-_RESERVED: Final = re.compile(
-    rf"(?:manifest\.parquet|journal\.jsonl|report\.html|{_REPLACED}|{TEMPORARY_OF_RUN.pattern}"
-    r"|recipes\.json\.damaged|\.run\.(?:lock|owner\.json)|logs/[^/]*\.log|shards/\d+-of-\d+)/"
+from vllm_caption.store.atomic import write_file
+from vllm_caption.store.layout import (
+    CAPTION_SUFFIX,
+    MANIFEST,
+    caption_name,
+    is_reserved,
+    is_temporary,
+    temporary_caption_name,
+    temporary_parts,
 )
-"""What the job itself writes: folders of these names would be in its way."""
+
+MAX_NAME_BYTES: Final = 255
+MAX_PATH_BYTES: Final = 4095
+MAX_CAPTION_BYTES: Final = 64 * 2**20
+"""A larger file is no caption."""
 _OBSTACLES: Final = (NotADirectoryError, FileExistsError, IsADirectoryError)
+
+State = Literal["there", "empty", "gone", "unreadable"]
+
+
+class Inspected(NamedTuple):
+    """What lies where a caption should be: ``text`` where it is one, ``reason`` where it is gone or
+    unreadable."""
+
+    state: State
+    text: str = ""
+    reason: str = ""
+    written_s: float = 0.0
 
 
 class CaptionFiles:
@@ -43,17 +56,16 @@ class CaptionFiles:
 
     def check_name(self, file: str) -> None:
         """Raise ItemError when no .txt can be named after ``file``."""
-        if _RESERVED.match(file):
-            reason = "its caption needs a folder where the job keeps something of its own"
+        if is_reserved(file):
+            reason = "its caption needs a folder with the name of a file that the job itself writes"
             raise ItemError("output_conflict", reason)
-        if len(os.fsencode(os.path.basename(file))) > MAX_NAME_BYTES - len(SUFFIX):
-            raise ItemError(
-                "bad_name", f"with {SUFFIX} the name is over {MAX_NAME_BYTES} bytes; shorten it"
-            )
+        if len(os.fsencode(os.path.basename(file))) > MAX_NAME_BYTES - len(CAPTION_SUFFIX):
+            reason = f"with {CAPTION_SUFFIX} the name is over {MAX_NAME_BYTES} bytes; shorten it"
+            raise ItemError("bad_name", reason)
 
     def path(self, file: str) -> str:
         """Where the caption of ``file`` lies."""
-        return f"{self._root}/{file}{SUFFIX}"
+        return f"{self._root}/{caption_name(file)}"
 
     def read(self, file: str) -> str | None:
         """The caption on disk; None when there is none, or only an empty file."""
@@ -66,6 +78,32 @@ class CaptionFiles:
                 return None
             raise
         return text if text.strip() else None
+
+    def inspect(self, file: str) -> Inspected:
+        """As `read`, but whatever lies there is described; never waits, as on a FIFO."""
+        try:
+            descriptor = os.open(self.path(file), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            return Inspected("gone")
+        except OSError as error:
+            state: State = "unreadable" if isinstance(error, PermissionError) else "gone"
+            return Inspected(state, reason=error.strerror or str(error))
+        try:
+            facts = os.fstat(descriptor)
+            if stat.S_ISDIR(facts.st_mode):
+                return Inspected("gone", reason="a folder is in its place")
+            if not stat.S_ISREG(facts.st_mode):
+                return Inspected("unreadable", reason="it is not a regular file")
+            if facts.st_size > MAX_CAPTION_BYTES:
+                reason = f"it has {facts.st_size:,} bytes; no caption does"
+                return Inspected("unreadable", reason=reason)
+            with open(descriptor, encoding="utf-8", errors="replace", closefd=False) as opened:
+                text = opened.read()
+        except OSError as error:
+            return Inspected("unreadable", reason=error.strerror or str(error))
+        finally:
+            os.close(descriptor)
+        return Inspected("there" if text.strip() else "empty", text, written_s=facts.st_mtime)
 
     def check_place(self, file: str) -> None:
         """Raise ItemError when what is on disk leaves no place for this caption."""
@@ -85,20 +123,21 @@ class CaptionFiles:
 
         Raises ItemError where the path cannot be had, OSError for the disk.
         """
-        path = file + SUFFIX
         if len(os.fsencode(self.path(file))) > MAX_PATH_BYTES:  # it could not be read by its path
             raise _too_long()
+        path = caption_name(file)
         folder, name = os.path.split(path)
-        temporary = f".{hashlib.sha1(os.fsencode(name)).hexdigest()[:20]}.tmp"
+        temporary = temporary_caption_name(hashlib.sha1(os.fsencode(name)).hexdigest())
         temporary = f"{folder}/{temporary}" if folder else temporary
         content = caption.encode("utf-8")
         try:
             try:
-                self._place(folder, temporary, content)
-            except FileNotFoundError:  # somebody removed a folder that we made
+                self._make_folder(folder)
+                write_file(path, content, dir_fd=self._root_fd, temporary=temporary)
+            except FileNotFoundError:  # somebody removed a folder that was made here
                 self._made.clear()
-                self._place(folder, temporary, content)
-            os.replace(temporary, path, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
+                self._make_folder(folder)
+                write_file(path, content, dir_fd=self._root_fd, temporary=temporary)
         except OSError as error:
             if refusal := _refusal(error):
                 raise refusal from error
@@ -106,19 +145,9 @@ class CaptionFiles:
 
     @cached_property
     def _root_fd(self) -> int:
-        """Everything is written below one opened folder: if another file system comes to lie over
-        it, captions stay with their rows."""
+        """Everything is written below one opened folder: if another file system is mounted over it,
+        captions stay with their rows."""
         return os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-
-    def _place(self, folder: str, temporary: str, content: bytes) -> None:
-        self._make_folder(folder)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        descriptor = os.open(temporary, flags, 0o666, dir_fd=self._root_fd)
-        try:
-            while content:
-                content = content[os.write(descriptor, content) :]
-        finally:
-            os.close(descriptor)
 
     def _make_folder(self, folder: str) -> None:
         if not folder or folder in self._made:
@@ -127,6 +156,29 @@ class CaptionFiles:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, dir_fd=self._root_fd)
         self._made.add(folder)
+
+    def walk(self) -> Iterator[tuple[str, bool]]:
+        """(path below the output folder, whether it is temporary) of every .txt and of what is
+        being written, or was when its writer died. No link to another folder is followed."""
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = os.scandir(f"{self._root}/{folder}")
+            except OSError:
+                continue  # gone, or not ours to read: its .txt files show as unreadable
+            with entries:
+                for entry in entries:
+                    path = f"{folder}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        if path != MANIFEST:
+                            folders.append(f"{path}/")
+                    elif entry.name.endswith(CAPTION_SUFFIX):
+                        yield path, False
+                    elif is_temporary(path):
+                        yield path, True
+        for part in temporary_parts(Path(self._root, MANIFEST)):
+            yield f"{MANIFEST}/{part.name}", True
 
 
 def _conflict() -> ItemError:

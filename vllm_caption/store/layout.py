@@ -1,4 +1,8 @@
-"""Where rows lie in an output folder: parts by their number, and the folders of its shards."""
+"""Every name in an output folder: which file or folder it is, and what must not be named so.
+
+Invariant: no other module spells one of these names. A shard's folder is laid out as the output
+folder itself, but for the captions, which lie where a run without shards would write them.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,80 @@ import re
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.shards import FOLDER, Shard
+from vllm_caption.shards import Shard
 
+CAPTION_SUFFIX: Final = ".txt"
+MANIFEST: Final = "manifest.parquet"
+"""The folder of the manifest's parts."""
+DAMAGED_PARTS: Final = "manifest.damaged"
+JOURNAL: Final = "journal.jsonl"
+DOCUMENTS: Final = "documents.parquet"
+RECIPES: Final = "recipes.json"
+DAMAGED_RECIPES: Final = "recipes.json.damaged"
+STATUS: Final = "status.json"
+SAMPLES: Final = "monitor.parquet"
+REPORT: Final = "report.html"
+COMPARISON: Final = "compare.html"
+LOCK: Final = ".run.lock"
+OWNER: Final = ".run.owner.json"
+LOGS: Final = "logs"
+PREFLIGHT_LOG: Final = "preflight.log"
+SHARDS: Final = "shards"
+
+_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, SAMPLES)
+"""What a run replaces as a whole."""
+_OTHERS: Final = (
+    *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, REPORT, COMPARISON, LOCK, OWNER),
+)
+
+
+def temporary_name(name: str) -> str:
+    """What a file is called while it is written."""
+    return f".{name}.tmp"
+
+
+_PATTERNS: Final = (
+    *map(re.escape, (*_REPLACED, *map(temporary_name, _REPLACED), *_OTHERS)),
+    rf"{LOGS}/[^/]*\.log",
+    rf"{SHARDS}/\d+-of-\d+",
+)
+_RESERVED: Final = re.compile(f"(?:{'|'.join(_PATTERNS)})/")
+_TEMPORARY_FILES: Final = frozenset(map(temporary_name, _REPLACED))
+_TEMPORARY_CAPTION: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 _SHARD: Final = re.compile(r"(\d+)-of-(\d+)")
 
 
-def parts(folder: Path) -> list[Path]:
-    """The files of one manifest, oldest first."""
-    return sorted(folder.glob("part-*.parquet"), key=part_number)
+# --- captions --------------------------------------------------------------------------------
+
+
+def caption_name(file: str) -> str:
+    """The caption of an item, below the output folder."""
+    return file + CAPTION_SUFFIX
+
+
+def is_reserved(file: str) -> bool:
+    """Whether the caption of ``file`` needs a folder that has the name of something else here."""
+    return _RESERVED.match(file) is not None
+
+
+def temporary_caption_name(digest: str) -> str:
+    """What a caption is called while it is written: its own name may fill all of 255 bytes."""
+    return f".{digest[:20]}.tmp"
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a path below the output folder is of a file that is being written, or was when its
+    writer died. Parts are listed by `temporary_parts`."""
+    name = path.rpartition("/")[2]
+    return path in _TEMPORARY_FILES or _TEMPORARY_CAPTION.fullmatch(name) is not None
+
+
+# --- parts of the manifest -------------------------------------------------------------------
+
+
+def part_name(number: int) -> str:
+    """The file of one part."""
+    return f"part-{number:08d}.parquet"
 
 
 def part_number(path: Path) -> int:
@@ -22,10 +92,41 @@ def part_number(path: Path) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
+def parts(folder: Path) -> list[Path]:
+    """The parts in one manifest folder, oldest first."""
+    return sorted(folder.glob("part-*.parquet"), key=part_number)
+
+
+def temporary_parts(folder: Path) -> list[Path]:
+    """Parts in a manifest folder that are being written, or were when their writer died."""
+    return list(folder.glob(temporary_name("*")))
+
+
+# --- logs ------------------------------------------------------------------------------------
+
+
+def engine_log(engine: int) -> str:
+    """The log of one engine, in the folder of logs."""
+    return f"engine-{engine}.log"
+
+
+# --- shards ----------------------------------------------------------------------------------
+
+
+def shard_folder(root: Path, shard: Shard) -> Path:
+    """Where a shard keeps everything but its captions."""
+    return root / SHARDS / f"{shard.index:04}-of-{shard.count:04}"
+
+
+def state_folder(root: Path, shard: Shard | None) -> Path:
+    """Where a run keeps everything but its captions."""
+    return root if shard is None else shard_folder(root, shard)
+
+
 def shard_folders(root: Path) -> dict[Shard, Path]:
-    """The shards of an output folder, those last whose rows are newest."""
+    """The shards of an output folder, those with the newest rows last."""
     found = {}
-    for path in (root / FOLDER).glob("*-of-*"):
+    for path in (root / SHARDS).glob("*-of-*"):
         if name := _SHARD.fullmatch(path.name):
             found[Shard(int(name[1]), int(name[2]))] = path
     return dict(sorted(found.items(), key=lambda entry: (_newest(entry[1]), entry[0])))
@@ -39,8 +140,8 @@ def state_folders(root: Path) -> list[Path]:
 
 def all_parts(root: Path) -> list[Path]:
     """Every part of an output folder's manifests, oldest first."""
-    return [path for folder in state_folders(root) for path in parts(folder / "manifest.parquet")]
+    return [path for folder in state_folders(root) for path in parts(folder / MANIFEST)]
 
 
 def _newest(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in parts(folder / "manifest.parquet")), default=0.0)
+    return max((path.stat().st_mtime for path in parts(folder / MANIFEST)), default=0.0)

@@ -18,10 +18,8 @@ from filelock import FileLock, Timeout
 
 from vllm_caption.errors import UsageError
 from vllm_caption.shards import Shard
-from vllm_caption.store.layout import shard_folders
+from vllm_caption.store.layout import LOCK, OWNER, shard_folders, state_folder
 
-LOCK_NAME: Final = ".run.lock"
-_OWNER_NAME: Final = ".run.owner.json"
 _PATIENCE_S: Final = 0.2
 """Longer than `find_holder` looks, so that looking never refuses a run."""
 _REMEDY: Final = "wait for it, stop it, or choose another folder"
@@ -44,14 +42,14 @@ class Owner(msgspec.Struct, frozen=True):
 class OutputLock:
     """Held from construction to `release`. Raises UsageError that names the present holder.
 
-    A shard holds its own folder, and the output folder together with other shards.
+    A shard holds its own folder exclusively and shares the output folder with other shards.
     """
 
     def __init__(self, root: Path, shard: Shard | None = None) -> None:
-        folder = root if shard is None else shard.folder(root)
+        folder = state_folder(root, shard)
         self._shared = None if shard is None else _share(root)
-        self._lock = FileLock(folder / LOCK_NAME)
-        owner_path = folder / _OWNER_NAME
+        self._lock = FileLock(folder / LOCK)
+        owner_path = folder / OWNER
         try:
             self._lock.acquire(timeout=_PATIENCE_S)
         except Timeout:
@@ -72,7 +70,7 @@ class OutputLock:
 
 def _share(root: Path) -> int:
     """A descriptor that keeps runs without shards out. Raises UsageError."""
-    descriptor = os.open(root / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     deadline_s = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -86,7 +84,7 @@ def _share(root: Path) -> int:
 
 
 def _in_use(folder: Path) -> UsageError:
-    holder = find_holder(folder) or _describe(folder / _OWNER_NAME)
+    holder = find_holder(folder) or _describe(folder / OWNER)
     return UsageError("--output", folder, f"is in use by {holder}; {_REMEDY}")
 
 
@@ -102,13 +100,13 @@ def find_holder(root: Path) -> str | None:
 
 def _find_holder(root: Path) -> str | None:
     try:
-        descriptor = os.open(root / LOCK_NAME, os.O_RDONLY)
+        descriptor = os.open(root / LOCK, os.O_RDONLY)
     except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # free again when it is closed
     except BlockingIOError:
-        return _describe(root / _OWNER_NAME)
+        return _describe(root / OWNER)
     except OSError:  # a file system without locks
         return None
     finally:

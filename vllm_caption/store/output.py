@@ -13,32 +13,43 @@ from pathlib import Path
 
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.items import SkippedDocument
-from vllm_caption.monitoring.status import RunStatus, write_status
 from vllm_caption.shards import Shard
+from vllm_caption.store.atomic import write_file
 from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.checkpoint import Checkpoint, write_documents
-from vllm_caption.store.folder_identity import Place
-from vllm_caption.store.layout import parts, shard_folders
+from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.documents import write_documents
+from vllm_caption.store.folder_identity import FolderIdentity
+from vllm_caption.store.layout import (
+    DAMAGED_PARTS,
+    DOCUMENTS,
+    LOGS,
+    MANIFEST,
+    parts,
+    shard_folders,
+    state_folder,
+)
 from vllm_caption.store.lock import OutputLock
-from vllm_caption.store.parts import Known, Row, read_known
+from vllm_caption.store.reader import read_states
 from vllm_caption.store.recipe import Recipe, read_recipes, record_recipe
+from vllm_caption.store.rows import ItemState, Row
 
 
 class Output:
     """One output folder, held under its lock from construction to `close`."""
 
     def __init__(self, root: Path, checkpoint_interval: int, shard: Shard | None = None) -> None:
-        """``shard``: of a run beside others; without one, what shards have left is taken in.
+        """``shard``: of a run beside others; without one, what shards have left is merged.
 
         Raises UsageError when the folder cannot be written or another run holds it.
         """
         self._captions_root = root
-        self.root = root if shard is None else shard.folder(root)
+        self.root = state_folder(root, shard)
         """Of everything but the captions."""
+        self.logs = self.root / LOGS
         self.shard = shard
         self.writing_s = 0.0
         try:
-            (self.root / "logs").mkdir(parents=True, exist_ok=True)
+            self.logs.mkdir(parents=True, exist_ok=True)
             self._lock = OutputLock(root, shard)
         except OSError as error:
             remedy = (
@@ -48,16 +59,16 @@ class Output:
         try:
             with _stopping():
                 self.files = CaptionFiles(root)
-                self._place = Place(root)
-                self._checkpoint = Checkpoint(self.root, checkpoint_interval, self._mend)
+                self._identity = FolderIdentity(root)
+                self._checkpoint = Checkpoint(self.root, checkpoint_interval, self._reconcile)
                 if shard is None:
-                    self._take_in_shards()
+                    self._merge_shards()
         except RunStopped:
             self._lock.release()
             raise
 
-    def _mend(self, row: Row) -> Row:
-        """A row that a killed run left: a .txt that a power loss took with it is written again;
+    def _reconcile(self, row: Row) -> Row:
+        """A row that a killed run left, with its .txt: one that a power loss took is written again;
         where the two differ, the .txt counts."""
         if row.caption is None:
             return row
@@ -66,28 +77,29 @@ class Output:
             with suppress(ItemError):
                 self.files.write(row.file, row.caption)
         elif text != row.caption:
-            return row.of_unknown_making(text)
+            return row.of_unknown_origin(text)
         return row
 
-    def _take_in_shards(self) -> None:
-        """Their rows become parts of this manifest; their logs and numbers stay where they are."""
+    def _merge_shards(self) -> None:
+        """Their parts become parts of this manifest; their logs and samples stay where they are."""
         for folder in shard_folders(self.root).values():
-            Checkpoint(folder, 1, self._mend).close()  # what a killed shard left in its journal
-            for path in parts(folder / "manifest.parquet"):
+            # What a killed shard left in its journal becomes a part.
+            Checkpoint(folder, 1, self._reconcile).close()
+            for path in parts(folder / MANIFEST):
                 self._checkpoint.take_over(path)
             for recipe in read_recipes(folder).values():
                 record_recipe(self.root, recipe)
-            documents = folder / "documents.parquet"
+            documents = folder / DOCUMENTS
             if documents.exists():
                 documents.replace(self.root / documents.name)
 
-    def known(self) -> dict[str, Known]:
-        """The last row of every item; to a shard, also those of the output folder's manifest."""
-        known: dict[str, Known] = {}
-        if self.shard is not None:
-            for path in parts(self._captions_root / "manifest.parquet"):
-                known.update(read_known(path))
-        return known | self._checkpoint.known()
+    def item_states(self) -> dict[str, ItemState]:
+        """The state of every item that has a row; for a shard, also those of the output folder's
+        manifest."""
+        if self.shard is None:
+            return self._checkpoint.states()
+        whole = read_states(parts(self._captions_root / MANIFEST))
+        return whole | self._checkpoint.states()
 
     def record_recipe(self, recipe: Recipe) -> str | None:
         """Keep what the run's captions are made with; returns a sentence where that is odd."""
@@ -97,14 +109,15 @@ class Output:
     def record_documents(self, skipped: list[SkippedDocument]) -> None:
         """Keep which documents were left out of this run, and why."""
         with _stopping():
-            write_documents(self.root, [(s.document, s.kind, s.reason) for s in skipped])
+            write_documents(self.root, skipped)
 
-    def record_status(self, status: RunStatus) -> None:
-        """Replace status.json. Raises RunStopped also when the folder is not the one it was."""
+    def replace(self, name: str, content: bytes) -> None:
+        """Write a file of the folder that is replaced as a whole every few seconds, and so worth no
+        waiting for the disk. Raises RunStopped also when the folder is not the one it was."""
         with _stopping():
-            if not self._place.still_there():
+            if not self._identity.still_there():
                 raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
-            write_status(self.root, status)
+            write_file(self.root / name, content)
 
     def read_caption(self, file: str) -> str | None:
         """The caption on disk; None when there is none."""
@@ -132,7 +145,7 @@ class Output:
     def set_part_aside(self, path: Path) -> None:
         """Move a part that cannot be read out of the dataset; nothing is deleted."""
         with _stopping():
-            aside = self.root / "manifest.damaged"
+            aside = self.root / DAMAGED_PARTS
             aside.mkdir(exist_ok=True)
             path.replace(aside / f"{time.time_ns()}-{path.name}")
 

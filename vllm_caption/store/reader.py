@@ -1,39 +1,213 @@
-"""The rows of an output folder, read without its lock.
+"""The one way to read rows: of one manifest's parts, or of a whole output folder beside a run.
 
-A run may be writing at the same time. Rows move from the journal to a part, so the journal is read
-first: a row can be seen twice, never missed. A part that a run compacts away meanwhile makes the
-reading start again.
+Invariants:
+- parts are read in the order of their numbers: of several rows of one item the last one counts;
+- rows move from the journal to a part, so the journal is read first: a row can be seen twice, never
+  missed;
+- a part that cannot be read is an `UnreadablePart`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from vllm_caption.store.checkpoint import read_journal
-from vllm_caption.store.layout import state_folders
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from vllm_caption.errors import RunStopped
+from vllm_caption.store.journal import read_journal
+from vllm_caption.store.layout import all_parts, state_folders
+from vllm_caption.store.rows import SCHEMA, ItemState, Row, from_table, to_table
 
 T = TypeVar("T")
+ROWS_AT_A_TIME: Final = 8192
 _ATTEMPTS: Final = 5
+_FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
+"""What pyarrow raises over damaged bytes, or over a file with other columns."""
 
 
-def read_beside_run(read: Callable[[], T]) -> T:
-    """What ``read`` returns once no part vanishes under it."""
+class UnreadablePart(RunStopped):
+    """A part of the manifest that cannot be read. ``is_damaged``: its bytes are at fault, not the
+    user's permissions; ``reason``: what is wrong, on one line."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        self.path = path
+        self.is_damaged = not isinstance(error, PermissionError)
+        self.reason = str(error).partition("\n")[0] or type(error).__name__
+        remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
+        super().__init__(
+            f"{path} is damaged ({error}); {remedy}"
+            if self.is_damaged
+            else f"{path} may not be read by this user; it is not damaged"
+        )
+
+
+# --- the parts of one manifest ---------------------------------------------------------------
+
+
+def read_part(
+    path: Path, columns: Sequence[str] = SCHEMA.names, *, validate: bool = False
+) -> Iterator[pa.Table]:
+    """The rows of one part, some thousand at a time; a column that it lacks is null.
+
+    ``validate``: look at every value of every column, so that damage anywhere in the file is found.
+    Raises UnreadablePart, and FileNotFoundError where the part was compacted away.
+    """
+    with _as_unreadable(path):
+        yield from _read_validated(path, columns) if validate else _read(path, columns)
+
+
+def _read(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    part = ds.dataset(path, schema=SCHEMA, format="parquet")
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    for batch in part.to_batches(
+        columns=list(columns),
+        batch_size=ROWS_AT_A_TIME,
+        batch_readahead=2,
+        fragment_readahead=2,
+    ):
+        yield pa.Table.from_batches([batch], schema)
+
+
+def _read_validated(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as part:
+        left = part.metadata.num_rows
+        for batch in part.iter_batches(ROWS_AT_A_TIME):
+            batch.validate(full=True)
+            left -= len(batch)
+            arrays = [_column(batch, field) for field in SCHEMA]
+            table = pa.Table.from_arrays(arrays, schema=SCHEMA)
+            if table["file"].null_count:
+                raise ValueError("it has a row that names no file")
+            yield table.select(columns)
+    if left:  # where one column breaks off, all do, and nothing is raised
+        raise ValueError(f"{left} of its rows cannot be read")
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.nulls(len(batch), field.type)
+    return batch.column(field.name).cast(field.type)
+
+
+def num_rows(path: Path) -> int:
+    """Rows of one part, from its footer. Raises as `read_part`."""
+    with _as_unreadable(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def is_last(files: pa.ChunkedArray) -> np.ndarray:
+    """Which rows are the last of their file: booleans, as many as ``files``, oldest first."""
+    numbered = pa.table({"file": files, "row": np.arange(len(files))})
+    last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
+    kept = np.zeros(len(files), dtype=bool)
+    kept[last.to_numpy()] = True
+    return kept
+
+
+def last_rows(
+    paths: Sequence[Path], columns: Sequence[str] = SCHEMA.names, num_items: int | None = None
+) -> Iterator[pa.Table]:
+    """The last row of every item in these parts, some thousand at a time.
+
+    ``num_items``: how many items have a row, where that is known: where there are no more rows than
+    items, each row is the last one, and the names need not be compared.
+    """
+    if num_items is not None and sum(map(num_rows, paths)) == num_items:
+        kept = np.ones(num_items, dtype=bool)
+    else:
+        names = [table["file"] for path in paths for table in read_part(path, ["file"])]
+        kept = is_last(pa.chunked_array([c for n in names for c in n.chunks], pa.string()))
+    begin = 0
+    for path in paths:
+        for table in read_part(path, columns):
+            yield table.filter(pa.array(kept[begin : (begin := begin + len(table))]))
+
+
+def read_states(paths: Sequence[Path]) -> dict[str, ItemState]:
+    """The state of every item that has a row in these parts."""
+    states: dict[str, ItemState] = {}
+    shared: dict[ItemState, ItemState] = {}  # a million rows, a handful of distinct values
+    for path in paths:
+        for table in read_part(path, ["file", "status", "recipe_id", "flags", "error_kind"]):
+            flags = pc.fill_null(pc.binary_join(table["flags"], ","), "")
+            table = table.set_column(3, "flags", flags)
+            for file, *values in _tuples(path, table):
+                state = ItemState(*values)
+                states[file] = shared.setdefault(state, state)
+    return states
+
+
+def _tuples(path: Path, table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    with _as_unreadable(path):  # text that is not UTF-8
+        columns = [column.to_pylist() for column in table.columns]
+    return zip(*columns, strict=True)
+
+
+@contextmanager
+def _as_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, UnreadablePart):
+        raise
+    except _FAULTS as error:
+        raise UnreadablePart(path, error) from error
+
+
+# --- an output folder and its shards ---------------------------------------------------------
+
+
+class FolderRows:
+    """The rows of an output folder, and of shards that are not merged yet, at one moment."""
+
+    def __init__(self, root: Path, without: Container[Path] = ()) -> None:
+        """``without``: parts that are passed over."""
+        journals = [read_journal(folder) for folder in state_folders(root)]
+        self.journal = [row for found in journals for row in found.rows]
+        self.num_torn = sum(found.torn for found in journals)
+        self.parts = [path for path in all_parts(root) if path not in without]
+
+    def tables(self, columns: Sequence[str], *, validate: bool = False) -> Iterator[pa.Table]:
+        """Every row, oldest first; ``validate`` as in `read_part`."""
+        for path in self.parts:
+            yield from read_part(path, columns, validate=validate)
+        yield to_table(self.journal).select(columns)
+
+    def tuples(
+        self, columns: Sequence[str], *, validate: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
+        """As `tables`, row by row."""
+        for path in self.parts:
+            for table in read_part(path, columns, validate=validate):
+                yield from _tuples(path, table)
+        for row in self.journal:
+            yield tuple(getattr(row, name) for name in columns)
+
+    def newest_first(self) -> Iterator[Row]:
+        """The rows of the journal, then of the parts the last row of every item."""
+        yield from reversed(self.journal)
+        for table in last_rows(self.parts):
+            yield from from_table(table)
+
+    def states(self) -> dict[str, ItemState]:
+        """The state of every item that has a row."""
+        states = read_states(self.parts)
+        states.update((row.file, ItemState.of(row)) for row in self.journal)
+        return states
+
+
+def read_folder(root: Path, read: Callable[[FolderRows], T], without: Container[Path] = ()) -> T:
+    """What ``read`` makes of the rows. It is called again where a run beside this one compacts a
+    part away before it was read."""
     for _ in range(_ATTEMPTS - 1):
         try:
-            return read()
+            return read(FolderRows(root, without))
         except FileNotFoundError:
-            continue  # compacted meanwhile
-    return read()
-
-
-def read_journals(root: Path, kind: type[T]) -> tuple[list[T], int]:
-    """As `read_journal`, of the folder and its shards."""
-    rows: list[T] = []
-    torn = 0
-    for folder in state_folders(root):
-        found, broken = read_journal(folder / "journal.jsonl", kind)
-        rows += found
-        torn += broken
-    return rows, torn
+            continue
+    return read(FolderRows(root, without))

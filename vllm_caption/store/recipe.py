@@ -6,7 +6,6 @@ Speed settings (engines, sequences, memory) are left out on purpose: they do not
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import msgspec
@@ -15,8 +14,9 @@ from vllm_caption.captions.prompt import Prompt
 from vllm_caption.config import RunConfig
 from vllm_caption.engine_flags import named_flags
 from vllm_caption.errors import RunStopped
+from vllm_caption.store.atomic import write_file
+from vllm_caption.store.layout import DAMAGED_RECIPES, RECIPES
 
-FILE_NAME = "recipes.json"
 WORDING_FLAGS = (
     *("dtype", "hf_overrides", "kv_cache_dtype", "mm_processor_kwargs", "quantization", "revision"),
     *("tokenizer", "tokenizer_revision"),
@@ -54,30 +54,28 @@ def make_recipe(config: RunConfig, prompt: Prompt) -> Recipe:
 
 
 def record_recipe(root: Path, recipe: Recipe) -> str | None:
-    """Add a recipe to recipes.json, which is replaced whole.
+    """Add a recipe to the file of recipes.
 
     A damaged file is moved aside; returns a sentence about it.
     """
-    path, note = root / FILE_NAME, None
+    path, note = root / RECIPES, None
     try:
         recipes = read_recipes(root)
     except RunStopped:
-        aside = path.with_name(f"{FILE_NAME}.damaged")
-        path.replace(aside)
-        recipes, note = {}, f"{path} is damaged and begun anew; the old one is {aside.name}"
+        path.replace(root / DAMAGED_RECIPES)
+        note = f"{path} is damaged; it is now {DAMAGED_RECIPES}, and a new one replaces it"
+        recipes = {}
     recipes[recipe.id] = recipe
-    temporary = root / f".{FILE_NAME}.tmp"
-    with temporary.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(recipes), indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # The recipes of earlier runs could not be made again.
+    content = msgspec.json.format(msgspec.json.encode(recipes), indent=2)
+    write_file(path, content, sync_content=True)
     return note
 
 
 def read_recipes(root: Path) -> dict[str, Recipe]:
-    """recipes.json; empty where there is none. Raises RunStopped where it is damaged, OSError."""
-    path = root / FILE_NAME
+    """Recipes by id; empty where there is no file of them. Raises RunStopped where it is damaged,
+    OSError."""
+    path = root / RECIPES
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe])
     except FileNotFoundError:

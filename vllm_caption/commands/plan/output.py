@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
 from vllm_caption.commands.plan.report import Disk
 from vllm_caption.config import RunConfig
-from vllm_caption.store.layout import all_parts
-from vllm_caption.store.parts import Known, read_known
-from vllm_caption.store.reader import read_beside_run, read_journals
+from vllm_caption.monitoring.status import read_status
+from vllm_caption.store.layout import STATUS
+from vllm_caption.store.reader import FolderRows, num_rows, read_folder
+from vllm_caption.store.rows import ItemState
 
 BLOCK_BYTES: Final = 4096
 """What the smallest file takes on the common file systems; a caption is far smaller."""
@@ -22,13 +21,13 @@ ROW_BYTES: Final = 300
 crello_like corpus with the bundled model, zstd); captions of a large model compress worse."""
 JOURNAL_ROW_BYTES: Final = 1024
 FEW_FILES: Final = 10
-"""status.json, recipes.json, journal, lock and their like."""
+"""Status, recipes, journal, lock and the like."""
 
 
 class Recorded(NamedTuple):
     """The manifest of an output folder. ``row_bytes``: of a row in its parts."""
 
-    known: dict[str, Known]
+    states: dict[str, ItemState]
     row_bytes: float | None
 
 
@@ -46,53 +45,24 @@ class Room(NamedTuple):
     inodes: int | None
 
 
-class _JournalRow(msgspec.Struct, frozen=True):
-    file: str
-    status: str
-    recipe_id: str | None = None
-    flags: tuple[str, ...] = ()
-    error_kind: str | None = None
-
-
-class _Engine(msgspec.Struct, frozen=True):
-    captioned: int = 0
-
-
-class _Status(msgspec.Struct, frozen=True):
-    updated_at: str = ""
-    images_per_s: float = 0.0
-    engines: tuple[_Engine, ...] = ()
-
-
 def read_recorded(root: Path) -> Recorded:
     """The last row of every item; nothing where there is no output yet."""
-    return read_beside_run(lambda: _read_recorded(root))
+    return read_folder(root, _read_recorded)
 
 
-def _read_recorded(root: Path) -> Recorded:
-    journal, _ = read_journals(root, _JournalRow)
-    known: dict[str, Known] = {}
-    num_rows = num_bytes = 0
-    for path in all_parts(root):
-        num_bytes += path.stat().st_size
-        for file, entry in read_known(path):
-            known[file] = entry
-            num_rows += 1
-    for row in journal:
-        known[row.file] = Known(row.status, row.recipe_id, ",".join(row.flags), row.error_kind)
-    return Recorded(known, num_bytes / num_rows if num_rows else None)
+def _read_recorded(rows: FolderRows) -> Recorded:
+    in_parts = sum(map(num_rows, rows.parts))
+    num_bytes = sum(path.stat().st_size for path in rows.parts)
+    return Recorded(rows.states(), num_bytes / in_parts if in_parts else None)
 
 
 def read_rate(root: Path) -> Rate | None:
-    """The rate in status.json; None where there is none."""
-    try:
-        status = msgspec.json.decode((root / "status.json").read_bytes(), type=_Status)
-    except (OSError, ValueError):
+    """The rate in the folder's status; None where it has none."""
+    status = read_status(root)
+    busy = sum(engine.captioned > 0 for engine in status.engines) if status else 0
+    if status is None or not busy or status.images_per_s <= 0:
         return None
-    busy = sum(engine.captioned > 0 for engine in status.engines)
-    if not busy or status.images_per_s <= 0:
-        return None
-    return Rate(status.images_per_s / busy, f"status.json of {status.updated_at}")
+    return Rate(status.images_per_s / busy, f"{STATUS} of {status.updated_at}")
 
 
 def room(path: Path) -> Room:
@@ -111,7 +81,7 @@ def disk_needs(
     new_folders = _missing(config.output, folders)
     row_bytes = recorded.row_bytes or ROW_BYTES
     # At its end a run writes all rows anew before it removes the old parts.
-    parquet_bytes = int((2 * rows + len(recorded.known)) * row_bytes) if rows else 0
+    parquet_bytes = int((2 * rows + len(recorded.states)) * row_bytes) if rows else 0
     journal_bytes = min(rows, config.checkpoint_interval) * JOURNAL_ROW_BYTES
     manifest_bytes = parquet_bytes + journal_bytes
     caption_bytes = (captions + new_folders) * BLOCK_BYTES
@@ -139,7 +109,7 @@ def _missing(root: Path, folders: Iterable[str]) -> int:
             wanted.add(folder)
             folder = os.path.dirname(folder)  # noqa: PTH120 (a name, not yet a path)
     if not _exists(root):
-        return len(wanted) + 3  # the output, its manifest.parquet and its logs
+        return len(wanted) + 3  # the output, its manifest and its logs
     return sum(not _exists(f"{root}/{folder}") for folder in wanted)
 
 

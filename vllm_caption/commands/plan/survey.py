@@ -72,7 +72,7 @@ class Survey:
     def _take(self, item: Item) -> None:
         """What `Scan` would do with an item, short of doing it."""
         self._items_by_type[item.element_type] += 1
-        known, redo = self._recorded.known.get(item.file), self._config.redo
+        known, redo = self._recorded.states.get(item.file), self._config.redo
         if known is not None and stands(known, self._config, self._recipe_id):
             if known.status == "failed":
                 reason = "not tried again (--redo-kind)"

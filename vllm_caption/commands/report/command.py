@@ -23,6 +23,8 @@ from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flag_values import natural, positive
 from vllm_caption.flags import Parser
 from vllm_caption.images.object_store import parse_images_root
+from vllm_caption.store.atomic import write_file
+from vllm_caption.store.layout import COMPARISON, REPORT, temporary_name
 
 DEFAULT_GALLERY, DEFAULT_ITEMS = 300, 200_000
 MANY_PICTURES = 2000
@@ -113,7 +115,7 @@ def _add_folders(parser: Parser) -> None:
         "--html",
         type=Path,
         metavar="FILE",
-        help="the page (default: report.html in DIR; of several, compare.html in the first)",
+        help=f"the page (default: {REPORT} in DIR; of several, {COMPARISON} in the first)",
     )
     parser.add_argument(
         "--images-root",
@@ -123,7 +125,7 @@ def _add_folders(parser: Parser) -> None:
 
 
 def _name(num_folders: int) -> str:
-    return "report.html" if num_folders == 1 else "compare.html"
+    return REPORT if num_folders == 1 else COMPARISON
 
 
 def _distinct(roots: list[Path]) -> list[Path]:
@@ -134,10 +136,9 @@ def _distinct(roots: list[Path]) -> list[Path]:
 
 
 def _write(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # No lock is held, so two processes may write the same page.
+    temporary = target.with_name(temporary_name(f"{target.name}.{os.getpid()}"))
     try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
+        write_file(target, content, temporary=os.fspath(temporary))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageError("--html", target, f"cannot be written ({error.strerror})") from error

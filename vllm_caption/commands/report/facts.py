@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vllm_caption.captions.rules import FLAGS
-from vllm_caption.commands.report.records import LeftOut, Records
+from vllm_caption.commands.report.records import Records
+from vllm_caption.items import SkippedDocument
 
 NUM_EXAMPLES: Final = 3
 NUM_REPEATED: Final = 10
@@ -191,10 +192,10 @@ def has_flag(rows: pa.Table, flag: str) -> pa.ChunkedArray:
     return pc.match_substring(pc.binary_join_element_wise("", joined, "", ","), f",{flag},")
 
 
-def _documents(left_out: list[LeftOut]) -> list[Group]:
+def _documents(left_out: list[SkippedDocument]) -> list[Group]:
     groups: dict[str, list[tuple[str, str]]] = {}
-    for document, kind, reason in left_out:
-        groups.setdefault(kind, []).append((document, reason))
+    for skipped in left_out:
+        groups.setdefault(skipped.kind, []).append((skipped.document, skipped.reason))
     found = [Group(kind, len(all_), all_[:NUM_EXAMPLES]) for kind, all_ in groups.items()]
     return sorted(found, key=lambda group: (-group.count, group.name))
 

@@ -10,42 +10,35 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.errors import CaptionJobError, RunStopped, UsageError
+from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.run_state import look
 from vllm_caption.monitoring.status import RunStatus
-from vllm_caption.store.layout import all_parts, state_folders
-from vllm_caption.store.parts import SCHEMA, Row, damaged, last_rows, read_part
-from vllm_caption.store.reader import read_beside_run, read_journals
+from vllm_caption.store.documents import read_documents
+from vllm_caption.store.layout import SAMPLES, state_folders
+from vllm_caption.store.reader import FolderRows, is_last, read_folder
 from vllm_caption.store.recipe import Recipe, read_recipes
+from vllm_caption.store.rows import SCHEMA
 
 UNUSED: Final = ("caption_path", "twin_key", "finish_reason", "model", "prompt_name")
 COLUMNS: Final = [name for name in SCHEMA.names if name not in UNUSED]
 FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError)
 
 
-class LeftOut(NamedTuple):
-    """A document that was not taken."""
-
-    document: str
-    kind: str
-    reason: str
-
-
 @dataclass(frozen=True, slots=True)
 class Records:
     """One output folder. ``state``: running, ended, died, or unknown without a status.json;
-    ``series``: monitor.parquet, None where there is none; ``label``: short, no other has it."""
+    ``series``: samples over time, None where there are none; ``label``: short, no other has it."""
 
     label: str
     root: Path
     rows: pa.Table
-    left_out: list[LeftOut]
+    left_out: list[SkippedDocument]
     recipes: dict[str, Recipe]
     state: str
     status: RunStatus | None
@@ -70,7 +63,7 @@ def _read(root: Path, label: str) -> Records:
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise UsageError("--output", root, f"{problem}; name the folder that a run wrote")
-    rows = read_beside_run(lambda: _read_rows(root))
+    rows = read_folder(root, _last_rows)
     if not len(rows):
         remedy = "holds no rows yet; run the job first, or wait for its first captions"
         raise UsageError("--output", root, remedy)
@@ -79,31 +72,20 @@ def _read(root: Path, label: str) -> Records:
         label=label,
         root=root,
         rows=rows,
-        left_out=_read_left_out(root / "documents.parquet"),
+        left_out=read_documents(root),
         recipes=_read_recipes(root),
         state=state,
         status=status,
-        series=_read_series(root / "monitor.parquet"),
+        series=_read_series(root / SAMPLES),
     )
 
 
-def _read_rows(root: Path) -> pa.Table:
+def _last_rows(folder: FolderRows) -> pa.Table:
     """The last row of every item, by document and place in it."""
-    journal, _ = read_journals(root, Row)  # first: a row moves from here to a part
-    tables = [_whole_part(path) for path in all_parts(root)]
-    newest = pa.Table.from_pylist([msgspec.structs.asdict(row) for row in journal], SCHEMA)
-    rows = pa.concat_tables([*tables, newest.select(COLUMNS)])
-    kept = rows.filter(pa.array(last_rows(rows["file"])))
+    # Text that is not UTF-8 would break the page later.
+    rows = pa.concat_tables(folder.tables(COLUMNS, validate=True))
+    kept = rows.filter(pa.array(is_last(rows["file"])))
     return kept.sort_by([(name, "ascending") for name in ("document", "element_index", "file")])
-
-
-def _whole_part(path: Path) -> pa.Table:
-    table = read_part(path, COLUMNS)
-    try:
-        table.validate(full=True)  # text that is not UTF-8 would break the page later
-    except pa.ArrowException as error:
-        raise damaged(path, error) from error
-    return table
 
 
 def _state(root: Path) -> tuple[str, RunStatus | None]:
@@ -112,18 +94,6 @@ def _state(root: Path) -> tuple[str, RunStatus | None]:
     except CaptionJobError:
         return "unknown", None
     return view.state, view.status
-
-
-def _read_left_out(path: Path) -> list[LeftOut]:
-    if not path.exists():
-        return []
-    try:
-        table = pq.read_table(path, columns=list(LeftOut._fields))
-        columns = [table[name].to_pylist() for name in LeftOut._fields]
-    except FAULTS as error:
-        remedy = "remove it: the next run writes it anew"
-        raise RunStopped(f"{path} is damaged ({error}); {remedy}") from error
-    return [LeftOut(*map(str, values)) for values in zip(*columns, strict=True)]
 
 
 def _read_recipes(root: Path) -> dict[str, Recipe]:

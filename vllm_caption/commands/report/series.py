@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from vllm_caption.commands.report.charts import Strand, line_chart
 from vllm_caption.commands.report.records import Records
+from vllm_caption.store.layout import SAMPLES
 
 MAX_POINTS: Final = 240
 NUM_BINS_OF_ROWS: Final = 120
@@ -36,7 +37,7 @@ def charts_over_time(records: Records) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     if records.series is None:
         notes.append(
-            "There is no monitor.parquet: speed is counted from the times in the manifest, and"
+            f"There is no {SAMPLES}: speed is counted from the times in the manifest, and"
             " memory and GPU use over time are not known."
         )
         return _speed_of_rows(records.rows), notes

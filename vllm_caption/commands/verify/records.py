@@ -1,27 +1,21 @@
 """The rows of an output folder, as little of each as a comparison needs.
 
-Parts are read in batches; of a caption only a hash is kept. A part that cannot be read whole is set
-down as damaged, and the others count.
+Rows are read in batches; of a caption only a hash is kept. A part that cannot be read whole is
+noted as damaged and passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from vllm_caption.store.layout import all_parts
-from vllm_caption.store.parts import SCHEMA
-from vllm_caption.store.reader import read_beside_run, read_journals
+from vllm_caption.errors import UsageError
+from vllm_caption.store.reader import FolderRows, UnreadablePart, read_folder
 
 COLUMNS: Final = ("file", "status", "caption", "error_kind", "error")
-_BROKEN: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
-"""What pyarrow raises over damaged bytes, or over a file with other columns."""
 
 
 class Failure(NamedTuple):
@@ -31,14 +25,6 @@ class Failure(NamedTuple):
     reason: str
 
 
-class _Row(msgspec.Struct, frozen=True, gc=False):
-    file: str
-    status: str
-    caption: str | None = None
-    error_kind: str | None = None
-    error: str | None = None
-
-
 @dataclass(slots=True)
 class Records:
     """The last row of every item: the hash of its caption, or its failure.
@@ -46,25 +32,27 @@ class Records:
     Whoever compares takes rows out, so that what is left at the end has no item.
     """
 
+    damaged: dict[Path, str]
+    journal_rows: int
+    torn_journal_lines: int
     captioned: dict[str, int] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
-    damaged: dict[Path, str] = field(default_factory=dict)
-    journal_rows: int = 0
-    torn_journal_lines: int = 0
     _failures: dict[Failure, Failure] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.captioned) + len(self.failed)
 
-    def add(self, row: _Row) -> None:
+    def add(
+        self, file: str, status: str, caption: str | None, kind: str | None, reason: str | None
+    ) -> None:
         """A row that is newer than those before."""
-        if row.status == "captioned":
-            self.failed.pop(row.file, None)
-            self.captioned[row.file] = hash_of(row.caption or "")
+        if status == "captioned":
+            self.failed.pop(file, None)
+            self.captioned[file] = hash_of(caption or "")
         else:
-            self.captioned.pop(row.file, None)
-            failure = Failure(row.error_kind or "unknown", row.error or "no reason is recorded")
-            self.failed[row.file] = self._failures.setdefault(failure, failure)
+            self.captioned.pop(file, None)
+            failure = Failure(kind or "unknown", reason or "no reason is recorded")
+            self.failed[file] = self._failures.setdefault(failure, failure)
 
 
 def hash_of(caption: str) -> int:
@@ -75,54 +63,27 @@ def hash_of(caption: str) -> int:
 
 
 def read_records(root: Path) -> Records:
-    """The journal and every part; may stand beside a run. Raises PermissionError."""
+    """Every row; a run may be writing at the same time. Raises UsageError where the user may not
+    read a part, PermissionError where it is the journal."""
     damaged: dict[Path, str] = {}
-    while (records := read_beside_run(lambda: _read_records(root, damaged))) is None:
-        pass  # again, without any row of the part that broke off
-    return records
-
-
-def _read_records(root: Path, damaged: dict[Path, str]) -> Records | None:
-    """None when one more part turns out to be damaged, which is then added to those."""
-    records = Records(damaged=damaged)
-    journal, records.torn_journal_lines = read_journals(root, _Row)
-    records.journal_rows = len(journal)
-    for path in all_parts(root):
-        if path in damaged:
-            continue
+    while True:
         try:
-            for row in _read_part(path):
-                records.add(row)
-        except (FileNotFoundError, PermissionError):
-            raise
-        except _BROKEN as error:
-            damaged[path] = str(error).partition("\n")[0] or type(error).__name__
-            return None
-    for row in journal:
-        records.add(row)
+            return read_folder(root, partial(_collect, damaged), without=damaged)
+        except UnreadablePart as error:
+            if not error.is_damaged:
+                raise UsageError("--output", root, error.reason) from error
+            damaged[error.path] = error.reason  # and again, without any row of that part
+
+
+def _collect(damaged: dict[Path, str], rows: FolderRows) -> Records:
+    records = Records(damaged, len(rows.journal), rows.num_torn)
+    for values in rows.tuples(COLUMNS, validate=True):
+        records.add(*values)
     return records
-
-
-def _read_part(path: Path) -> Iterator[_Row]:
-    with pq.ParquetFile(path) as part:
-        left = part.metadata.num_rows
-        schema = pa.schema([SCHEMA.field(n) for n in part.schema_arrow.names if n in SCHEMA.names])
-        for batch in part.iter_batches():  # every column, so that damage anywhere is found
-            batch.validate(full=True)
-            left -= len(batch)
-            batch = batch.select(schema.names).cast(schema)  # as every other reader will
-            columns = [batch.column(name).to_pylist() for name in COLUMNS]
-            for file, *values in zip(*columns, strict=True):
-                if not isinstance(file, str):
-                    raise TypeError("it has a row that names no file")
-                yield _Row(file, *values)
-    if left:  # where one column breaks off, all do, and nothing is raised
-        raise ValueError(f"{left} of its rows cannot be read")
 
 
 def read_captions(root: Path) -> Iterator[tuple[str, str]]:
-    """(file, caption) of every captioned row that a part holds, oldest first."""
-    for path in all_parts(root):
-        for row in _read_part(path):
-            if row.status == "captioned" and row.caption is not None:
-                yield row.file, row.caption
+    """(file, caption) of every captioned row, oldest first."""
+    for file, status, caption in FolderRows(root).tuples(("file", "status", "caption")):
+        if status == "captioned" and caption is not None:
+            yield file, caption

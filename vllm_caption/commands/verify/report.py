@@ -11,6 +11,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from vllm_caption.formatting import encodable_name, printable
+from vllm_caption.store.layout import DAMAGED_PARTS
 
 VERSION: Final = 1
 """Changes when a field changes its name or its meaning; new fields may come without."""
@@ -45,7 +46,7 @@ REMEDY: Final[dict[Kind, str]] = {
     "untried": "run again",
     "orphan_txt": "does no harm: are --jsons and --skip-types right? delete it if not needed",
     "orphan_row": "does no harm: are --jsons and --skip-types right?",
-    "damaged_part": "verify --repair moves it to manifest.damaged/ and makes rows from the .txt",
+    "damaged_part": f"verify --repair moves it to {DAMAGED_PARTS}/ and makes rows from the .txt",
 }
 
 

@@ -15,7 +15,6 @@ from typing import Final
 from vllm_caption.commands.verify.records import Failure, Records, hash_of, read_records
 from vllm_caption.commands.verify.repair import Repair
 from vllm_caption.commands.verify.report import MAX_EXAMPLES, Findings, ItemKind, Leftovers, Verdict
-from vllm_caption.commands.verify.texts import Found, look, walk
 from vllm_caption.config import InputConfig
 from vllm_caption.driver.row_maker import bad_entry_name
 from vllm_caption.errors import ItemError
@@ -23,7 +22,8 @@ from vllm_caption.formatting import encodable_name
 from vllm_caption.images.files import check_name
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
-from vllm_caption.store.caption_files import SUFFIX, CaptionFiles
+from vllm_caption.store.caption_files import CaptionFiles, Inspected
+from vllm_caption.store.layout import CAPTION_SUFFIX
 from vllm_caption.store.lock import find_holder
 
 SLACK_S: Final = 5.0
@@ -107,7 +107,7 @@ class Survey:
             self._findings.add("missing_txt", item.file, found.reason)
             self._restore("missing_txt", item, caption_hash)
 
-    def _judge_without_caption(self, item: Item, failure: Failure | None, found: Found) -> None:
+    def _judge_without_caption(self, item: Item, failure: Failure | None, found: Inspected) -> None:
         add = self._findings.add
         if found.state == "there" and self._is_new(found):
             self._meanwhile += 1
@@ -121,19 +121,19 @@ class Survey:
         else:
             add("untried", item.file)
 
-    def _look(self, file: str) -> Found:
+    def _look(self, file: str) -> Inspected:
         try:
             check_name(file)
             self._files.check_name(file)
         except ItemError as error:
-            return Found("gone", reason=error.reason)  # such a name never reaches the disk
-        return look(self._files.path(file))
+            return Inspected("gone", reason=error.reason)  # such a name never reaches the disk
+        return self._files.inspect(file)
 
-    def _is_new(self, found: Found) -> bool:
+    def _is_new(self, found: Inspected) -> bool:
         """A run that holds the folder wrote it after its rows were read here."""
         return self._holder is not None and found.written_s >= self._started_s - SLACK_S
 
-    def _adopt(self, kind: ItemKind, item: Item, found: Found) -> None:
+    def _adopt(self, kind: ItemKind, item: Item, found: Inspected) -> None:
         if self._repair is not None:
             self._repair.adopt(item, found.text)
             self._findings.add_repaired(kind)
@@ -143,10 +143,10 @@ class Survey:
             self._repair.restore_later(kind, item.file, caption_hash)
 
     def _walk(self) -> None:
-        for name, is_temporary in walk(self._root):
+        for name, is_temporary in self._files.walk():
             if is_temporary:
                 self._take_leftover(name)
-            elif self._reader.complete and name.removesuffix(SUFFIX) not in self._reader:
+            elif self._reader.complete and name.removesuffix(CAPTION_SUFFIX) not in self._reader:
                 self._findings.add("orphan_txt", name)
 
     def _take_leftover(self, name: str) -> None:

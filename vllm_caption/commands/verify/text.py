@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from vllm_caption.commands.verify.report import ITEM_KINDS, Divergence, Verdict
+from vllm_caption.commands.verify.report import ITEM_KINDS, MAX_EXAMPLES, Divergence, Verdict
 from vllm_caption.formatting import INDENT, printable, section
+from vllm_caption.store.layout import JOURNAL, MANIFEST
 
 MAX_LINE_CHARS: Final = 160
-MAX_EXAMPLES: Final = 3
 
 
 def describe(verdict: Verdict) -> str:
@@ -84,10 +84,10 @@ def _leftovers(verdict: Verdict) -> Iterator[str]:
         yield section("Leftovers", f"{text}: {done}")
         yield INDENT + ", ".join(printable(name) for name in left.temporary[:MAX_EXAMPLES])
     if left.journal_rows:
-        text = f"{left.journal_rows:,} rows are in journal.jsonl, not yet in manifest.parquet"
+        text = f"{left.journal_rows:,} rows are in {JOURNAL}, not yet in {MANIFEST}"
         yield section("Leftovers", f"{text}: the next run, or verify --repair, moves them")
     if left.torn_journal_lines:
-        yield section("Leftovers", f"{left.torn_journal_lines:,} torn lines in journal.jsonl")
+        yield section("Leftovers", f"{left.torn_journal_lines:,} torn lines in {JOURNAL}")
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -44,6 +44,7 @@ from vllm_caption.messages import (
     Ready,
     WorkerMessage,
 )
+from vllm_caption.store.layout import PREFLIGHT_LOG, engine_log
 
 _preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.Decoder(
     PreflightMessage
@@ -96,7 +97,7 @@ class LocalExecutor:
     ) -> FlagsChecked:
         """Have vLLM check its flags in a process of its own. Raises UsageError, RunStopped."""
         ours, theirs = self._context.Pipe(duplex=False)
-        log = self._logs / "preflight.log"
+        log = self._logs / PREFLIGHT_LOG
         process = self._context.Process(
             target=_preflight_main,
             name="preflight",
@@ -125,7 +126,7 @@ class LocalExecutor:
         process = self._context.Process(
             target=_worker_main,
             name=f"engine-{engine}",
-            args=(self.spec, theirs, str(self._logs / f"engine-{engine}.log"), self._gpus[engine]),
+            args=(self.spec, theirs, str(self._logs / engine_log(engine)), self._gpus[engine]),
         )
         try:
             await asyncio.get_running_loop().run_in_executor(self._starter, _start, process)

@@ -1,0 +1,44 @@
+"""documents.parquet: which documents the last run left out, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vllm_caption.errors import RunStopped
+from vllm_caption.items import SkippedDocument
+from vllm_caption.store.atomic import write_file
+from vllm_caption.store.layout import DOCUMENTS
+
+_COLUMNS: Final = SkippedDocument.__struct_fields__
+_SCHEMA: Final = pa.schema([(name, pa.string()) for name in _COLUMNS])
+_FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError)
+
+
+def write_documents(root: Path, skipped: Sequence[SkippedDocument]) -> None:
+    """Replace the file. The next run makes it again, so nothing is waited for."""
+    columns = [pa.array([getattr(s, name) for s in skipped], pa.string()) for name in _COLUMNS]
+    table = pa.table(columns, schema=_SCHEMA)
+
+    def fill(file: BinaryIO) -> None:
+        pq.write_table(table, file)
+
+    write_file(root / DOCUMENTS, fill)
+
+
+def read_documents(root: Path) -> list[SkippedDocument]:
+    """Empty where there is no such file. Raises RunStopped where it is damaged."""
+    path = root / DOCUMENTS
+    if not path.exists():
+        return []
+    try:
+        table = pq.read_table(path, columns=list(_COLUMNS))
+        columns = [table[name].to_pylist() for name in _COLUMNS]
+    except _FAULTS as error:
+        remedy = "remove it: the next run writes it again"
+        raise RunStopped(f"{path} is damaged ({error}); {remedy}") from error
+    return [SkippedDocument(*values) for values in zip(*columns, strict=True)]

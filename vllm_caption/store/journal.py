@@ -1,0 +1,75 @@
+"""The journal: rows that no part of the manifest holds yet, one JSON object on each line.
+
+Invariant: a row is appended whole or not at all, and survives the death of this process once it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from vllm_caption.store.layout import JOURNAL
+from vllm_caption.store.rows import Row
+
+
+class JournalRows(NamedTuple):
+    """What a journal holds. ``torn``: lines that are no rows, because a kill cut them off or they
+    are being written at this moment; the .txt of such a row is found without it."""
+
+    rows: list[Row]
+    torn: int
+
+
+def read_journal(folder: Path) -> JournalRows:
+    """The journal of an output folder or a shard; empty where there is none."""
+    decoder = msgspec.json.Decoder(Row)
+    rows, torn = [], 0
+    try:
+        lines = (folder / JOURNAL).read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        lines = []
+    for line in lines:
+        try:
+            rows.append(decoder.decode(line))
+        except ValueError:  # msgspec's DecodeError, or bytes that are not UTF-8
+            torn += 1
+    return JournalRows(rows, torn)
+
+
+class Journal:
+    """The journal of one folder, opened for appending."""
+
+    def __init__(self, folder: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._descriptor = os.open(folder / JOURNAL, flags, 0o644)
+        self._encoder = msgspec.json.Encoder()
+
+    def append(self, row: Row) -> None:
+        """Add one row."""
+        line = self._encoder.encode(row) + b"\n"
+        size = os.fstat(self._descriptor).st_size
+        try:
+            while line:  # a full disk may take a part of a write without an error
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            os.ftruncate(self._descriptor, size)
+            raise
+
+    def sync_file_system(self) -> None:
+        """Bring everything written so far on this file system to the disk, captions included: one
+        call per part, where an fsync per caption would halve the speed."""
+        if ctypes.CDLL(None, use_errno=True).syncfs(self._descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), "syncfs")
+
+    def clear(self) -> None:
+        """Remove every row."""
+        os.ftruncate(self._descriptor, 0)
+
+    def close(self) -> None:
+        """Append no more."""
+        os.close(self._descriptor)
