@@ -26,13 +26,13 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 PARTS = {
-    "scan": ("scan.py", "manifest.py", "documents.py", "reading.py"),
-    "dispatch": ("dispatcher.py", "decisions.py", "twins.py"),
-    "prompt and checks": ("prompts.py", "checks.py", "jinja2"),
-    "captions to .txt": ("caption_files.py",),
-    "rows to Parquet": ("checkpoint.py", "parts.py", "rows.py", "pyarrow"),
+    "scan": ("/inputs/", "/driver/pending.py", "/driver/reading.py"),
+    "dispatch": ("/scheduling/",),
+    "prompt and rules": ("/captions/", "jinja2"),
+    "captions to .txt": ("/store/caption_files.py",),
+    "rows to Parquet": ("/store/", "row_maker.py", "pyarrow"),
     "messages": ("channel.py", "asyncio", "selectors"),
-    "driver, clerk, stats": ("driver.py", "slots.py", "clerk.py", "stats.py", "output.py"),
+    "driver, recorder, stats": ("/driver/", "/monitoring/"),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.driver_run import Run, names
+from support.driver_run import Given, Run, names
 from support.fake_engines import (
     never_answer,
     start_broken,
@@ -20,10 +20,10 @@ from support.fake_engines import (
 from support.job import captions, rows
 
 from vllm_caption.config import RunConfig
-from vllm_caption.driver.loop import Driver
-from vllm_caption.engines.executors.base import WorkerSpec
+from vllm_caption.engines.executors.base import Executor, WorkerSpec
 from vllm_caption.engines.executors.local import LocalExecutor, LocalWorker
 from vllm_caption.errors import RunStopped
+from vllm_caption.items import Document, Item
 
 
 def test_byte_identical_images_are_generated_once_and_all_get_the_caption(
@@ -158,13 +158,17 @@ def test_machine_that_has_no_room_for_another_process_costs_the_engine_not_the_r
 
 def test_interrupted_work_is_left_even_where_the_interrupt_made_it_fail(tmp_path: Path) -> None:
     run = Run(tmp_path, [])
-    driver = Driver(run.config.engine, run.clerk, run.dispatcher, run.stats, run.told.append)
 
-    async def fail() -> None:
+    async def fail() -> Executor:
         driver.interrupt()
         raise OSError("its process got the signal too")
 
-    assert asyncio.run(driver.unless_interrupted(fail())) is None
+    async def interrupted() -> None:
+        await driver.run(Given([Item("a.png", Document("design"), 0, "SvgElement")], ()))
+
+    driver = run.driver(fail)
+    asyncio.run(interrupted())
+    assert captions(run.config.output) == {}
     run.output.close(complete=False)
 
 

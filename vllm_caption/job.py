@@ -17,14 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vllm_caption.captions.prompt import Prompt, load_prompt
+from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import RunConfig
 from vllm_caption.demo import resolve_model
 from vllm_caption.driver.loop import Driver
 from vllm_caption.driver.pending import Scan
 from vllm_caption.driver.pilot import choose_pilot, next_steps
-from vllm_caption.driver.recorder import Clerk
+from vllm_caption.driver.recorder import Recorder
 from vllm_caption.driver.row_maker import RowMaker
-from vllm_caption.engines.executors.base import WorkerSpec, start_vllm
+from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.choice import local_gpus, make_executor
 from vllm_caption.engines.machine_check import check_model_folder
 from vllm_caption.errors import (
@@ -52,7 +53,7 @@ from vllm_caption.store.layout import REPORT, STATUS
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
 
-TICK_S, STATUS_EVERY_S = 0.5, 2.0
+STATUS_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,13 @@ class _Job:
         self._started_s = time.monotonic()
         num_engines = config.engine.data_parallel_size
         self.stats = RunStats([EngineStats() for _ in range(num_engines)])
-        self.driver: Driver
+        self._dispatcher = Dispatcher[Item](
+            num_engines,
+            max_retries=config.max_retries,
+            max_engine_restarts=config.engine.max_engine_restarts,
+        )
+        self._executor: Executor | None = None
+        self._next_status_s = 0.0
         self._judged_s: float | None = None
         self._written_s = self._computed_s = 0.0
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
@@ -154,95 +161,83 @@ class _Job:
         return time.monotonic() - self._started_s
 
     async def run(self) -> int:
-        """Scan and caption side by side; returns the exit code."""
-        loop = asyncio.get_running_loop()
-        config = self._config
+        """Caption everything that is left; returns the exit code."""
+        loop, config = asyncio.get_running_loop(), self._config
         if note := self._output.record_recipe(self._make.recipe):
             self._progress.warn(note)
-        twins = await asyncio.to_thread(self._twins)
-        self._monitor.start()
-        self._dispatcher = dispatcher = Dispatcher[Item](
-            config.engine.data_parallel_size,
-            max_retries=config.max_retries,
-            max_engine_restarts=config.engine.max_engine_restarts,
+        recorder = Recorder(
+            self._prompt,
+            CaptionRules.from_prompt(self._prompt, enabled=config.checks),
+            config.sampling,
+            config.input.images_root,
+            self._output,
+            self._make,
+            self._dispatcher,
+            self.stats,
+            await asyncio.to_thread(self._twins),
         )
-        clerk = Clerk(config, self._prompt, self._output, self._make, dispatcher, self.stats, twins)
-        self.driver = Driver(config.engine, clerk, dispatcher, self.stats, self._progress.warn)
+        on_gpus = config.engine.executor == "local" and any(self._gpus)
+        driver = Driver(
+            config.engine,
+            recorder,
+            self._dispatcher,
+            self.stats,
+            self._progress.warn,
+            self._open_engines,
+            first_alone=on_gpus,  # the others find what it has compiled
+            on_tick=self._tick,
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.driver.interrupt)
-        ticking = asyncio.create_task(self._tick())
-        ticking.add_done_callback(self._ticked)
-        scanning = asyncio.create_task(self.driver.scan(self.scan))
+            loop.add_signal_handler(number, driver.interrupt)
+        self._monitor.start()
         try:
-            if await self.driver.wait_for_work():
-                await self._caption()
-            await scanning
-            self.driver.raise_if_stopped()
+            await driver.run(self.scan)
             self._output.record_documents(self.scan.skipped)
         finally:
-            self.driver.leave_scan()
-            ticking.cancel()
-            scanning.cancel()
-            await asyncio.gather(ticking, scanning, return_exceptions=True)
+            if self._executor is not None:
+                self._executor.close()
             try:
                 self._show("ended")
             finally:
                 self._monitor.close()
                 self._warn()
-        return self._exit_code()
+        return self._exit_code(interrupted=driver.interrupts > 0)
 
     def _twins(self) -> Twins:
         if self._config.redo == "all" or not self._config.dedup:
             return Twins()
         return Twins(read_earlier(self._output.root, self._make.recipe.id, self._num_known))
 
-    async def _caption(self) -> None:
+    async def _open_engines(self) -> Executor:
+        """Have vLLM check its flags, and settle what every worker is told."""
         config, logs = self._config, self._output.logs
-        executor = make_executor(config.engine, self._gpus, logs, self._progress.warn)
-        try:
-            self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
-            flags = config.engine.vllm_flags(resolve_model(config.engine.model))
-            checking = executor.check_flags(flags, config.image, config.sampling)
-            checked = await self.driver.unless_interrupted(checking)
-            if checked is None:
-                return
-            executor.spec = WorkerSpec(
-                images_root=absolute_root(config.input.images_root),
-                image=config.image if checked.bounds_pixels else config.image.unbounded(),
-                sampling=config.sampling,
-                prepare_threads=config.engine.prepare_threads,
-                start_engine=start_vllm,
-                engine_args=checked.engine_args,
-                memory=checked.memory,
-                on_cpu=executor.on_cpu,
-                find_twins=config.dedup,
-            )
-            alone = config.engine.executor == "local" and not executor.on_cpu
-            await self.driver.serve(executor, first_alone=alone)
-        finally:
-            executor.close()
+        self._executor = executor = make_executor(
+            config.engine, self._gpus, logs, self._progress.warn
+        )
+        self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
+        flags = config.engine.vllm_flags(resolve_model(config.engine.model))
+        checked = await executor.check_flags(flags, config.image, config.sampling)
+        executor.spec = WorkerSpec(
+            images_root=absolute_root(config.input.images_root),
+            image=config.image if checked.bounds_pixels else config.image.unbounded(),
+            sampling=config.sampling,
+            prepare_threads=config.engine.prepare_threads,
+            start_engine=start_vllm,
+            engine_args=checked.engine_args,
+            memory=checked.memory,
+            on_cpu=executor.on_cpu,
+            find_twins=config.dedup,
+        )
+        return executor
 
-    async def _tick(self) -> None:
-        """What happens now and then: the live line, status.json, stalls, the end of a drain."""
-        loop = asyncio.get_running_loop()
-        next_status_s, drain_ends_s = 0.0, float("inf")
-        while True:
-            now_s = loop.time()
-            self._progress.update(self.stats, now_s)
-            self._warn()
-            self.driver.tick(now_s)
-            self._judge(now_s)
-            if now_s >= next_status_s:
-                next_status_s = now_s + STATUS_EVERY_S
-                try:
-                    self._show("running")
-                except RunStopped as stopped:
-                    self.driver.stop(stopped)
-            if self.driver.interrupts == 1:
-                drain_ends_s = min(drain_ends_s, now_s + self._config.engine.drain_timeout_s)
-                if now_s > drain_ends_s:
-                    self.driver.interrupt()
-            await asyncio.sleep(TICK_S)
+    def _tick(self, now_s: float) -> None:
+        """What happens now and then: the live line, warnings, status.json."""
+        self._progress.update(self.stats, now_s)
+        self._warn()
+        self._judge(now_s)
+        if now_s >= self._next_status_s:
+            self._next_status_s = now_s + STATUS_EVERY_S
+            self._show("running")
 
     def _judge(self, now_s: float) -> None:
         """What limits the run at this moment."""
@@ -264,11 +259,6 @@ class _Job:
         stats.limited_by = limit(load)
         stats.limits_s[stats.limited_by] = stats.limits_s.get(stats.limited_by, 0.0) + seconds
 
-    def _ticked(self, ticking: asyncio.Task[None]) -> None:
-        """Without its tick a run would see no stall and no time limit: it cannot go on."""
-        if not ticking.cancelled() and (error := ticking.exception()):
-            self.driver.stop(RunStopped(f"the run's clock failed: {error!r}"))
-
     def _warn(self) -> None:
         for note in self._monitor.take_notes():
             self._progress.warn(note)
@@ -285,8 +275,8 @@ class _Job:
         self._monitor.follow(status)
         self._output.replace(STATUS, encode_status(status))
 
-    def _exit_code(self) -> int:
-        if self.driver.interrupts:
+    def _exit_code(self, *, interrupted: bool) -> int:
+        if interrupted:
             return EXIT_INTERRUPTED
         if self.stats.finished != self.stats.total:
             left = self.stats.total - self.stats.finished

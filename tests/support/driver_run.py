@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from typing import Any
 from support.fake_engines import start_fake
 from support.job import draw_shape, rows
 from vllm_caption.captions.prompt import load_prompt
+from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import EngineConfig, InputConfig, RunConfig
 from vllm_caption.demo import MODEL_DIR
 from vllm_caption.driver.loop import Driver
 from vllm_caption.driver.pending import Batch
-from vllm_caption.driver.recorder import Clerk
+from vllm_caption.driver.recorder import Recorder
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.local import LocalExecutor
@@ -33,6 +33,21 @@ from vllm_caption.store.recipe import make_recipe
 def local(config: RunConfig, tell: Callable[[str], None]) -> Executor:
     """Spawned processes, as on a GPU; engines that use none."""
     return LocalExecutor(["0"] * config.engine.data_parallel_size, config.output / "logs")
+
+
+class Given:
+    """A scan of items that are given."""
+
+    def __init__(self, items: list[Item], done: Collection[str]) -> None:
+        self.total = len(items)
+        self._batch = Batch(pending=[item for item in items if item.file not in done])
+
+    def batches(self) -> Iterator[Batch]:
+        """All in one."""
+        yield self._batch
+
+    def leave(self) -> None:
+        """It is not read in pieces."""
 
 
 @dataclass
@@ -72,16 +87,43 @@ class Run:
         twins = Twins(
             read_earlier(self.config.output, make.recipe.id, len(self.output.item_states()))
         )
-        self.clerk = Clerk(
-            self.config, prompt, self.output, make, self.dispatcher, self.stats, twins
+        self.recorder = Recorder(
+            prompt,
+            CaptionRules.from_prompt(prompt, enabled=True),
+            self.config.sampling,
+            self.folder / "raw",
+            self.output,
+            make,
+            self.dispatcher,
+            self.stats,
+            twins,
         )
+
+    def driver(self, open_engines: Callable[[], Awaitable[Executor]]) -> Driver:
+        """The driver of this run."""
+        self._driver = Driver(
+            self.config.engine,
+            self.recorder,
+            self.dispatcher,
+            self.stats,
+            self.told.append,
+            open_engines,
+            first_alone=self.first_alone,
+        )
+        return self._driver
 
     async def run(self) -> None:
         """Serve until nothing is left, then close the output."""
-        driver = Driver(
-            self.config.engine, self.clerk, self.dispatcher, self.stats, self.told.append
-        )
-        executor = self.make_executor(self.config, self.told.append)
+        document = Document(name="design")
+        items = [Item(file, document, i, "SvgElement") for i, file in enumerate(self.files)]
+        try:
+            await self.driver(self._open).run(Given(items, self.output.item_states()))
+        finally:
+            self.executor.close()
+            self.output.close(complete=True)
+
+    async def _open(self) -> Executor:
+        self.executor = executor = self.make_executor(self.config, self.told.append)
         checked = FlagsChecked(b"", bounds_pixels=True)
         if self.start_engine is start_vllm:
             flags = self.config.engine.vllm_flags(os.fspath(MODEL_DIR))
@@ -97,34 +139,17 @@ class Run:
             memory=checked.memory,
             on_cpu=executor.on_cpu,
         )
-        document = Document(name="design")
-        items = [Item(file, document, i, "SvgElement") for i, file in enumerate(self.files)]
-        self.clerk.take_in(
-            Batch(pending=[i for i in items if i.file not in self.output.item_states()])
-        )
-        self.dispatcher.end_input()
-        watching = asyncio.create_task(self._watch(driver))
-        try:
-            await driver.serve(self._noting_starts(executor), first_alone=self.first_alone)
-        finally:
-            watching.cancel()
-            executor.close()
-            self.output.close(complete=True)
+        return self._noting_starts(executor)
 
     def _noting_starts(self, executor: Executor) -> Executor:
         start = executor.start
 
         async def start_and_note(engine: int) -> WorkerHandle:
-            self.state_of_first_at_start[engine] = self.stats.engines[0].state
+            self.state_of_first_at_start[engine] = self._driver.state(0)
             return await start(engine)
 
         executor.start = start_and_note  # type: ignore[method-assign]
         return executor
-
-    async def _watch(self, driver: Driver) -> None:
-        while True:
-            driver.tick(asyncio.get_running_loop().time())
-            await asyncio.sleep(0.05)
 
     def kinds(self) -> dict[str, str]:
         """file → why it failed, from the manifest."""

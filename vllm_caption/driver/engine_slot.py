@@ -1,21 +1,23 @@
-"""The engine slots of a run: each worker started, listened to, watched, replaced and ended.
+"""One engine slot: its worker placed, started, listened to, and ended.
 
-Invariants: each slot is served by one task; a worker that was started is joined; nothing here
-waits without a limit, not even for a process that SIGKILL does not end.
+A slot decides nothing. Whatever happens to it goes into the driver's queue as an event, in order;
+whether and when it starts again is the driver's decision.
+
+Invariants:
+- a slot has at most one worker, and is the only place that knows whether it is up;
+- each `start` ends with exactly one `Lost`, unless the slot was closed or given up meanwhile;
+- a worker that was started is joined, and nothing waits without a limit, not even for a process
+  that SIGKILL does not end. Only placing an engine may take for ever: the driver limits it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from vllm_caption.config import EngineConfig
-from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSpec
-from vllm_caption.engines.memory_fit import describe, shortage, smaller, with_advice
-from vllm_caption.items import Item
+from vllm_caption.engines.executors.base import Executor, WorkerHandle
 from vllm_caption.messages import (
     Cancelled,
     Captioned,
@@ -26,215 +28,186 @@ from vllm_caption.messages import (
     Ready,
     Stop,
 )
-from vllm_caption.monitoring.stats import EngineState, RunStats
-from vllm_caption.scheduling.dispatcher import Dispatcher, GiveUp
 
 JOIN_TIMEOUT_S = 10.0
 
+SlotState = Literal["waiting", "starting", "up", "stopped"]
+"""Waiting for a place, its worker starting, its engine taking requests, or none of these."""
 Answer = Captioned | Failed | ImageRead | Cancelled
 
 
-class SlotOwner(Protocol):
-    """What the slots need of the driver."""
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The slot has entered another state. ``pid``: of its worker, once that is up."""
 
-    def ending(self) -> bool:
-        """Whether no engine should be started any more."""
-
-    def answered(self, engine: int, message: Answer) -> None:
-        """A worker says something about an item."""
-
-    def convicted(self, engine: int, poison: GiveUp[Item]) -> None:
-        """An item was found to kill engines."""
-
-    def feed(self, engine: int) -> None:
-        """An engine may have room."""
-
-    def feed_all(self) -> None:
-        """Any engine may have room."""
-
-    def wake(self) -> None:
-        """The state of some engine has changed."""
+    slot: EngineSlot
+    pid: int | None = None
 
 
-class Slots:
-    """All engine slots of one run."""
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The worker says something about an item."""
+
+    slot: EngineSlot
+    message: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The slot has no worker any more. ``what``: verb phrase for a message; ``gone``: False where
+    even SIGKILL does not end its process, so that its GPU is not free."""
+
+    slot: EngineSlot
+    what: Literal["found no room", "did not start", "died"]
+    error: str
+    gone: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A bug ended the slot's task."""
+
+    error: BaseException
+
+
+SlotEvent = Changed | Answered | Lost | Broken
+
+
+class EngineSlot:
+    """Slot ``number`` of a run; ``put`` takes its events."""
 
     def __init__(
-        self,
-        config: EngineConfig,
-        dispatcher: Dispatcher[Item],
-        stats: RunStats,
-        tell: Callable[[str], None],
-        owner: SlotOwner,
+        self, number: int, put: Callable[[SlotEvent], None], start_timeout_s: float
     ) -> None:
-        self._config = config
-        self._dispatcher = dispatcher
-        self._stats = stats
-        self._tell = tell
-        self._owner = owner
-        self._workers: dict[int, WorkerHandle] = {}
-        self._last_progress_s: dict[int, float] = {}
-        self.last_error = ""
+        self.number = number
+        self.state: SlotState = "waiting"
+        self.since_s = 0.0
+        """When the slot entered its state, or its worker last said something or was given work
+        after a pause; of the loop's clock."""
+        self._put = put
+        self._start_timeout_s = start_timeout_s
+        self._task: asyncio.Task[Lost] | None = None
+        self._worker: WorkerHandle | None = None
+        self._closing = False
 
-    def state(self, engine: int) -> EngineState:
-        """Of one slot."""
-        return self._stats.engines[engine].state
+    @property
+    def is_up(self) -> bool:
+        """Whether its engine takes requests."""
+        return self.state == "up"
 
-    def running(self) -> list[int]:
-        """Slots that have a worker, up or starting."""
-        return list(self._workers)
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker process is there, up or starting."""
+        return self._worker is not None
 
-    def send(self, engine: int, message: DriverMessage) -> None:
-        """Queue a message to a slot's worker."""
-        self._workers[engine].send(message)
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no worker, and none to come."""
+        return self._task is None or self._task.done()
 
-    def begins_work(self, engine: int) -> None:
-        """An idle engine gets work: its clock starts now."""
-        self._last_progress_s[engine] = asyncio.get_running_loop().time()
+    def start(self, executor: Executor, delay_s: float = 0.0) -> None:
+        """Place and start a worker, after a pause."""
+        assert self.is_idle
+        self._task = asyncio.create_task(self._live(executor, delay_s))
+        self._task.add_done_callback(self._ended)
 
-    async def serve(self, executor: Executor, engine: int) -> None:
-        """Keep one slot's engine running until the end of the run, or of the slot."""
-        while self._dispatcher.may_restart(engine) and not self._owner.ending():
-            await self._rest(self._dispatcher.restart_delay_s(engine))
-            self._set_state(engine, "waiting")
-            if not await self._placed(executor, engine):
-                continue
-            self._set_state(engine, "starting")
-            self.begins_work(engine)
-            spec = executor.spec
-            try:
-                async with asyncio.timeout(self._config.start_timeout_s):
-                    worker = self._workers[engine] = await executor.start(engine)
-            except OSError as refusal:  # no process or memory left for it, or no answer in time
-                reason = str(refusal) or f"no process after {self._config.start_timeout_s:.0f} s"
-                self._lost(engine, "did not start", reason)
-                continue
-            what, error = await self._serve_worker(engine, worker)
-            if not (what == "did not start" and self._fitted(engine, executor, spec, error)):
-                self._lost(engine, what, error)
-        self._set_state(engine, "stopped" if self._dispatcher.may_restart(engine) else "retired")
+    def send(self, message: DriverMessage) -> None:
+        """Queue a message to the worker."""
+        assert self._worker is not None
+        self._worker.send(message)
 
-    async def _placed(self, executor: Executor, engine: int) -> bool:
-        """Wait for room for an engine; False at the end of the run, or of the slot."""
-        placing = asyncio.ensure_future(executor.place(engine))
-        since_s = asyncio.get_running_loop().time()
-        while not self._owner.ending():
-            await asyncio.wait([placing], timeout=0.1)
-            if placing.done():
-                if (refusal := placing.exception()) is None:
-                    return True
-                self._lost(engine, "found no room", str(refusal))
-                return False
-            now_s = asyncio.get_running_loop().time()
-            if self._workers:  # others work meanwhile
-                since_s = now_s
-            elif now_s - since_s > self._config.start_timeout_s:
-                self._dispatcher.retire(engine)
-                reason = f"no node had room for it for {now_s - since_s:.0f} s"
-                self._lost(engine, "found no room", reason)
-                break
-        placing.cancel()
-        return False
+    def touch(self) -> None:
+        """Start the clock of `since_s` again."""
+        self.since_s = asyncio.get_running_loop().time()
 
-    async def _serve_worker(self, engine: int, worker: WorkerHandle) -> tuple[str, str]:
-        """What came to an end, and why."""
-        self._dispatcher.engine_started(engine)
-        if self._owner.ending():  # while the process was being started
-            worker.kill()
-        error = await self._listen(engine, worker)
-        what = "died" if self.state(engine) == "up" else "did not start"
-        self._set_state(engine, "stopped")
+    def kill(self) -> None:
+        """End the worker now; `Lost` follows."""
+        if self._worker is not None:
+            self._worker.kill()
+
+    def give_up(self) -> None:
+        """Stop waiting for a place; no event follows."""
+        assert self._task is not None
+        self._task.cancel()
+
+    def close(self, *, at_once: bool) -> asyncio.Task[Lost] | None:
+        """Have the worker leave, or kill it; returns the task that ends with it, if there is one.
+
+        A worker that is being started is killed as soon as it is there.
+        """
+        self._closing = True
+        if self._task is None or self._task.done():
+            return None
+        if self._worker is None and self.state != "starting":
+            self._task.cancel()
+        elif self.is_up and not at_once:
+            self.send(Stop())
+        else:
+            self.kill()
+        return self._task
+
+    # --- its task ------------------------------------------------------------------------------
+
+    async def _live(self, executor: Executor, delay_s: float) -> Lost:
+        await asyncio.sleep(delay_s)
+        self._enter("waiting")
+        try:
+            await executor.place(self.number)
+        except OSError as refusal:
+            return Lost(self, "found no room", str(refusal))
+        self._enter("starting")
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                self._worker = await executor.start(self.number)
+        except OSError as refusal:  # no process or memory left for it, or no answer in time
+            reason = str(refusal) or f"no process after {self._start_timeout_s:.0f} s"
+            return Lost(self, "did not start", reason)
+        if self._closing:
+            self.kill()
+        return await self._serve(self._worker)
+
+    async def _serve(self, worker: WorkerHandle) -> Lost:
+        error = await self._listen(worker)
+        what: Literal["died", "did not start"] = "died" if self.is_up else "did not start"
+        self._enter("stopped")
         ended = await worker.join(JOIN_TIMEOUT_S)
-        del self._workers[engine]
-        self._stats.engines[engine].pid = None
-        if not ended.gone:
-            self._dispatcher.retire(engine)
-        return what, error or f"its process ended ({ended.how})"
+        self._worker = None
+        return Lost(self, what, error or f"its process ended ({ended.how})", ended.gone)
 
-    def _fitted(
-        self, engine: int, executor: Executor, tried: WorkerSpec | None, error: str
-    ) -> bool:
-        """Whether smaller memory settings are to be tried after this error."""
-        assert tried is not None
-        assert executor.spec is not None
-        if not self._config.auto_fit or shortage(error) is None or self._owner.ending():
-            return False
-        if executor.spec is tried:  # nobody else has changed them meanwhile
-            settings = smaller(tried.memory, error)
-            if settings is None:
-                return False
-            executor.spec = replace(tried, memory=settings)
-            change = describe(settings, tried.memory)
-            self._tell(f"Engine {engine} lacks memory ({error}); --auto-fit tries {change}")
-        return True
-
-    async def _listen(self, engine: int, worker: WorkerHandle) -> str:
-        """Take messages until the worker is gone; returns the error it named, if any."""
+    async def _listen(self, worker: WorkerHandle) -> str:
+        """Pass on messages until the worker is gone; returns the error it named, if any."""
         while (message := await worker.receive()) is not None:
-            self._last_progress_s[engine] = asyncio.get_running_loop().time()
+            self.touch()
             if isinstance(message, EngineDown):
                 return message.error
             if isinstance(message, Ready):
-                self._stats.engines[engine].pid = message.pid
-                self._set_state(engine, "up")
+                self._enter("up", message.pid)
             else:
-                self._owner.answered(engine, message)
-            self._owner.feed(engine)
+                self._put(Answered(self, message))
         return ""
 
-    def _lost(self, engine: int, what: str, error: str) -> None:
-        """The engine died: suspects, verdicts, and whether it starts again."""
-        self.last_error = error = with_advice(error)
-        for poison in self._dispatcher.engine_lost(engine):
-            self._owner.convicted(engine, poison)
-        if not self._owner.ending():
-            if self._dispatcher.may_restart(engine):
-                self._stats.engines[engine].restarts += 1
-                self._tell(f"Engine {engine} {what} and is started again: {error}")
-            else:
-                self._tell(f"Engine {engine} {what} too often and is taken out: {error}")
-            self._owner.feed_all()
-        self._owner.wake()
+    def _enter(self, state: SlotState, pid: int | None = None) -> None:
+        self.state = state
+        self.touch()
+        self._put(Changed(self, pid))
 
-    def _set_state(self, engine: int, state: EngineState) -> None:
-        self._stats.engines[engine].state = state
-        self._owner.wake()
-
-    async def _rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while seconds and not self._owner.ending():
-                    await asyncio.sleep(0.1)
-
-    def kill_the_silent(self, now_s: float) -> None:
-        """Kill workers that hold items, or start, and have said nothing for too long."""
-        for engine, worker in self._workers.items():
-            silent_s = now_s - self._last_progress_s[engine]
-            starting = self.state(engine) == "starting"
-            limit_s = self._config.start_timeout_s if starting else self._config.stall_timeout_s
-            if silent_s > limit_s and (starting or self._dispatcher.busy(engine)):
-                doing = "did not start" if starting else "made no progress"
-                self._tell(f"Engine {engine} {doing} for {silent_s:.0f} s and is killed.")
-                self._last_progress_s[engine] = now_s  # told once
-                worker.kill()
-
-    def kill(self) -> None:
-        """End every worker now."""
-        for worker in self._workers.values():
-            worker.kill()
-
-    async def stop(self, served: list[asyncio.Task[None]], *, at_once: bool) -> None:
-        """End every worker, and the tasks that serve the slots."""
-        for engine, worker in self._workers.items():
-            if self.state(engine) == "up" and not at_once:
-                worker.send(Stop())
-            else:
-                worker.kill()
-        if not served:
+    def _ended(self, task: asyncio.Task[Lost]) -> None:
+        self.state, self._worker = "stopped", None
+        if task.cancelled():
             return
-        await asyncio.wait(served, timeout=JOIN_TIMEOUT_S)
-        self.kill()  # one that no longer listens must not hold the end of the run,
-        await asyncio.wait(served, timeout=2 * JOIN_TIMEOUT_S)
-        for task in served:  # nor one that does not even end
-            task.cancel()
-        await asyncio.gather(*served, return_exceptions=True)
+        error = task.exception()
+        self._put(task.result() if error is None else Broken(error))
+
+
+async def close_all(slots: Sequence[EngineSlot], *, at_once: bool) -> None:
+    """End every worker, and the tasks of the slots; takes 30 s at most."""
+    tasks = [task for slot in slots if (task := slot.close(at_once=at_once))]
+    if not tasks:
+        return
+    await asyncio.wait(tasks, timeout=JOIN_TIMEOUT_S)
+    for slot in slots:  # one that no longer listens must not hold the end of the run,
+        slot.kill()
+    await asyncio.wait(tasks, timeout=2 * JOIN_TIMEOUT_S)
+    for task in tasks:  # nor one that does not even end
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

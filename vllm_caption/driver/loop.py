@@ -1,206 +1,342 @@
-"""The driver's loop, in one asyncio thread: items in from the scan, messages carried between the
-engine slots and the clerk, the end of the run.
+"""The driver: one loop that takes events from one queue, until nothing is left to do.
 
-Nothing is decided here about items (the dispatcher does) and nothing is written (the clerk does).
-Invariant: whatever stops the run stops it at once, and nothing is waited for without a limit.
+    thread that reads the input   Scanned, InputEnded        ┐
+    engine slots                  Changed, Answered, Lost    ├─ queue → Driver → dispatcher,
+    opening of the engines        Opened                     │                   recorder, slots
+    clock, signals                Tick, Interrupted          ┘
+
+The loop alone asks the dispatcher, which decides about items, tells the recorder, which writes, and
+starts and feeds the slots. It runs in one asyncio thread.
+
+Invariants: whatever stops the run stops it at once; nothing is waited for without a limit; what is
+decided about an item is on disk before the next event is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from dataclasses import dataclass
 
 from vllm_caption.config import EngineConfig
-from vllm_caption.driver.engine_slot import Answer, Slots
+from vllm_caption.driver.engine_slot import (
+    Answered,
+    Broken,
+    Changed,
+    EngineSlot,
+    Lost,
+    SlotEvent,
+    close_all,
+)
 from vllm_caption.driver.pending import Batch, Scan
 from vllm_caption.driver.reading import Reading
-from vllm_caption.driver.recorder import Clerk
+from vllm_caption.driver.recorder import Recorder
 from vllm_caption.engines.executors.base import Executor
+from vllm_caption.engines.memory_fit import with_advice
 from vllm_caption.errors import RunStopped
 from vllm_caption.items import Item
 from vllm_caption.messages import Cancel, Cancelled, ImageRead, Lease
-from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.scheduling.dispatcher import Dispatcher, GiveUp
+from vllm_caption.monitoring.stats import EngineState, RunStats
+from vllm_caption.scheduling.dispatcher import Dispatcher
 
-T = TypeVar("T")
+TICK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A stretch of the input was read; ``total``: items found so far."""
+
+    batch: Batch
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputEnded:
+    """There is no more input, or reading it failed."""
+
+    failure: RunStopped | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Engines can be started, or the task says why not."""
+
+    opening: asyncio.Task[Executor]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Half a second has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """`Driver.interrupt` was called."""
+
+
+Event = SlotEvent | Scanned | InputEnded | Opened | Tick | Interrupted
 
 
 class Driver:
-    """One run, from the first scanned item to the last joined worker."""
+    """One run, from the first item read to the last worker joined."""
 
     def __init__(
         self,
         config: EngineConfig,
-        clerk: Clerk,
+        recorder: Recorder,
         dispatcher: Dispatcher[Item],
         stats: RunStats,
         tell: Callable[[str], None],
+        open_engines: Callable[[], Awaitable[Executor]],
+        *,
+        first_alone: bool = False,
+        on_tick: Callable[[float], None] = lambda now_s: None,
     ) -> None:
-        """``tell`` shows one line to the user."""
+        """``tell`` shows one line to the user. ``open_engines`` is awaited once there is work for
+        an engine. ``first_alone``: start the others once engine 0 is up, with what it left in the
+        caches. ``on_tick`` is called with the loop's time twice a second."""
         self._config = config
-        self._clerk = clerk
+        self._recorder = recorder
         self._dispatcher = dispatcher
         self._stats = stats
         self._tell = tell
-        self._slots = Slots(config, dispatcher, stats, tell, self)
-        self._changed = asyncio.Event()
-        self._work_found = asyncio.Event()
-        self._stopped: RunStopped | None = None
+        self._open_engines = open_engines
+        self._first_alone = first_alone
+        self._on_tick = on_tick
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._put = self._events.put_nowait
+        self._slots = [
+            EngineSlot(number, self._put, config.start_timeout_s)
+            for number in range(len(stats.engines))
+        ]
+        self._held_back = list(self._slots)
+        """Slots that have never been started."""
+        self._executor: Executor | None = None
         self._reading: Reading | None = None
+        self._opening: asyncio.Task[Executor] | None = None
+        self._stopped: RunStopped | None = None
+        self._closing = False
+        self._drain_ends_s: float | None = None
+        self._last_error = ""
         self.interrupts = 0
 
-    async def scan(self, scan: Scan) -> None:
-        """Read the whole input beside the engines, queueing what must be done. Returns at its end,
-        or when nobody wants the rest."""
-        self._reading = Reading(scan, lambda batch: self._scanned(batch, scan))
-        if failure := await self._reading.read():
-            self.stop(failure)
-        self._stats.scanning = False
-        self._dispatcher.end_input()
-        self.wake()
+    def state(self, engine: int) -> EngineState:
+        """Of one slot: its own, or "retired" once the dispatcher has taken it out."""
+        slot = self._slots[engine]
+        if slot.state == "stopped" and not self._dispatcher.may_restart(engine):
+            return "retired"
+        return slot.state
 
-    def leave_scan(self) -> None:
-        """Let the scanning thread end early; nobody waits for it any more."""
-        if self._reading is not None:
+    async def run(self, scan: Scan) -> None:
+        """Handle events until nothing is left to do, or until the run is interrupted.
+
+        Raises RunStopped, and whatever ``open_engines`` raises.
+        """
+        self._reading = Reading(scan, lambda batch: self._put(Scanned(batch, scan.total)))
+        beside = [asyncio.create_task(work) for work in (self._read(self._reading), self._tick())]
+        try:
+            while not self._is_over():
+                self._handle(await self._events.get())
+        finally:
+            self._closing = True
             self._reading.leave()
-
-    async def wait_for_work(self) -> bool:
-        """Wait until an engine is needed (True) or there is no work, or no run, left (False)."""
-        await self._work_found.wait()
-        self.raise_if_stopped()
-        return self._dispatcher.num_waiting > 0 and not self.interrupts
-
-    def raise_if_stopped(self) -> None:
-        """Raise what `stop` was told."""
+            for task in (*beside, self._opening):
+                if task is not None:
+                    task.cancel()
+            await close_all(self._slots, at_once=self._must_leave())
+        while not self._events.empty():  # what the workers said last
+            self._handle(self._events.get_nowait())
+        self._stats.scanning = False
         if self._stopped is not None:
             raise self._stopped
-
-    async def unless_interrupted(self, work: Awaitable[T]) -> T | None:
-        """The result of ``work``, or None as soon as the run is interrupted or stopped."""
-        task = asyncio.ensure_future(work)
-        task.add_done_callback(lambda _: self._changed.set())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # no news if left
-        while not (task.done() or self.interrupts or self._stopped):
-            self._changed.clear()
-            await self._changed.wait()
-        if self.interrupts or self._stopped:
-            task.cancel()
-            return None
-        return task.result()
-
-    async def serve(self, executor: Executor, *, first_alone: bool) -> None:
-        """Run every engine until nothing is left to do. Raises RunStopped.
-
-        ``first_alone``: start the others once engine 0 is up, with what it left in the caches.
-        """
-        served: list[asyncio.Task[None]] = []
-        first = self._stats.engines[0]
-        try:
-            for engine in range(len(self._stats.engines)):
-                served.append(asyncio.create_task(self._slots.serve(executor, engine)))
-                served[-1].add_done_callback(lambda _: self._changed.set())
-                if first_alone and engine == 0:
-                    await self._until(lambda: first.state in ("up", "retired") or first.restarts)
-            await self._until(lambda: all(task.done() for task in served) or _failed(served))
-        finally:
-            await self._slots.stop(served, at_once=self._must_leave())
-        if failed := _failed(served):
-            raise failed
-        self.raise_if_stopped()
         if not self._dispatcher.finished and not self.interrupts:
-            raise RunStopped(f"no engine is left; the last error was: {self._slots.last_error}")
+            raise RunStopped(f"no engine is left; the last error was: {self._last_error}")
 
     def interrupt(self) -> None:
         """Ctrl+C: the first time hand out nothing more, the second time leave now."""
         self.interrupts += 1
-        self.leave_scan()
+        if self._reading is not None:
+            self._reading.leave()
         self._dispatcher.close()
         if self.interrupts > 1:
-            self._slots.kill()
+            for slot in self._slots:
+                slot.kill()
         else:
             left = self._dispatcher.num_in_flight
             self._tell(f"Interrupted: finishing {left} items in flight; once more to stop now.")
-        self.wake()
+        self._put(Interrupted())
 
-    async def _until(self, condition: Callable[[], object]) -> None:
-        """Wait for a condition, for the end of the work, or for the end of the run."""
-        while not (condition() or self._dispatcher.finished or self._must_leave()):
-            self._changed.clear()
-            await self._changed.wait()
+    # --- the end -------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        if self._must_leave() or self._dispatcher.finished:
+            return True
+        return self._executor is not None and all(map(self._is_spent, self._slots))
 
     def _must_leave(self) -> bool:
         return self._stopped is not None or self.interrupts > 1
 
-    def ending(self) -> bool:
+    def _is_spent(self, slot: EngineSlot) -> bool:
+        """Whether nothing more can come of a slot."""
+        retired = not self._dispatcher.may_restart(slot.number)
+        return retired and (slot.is_idle or not self._dispatcher.busy(slot.number))
+
+    # --- beside the loop -----------------------------------------------------------------------
+
+    async def _read(self, reading: Reading) -> None:
+        self._put(InputEnded(await reading.read()))
+
+    async def _tick(self) -> None:
+        while True:
+            self._put(Tick())
+            await asyncio.sleep(TICK_S)
+
+    async def _open(self) -> Executor:
+        return await self._open_engines()
+
+    def _opened(self, opening: asyncio.Task[Executor]) -> None:
+        if not opening.cancelled():
+            opening.exception()  # it is looked at with the event, or no longer of interest
+            self._put(Opened(opening))
+
+    # --- events --------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        try:
+            self._react(event)
+        except RunStopped as stopped:
+            self._stopped = self._stopped or stopped
+
+    def _react(self, event: Event) -> None:
+        match event:
+            case Answered():
+                self._take_answer(event)
+            case Changed():
+                self._note_change(event)
+            case Lost():
+                self._replace(event)
+            case Scanned():
+                self._take_in(event)
+            case InputEnded():
+                self._stats.scanning = False
+                self._dispatcher.end_input()
+                if event.failure is not None:
+                    raise event.failure
+            case Opened() if not (self.interrupts or self._closing):
+                self._executor = event.opening.result()
+                self._start_slots(self._held_back[: 1 if self._first_alone else None])
+            case Tick() if not self._closing:
+                self._watch(asyncio.get_running_loop().time())
+            case Broken():
+                raise event.error
+
+    def _take_in(self, event: Scanned) -> None:
+        self._stats.total = event.total
+        self._recorder.take_in(event.batch)
+        if event.batch.pending and self._opening is None and not self.interrupts:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(self._opened)
+        self._feed_all()
+
+    def _take_answer(self, event: Answered) -> None:
+        slot, message = event.slot, event.message
+        if isinstance(message, ImageRead):
+            if self._recorder.image_read(slot.number, message):
+                slot.send(Cancel(message.lease))
+        elif isinstance(message, Cancelled):
+            self._dispatcher.cancelled(slot.number, message.lease)
+        else:
+            self._recorder.answered(slot.number, message)
+        self._feed(slot)
+
+    def _note_change(self, event: Changed) -> None:
+        slot, figures = event.slot, self._stats.engines[event.slot.number]
+        figures.state, figures.pid = self.state(slot.number), event.pid
+        if slot.is_up:
+            self._start_slots(self._held_back)
+            self._feed(slot)
+
+    def _replace(self, event: Lost) -> None:
+        """A slot has no worker any more: suspects, verdicts, and whether it starts again."""
+        slot, engine = event.slot, event.slot.number
+        if not self._closing:
+            if not event.gone:
+                self._dispatcher.retire(engine)
+            self._last_error = error = with_advice(event.error)
+            for poison in self._dispatcher.engine_lost(engine):
+                self._recorder.settle(poison, engine)
+            if self._dispatcher.may_restart(engine):
+                if not self._is_ending():
+                    self._stats.engines[engine].restarts += 1
+                    self._tell(f"Engine {engine} {event.what} and is started again: {error}")
+                    self._start_slots([slot])
+            elif not self._is_ending():
+                self._tell(f"Engine {engine} {event.what} too often and is taken out: {error}")
+            self._start_slots(self._held_back)
+            self._feed_all()
+        self._stats.engines[engine].state = self.state(engine)
+        self._stats.engines[engine].pid = None
+
+    def _is_ending(self) -> bool:
         """Whether no engine should be started any more."""
         return self._must_leave() or self._dispatcher.finished or self.interrupts > 0
 
-    def stop(self, stopped: RunStopped) -> None:
-        """The run cannot go on: leave as soon as the workers are ended."""
-        self._stopped = self._stopped or stopped
-        self.wake()
+    # --- slots ---------------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Something changed that somebody may wait for."""
-        self._work_found.set()
-        self._changed.set()
-
-    # --- items ---------------------------------------------------------------------------------
-
-    def _scanned(self, batch: Batch, scan: Scan) -> None:
-        self._stats.total = scan.reader.counts.items + scan.reader.counts.bad_entries
-        self._clerk.take_in(batch)
-        if batch.pending:
-            self._work_found.set()
-            self.feed_all()
-
-    def answered(self, engine: int, message: Answer) -> None:
-        """A worker says something about an item."""
-        try:
-            if isinstance(message, Cancelled):
-                self._dispatcher.cancelled(engine, message.lease)
-            elif not isinstance(message, ImageRead):
-                self._clerk.answered(engine, message)
-            elif self._clerk.seen(engine, message):
-                self._slots.send(engine, Cancel(message.lease))
-        except RunStopped as stopped:
-            self.stop(stopped)
-        if self._dispatcher.finished:
-            self._changed.set()
-
-    def feed_all(self) -> None:
-        """Any engine may have room."""
-        for engine in self._slots.running():
-            self.feed(engine)
-
-    def feed(self, engine: int) -> None:
-        """An engine may have room."""
-        if self._slots.state(engine) != "up" or self._must_leave():
+    def _start_slots(self, slots: list[EngineSlot]) -> None:
+        if self._executor is None or self._is_ending():
             return
-        if not self._dispatcher.busy(engine):  # an idle engine's clock starts with its work
-            self._slots.begins_work(engine)
-        try:
-            if requests := self._clerk.requests(engine, self._config.window):
-                self._slots.send(engine, Lease(requests))
-        except RunStopped as stopped:
-            self.stop(stopped)
+        self._held_back = [slot for slot in self._held_back if slot not in slots]
+        for slot in slots:
+            self._dispatcher.engine_started(slot.number)
+            slot.start(self._executor, self._dispatcher.restart_delay_s(slot.number))
 
-    def convicted(self, engine: int, poison: GiveUp[Item]) -> None:
-        """An item was found to kill engines: it fails."""
-        try:
-            self._clerk.settle(poison, engine)
-        except RunStopped as stopped:
-            self.stop(stopped)
+    def _feed_all(self) -> None:
+        for slot in self._slots:
+            self._feed(slot)
 
-    def tick(self, now_s: float) -> None:
-        """Call now and then: hands out what has rested, and looks for engines that stand still."""
-        if self._dispatcher.advance(now_s):
-            self.feed_all()
-        self._slots.kill_the_silent(now_s)
+    def _feed(self, slot: EngineSlot) -> None:
+        """The engine may have room."""
+        if not slot.is_up or self._must_leave():
+            return
+        if not self._dispatcher.busy(slot.number):  # an idle engine's clock starts with its work
+            slot.touch()
+        if requests := self._recorder.requests(slot.number, self._config.window):
+            slot.send(Lease(requests))
 
+    def _watch(self, now_s: float) -> None:
+        """What happens now and then: rested items, slots that stand still, the end of a drain."""
+        self._dispatcher.advance(now_s)
+        self._feed_all()
+        for slot in self._slots:
+            if slot.state == "waiting" and not slot.is_idle:
+                self._limit_waiting(slot, now_s)
+            elif slot.has_worker:
+                self._limit_silence(slot, now_s)
+        if self.interrupts == 1:
+            if self._drain_ends_s is None:
+                self._drain_ends_s = now_s + self._config.drain_timeout_s
+            elif now_s > self._drain_ends_s:
+                self.interrupt()
+        self._on_tick(now_s)
 
-def _failed(tasks: list[asyncio.Task[None]]) -> BaseException | None:
-    """The exception that ended one of the tasks."""
-    ended = (task for task in tasks if task.done() and not task.cancelled())
-    return next((error for task in ended if (error := task.exception())), None)
+    def _limit_waiting(self, slot: EngineSlot, now_s: float) -> None:
+        """A slot may wait for its place as long as others work."""
+        waited_s = now_s - slot.since_s
+        if any(other.has_worker for other in self._slots):
+            slot.touch()
+        elif waited_s > self._config.start_timeout_s:
+            self._dispatcher.retire(slot.number)
+            slot.give_up()
+            reason = f"no node had room for it for {waited_s:.0f} s"
+            self._replace(Lost(slot, "found no room", reason))
+
+    def _limit_silence(self, slot: EngineSlot, now_s: float) -> None:
+        """Kill a worker that holds items, or starts, and has said nothing for too long."""
+        silent_s, starting = now_s - slot.since_s, slot.state == "starting"
+        limit_s = self._config.start_timeout_s if starting else self._config.stall_timeout_s
+        if silent_s > limit_s and (starting or self._dispatcher.busy(slot.number)):
+            doing = "did not start" if starting else "made no progress"
+            self._tell(f"Engine {slot.number} {doing} for {silent_s:.0f} s and is killed.")
+            slot.touch()  # told once
+            slot.kill()

@@ -65,6 +65,11 @@ class Scan:
         self._recipe_id = make.recipe.id
         self._left = False
 
+    @property
+    def total(self) -> int:
+        """Items found so far, with those that have no usable name."""
+        return self.reader.counts.items + self.reader.counts.bad_entries
+
     def leave(self) -> None:
         """Read no further; may be called from another thread."""
         self._left = True

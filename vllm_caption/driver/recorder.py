@@ -1,19 +1,20 @@
-"""The items' side of the driver: leases → requests, answers → decisions → output.
+"""The recorder: leases → requests, answers → decisions → output.
 
-Invariant: whatever the dispatcher decides about an item is on disk before the next message is
-looked at.
+It decides nothing; it carries out what the dispatcher, the caption rules and the search for
+duplicates have decided, and counts it. Invariant: when a method returns, its decision is on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
 from vllm_caption.captions.prompt import Prompt, render
 from vllm_caption.captions.rules import CaptionRules, check_caption, clean_caption
-from vllm_caption.config import RunConfig
+from vllm_caption.config import SamplingConfig
 from vllm_caption.driver.pending import Batch
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.errors import ABSENT_KINDS, INPUT_KINDS, ItemError, RunStopped
@@ -28,32 +29,33 @@ from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.output import Output
 
 
-class Clerk:
-    """Writes what becomes of every item. Any method that writes may raise RunStopped."""
+class Recorder:
+    """Writes the result of every item. Any method that writes may raise RunStopped."""
 
     def __init__(
         self,
-        config: RunConfig,
         prompt: Prompt,
+        rules: CaptionRules,
+        sampling: SamplingConfig,
+        images_root: Path | str,
         output: Output,
         make: RowMaker,
         dispatcher: Dispatcher[Item],
         stats: RunStats,
         twins: Twins,
     ) -> None:
-        self._sampling = config.sampling
+        self._sampling = sampling
         self._prompt = prompt
         self._asked = f"{prompt.user}\n{prompt.system or ''}"
-        self._rules = CaptionRules.from_prompt(prompt, enabled=config.checks)
+        self._rules = rules
         self._output = output
         self._make = make
         self._dispatcher = dispatcher
         self._stats = stats
         self._twins = twins
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
-        root = config.input.images_root
-        self._images_root = public_root(root)
-        self._images = None if isinstance(root, str) else FolderIdentity(root)
+        self._images_root = public_root(images_root)
+        self._images = None if isinstance(images_root, str) else FolderIdentity(images_root)
 
     def take_in(self, batch: Batch) -> None:
         """A stretch of the input: rows that need no engine, and items that do."""
@@ -118,7 +120,7 @@ class Clerk:
             return answer.root_gone
         return answer.kind in ABSENT_KINDS and not self._images.still_there()
 
-    def seen(self, engine: int, seen: ImageRead) -> bool:
+    def image_read(self, engine: int, seen: ImageRead) -> bool:
         """An image was read; True: it is a twin, and its attempt can be cancelled."""
         item = self._dispatcher.held(engine, seen.lease)
         if item is None:
