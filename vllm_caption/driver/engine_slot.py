@@ -108,6 +108,7 @@ class EngineSlot:
     def start(self, executor: Executor, delay_s: float = 0.0) -> None:
         """Place and start a worker, after a pause."""
         assert self.is_idle
+        self.touch()
         self._task = asyncio.create_task(self._live(executor, delay_s))
         self._task.add_done_callback(self._ended)
 
