@@ -10,7 +10,7 @@ from support.job import Result, captions, input_flags, make_input, rows, run_her
 
 pytestmark = pytest.mark.engine
 FLAGS = ("--model=demo", "--prompt=design-context", "--no-checks", "--max-tokens=12")
-FAULTY = "--worker-cls=faulty_worker.FaultyWorker"
+FAULTY = "--worker-cls=support.faulty_worker.FaultyWorker"
 NUM_ITEMS = 40
 
 
