@@ -1,5 +1,5 @@
 """A vLLM worker whose model step dies, raises or sleeps for chosen prompts: faults at the real
-engine's boundary (`--worker-cls=faulty_worker.FaultyWorker`, with tests/ on PYTHONPATH).
+engine's boundary (`--worker-cls=support.faulty_worker.FaultyWorker`, with tests/ on PYTHONPATH).
 
 A prompt is chosen by the bytes of a word in it, which the bundled model's byte-level tokenizer
 leaves as they are.
