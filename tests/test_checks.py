@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.captions.rules import (
-    FLAGS,
     CaptionRules,
-    Flag,
     check_caption,
     clean_caption,
     opens_with,
@@ -19,6 +17,7 @@ from vllm_caption.captions.rules import (
     verdict,
     words,
 )
+from vllm_caption.errors import CAPTION_FLAGS, CaptionFlag
 
 NO_RULES = CaptionRules()
 BRIEF = CaptionRules(30, ("the image", "this image", "I can see", "here is", "sure"))
@@ -59,7 +58,9 @@ HONEST = [
 ]
 
 
-def flags(caption: str, rules: CaptionRules = NO_RULES, prompt: str = "") -> tuple[Flag, ...]:
+def flags(
+    caption: str, rules: CaptionRules = NO_RULES, prompt: str = ""
+) -> tuple[CaptionFlag, ...]:
     return check_caption(caption, "stop", rules, prompt)
 
 
@@ -386,12 +387,12 @@ def test_rules_are_those_of_the_prompt(enabled: bool) -> None:
         (("loop", "too_long"), "retry_or_fail"),
     ],
 )
-def test_verdict_follows_the_worst_flag(found: tuple[Flag, ...], expected: str) -> None:
+def test_verdict_follows_the_worst_flag(found: tuple[CaptionFlag, ...], expected: str) -> None:
     assert verdict(found) == expected
 
 
 def test_rank_puts_the_worst_flag_first_and_then_the_next() -> None:
-    attempts: list[tuple[Flag, ...]] = [
+    attempts: list[tuple[CaptionFlag, ...]] = [
         ("empty",),
         ("loop",),
         ("refusal", "too_long", "cut_off"),
@@ -439,4 +440,4 @@ def test_clean_caption_can_be_written_and_stays_as_it_is(text: str) -> None:
 @given(st.text(max_size=60), st.text(max_size=60), st.lists(st.text(max_size=5), max_size=3))
 def test_any_caption_gives_flags_in_order(text: str, prompt: str, openings: list[str]) -> None:
     found = check_caption(text, None, CaptionRules(3, tuple(openings)), prompt)
-    assert list(found) == sorted(set(found), key=FLAGS.index)
+    assert list(found) == sorted(set(found), key=CAPTION_FLAGS.index)

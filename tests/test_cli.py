@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.job import input_flags, make_input, run_here
 
-from vllm_caption.cli import parse_run
 from vllm_caption.commands import demo
+from vllm_caption.commands.run import parse_run
 from vllm_caption.config import RunConfig
 from vllm_caption.demo import MODEL_DIR, resolve_model
 from vllm_caption.engines import hardware
@@ -45,7 +45,7 @@ def test_flags_are_these_and_a_change_of_them_is_meant() -> None:
 
 def test_help_and_parsing_import_nothing_heavy() -> None:
     code = (
-        "import sys; from vllm_caption.cli import parse_run; parse_run(['--model=demo']);"
+        "import sys; from vllm_caption.commands.run import parse_run; parse_run(['--model=demo']);"
         "print({'vllm', 'torch', 'ray', 'transformers', 'pyarrow', 'PIL'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -95,7 +95,7 @@ def test_demo_has_an_engine_for_each_gpu_or_two_without_any(
 
     monkeypatch.setattr(hardware, "platform", lambda: build)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr(demo, "run_job", stop_here)
+    monkeypatch.setattr(demo, "caption", stop_here)
     with pytest.raises(InterruptedError):
         demo.run_demo([])
     assert ran[0].engine.data_parallel_size == engines
@@ -154,8 +154,8 @@ def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vllm_caption.job.check_input_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.commands.plan.command.check_input_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.job.check_manifest_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.commands.plan.command.check_manifest_folders", interrupt)
     monkeypatch.setattr("vllm_caption.commands.verify.command.check_manifest_folders", interrupt)
     monkeypatch.setattr("vllm_caption.monitoring.run_state.find_holder", interrupt)
     monkeypatch.setattr("vllm_caption.commands.report.command.read_all", interrupt)
@@ -279,4 +279,4 @@ def test_build_of_vllm_is_known_by_its_name_or_version(
 def test_redo_and_redo_kind_together_are_a_mistake() -> None:
     result = run_here("--redo=flagged", "--redo-kind=poison")
     assert result.exit_code == 2
-    assert "--redo-kind poison: and --redo both say what is made anew" in result.stderr
+    assert "--redo-kind poison: and --redo both choose what is captioned again" in result.stderr

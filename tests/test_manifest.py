@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from vllm_caption.config import InputConfig
 from vllm_caption.errors import UsageError
-from vllm_caption.inputs.manifest import ManifestReader, check_input_folders, document_names
+from vllm_caption.images.files import check_images_root
+from vllm_caption.inputs.manifest import ManifestReader, check_manifest_folders, document_names
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 
 MISSING = object()
@@ -406,9 +407,15 @@ def test_no_type_was_skipped_is_known_only_of_a_whole_input(
 
 
 # ------------------------------------------------------------------- folders, beforehand
+def check_input(config: InputConfig) -> None:
+    """What a run checks of its input before anything starts."""
+    check_manifest_folders(config)
+    check_images_root(config.images_root)
+
+
 def test_complete_input_passes_the_folder_check(folders: Folders) -> None:
     folders.put("1", ["a"], [SHAPE])
-    check_input_folders(folders.config)
+    check_input(folders.config)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +433,7 @@ def test_folder_that_is_none_is_refused_in_one_line_with_its_flag(
     if state == "a file":
         path.touch()
     with pytest.raises(UsageError) as caught:
-        check_input_folders(folders.config)
+        check_input(folders.config)
     message = str(caught.value)
     assert message.startswith(f"{flag} {path}: ")
     assert ("does not exist" if state == "absent" else "is not a folder") in message
@@ -438,13 +445,13 @@ def test_folder_that_cannot_be_opened_is_refused_with_the_cause(folders: Folders
     loop.symlink_to("loop")
     config = InputConfig(loop, folders.config.json_detail, folders.config.images_root)
     with pytest.raises(UsageError, match="cannot be read \\(Too many levels of symbolic links\\)"):
-        check_input_folders(config)
+        check_input(config)
 
 
 def test_folder_without_any_manifest_is_refused(folders: Folders) -> None:
     (folders.config.jsons / "notes.txt").touch()
     with pytest.raises(UsageError, match=r"--jsons .*holds no file ending in \.json"):
-        check_input_folders(folders.config)
+        check_input(folders.config)
 
 
 # --------------------------------------------------------------------- any JSON anywhere

@@ -18,8 +18,7 @@ import pytest
 from support.job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
 
 from vllm_caption.captions.prompt import load_prompt
-from vllm_caption.cli import parse_plan
-from vllm_caption.commands.plan.command import make_plan
+from vllm_caption.commands.plan.command import make_plan, parse_plan
 from vllm_caption.commands.plan.images import num_vision_tokens
 from vllm_caption.commands.plan.output import Room, read_rate, read_recorded
 from vllm_caption.commands.plan.report import VERSION, Plan

@@ -9,10 +9,11 @@ import pytest
 from support.job import FAKE, input_flags, make_input, run
 
 from vllm_caption.captions.rejection_alarm import MIN_ANSWERS, REMEDIES, WINDOW, Rejections
-from vllm_caption.captions.rules import Flag, verdict
+from vllm_caption.captions.rules import verdict
+from vllm_caption.errors import CaptionFlag
 
 
-def answers(*runs: tuple[int, tuple[Flag, ...]]) -> Rejections:
+def answers(*runs: tuple[int, tuple[CaptionFlag, ...]]) -> Rejections:
     made = Rejections()
     for number, flags in runs:
         for index in range(number):
@@ -75,7 +76,7 @@ def test_long_or_hostile_example_stays_one_line() -> None:
 
 
 def test_every_rule_that_rejects_has_a_remedy() -> None:
-    rejecting = {flag for flag in get_args(Flag) if verdict((flag,)) != "accept"}
+    rejecting = {flag for flag in get_args(CaptionFlag) if verdict((flag,)) != "accept"}
     assert set(REMEDIES) == rejecting
 
 

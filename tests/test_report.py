@@ -21,14 +21,13 @@ from PIL import Image
 from support.job import FAKE, draw_shape, input_flags, make_input, rows, run, run_here
 from support.report_folder import RECIPE, many_rows, row, write_folder, write_series
 
-from vllm_caption.captions.rules import FLAGS
 from vllm_caption.commands.report.command import make_report
 from vllm_caption.commands.report.items import align
 from vllm_caption.commands.report.meanings import DOCUMENT_MEANINGS, FLAG_MEANINGS, ITEM_MEANINGS
 from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.scales import ticks
 from vllm_caption.commands.report.thumbnails import choose
-from vllm_caption.errors import ITEM_KINDS, DocumentKind
+from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, DocumentKind
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.stats import EngineStats, RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
@@ -135,7 +134,7 @@ def test_failures_and_flags_are_listed_with_examples_meaning_and_remedy(tmp_path
 def test_every_kind_and_every_flag_is_explained() -> None:
     assert set(ITEM_MEANINGS) == set(ITEM_KINDS)
     assert set(DOCUMENT_MEANINGS) == set(get_args(DocumentKind))
-    assert set(FLAG_MEANINGS) == set(FLAGS)
+    assert set(FLAG_MEANINGS) == set(CAPTION_FLAGS)
 
 
 def test_documents_that_were_left_out_are_listed_by_kind(tmp_path: Path) -> None:

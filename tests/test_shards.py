@@ -25,10 +25,9 @@ from support.job import (
 )
 from test_crash import QUICK, make_gated
 
-from vllm_caption.config import InputConfig
+from vllm_caption.config import InputConfig, Shard
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
-from vllm_caption.shards import Shard
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.rows import Row
 

@@ -22,10 +22,12 @@ from support.job import (
 from support.s3_server import CREDENTIALS, S3Server, s3_server
 from test_crash import QUICK, make_gated
 
+from vllm_caption.config import is_remote
 from vllm_caption.errors import ItemError, UsageError
+from vllm_caption.flags import parse_images_root
 from vllm_caption.images import object_store
 from vllm_caption.images.files import num_bytes
-from vllm_caption.images.object_store import check_remote, is_remote, parse_images_root, public_root
+from vllm_caption.images.object_store import check_remote, public_root
 
 NUM_ITEMS = 30
 
@@ -163,7 +165,7 @@ def test_credentials_on_the_command_line_are_refused_and_not_shown(root: str) ->
 
 
 def test_scheme_that_is_not_read_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="ftp:// is not read"):
+    with pytest.raises(UsageError, match="ftp:// is not supported"):
         parse_images_root("ftp://host/x")
 
 

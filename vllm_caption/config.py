@@ -6,12 +6,15 @@ Every command-line default is read from these dataclasses. Field names are the f
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
+from zlib import crc32
 
 from vllm_caption.engine_flags import given_flags
-from vllm_caption.shards import Shard
+from vllm_caption.errors import UsageError
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
 WINDOW_FACTOR: Final = 2
@@ -22,6 +25,56 @@ REMOTE_WINDOW_FACTOR: Final = 4
 
 ExecutorName = Literal["local", "ray"]
 Redo = Literal["stale", "failed", "flagged", "all"]
+
+_SHARD: Final = re.compile(r"(\d+)/(\d+)")
+_URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
+
+
+def is_remote(images_root: str | Path) -> bool:
+    """Whether an images root is a URI rather than a folder."""
+    return isinstance(images_root, str) and _URI.match(images_root) is not None
+
+
+def check_folder(flag: str, path: Path, role: str) -> None:
+    """Raise UsageError where ``path`` is no folder that can be read; ``role``: what it is for."""
+    try:
+        with os.scandir(path):
+            return
+    except FileNotFoundError:
+        problem = "does not exist"
+    except NotADirectoryError:
+        problem = "is not a folder"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    raise UsageError(flag, path, f"{problem}; name {role}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shard:
+    """One of ``count`` parts of the items, numbered from 1; a run of its own captions each.
+
+    A shard writes its captions where a run without shards would, and keeps everything else
+    (manifest, journal, lock, status, logs) in a folder of its own until `merge` makes one manifest.
+    """
+
+    index: int
+    count: int
+
+    @staticmethod
+    def parse(text: str) -> Shard:
+        """`3/8`. Raises ValueError."""
+        found = _SHARD.fullmatch(text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError(f"{text} is no I/N with I from 1 to N, as 3/8")
+        return Shard(int(found[1]), int(found[2]))
+
+    def takes(self, name: str) -> bool:
+        """Whether the item of this name is in this shard. The CRC-32 of the name decides, so a name
+        is in the same shard on every machine, whatever else is in the input."""
+        return crc32(name.encode(errors="surrogatepass")) % self.count == self.index - 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
     ├── DocumentError   one document is left out, with a kind and a sentence
     └── ItemError       one item fails, with a kind and a sentence
 
-Invariant: every kind that appears in an output column is listed here.
+Invariant: every kind and flag that appears in an output column is listed here.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ InputKind = Literal[
 EngineKind = Literal["engine_error", "engine_lost", "timeout", "poison"]
 CaptionKind = Literal["caption_rejected"]
 ItemKind = InputKind | EngineKind | CaptionKind
+CaptionFlag = Literal[
+    "empty", "loop", "refusal", "prompt_echo", "forbidden_opening", "too_long", "cut_off"
+]
+"""What is wrong with a caption; see `captions.rules`."""
 
 ITEM_KINDS: Final[tuple[str, ...]] = tuple(
     kind for kinds in (InputKind, EngineKind, CaptionKind) for kind in get_args(kinds)
@@ -47,7 +51,8 @@ ABSENT_KINDS: Final[frozenset[str]] = frozenset({"missing_file", "unreadable", "
 """What every image comes to when the folder or bucket above them is gone."""
 INPUT_KINDS: Final[frozenset[str]] = frozenset(get_args(InputKind))
 """Kinds that can be found again without an engine."""
-
+CAPTION_FLAGS: Final[tuple[CaptionFlag, ...]] = get_args(CaptionFlag)
+"""Worst first: the order of every tuple of flags."""
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_NO_READER = 130, 141

@@ -1,16 +1,23 @@
-"""Every flag of the command line, in the groups that `--help` shows; defaults come from `config`.
+"""The flags of the command line: names and help, reading of values, and the config that they make.
 
-Flags that vLLM knows keep vLLM's name. Nothing heavy is imported here.
+Flags are listed in the groups that ``--help`` shows; every default comes from `config`. Flags that
+vLLM knows keep vLLM's name; flags that are not listed here go to vLLM, which checks them before
+anything starts. Nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
+from urllib.parse import urlsplit
 
 from vllm_caption import __version__
 from vllm_caption.config import (
+    REMOTE_WINDOW_FACTOR,
     EngineConfig,
     ExecutorName,
     ImageConfig,
@@ -18,11 +25,14 @@ from vllm_caption.config import (
     Redo,
     RunConfig,
     SamplingConfig,
+    Shard,
+    is_remote,
 )
-from vllm_caption.errors import UsageError
-from vllm_caption.flag_values import above_zero, kinds, names, natural, positive, shard
-from vllm_caption.images.object_store import parse_images_root
+from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
 
+COMMANDS: Final = ("run", "demo", "plan", "status", "verify", "report", "merge")
+"""The first word of a command line; `run` may be left out."""
+REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 EPILOG = """\
 other commands, each with --help of its own: plan, status, verify, report, merge, demo.
 
@@ -34,7 +44,7 @@ exit codes: 0 all items captioned; 1 finished, some failed; 2 usage or configura
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells a default where there is a value to tell."""
+    """Shows a default only where it says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if isinstance(action.default, bool) or action.default in (None, ()):
@@ -45,18 +55,18 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags in full only; a mistake is a UsageError."""
+    """Takes flags by their full name only; a mistake is a UsageError."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
 
     def error(self, message: str) -> Any:
-        """Instead of a usage text and an exit of its own."""
+        """Called by argparse, which would print its usage and exit."""
         raise UsageError("arguments", None, message)
 
 
 def run_parser() -> Parser:
-    """Of `run`; what it does not know is vLLM's."""
+    """The parser of `run`; see `parse_known` for flags that it does not know."""
     parser = Parser(
         prog="vllm-caption",
         description="Caption design elements with data-parallel vLLM engines. Run it again to go"
@@ -74,7 +84,7 @@ def run_parser() -> Parser:
     parser.add_argument(
         "--shard",
         metavar="I/N",
-        type=shard,
+        type=_shard,
         help="caption the I-th of N parts of the items; `merge` makes one manifest of all",
     )
     _add_output(parser.add_argument_group("output"))
@@ -101,7 +111,7 @@ def add_input(group: Any) -> None:
     )
     group.add_argument(
         "--skip-types",
-        type=names,
+        type=_names,
         default=default.skip_types,
         help="element types that are not captioned, comma-separated, in any case",
     )
@@ -132,7 +142,7 @@ def _add_output(group: Any) -> None:
         "--redo-kind",
         dest="redo_kinds",
         metavar="KIND",
-        type=kinds,
+        type=_kinds,
         default=default.redo_kinds,
         help="of the items tried before, only those that failed with these kinds or have these"
         " flags, comma-separated",
@@ -271,3 +281,108 @@ def _add_patience(group: Any) -> None:
             default=getattr(default, f"{name}_s"),
             help=text,
         )
+
+
+# --- from the text of a flag to its value; argparse reports what is wrong with it ----------------
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    return _at_least(1, text)
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return value
+
+
+def parse_images_root(text: str) -> Path | str:
+    """A folder, or the URI of one, unchanged. Raises UsageError."""
+    if not is_remote(text):
+        return Path(text)
+    parts = urlsplit(text)
+    if parts.username is not None or parts.password is not None:
+        shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        remedy = "holds credentials; give them by environment, profile or role instead"
+        raise UsageError("--images-root", shown, remedy)
+    if parts.scheme not in REMOTE_SCHEMES:
+        known = ", ".join(REMOTE_SCHEMES)
+        remedy = f"{parts.scheme}:// is not supported; give a folder, or one of {known}"
+        raise UsageError("--images-root", text, remedy)
+    return text
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """As a,b,c."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    """Kinds of failure and caption flags."""
+    for name in (found := _names(text)):
+        if name not in (*ITEM_KINDS, *CAPTION_FLAGS):
+            known = f"kinds: {', '.join(ITEM_KINDS)}; flags: {', '.join(CAPTION_FLAGS)}"
+            raise argparse.ArgumentTypeError(f"{name} is neither a kind nor a flag ({known})")
+    return found
+
+
+# --- from the values of all flags to the config ---------------------------------------------------
+
+
+def parse_known(
+    parser: Parser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, tuple[str, ...]]:
+    """Our flags, and the rest, which is vLLM's. Raises UsageError; ``--help`` exits."""
+    options, engine_args = parser.parse_known_args(arguments)
+    if engine_args and not engine_args[0].startswith("-"):
+        known = engine_args[0] in COMMANDS
+        remedy = "comes before its flags" if known else f"is not one of {', '.join(COMMANDS)}"
+        raise UsageError("command", engine_args[0], remedy)
+    return options, tuple(engine_args)
+
+
+def make_config(values: dict[str, Any]) -> RunConfig:
+    """The settings of a run, from values by the names of the config's fields.
+
+    Raises UsageError where two of them contradict each other.
+    """
+    if values["redo"] and values["redo_kinds"]:
+        remedy = "both choose what is captioned again; give one of them"
+        raise UsageError("--redo-kind", ",".join(values["redo_kinds"]), f"and --redo {remedy}")
+    if values["min_pixels"] > values["max_pixels"]:
+        remedy = f"is more than --max-pixels {values['max_pixels']}"
+        raise UsageError("--min-pixels", values["min_pixels"], remedy)
+    if is_remote(values["images_root"]):
+        values = values | {"window_factor": REMOTE_WINDOW_FACTOR}
+    return RunConfig(
+        input=InputConfig(**_taken(InputConfig, values)),
+        image=ImageConfig(**_taken(ImageConfig, values)),
+        sampling=SamplingConfig(**_taken(SamplingConfig, values)),
+        engine=EngineConfig(**_taken(EngineConfig, values)),
+        **_taken(RunConfig, values),
+    )
+
+
+def _taken(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field in fields(kind) if field.name in values}

@@ -14,7 +14,6 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from vllm_caption.captions.prompt import Prompt, load_prompt
 from vllm_caption.captions.rules import CaptionRules
@@ -33,11 +32,11 @@ from vllm_caption.errors import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     EXIT_STOPPED,
-    CaptionJobError,
     RunStopped,
 )
+from vllm_caption.images.files import check_images_root
 from vllm_caption.images.object_store import absolute_root, public_root
-from vllm_caption.inputs.manifest import check_input_folders
+from vllm_caption.inputs.manifest import check_manifest_folders
 from vllm_caption.items import Item
 from vllm_caption.monitoring.bottleneck import Load, limit
 from vllm_caption.monitoring.event_log import EventLog
@@ -49,7 +48,7 @@ from vllm_caption.monitoring.summary import summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.store.earlier_captions import read_earlier
-from vllm_caption.store.layout import REPORT, STATUS
+from vllm_caption.store.layout import STATUS
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
 
@@ -58,15 +57,17 @@ STATUS_EVERY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended."""
+    """How a run ended. ``pilot``: it was a pilot, and its results can be looked at."""
 
     exit_code: int
     stats: RunStats
+    pilot: bool
 
 
 def run_job(config: RunConfig) -> Outcome:
     """Caption everything that is not done. Raises UsageError before anything starts."""
-    check_input_folders(config.input)
+    check_manifest_folders(config.input)
+    check_images_root(config.input.images_root)
     check_model_folder(resolve_model(config.engine.model), config.engine.engine_args)
     prompt = load_prompt(config.prompt)
     with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
@@ -101,23 +102,13 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
     text = summarise(job.stats, job.scan, config, job.seconds)
     if pilot and not stopped:
-        text += "\n" + next_steps(pilot, config, job.stats) + f"\n  {_page(config.output)}"
+        text += "\n" + next_steps(pilot, config, job.stats)
     progress.record("summary", text)
     with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
         print(text, flush=True)
     if stopped:
         progress.tell(f"Stopped: {stopped}", "stopped", "error")
-    return Outcome(exit_code, job.stats)
-
-
-def _page(root: Path) -> str:
-    """The report on a pilot, and one line about it; the captions do not depend on it."""
-    from vllm_caption.commands.report.command import make_report  # after a pilot only
-
-    try:
-        return f"The page is made: {make_report([root], root / REPORT)}"
-    except (CaptionJobError, OSError) as error:
-        return f"The page could not be made: {error}"
+    return Outcome(exit_code, job.stats, pilot=bool(pilot and not stopped))
 
 
 class _Job:

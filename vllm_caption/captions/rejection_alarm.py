@@ -10,7 +10,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final
 
-from vllm_caption.captions.rules import Flag, verdict
+from vllm_caption.captions.rules import verdict
+from vllm_caption.errors import CaptionFlag
 
 MIN_ANSWERS: Final = 50
 WINDOW: Final = 200
@@ -18,7 +19,7 @@ WINDOW: Final = 200
 ALARM_SHARE: Final = 0.20
 MAX_SHOWN_CHARS: Final = 120
 
-REMEDIES: Final[dict[Flag, str]] = {
+REMEDIES: Final[dict[CaptionFlag, str]] = {
     "empty": "the model says nothing: is it an instruct model for images? look at the prompt,"
     " --stop and --min-tokens",
     "loop": "try --repetition-penalty 1.05, fewer --max-tokens, or a larger model",
@@ -36,12 +37,12 @@ class Rejections:
     def __init__(self) -> None:
         self.answers = 0
         self.rejected = 0
-        self.by_flag: Counter[Flag] = Counter()
-        self._recent: deque[Flag | None] = deque(maxlen=WINDOW)
-        self._examples: dict[Flag, tuple[str, str]] = {}
+        self.by_flag: Counter[CaptionFlag] = Counter()
+        self._recent: deque[CaptionFlag | None] = deque(maxlen=WINDOW)
+        self._examples: dict[CaptionFlag, tuple[str, str]] = {}
         self._told = False
 
-    def count(self, file: str, caption: str, flags: Iterable[Flag]) -> None:
+    def count(self, file: str, caption: str, flags: Iterable[CaptionFlag]) -> None:
         """One answer of an engine; ``flags``: worst first."""
         broken = tuple(flags)
         worst = broken[0] if verdict(broken) != "accept" else None

@@ -14,14 +14,11 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, Protocol, Self, get_args
+from typing import Final, Literal, Protocol, Self
 
-Flag = Literal[
-    "empty", "loop", "refusal", "prompt_echo", "forbidden_opening", "too_long", "cut_off"
-]
+from vllm_caption.errors import CAPTION_FLAGS, CaptionFlag
+
 Verdict = Literal["accept", "retry_or_flag", "retry_or_fail"]
-FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
-"""Worst first: the order of every tuple of flags, and what ``rank`` goes by."""
 
 LOOP_REPEATS: Final = ((12, 2), (4, 3), (2, 4), (1, 5))
 """(words in a block, times in a row that make a loop), longest first: a long sentence said twice
@@ -116,12 +113,12 @@ def clean_caption(text: str) -> str:
 
 def check_caption(
     caption: str, finish_reason: str | None, rules: CaptionRules, prompt_text: str = ""
-) -> tuple[Flag, ...]:
+) -> tuple[CaptionFlag, ...]:
     """Every promise that the caption breaks, worst first; nothing if it is fine."""
     if not rules.enabled:
         return ()
     found = words(caption)
-    broken: dict[Flag, bool] = {
+    broken: dict[CaptionFlag, bool] = {
         "empty": not found,
         "loop": _is_loop(caption, found),
         "refusal": is_refusal(caption),
@@ -130,7 +127,7 @@ def check_caption(
         "too_long": rules.max_words is not None and len(found) > rules.max_words,
         "cut_off": finish_reason == "length",
     }
-    return tuple(flag for flag in FLAGS if broken[flag])
+    return tuple(flag for flag in CAPTION_FLAGS if broken[flag])
 
 
 @lru_cache(maxsize=64)
@@ -138,7 +135,7 @@ def _prompt_words(prompt: str) -> list[str]:
     return words(prompt)
 
 
-def verdict(flags: Iterable[Flag]) -> Verdict:
+def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
     """Cut off alone is fine; nothing to keep is asked again or fails; the rest is flagged."""
     broken = set(flags) - {"cut_off"}
     if broken & {"empty", "loop"}:
@@ -146,9 +143,9 @@ def verdict(flags: Iterable[Flag]) -> Verdict:
     return "retry_or_flag" if broken else "accept"
 
 
-def rank(flags: Iterable[Flag]) -> int:
+def rank(flags: Iterable[CaptionFlag]) -> int:
     """How bad an attempt is, 0 for none: the worst flag decides, then the next. Lower is better."""
-    return sum(1 << (len(FLAGS) - 1 - FLAGS.index(flag)) for flag in set(flags))
+    return sum(1 << (len(CAPTION_FLAGS) - 1 - CAPTION_FLAGS.index(flag)) for flag in set(flags))
 
 
 def words(text: str) -> list[str]:

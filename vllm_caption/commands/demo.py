@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vllm_caption.cli import parse_run
+from vllm_caption.commands.run import caption, parse_run
 from vllm_caption.demo import MODEL_NAME, SAMPLE_DIR
 from vllm_caption.engines.hardware import runs_on_cpu
-from vllm_caption.job import run_job
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.layout import caption_name
 
@@ -35,7 +34,7 @@ def run_demo(arguments: Sequence[str]) -> int:
             *arguments,
         ]
     )
-    outcome = run_job(config)
+    outcome = caption(config)
     labels = json.loads((SAMPLE_DIR / "labels.json").read_text("utf-8"))
     print(f"\nSome of the captions in {config.output.resolve()}\n")
     print("\n".join(compared(CaptionFiles(config.output), labels, config.prompt)))

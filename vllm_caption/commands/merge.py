@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from vllm_caption.config import RunConfig
+from vllm_caption.config import RunConfig, Shard
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import Parser, add_output_folder
 from vllm_caption.images.files import check_name
-from vllm_caption.shards import Shard
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.layout import MANIFEST, shard_folders, state_folders
 from vllm_caption.store.lock import find_holder

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
+from vllm_caption.config import Shard
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.monitoring.run_state import View, as_dict, look, one_line
 from vllm_caption.monitoring.status import read_status
-from vllm_caption.shards import Shard
 from vllm_caption.store.layout import shard_folders
 
 EXIT_DIED = 1

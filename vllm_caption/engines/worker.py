@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vllm_caption.config import ImageConfig
+from vllm_caption.config import ImageConfig, is_remote
 from vllm_caption.errors import ABSENT_KINDS, ItemError
 from vllm_caption.images.decode import PreparedImage, decode_image, prepare_image
 from vllm_caption.images.files import read_image
-from vllm_caption.images.object_store import FETCH_THREADS, RemoteRoot, is_remote
+from vllm_caption.images.object_store import FETCH_THREADS, RemoteRoot
 from vllm_caption.messages import (
     Cancel,
     Cancelled,

@@ -16,10 +16,12 @@ import os
 import re
 import stat
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
+from vllm_caption.config import check_folder, is_remote
 from vllm_caption.errors import ItemError, ItemKind
-from vllm_caption.images.object_store import is_remote, remote_bytes, remote_size
+from vllm_caption.images.object_store import check_remote, remote_bytes, remote_size
 
 MAX_FILE_BYTES: Final = 512 * 2**20
 
@@ -48,6 +50,14 @@ _OS_REFUSALS: Final[dict[int, tuple[ItemKind, str]]] = {
     errno.EACCES: ("unreadable", "permission to read it is denied"),
     errno.ENXIO: ("not_a_file", "it is a socket or a device, not a regular file"),
 }
+
+
+def check_images_root(images_root: Path | str) -> None:
+    """Raise UsageError, before anything starts, for a root below which nothing can be read."""
+    if isinstance(images_root, str):
+        check_remote(images_root)
+    else:
+        check_folder("--images-root", images_root, "the folder that `file` paths start from")
 
 
 def resolve_image(images_root: str, file: str) -> str:

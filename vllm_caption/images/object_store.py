@@ -8,17 +8,14 @@ get here, so nothing outside the root is asked for; credentials come the usual w
 from __future__ import annotations
 
 import math
-import re
 import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from vllm_caption.config import is_remote
 from vllm_caption.errors import ItemError, UsageError
 
-_URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
-SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 PATIENCE_S: Final = 30
 FETCH_THREADS: Final = 32
 """Requests that one process has under way at most: they wait, they do not compute."""
@@ -28,26 +25,6 @@ _HEAD_BYTES: Final = 1 << 20
 BELIEVED_S: Final = 5.0
 """How long an answer of the service holds."""
 _FLAG: Final = "--images-root"
-
-
-def is_remote(images_root: str | Path) -> bool:
-    """Whether a root is a URI rather than a folder."""
-    return isinstance(images_root, str) and _URI.match(images_root) is not None
-
-
-def parse_images_root(text: str) -> Path | str:
-    """A folder, or the URI of one as it stands. Raises UsageError."""
-    if not is_remote(text):
-        return Path(text)
-    parts = urlsplit(text)
-    if parts.username is not None or parts.password is not None:
-        shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path}"
-        remedy = "holds credentials; give them by environment, profile or role instead"
-        raise UsageError(_FLAG, shown, remedy)
-    if parts.scheme not in SCHEMES:
-        remedy = f"{parts.scheme}:// is not read; give a folder, or {', '.join(SCHEMES)}"
-        raise UsageError(_FLAG, text, remedy)
-    return text
 
 
 def absolute_root(images_root: str | Path) -> str:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vllm_caption.config import InputConfig
+from vllm_caption.config import InputConfig, check_folder
 from vllm_caption.errors import DocumentError, ItemError, UsageError
 from vllm_caption.formatting import JSON_TYPES, encodable_name, printable
-from vllm_caption.images.object_store import check_remote
 from vllm_caption.inputs.documents import LONE_SURROGATE, SUFFIX, Element, read_document
 from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
@@ -132,36 +131,13 @@ class ManifestReader:
         return Item(file, document, index, kind)
 
 
-def check_input_folders(config: InputConfig) -> None:
-    """Refuse folders that cannot hold an input, before anything starts."""
-    check_manifest_folders(config)
-    root = config.images_root
-    if isinstance(root, str):
-        check_remote(root)
-    else:
-        _check_folder("--images-root", root, "the folder that `file` paths start from")
-
-
 def check_manifest_folders(config: InputConfig) -> None:
-    """The same for a command that opens no image."""
-    _check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
-    _check_folder("--json-detail", config.json_detail, "the folder with the details of each NAME")
+    """Raise UsageError, before anything starts, for folders that cannot hold manifests."""
+    check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
+    check_folder("--json-detail", config.json_detail, "the folder with the details of each NAME")
     if not document_names(config.jsons):
         remedy = "holds no file ending in .json; name the folder that holds the manifests"
         raise UsageError("--jsons", config.jsons, remedy)
-
-
-def _check_folder(flag: str, path: Path, role: str) -> None:
-    try:
-        with os.scandir(path):
-            return
-    except FileNotFoundError:
-        problem = "does not exist"
-    except NotADirectoryError:
-        problem = "is not a folder"
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-    raise UsageError(flag, path, f"{problem}; name {role}")
 
 
 def document_names(jsons: Path) -> list[str]:

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
-from vllm_caption.captions.rules import Flag, rank, verdict
-from vllm_caption.errors import ItemKind
+from vllm_caption.captions.rules import rank, verdict
+from vllm_caption.errors import CaptionFlag, ItemKind
 from vllm_caption.messages import Captioned, Failed
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Task(Generic[T]):
     attempts: int = 0
     rejected: int = 0
     best: Captioned | None = None
-    best_flags: tuple[Flag, ...] = ()
+    best_flags: tuple[CaptionFlag, ...] = ()
     solo_deaths: int = 0
     killed: frozenset[int] = frozenset()
 
@@ -64,7 +64,7 @@ class Accept(Generic[T]):
     item: T
     attempts: int
     result: Captioned
-    flags: tuple[Flag, ...]
+    flags: tuple[CaptionFlag, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class Dispatcher(Generic[T]):
     # --- what the driver reports -------------------------------------------------------------
 
     def captioned(
-        self, engine: int, result: Captioned, flags: tuple[Flag, ...]
+        self, engine: int, result: Captioned, flags: tuple[CaptionFlag, ...]
     ) -> Decision[T] | None:
         """An engine answered. None: the lease is not known (late or doubled), ignore it."""
         task = self._finish(engine, result.lease)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.shards import Shard
+from vllm_caption.config import Shard
 
 CAPTION_SUFFIX: Final = ".txt"
 MANIFEST: Final = "manifest.parquet"

@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 from filelock import FileLock, Timeout
 
+from vllm_caption.config import Shard
 from vllm_caption.errors import UsageError
-from vllm_caption.shards import Shard
 from vllm_caption.store.layout import LOCK, OWNER, shard_folders, state_folder
 
 _PATIENCE_S: Final = 0.2

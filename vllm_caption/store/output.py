@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vllm_caption.config import Shard
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.items import SkippedDocument
-from vllm_caption.shards import Shard
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint

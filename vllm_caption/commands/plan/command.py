@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from vllm_caption.captions.prompt import load_prompt
@@ -18,14 +19,24 @@ from vllm_caption.commands.plan.output import Rate, read_rate, read_recorded
 from vllm_caption.commands.plan.report import Plan
 from vllm_caption.commands.plan.survey import Survey
 from vllm_caption.commands.plan.text import describe
+from vllm_caption.commands.run import complete_config
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
-from vllm_caption.flag_values import above_zero
-from vllm_caption.inputs.manifest import check_input_folders, document_names
+from vllm_caption.flags import Parser, above_zero, parse_known, run_parser
+from vllm_caption.images.files import check_images_root
+from vllm_caption.inputs.manifest import check_manifest_folders, document_names
 from vllm_caption.monitoring.progress import DocumentProgress
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
+    """The settings of the run that is planned, and the plan's own flags; needs no vLLM."""
+    parser = run_parser()
+    _add_flags(parser)
+    options, engine_args = parse_known(parser, arguments)
+    return complete_config(options, engine_args, needs_vllm=False), options
+
+
+def _add_flags(parser: Parser) -> None:
     """Turn the parser of a run into that of its plan."""
     parser.prog += " plan"
     parser.description = (
@@ -45,11 +56,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_plan(config: RunConfig, options: argparse.Namespace) -> int:
-    """The command, with the flags of `add_flags`; returns the exit code.
-
-    Raises UsageError where a run would.
-    """
+def run_plan(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code. Raises UsageError where a run would."""
+    config, options = parse_plan(arguments)
     json: Path | None = options.json
     check_json_file(json)
     try:
@@ -67,7 +76,8 @@ def make_plan(
 ) -> Plan:
     """Read the whole input and what is done of it. ``images_per_s`` is of one engine."""
     started_s = time.monotonic()
-    check_input_folders(config.input)
+    check_manifest_folders(config.input)
+    check_images_root(config.input.images_root)
     prompt = load_prompt(config.prompt)
     survey = Survey(config, prompt, read_recorded(config.output), open_images=open_images)
     progress = DocumentProgress(len(document_names(config.input.jsons)), quiet=config.quiet)

@@ -15,11 +15,10 @@ from typing import Final, NamedTuple, TypeVar
 
 from vllm_caption.captions.prompt import Prompt, render
 from vllm_caption.commands.plan.report import Images, Size, Sizes, TwinFiles, VisionTokens
-from vllm_caption.config import ImageConfig
+from vllm_caption.config import ImageConfig, is_remote
 from vllm_caption.errors import ItemError
 from vllm_caption.images.decode import prepare_image
 from vllm_caption.images.files import num_bytes
-from vllm_caption.images.object_store import is_remote
 from vllm_caption.items import Item
 from vllm_caption.scheduling.duplicates import twin_key
 

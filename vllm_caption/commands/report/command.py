@@ -20,9 +20,7 @@ from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.thumbnails import choose, make_thumbnails
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
-from vllm_caption.flag_values import natural, positive
-from vllm_caption.flags import Parser
-from vllm_caption.images.object_store import parse_images_root
+from vllm_caption.flags import Parser, natural, parse_images_root, positive
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.layout import COMPARISON, REPORT, temporary_name
 

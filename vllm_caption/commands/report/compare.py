@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vllm_caption.captions.rules import FLAGS
 from vllm_caption.commands.report.facts import has_flag, num_words
 from vllm_caption.commands.report.items import Items
+from vllm_caption.errors import CAPTION_FLAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def _compare(label: str, first: pa.Table, other: pa.Table) -> Comparison:
     same = both & np.asarray(pc.fill_null(pc.equal(first["caption"], other["caption"]), False))
     difference = (num_words(other["caption"]) - num_words(first["caption"]))[both]
     flags: list[tuple[str, int, int]] = []
-    for flag in FLAGS:
+    for flag in CAPTION_FLAGS:
         mine, theirs = (np.asarray(has_flag(rows, flag)) for rows in (first, other))
         counts = int((both & mine & ~theirs).sum()), int((both & theirs & ~mine).sum())
         if any(counts):

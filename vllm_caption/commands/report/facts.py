@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vllm_caption.captions.rules import FLAGS
 from vllm_caption.commands.report.records import Records
+from vllm_caption.errors import CAPTION_FLAGS
 from vllm_caption.items import SkippedDocument
 
 NUM_EXAMPLES: Final = 3
@@ -179,7 +179,7 @@ def _kinds(rows: pa.Table) -> list[Group]:
 
 def _flags(done: pa.Table) -> list[Group]:
     groups = []
-    for flag in FLAGS:
+    for flag in CAPTION_FLAGS:
         with_flag = done.filter(has_flag(done, flag))
         if len(with_flag):
             groups.append(Group(flag, len(with_flag), _examples(with_flag, "caption")))

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vllm_caption.captions.rules import FLAGS
 from vllm_caption.commands.report.facts import has_flag, num_words
 from vllm_caption.commands.report.items import Items
 from vllm_caption.commands.report.thumbnails import Thumbnails
-from vllm_caption.images.object_store import is_remote
+from vllm_caption.config import is_remote
+from vllm_caption.errors import CAPTION_FLAGS
 
 MAX_CHARS: Final = 2000
 """Of one caption or reason; the .txt holds all of it."""
@@ -34,7 +34,7 @@ def make_payload(
     shared = items.shared
     data = {
         "labels": labels,
-        "flags": FLAGS,
+        "flags": CAPTION_FLAGS,
         "statuses": STATUSES,
         "root": _uri(images_root) if images_root else _root_uri(shared),
         "file": shared["file"].to_pylist(),
@@ -53,7 +53,7 @@ def make_payload(
 def _side(rows: pa.Table) -> dict[str, Any]:
     text = pc.coalesce(rows["caption"], rows["error"])
     marks = np.zeros(len(rows), dtype=np.int64)
-    for bit, flag in enumerate(FLAGS):
+    for bit, flag in enumerate(CAPTION_FLAGS):
         marks |= np.asarray(has_flag(rows, flag)).astype(np.int64) << bit
     return {
         "status": _numbers(pc.index_in(rows["status"], pa.array(STATUSES))),

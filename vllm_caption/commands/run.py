@@ -1,0 +1,83 @@
+"""``run``: the job itself, the default command.
+
+The job is imported only after the arguments are parsed, so that `--help` and mistakes are answered
+at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_caption.config import RunConfig
+from vllm_caption.errors import CaptionJobError, UsageError
+from vllm_caption.flags import make_config, parse_known, run_parser
+
+if TYPE_CHECKING:
+    from vllm_caption.job import Outcome
+
+
+def run_run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code. Raises UsageError and RunStopped."""
+    return caption(parse_run(arguments)).exit_code
+
+
+def parse_run(arguments: Sequence[str]) -> RunConfig:
+    """The settings of one run. Raises UsageError; ``--help`` exits."""
+    options, engine_args = parse_known(run_parser(), arguments)
+    options.arguments = tuple(arguments)
+    return complete_config(options, engine_args)
+
+
+def complete_config(
+    options: argparse.Namespace, engine_args: tuple[str, ...], *, needs_vllm: bool = True
+) -> RunConfig:
+    """The settings that flags give, with an engine for every GPU where they name no number.
+
+    Raises UsageError; without ``needs_vllm``, GPUs that cannot be counted are no error.
+    """
+    values = vars(options) | {"engine_args": engine_args}
+    if options.data_parallel_size is None:
+        values["data_parallel_size"] = _count_engines(options, needs_vllm=needs_vllm)
+    return make_config(values)
+
+
+def _count_engines(options: argparse.Namespace, *, needs_vllm: bool) -> int:
+    from vllm_caption.engines import hardware
+
+    per_engine = options.tensor_parallel_size * options.pipeline_parallel_size
+    try:
+        if options.executor == "local":
+            return hardware.default_data_parallel_size(per_engine)
+        from vllm_caption.engines.executors import ray
+
+        return ray.default_data_parallel_size(options.ray_address, per_engine)
+    except UsageError:
+        if needs_vllm:
+            raise
+        return 1
+
+
+def caption(config: RunConfig) -> Outcome:
+    """Run the job, and make the page of a pilot. Raises UsageError."""
+    from vllm_caption.job import run_job
+
+    outcome = run_job(config)
+    if outcome.pilot:
+        with contextlib.suppress(OSError, ValueError):  # the output pipe was closed; all is saved
+            print(f"  {_page(config.output)}", flush=True)
+    return outcome
+
+
+def _page(root: Path) -> str:
+    """Write the report on a pilot; returns one line about it. The captions do not depend on it."""
+    from vllm_caption.commands.report.command import make_report
+    from vllm_caption.store.layout import REPORT
+
+    try:
+        return f"The page is made: {make_report([root], root / REPORT)}"
+    except (CaptionJobError, OSError) as error:
+        return f"The page could not be made: {error}"
