@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,13 +61,24 @@ def read_part(
     Raises UnreadablePart, and FileNotFoundError where the part was compacted away.
     """
     with _as_unreadable(path):
-        yield from _read_validated(path, columns) if validate else _read(path, columns)
+        yield from _read_validated(path, columns) if validate else _read([path], columns)
 
 
-def _read(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    part = ds.dataset(path, schema=SCHEMA, format="parquet")
+def _read_parts(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """As `read_part` of each: a third faster where they are hundreds."""
+    try:
+        yield from _read(paths, columns)
+    except _FAULTS:
+        for path in paths:  # once more, one by one: which of them is it?
+            for _ in read_part(path, columns):
+                pass
+        raise
+
+
+def _read(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    rows = ds.dataset([os.fspath(path) for path in paths], schema=SCHEMA, format="parquet")
     schema = pa.schema([SCHEMA.field(name) for name in columns])
-    for batch in part.to_batches(
+    for batch in rows.to_batches(
         columns=list(columns),
         batch_size=ROWS_AT_A_TIME,
         batch_readahead=2,
@@ -122,12 +134,11 @@ def last_rows(
     if num_items is not None and sum(map(num_rows, paths)) == num_items:
         kept = np.ones(num_items, dtype=bool)
     else:
-        names = [table["file"] for path in paths for table in read_part(path, ["file"])]
+        names = [table["file"] for table in _read_parts(paths, ["file"])]
         kept = is_last(pa.chunked_array([c for n in names for c in n.chunks], pa.string()))
     begin = 0
-    for path in paths:
-        for table in read_part(path, columns):
-            yield table.filter(pa.array(kept[begin : (begin := begin + len(table))]))
+    for table in _read_parts(paths, columns):
+        yield table.filter(pa.array(kept[begin : (begin := begin + len(table))]))
 
 
 def read_states(paths: Sequence[Path]) -> dict[str, ItemState]:
