@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from support.job import rows
 
@@ -19,6 +20,7 @@ from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.layout import parts
 from vllm_caption.store.output import Output
+from vllm_caption.store.reader import FolderRows
 from vllm_caption.store.rows import Row
 
 
@@ -163,6 +165,66 @@ def test_manifest_is_one_dataset_for_pandas_and_pyarrow(tmp_path: Path) -> None:
     assert frame["output_tokens"].sum() == 35
     assert frame["finished_at"].iloc[0] == pd.Timestamp("2023-11-14T22:13:20Z")
     assert ds.dataset(tmp_path / "manifest.parquet").count_rows() == 5
+
+
+COLUMNS = """
+file: string
+document: string
+element_index: int32
+element_type: string
+image_path: string
+caption_path: string
+status: string
+caption: string
+finish_reason: string
+flags: list<element: string>
+error_kind: string
+error: string
+attempts: int32
+prompt_tokens: int32
+output_tokens: int32
+image_width: int32
+image_height: int32
+backdrop: string
+image_sha256: string
+same_as: string
+twin_key: string
+recipe_id: string
+model: string
+prompt_name: string
+engine: int32
+queue_s: float
+prepare_s: float
+generate_s: float
+finished_at: timestamp[us, tz=UTC]
+run_id: string
+"""
+
+
+def test_columns_of_a_part_have_these_names_and_types_in_this_order(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=1)
+    checkpoint.append(row("a"))
+    (part,) = parts(checkpoint.folder)
+    columns = [f"{field.name}: {field.type}" for field in pq.read_schema(part)]
+    assert columns == COLUMNS.split("\n")[1:-1]
+
+
+def test_row_is_the_same_after_its_way_through_a_part(tmp_path: Path) -> None:
+    full = row("a", flags=("loop", "cut_off"), attempts=2, generate_s=0.5, twin_key="ab")
+    checkpoint = Checkpoint(tmp_path, interval=2)
+    for each in (full, row("b")):
+        checkpoint.append(each)
+    assert list(FolderRows(tmp_path).newest_first()) == [full, row("b")]
+
+
+def test_column_that_an_older_part_lacks_is_null(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=1)
+    checkpoint.append(row("a", engine=3))
+    (part,) = parts(checkpoint.folder)
+    pq.write_table(pq.read_table(part).drop_columns(["engine", "same_as"]), part)
+    for validate in (False, True):
+        (values,) = FolderRows(tmp_path).tuples(("file", "engine"), validate=validate)
+        assert values == ("a", None)
 
 
 # --- the folder as a whole -------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""The names in an output folder: spelled in one module, and none of them free for a caption."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vllm_caption.shards import Shard
+from vllm_caption.store import layout
+
+PACKAGE = Path(layout.__file__).parents[1]
+NAMES = {
+    layout.MANIFEST,
+    layout.DAMAGED_PARTS,
+    layout.JOURNAL,
+    layout.DOCUMENTS,
+    layout.RECIPES,
+    layout.STATUS,
+    layout.SAMPLES,
+    layout.REPORT,
+    layout.COMPARISON,
+    layout.LOCK,
+    layout.OWNER,
+    layout.PREFLIGHT_LOG,
+    *(layout.part_name(1)[:5], layout.temporary_name(""), layout.engine_log(1)[-4:]),
+}
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Every string that is no docstring."""
+    tree = ast.parse(path.read_text())
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in prose and type(node.value) is str:
+            yield node.value
+
+
+def test_no_other_module_spells_a_name_of_the_output_folder() -> None:
+    spelled = [
+        f"{path.relative_to(PACKAGE)}: {text}"
+        for path in PACKAGE.rglob("*.py")
+        if path != Path(layout.__file__)
+        for text in strings(path)
+        if any(name in text for name in NAMES)
+        or text in (layout.LOGS, layout.SHARDS)
+        or text.startswith(layout.CAPTION_SUFFIX)
+    ]
+    assert spelled == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.parquet",
+        "manifest.damaged",
+        "journal.jsonl",
+        "documents.parquet",
+        ".documents.parquet.tmp",
+        "recipes.json",
+        ".recipes.json.tmp",
+        "recipes.json.damaged",
+        "status.json",
+        ".status.json.tmp",
+        "monitor.parquet",
+        ".monitor.parquet.tmp",
+        "report.html",
+        "compare.html",
+        ".run.lock",
+        ".run.owner.json",
+        "logs/engine-0.log",
+        "logs/preflight.log",
+        "shards/0001-of-0008",
+    ],
+)
+def test_no_caption_may_need_a_folder_with_a_name_of_the_job(name: str) -> None:
+    assert layout.is_reserved(f"{name}/a.png")
+    assert not layout.is_reserved(f"d/{name}/a.png")
+    assert not layout.is_reserved(name)
+
+
+@pytest.mark.parametrize("file", ["logs/a.png", "shards/a.png", "manifest.parquet.png/b.png"])
+def test_names_beside_those_of_the_job_are_free(file: str) -> None:
+    assert not layout.is_reserved(file)
+
+
+def test_parts_are_listed_by_number_and_what_is_being_written_is_apart(tmp_path: Path) -> None:
+    for number in (10, 9, 100_000_000):
+        (tmp_path / layout.part_name(number)).touch()
+    (tmp_path / layout.temporary_name(layout.part_name(11))).touch()
+    numbers = [layout.part_number(path) for path in layout.parts(tmp_path)]
+    assert numbers == [9, 10, 100_000_000]
+    assert [path.name for path in layout.temporary_parts(tmp_path)] == [
+        ".part-00000011.parquet.tmp"
+    ]
+
+
+def test_shard_is_found_in_the_folder_that_it_keeps(tmp_path: Path) -> None:
+    shard = Shard(3, 8)
+    layout.shard_folder(tmp_path, shard).mkdir(parents=True)
+    assert layout.shard_folders(tmp_path) == {shard: tmp_path / "shards/0003-of-0008"}
+    assert layout.state_folder(tmp_path, None) == tmp_path
