@@ -96,11 +96,11 @@ def test_shards_fill_one_folder_and_merge_makes_one_manifest(tmp_path: Path) -> 
     assert (again.exit_code, "(0 in this run)" in again.stdout) == (0, True)
 
 
-def test_merge_names_the_shards_that_are_not_there(tmp_path: Path) -> None:
+def test_merge_names_the_shards_that_are_missing(tmp_path: Path) -> None:
     make_input(tmp_path, NUM_ITEMS)
     shard_run(tmp_path, "2/4")
     assert (
-        "Shards: 1 of 4; not there: 1, 3, 4"
+        "Shards: 1 of 4; missing: 1, 3, 4"
         in run_here("merge", f"--output={tmp_path / 'out'}").stdout
     )
 

@@ -1,4 +1,4 @@
-"""What `verify` finds, what `--repair` mends, and that no caption is lost by it."""
+"""What `verify` finds, what `--repair` fixes, and that no caption is lost by it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.job import captions, input_flags, rows, run_here, write_document
 
 from vllm_caption.commands.verify.command import verify
-from vllm_caption.commands.verify.report import MEANING, REMEDY, Verdict
+from vllm_caption.commands.verify.verdict import KINDS, Verdict
 from vllm_caption.config import InputConfig
 from vllm_caption.driver.row_maker import adopted
 from vllm_caption.inputs.manifest import ManifestReader
@@ -89,7 +89,7 @@ def remove_rows(folder: Path, *files: str) -> None:
         path.rename(folder / "out" / "manifest.parquet" / path.name)
 
 
-# --- every divergence, found and mended ------------------------------------------------------
+# --- every divergence, found and repaired ------------------------------------------------------
 
 
 def test_nothing_diverges_after_a_complete_run(tmp_path: Path) -> None:
@@ -122,7 +122,9 @@ def test_row_without_its_txt_gets_the_txt_with_the_caption_of_the_row(tmp_path: 
     assert rows(out)[FILES[3]]["recipe_id"] == "r1"
 
 
-def test_missing_txt_of_an_item_that_was_made_anew_gets_the_newest_caption(tmp_path: Path) -> None:
+def test_missing_txt_of_an_item_that_was_captioned_again_gets_the_newest_caption(
+    tmp_path: Path,
+) -> None:
     out = complete(tmp_path)
     add_row(tmp_path, FILES[0], caption="the newest")
     (out / f"{FILES[0]}.txt").unlink()
@@ -243,7 +245,7 @@ def test_name_that_must_not_reach_the_disk_is_neither_read_nor_written(
     assert (tmp_path / "secret.png.txt").read_text() == "not ours"
 
 
-# --- what cannot be mended -------------------------------------------------------------------
+# --- what cannot be repaired -------------------------------------------------------------------
 
 
 def test_folder_in_the_place_of_a_txt_stays_among_what_diverges(tmp_path: Path) -> None:
@@ -573,8 +575,8 @@ def test_report_names_each_kind_with_examples_and_what_to_do(tmp_path: Path) -> 
     flags = [*input_flags(tmp_path), f"--output={out}"]
     result = run_here("verify", *flags, f"--json={json_path}")
     assert (result.exit_code, result.stderr) == (1, "")
-    assert f"missing_txt: 5 × {MEANING['missing_txt']}" in result.stdout
-    assert f"→ {REMEDY['missing_txt']}" in result.stdout
+    assert f"missing_txt: 5 × {KINDS['missing_txt'].meaning}" in result.stdout
+    assert f"→ {KINDS['missing_txt'].remedy}" in result.stdout
     assert result.stdout.count(".png") == 3
     written = json.loads(json_path.read_text())
     assert [entry["file"] for entry in written["divergences"][0]["entries"]] == FILES[:5]
@@ -584,11 +586,11 @@ def test_report_names_each_kind_with_examples_and_what_to_do(tmp_path: Path) -> 
     assert run_here("verify", *flags).stdout.splitlines()[-1].endswith("everything agrees")
 
 
-def test_documents_that_were_not_taken_are_reported_with_their_reasons(tmp_path: Path) -> None:
+def test_skipped_documents_are_reported_with_their_reasons(tmp_path: Path) -> None:
     out = complete(tmp_path)
     (tmp_path / "json_detail" / "design_10.json").unlink()
     result = run_here("verify", *input_flags(tmp_path), f"--output={out}")
-    assert "3 read, 1 not taken" in result.stdout
+    assert "3 read, 1 skipped" in result.stdout
     assert "missing_detail 1, e.g. design_10: there is no detail of this name" in result.stdout
 
 

@@ -1,4 +1,4 @@
-"""``merge``: one output folder of what shards made, in it or in folders of their own.
+"""``merge``: one manifest of what shards made, in one output folder or in several.
 
 Invariants: no caption is lost or replaced, a folder that is merged into another stays as it is,
 and a merge that was killed is finished by the next.
@@ -27,8 +27,8 @@ from vllm_caption.store.rows import ItemState, Row
 
 @dataclass(slots=True)
 class Merged:
-    """What a merge came to. ``statuses``: of all items now; ``taken``: of those from other folders;
-    ``refused``: captions for which the folder has no place, as sentences."""
+    """The result. ``statuses``: of all items now; ``taken``: of those from other folders;
+    ``refused``: why items of other folders were not taken, as sentences."""
 
     shards: list[Shard]
     statuses: Counter[str] = field(default_factory=Counter)
@@ -40,8 +40,8 @@ def run_merge(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError and RunStopped."""
     parser = Parser(
         prog="vllm-caption merge",
-        description="Make one output folder of what `--shard` runs have made in it, and of the"
-        " folders named besides, which stay as they are.",
+        description="Merge the manifests of `--shard` runs in one output folder, and copy the"
+        " captions and rows of other output folders into it; those stay as they are.",
         epilog="exit codes: 0 merged; 2 usage or configuration; 3 could not go on (disk full);"
         " 130 interrupted.",
     )
@@ -56,9 +56,9 @@ def run_merge(arguments: Sequence[str]) -> int:
 
 
 def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
-    """Bring everything into ``root``. Raises UsageError and RunStopped."""
+    """Merge everything into ``root``. Raises UsageError and RunStopped."""
     if not folders and not root.is_dir():
-        raise UsageError("--output", root, "does not exist; name the folder that the shards wrote")
+        raise UsageError("--output", root, "does not exist; name the folder of the shards")
     for folder in folders:
         _check(folder, root)
     shards = {shard for folder in (root, *folders) for shard in shard_folders(folder)}
@@ -81,7 +81,7 @@ def _check(folder: Path, root: Path) -> None:
     if not folder.is_dir():
         raise UsageError("merge", folder, "is not a folder; name the output folder of a run")
     if folder.resolve() == root.resolve():
-        raise UsageError("merge", folder, "is the folder to merge into; name the others only")
+        raise UsageError("merge", folder, "is the folder to merge into; name only the others")
     if holder := find_holder(folder):
         raise UsageError("merge", folder, f"is in use by {holder}; wait for it")
 
@@ -130,7 +130,7 @@ def _lines(merged: Merged, root: Path) -> Iterator[str]:
         by_count.setdefault(shard.count, []).append(shard.index)
     for count, present in by_count.items():
         missing = sorted(set(range(1, count + 1)) - set(present))
-        left = f"; not there: {', '.join(map(str, missing))}" if missing else ""
+        left = f"; missing: {', '.join(map(str, missing))}" if missing else ""
         yield f"Shards: {len(present)} of {count}{left}"
     if merged.taken:
         taken = ", ".join(f"{status} {n:,}" for status, n in merged.taken.most_common())

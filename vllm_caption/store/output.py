@@ -1,4 +1,4 @@
-"""The one writer: a caption's .txt first, its row second, and what is already there.
+"""An output folder, opened by its one writer: a caption's .txt goes to the disk first, then its row.
 
 Invariant: every public method leaves the folder in a state from which a rerun loses nothing.
 """
@@ -52,9 +52,7 @@ class Output:
             self.logs.mkdir(parents=True, exist_ok=True)
             self._lock = OutputLock(root, shard)
         except OSError as error:
-            remedy = (
-                f"cannot be written ({error.strerror}); choose another folder or mend its rights"
-            )
+            remedy = f"cannot be written ({error.strerror}); choose another folder or fix its permissions"
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
@@ -102,12 +100,12 @@ class Output:
         return whole | self._checkpoint.states()
 
     def record_recipe(self, recipe: Recipe) -> str | None:
-        """Keep what the run's captions are made with; returns a sentence where that is odd."""
+        """Keep how the run makes its captions; returns a sentence if the file of recipes was damaged."""
         with _stopping():
             return record_recipe(self.root, recipe)
 
     def record_documents(self, skipped: list[SkippedDocument]) -> None:
-        """Keep which documents were left out of this run, and why."""
+        """Keep which documents this run skipped, and why."""
         with _stopping():
             write_documents(self.root, skipped)
 
@@ -142,6 +140,11 @@ class Output:
             self.files.check_name(file)
             self.files.write(file, caption)
 
+    def remove_leftover(self, path: str) -> None:
+        """Remove a temporary file that a killed run left; nothing was ever visible there."""
+        with _stopping():
+            (self._captions_root / path).unlink(missing_ok=True)
+
     def set_part_aside(self, path: Path) -> None:
         """Move a part that cannot be read out of the dataset; nothing is deleted."""
         with _stopping():
@@ -167,12 +170,12 @@ class Output:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """A disk that does not take what must be written ends the run."""
+    """What cannot be written to the disk ends the run."""
     try:
         yield
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         raise RunStopped(
             f"the output cannot be written{where}: {error.strerror};"
-            " what was finished is saved, make room or mend the folder and run again"
+            " what was finished is saved; make room or fix the folder, and run again"
         ) from error

@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vllm_caption.errors import CaptionJobError, RunStopped, UsageError
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.run_state import look
+from vllm_caption.monitoring.samples import FAULTS, read_series
 from vllm_caption.monitoring.status import RunStatus
 from vllm_caption.store.documents import read_documents
-from vllm_caption.store.layout import SAMPLES, state_folders
+from vllm_caption.store.layout import state_folders
 from vllm_caption.store.reader import FolderRows, is_last, read_folder
 from vllm_caption.store.recipe import Recipe, read_recipes
 from vllm_caption.store.rows import SCHEMA
 
 UNUSED: Final = ("caption_path", "twin_key", "finish_reason", "model", "prompt_name")
 COLUMNS: Final = [name for name in SCHEMA.names if name not in UNUSED]
-FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def _read(root: Path, label: str) -> Records:
         recipes=_read_recipes(root),
         state=state,
         status=status,
-        series=_read_series(root / SAMPLES),
+        series=_read_series(root),
     )
 
 
@@ -105,11 +104,10 @@ def _read_recipes(root: Path) -> dict[str, Recipe]:
     return recipes
 
 
-def _read_series(path: Path) -> pa.Table | None:
-    """None where it is missing or damaged: its charts are then left out, or made of the rows."""
+def _read_series(root: Path) -> pa.Table | None:
+    """None where it is missing or damaged: its charts are then left out, or made from the rows."""
     try:
-        with path.open("rb") as file:
-            table = pq.ParquetFile(file).read()
+        table = read_series(root)
     except FAULTS:
         return None
-    return table if len(table) and {"at", "run_id"} <= set(table.column_names) else None
+    return table if table is not None and len(table) else None

@@ -1,7 +1,7 @@
-"""``verify``: does everything agree, and if not, what does not, and what is to be done about it?
+"""``verify``: whether captions, manifest and input agree; if not, where and what to do about it.
 
-Invariants: without ``--repair`` nothing is written but the ``--json`` file and no lock is kept, so
-that it may stand beside a run; with it, the same lock is held as by a run.
+Invariants: without ``--repair`` nothing but the ``--json`` file is written and no lock is held, so
+that it may run beside a run; with it, the same lock is held as by a run.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vllm_caption.commands.json_file import check_json_file, write_json_file
 from vllm_caption.commands.verify.repair import Repair
-from vllm_caption.commands.verify.report import Verdict
 from vllm_caption.commands.verify.survey import Survey
 from vllm_caption.commands.verify.text import describe
+from vllm_caption.commands.verify.verdict import Verdict
 from vllm_caption.config import InputConfig, RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, add_input, add_output_folder
@@ -55,14 +55,14 @@ def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption verify",
         description="Compare the .txt files, the manifest and the input of a run, in both"
-        " directions, and name what does not agree. Needs no engine.",
+        " directions and report what does not agree. Needs no engine.",
         epilog="exit codes: 0 everything agrees; 1 something does not; 2 usage or configuration;"
         " 3 could not go on (disk full); 130 interrupted.",
     )
     add_input(parser.add_argument_group("input"))
     group = parser.add_argument_group("output")
     add_output_folder(group)
-    group.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
+    group.add_argument("--json", type=Path, metavar="FILE", help="also write the full result there")
     group.add_argument(
         "--repair",
         action="store_true",
@@ -80,7 +80,7 @@ def verify(
     keep_all: bool = False,
     quiet: bool = True,
 ) -> Verdict:
-    """Compare, and mend what can be mended. Raises UsageError where a run would."""
+    """Compare and, with ``repair``, fix what can be fixed. Raises UsageError where a run would."""
     started_s = time.monotonic()
     check_manifest_folders(config)
     if not root.is_dir():
@@ -92,8 +92,8 @@ def verify(
             survey = Survey(config, root, repairing, keep_all=keep_all)
             survey.compare(progress.show)
     except PermissionError as error:
-        remedy = f"{error.filename or 'a part'} cannot be read ({error.strerror}); mend its rights"
-        raise UsageError("--output", root, remedy) from error
+        what = f"{error.filename or 'the journal'} cannot be read ({error.strerror})"
+        raise UsageError("--output", root, f"{what}; fix its permissions") from error
     finally:
         progress.close()
     return survey.verdict(time.monotonic() - started_s)

@@ -71,7 +71,8 @@ def read_records(root: Path) -> Records:
             return read_folder(root, partial(_collect, damaged), without=damaged)
         except UnreadablePart as error:
             if not error.is_damaged:
-                raise UsageError("--output", root, error.reason) from error
+                remedy = f"{error.path} cannot be read ({error.reason}); fix its permissions"
+                raise UsageError("--output", root, remedy) from error
             damaged[error.path] = error.reason  # and again, without any row of that part
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vllm_caption.commands.verify.records import hash_of, read_captions
-from vllm_caption.commands.verify.report import ItemKind
+from vllm_caption.commands.verify.verdict import ItemKind
 from vllm_caption.driver.row_maker import adopted
 from vllm_caption.errors import ItemError
 from vllm_caption.items import Item
@@ -25,7 +25,7 @@ class _Wanted(NamedTuple):
 
 
 class Repair:
-    """Mends one output folder, which ``output`` holds."""
+    """Repairs one output folder, which ``output`` holds."""
 
     def __init__(self, output: Output, images_root: str) -> None:
         self._output = output
@@ -42,12 +42,12 @@ class Repair:
         self._wanted[file] = _Wanted(kind, caption_hash)
 
     def restore(self) -> Iterator[ItemKind]:
-        """One pass over the rows; yields the kind of each that is mended."""
+        """One pass over the rows; yields the kind of each that is restored."""
         if not self._wanted:
             return
         for file, caption in read_captions(self._output.root):
             wanted = self._wanted.get(file)
-            # An item has several rows when it was made anew; an older caption is another one.
+            # An item that was captioned again has several rows; only the last one counts.
             if wanted is None or hash_of(caption) != wanted.caption_hash:
                 continue
             del self._wanted[file]
@@ -61,6 +61,6 @@ class Repair:
         """Take a part that cannot be read out of the manifest."""
         self._output.set_part_aside(path)
 
-    def remove_temporary(self, name: str) -> None:
-        """Remove what a killed run was writing; no caption was ever visible there."""
-        (self._output.root / name).unlink(missing_ok=True)
+    def remove_temporary(self, path: str) -> None:
+        """Remove what a killed run was writing."""
+        self._output.remove_leftover(path)

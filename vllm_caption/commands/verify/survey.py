@@ -14,7 +14,13 @@ from typing import Final
 
 from vllm_caption.commands.verify.records import Failure, Records, hash_of, read_records
 from vllm_caption.commands.verify.repair import Repair
-from vllm_caption.commands.verify.report import MAX_EXAMPLES, Findings, ItemKind, Leftovers, Verdict
+from vllm_caption.commands.verify.verdict import (
+    MAX_EXAMPLES,
+    Findings,
+    ItemKind,
+    Leftovers,
+    Verdict,
+)
 from vllm_caption.config import InputConfig
 from vllm_caption.driver.row_maker import bad_entry_name
 from vllm_caption.errors import ItemError
@@ -31,7 +37,7 @@ SLACK_S: Final = 5.0
 
 
 class Survey:
-    """One comparison; `verdict` afterwards. With a ``repair``, it mends as it goes."""
+    """One comparison; `verdict` afterwards. With a ``repair``, it repairs as it goes."""
 
     def __init__(
         self, config: InputConfig, root: Path, repair: Repair | None, *, keep_all: bool

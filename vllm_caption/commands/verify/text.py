@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from vllm_caption.commands.verify.report import ITEM_KINDS, MAX_EXAMPLES, Divergence, Verdict
+from vllm_caption.commands.verify.verdict import ITEM_KINDS, MAX_EXAMPLES, Divergence, Verdict
 from vllm_caption.formatting import INDENT, printable, section
 from vllm_caption.store.layout import JOURNAL, MANIFEST
 
@@ -33,14 +33,14 @@ def _lines(verdict: Verdict) -> Iterator[str]:
 def _output(verdict: Verdict) -> Iterator[str]:
     yield section("Output", f"{verdict.output}: rows of {verdict.rows:,} items")
     if verdict.holder is not None:
-        yield f"{INDENT}A run holds it ({verdict.holder}): what it has not finished diverges still."
+        yield f"{INDENT}In use by {verdict.holder}: items it has not finished still diverge."
 
 
 def _documents(verdict: Verdict) -> Iterator[str]:
     skipped = sum(found.count for found in verdict.documents_skipped)
-    text = f"{verdict.documents_read:,} read, {skipped:,} not taken"
+    text = f"{verdict.documents_read:,} read, {skipped:,} skipped"
     if skipped:
-        text += "; what was captioned of those has no item here"
+        text += "; their captions have no item here"
     yield section("Documents", text)
     for found in verdict.documents_skipped:
         example = found.entries[0]
@@ -56,12 +56,12 @@ def _items(verdict: Verdict) -> Iterator[str]:
     diverging = verdict.items - verdict.items_agreeing - meanwhile - repaired
     text = f"{verdict.items:,} = {verdict.items_agreeing:,} that agree + {diverging:,} that do not"
     if repaired:
-        text += f" + {repaired:,} that are repaired"
+        text += f" + {repaired:,} repaired"
     if meanwhile:
-        text += f" + {meanwhile:,} that the run wrote meanwhile"
+        text += f" + {meanwhile:,} written by the run meanwhile"
     yield section("Items", text)
     if not verdict.complete:
-        yield f"{INDENT}--limit ended the reading: what has no item cannot be told"
+        yield f"{INDENT}--limit was reached, so orphans cannot be detected"
 
 
 def _divergence(divergence: Divergence, *, repaired: bool) -> Iterator[str]:

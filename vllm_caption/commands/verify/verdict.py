@@ -1,4 +1,4 @@
-"""What `verify` found, as one structure: what ``--json`` writes and what the text is made from.
+"""What `verify` found, as one structure: the content of ``--json``, and the source of the text.
 
 docs/verify.md explains every kind. Invariant: an item of the input is ``items_agreeing`` or counts
 in exactly one of the kinds of ITEM_KINDS, unless a run wrote its caption meanwhile.
@@ -6,7 +6,7 @@ in exactly one of the kinds of ITEM_KINDS, unless a run wrote its caption meanwh
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -14,7 +14,7 @@ from vllm_caption.formatting import encodable_name, printable
 from vllm_caption.store.layout import DAMAGED_PARTS
 
 VERSION: Final = 1
-"""Changes when a field changes its name or its meaning; new fields may come without."""
+"""Increased when a field changes its name or its meaning, not when fields are added."""
 MAX_EXAMPLES: Final = 3
 
 ItemKind = Literal[
@@ -22,44 +22,68 @@ ItemKind = Literal[
 ]
 Kind = ItemKind | Literal["orphan_txt", "orphan_row", "damaged_part"]
 ITEM_KINDS: Final[tuple[ItemKind, ...]] = get_args(ItemKind)
-KINDS: Final[tuple[Kind, ...]] = (*ITEM_KINDS, "orphan_txt", "orphan_row", "damaged_part")
 
-MEANING: Final[dict[Kind, str]] = {
-    "missing_row": "a .txt without a captioned row",
-    "missing_txt": "a captioned row without its .txt",
-    "empty_txt": "a .txt with nothing in it",
-    "changed": "a .txt that differs from its row",
-    "unreadable_txt": "a .txt that cannot be read",
-    "failed": "a row that says failed, and no caption",
-    "untried": "neither a row nor a .txt",
-    "orphan_txt": "a .txt whose item is not in the input",
-    "orphan_row": "a row whose item is not in the input",
-    "damaged_part": "a part of the manifest that cannot be read",
+
+class Explanation(NamedTuple):
+    """What a kind means, and what to do about it."""
+
+    meaning: str
+    remedy: str
+
+
+KINDS: Final[dict[Kind, Explanation]] = {
+    "missing_row": Explanation(
+        "a .txt without a captioned row",
+        "verify --repair, or a run, makes the row from the .txt",
+    ),
+    "missing_txt": Explanation(
+        "a captioned row without its .txt",
+        "verify --repair writes the .txt from the row",
+    ),
+    "empty_txt": Explanation(
+        "a .txt with nothing in it",
+        "verify --repair writes the .txt from the row; if there is no row, run again",
+    ),
+    "changed": Explanation(
+        "a .txt that differs from its row",
+        "verify --repair keeps the .txt and replaces the row",
+    ),
+    "unreadable_txt": Explanation(
+        "a .txt that cannot be read",
+        "give this user permission to read it, then verify again",
+    ),
+    "failed": Explanation(
+        "a failed row and no caption",
+        "run again; if the image is at fault, fix it first",
+    ),
+    "untried": Explanation("neither a row nor a .txt", "run again"),
+    "orphan_txt": Explanation(
+        "a .txt whose item is not in the input",
+        "harmless; check --jsons and --skip-types, or delete it if it is not needed",
+    ),
+    "orphan_row": Explanation(
+        "a row whose item is not in the input",
+        "harmless; check --jsons and --skip-types",
+    ),
+    "damaged_part": Explanation(
+        "a part of the manifest that cannot be read",
+        f"verify --repair moves it to {DAMAGED_PARTS}/ and rebuilds its rows from the .txt files",
+    ),
 }
-REMEDY: Final[dict[Kind, str]] = {
-    "missing_row": "verify --repair, or a run, makes the row from the .txt",
-    "missing_txt": "verify --repair writes the row's caption again",
-    "empty_txt": "verify --repair writes the row's caption again; without one, run again",
-    "changed": "verify --repair: the .txt counts, and its row is made anew from it",
-    "unreadable_txt": "give this user the right to read it, then verify again",
-    "failed": "run again; where the image is at fault, mend it first",
-    "untried": "run again",
-    "orphan_txt": "does no harm: are --jsons and --skip-types right? delete it if not needed",
-    "orphan_row": "does no harm: are --jsons and --skip-types right?",
-    "damaged_part": f"verify --repair moves it to {DAMAGED_PARTS}/ and makes rows from the .txt",
-}
+"""In the order in which they are reported."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One thing that diverges. ``file`` as in the manifests, but the path below the output folder
-    of an ``orphan_txt``, and the path of a ``damaged_part``."""
+    """One thing that diverges. ``file``: as in the manifests; of an ``orphan_txt`` the path below
+    the output folder, of a ``damaged_part`` the whole path."""
 
     file: str
     detail: str = ""
 
 
 class Divergence(msgspec.Struct):
-    """One kind. ``repaired`` of ``count`` are mended now; ``entries`` are the first few, or all."""
+    """All of one kind. ``repaired``: how many of ``count`` are fixed now; ``entries``: the first
+    few, or all."""
 
     kind: Kind
     count: int = 0
@@ -70,12 +94,12 @@ class Divergence(msgspec.Struct):
 
     @property
     def left(self) -> int:
-        """What still diverges."""
+        """How many still diverge."""
         return self.count - self.repaired
 
 
 class SkippedDocuments(msgspec.Struct):
-    """Documents that were not taken, of one kind."""
+    """Skipped documents of one kind."""
 
     kind: str
     count: int = 0
@@ -83,8 +107,8 @@ class SkippedDocuments(msgspec.Struct):
 
 
 class Leftovers(msgspec.Struct):
-    """What a killed run left. It harms nothing: ``--repair`` removes the temporary files, and the
-    journal goes into a part with it or with the next run."""
+    """What a killed run left. It is harmless: ``--repair`` removes the temporary files, and it or
+    the next run turns the journal into a part."""
 
     journal_rows: int = 0
     torn_journal_lines: int = 0
@@ -93,8 +117,8 @@ class Leftovers(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """Everything. ``holder``: who holds the folder, in words. ``complete``: false when --limit
-    ended the reading, so that orphans cannot be told."""
+    """The whole comparison. ``holder``: who holds the folder, in words. ``complete``: false where
+    --limit was reached, so that orphans cannot be detected."""
 
     output: str
     version: int = VERSION
@@ -130,18 +154,17 @@ class Findings:
         """One more of a kind."""
         found = self._by_kind.get(kind)
         if found is None:
-            found = Divergence(kind, meaning=MEANING[kind], remedy=REMEDY[kind])
-            self._by_kind[kind] = found
+            found = self._by_kind[kind] = Divergence(kind, 0, 0, *KINDS[kind])
         found.count += 1
         if self._has_room(found.entries):
             found.entries.append(Entry(encodable_name(file), printable(detail)))
 
     def add_repaired(self, kind: Kind) -> None:
-        """One of those that were added is mended."""
+        """One of those that were added is fixed."""
         self._by_kind[kind].repaired += 1
 
     def add_document(self, kind: str, name: str, reason: str) -> None:
-        """A document that was not taken."""
+        """A skipped document."""
         found = self._documents.setdefault(kind, SkippedDocuments(kind))
         found.count += 1
         if self._has_room(found.entries):
