@@ -1,4 +1,4 @@
-"""An output folder, opened by its one writer: a caption's .txt goes to the disk first, then its row.
+"""An output folder, held by its one writer: a caption's .txt is written first, then its row.
 
 Invariant: every public method leaves the folder in a state from which a rerun loses nothing.
 """
@@ -52,7 +52,8 @@ class Output:
             self.logs.mkdir(parents=True, exist_ok=True)
             self._lock = OutputLock(root, shard)
         except OSError as error:
-            remedy = f"cannot be written ({error.strerror}); choose another folder or fix its permissions"
+            problem = f"cannot be written ({error.strerror})"
+            remedy = f"{problem}; choose another folder or fix its permissions"
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
@@ -100,7 +101,7 @@ class Output:
         return whole | self._checkpoint.states()
 
     def record_recipe(self, recipe: Recipe) -> str | None:
-        """Keep how the run makes its captions; returns a sentence if the file of recipes was damaged."""
+        """Keep how the run makes its captions; a sentence if that file was damaged."""
         with _stopping():
             return record_recipe(self.root, recipe)
 
