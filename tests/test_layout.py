@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_caption.shards import Shard
+from vllm_caption.config import Shard
 from vllm_caption.store import layout
 
 PACKAGE = Path(layout.__file__).parents[1]
