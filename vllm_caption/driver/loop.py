@@ -59,9 +59,9 @@ class InputEnded:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Engines can be started, or the task says why not."""
+    """Engines can be started, or the future says why not."""
 
-    opening: asyncio.Task[Executor]
+    opening: asyncio.Future[Executor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Driver:
         """Slots that have never been started."""
         self._executor: Executor | None = None
         self._reading: Reading | None = None
-        self._opening: asyncio.Task[Executor] | None = None
+        self._opening: asyncio.Future[Executor] | None = None
         self._stopped: RunStopped | None = None
         self._closing = False
         self._drain_ends_s: float | None = None
@@ -191,10 +191,7 @@ class Driver:
             self._put(Tick())
             await asyncio.sleep(TICK_S)
 
-    async def _open(self) -> Executor:
-        return await self._open_engines()
-
-    def _opened(self, opening: asyncio.Task[Executor]) -> None:
+    def _opened(self, opening: asyncio.Future[Executor]) -> None:
         if not opening.cancelled():
             opening.exception()  # it is looked at with the event, or no longer of interest
             self._put(Opened(opening))
@@ -234,7 +231,7 @@ class Driver:
         self._stats.total = event.total
         self._recorder.take_in(event.batch)
         if event.batch.pending and self._opening is None and not self.interrupts:
-            self._opening = asyncio.create_task(self._open())
+            self._opening = asyncio.ensure_future(self._open_engines())
             self._opening.add_done_callback(self._opened)
         self._feed_all()
 
