@@ -21,7 +21,7 @@ from vllm_caption.engines import hardware
 from vllm_caption.engines.hardware import platform
 
 FLAGS_OF_RUN = """
---auto-fit --checkpoint-interval --data-parallel-size --drain-timeout --executor
+--checkpoint-interval --data-parallel-size --drain-timeout --executor
 --frequency-penalty --ignore-eos --images-root --json-detail --jsons --limit --log-file --log-json
 --max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-side
 --max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output --pilot

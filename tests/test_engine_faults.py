@@ -71,3 +71,15 @@ def test_exception_in_a_model_step_is_told_with_its_words(faults: Faults) -> Non
 def test_model_that_stands_still_is_seen_after_the_stall_timeout(faults: Faults) -> None:
     told = faults.result.stderr.splitlines()
     assert 2 <= sum("made no progress for" in line for line in told) <= 3
+
+
+def test_weights_that_do_not_fit_are_told_as_such_with_what_helps(tmp_path: Path) -> None:
+    make_input(tmp_path, 2)
+    arguments = (*FLAGS, "--max-engine-restarts=0", *input_flags(tmp_path))
+    loader = "--worker-cls=support.faulty_worker.HungryLoader"
+    result = run_here(*arguments, loader, f"--output={tmp_path / 'out'}")
+    assert result.exit_code == 3
+    last = result.stderr.splitlines()[-1]
+    assert "Tried to allocate 130.00 GiB while the weights were loaded" in last
+    assert "take a smaller or quantised model" in last
+    assert "--gpu-memory-utilization" not in last

@@ -405,15 +405,6 @@ def test_engine_that_cannot_start_ends_the_run_with_the_cause_and_exit_3(
     assert "Traceback" not in result.stderr
 
 
-def test_auto_fit_finds_settings_that_fit_and_says_which(shapes: Path, tmp_path: Path) -> None:
-    arguments = [MODEL, *input_flags(shapes), f"--output={tmp_path}", "--max-engine-restarts=0"]
-    result = run_here(*arguments, "--kv-cache-memory-bytes=64K", "--auto-fit")
-    assert result.exit_code == 0, result.stderr
-    told = [line for line in result.stderr.splitlines() if "--auto-fit tries" in line]
-    assert told[0].endswith("--auto-fit tries --kv-cache-memory-bytes 1048576")
-    assert len(told) == 1
-
-
 # --- mistakes, found before an engine starts ---------------------------------------------------
 
 

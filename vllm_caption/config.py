@@ -138,7 +138,6 @@ class EngineConfig:
     start_timeout_s: float = 1800.0
     drain_timeout_s: float = 120.0
     prepare_threads: int = 3
-    auto_fit: bool = False
     window_factor: int = WINDOW_FACTOR
     executor: ExecutorName = "local"
     ray_address: str = "auto"

@@ -263,11 +263,6 @@ def _add_patience(group: Any) -> None:
         default=default.max_engine_restarts,
         help="deaths in a row without a caption that an engine may have; one more takes it out",
     )
-    group.add_argument(
-        "--auto-fit",
-        action="store_true",
-        help="where the GPU's memory does not do, try smaller settings and say which",
-    )
     for name, text in (
         ("stall_timeout", "seconds without an answer after which an engine is replaced"),
         ("start_timeout", "seconds that an engine may take to start"),

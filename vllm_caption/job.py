@@ -215,7 +215,6 @@ class _Job:
             prepare_threads=config.engine.prepare_threads,
             start_engine=start_vllm,
             engine_args=checked.engine_args,
-            memory=checked.memory,
             on_cpu=executor.on_cpu,
             find_twins=config.dedup,
         )

@@ -115,15 +115,6 @@ class EngineDown(msgspec.Struct, frozen=True, tag=True):
     error: str
 
 
-class MemorySettings(msgspec.Struct, frozen=True):
-    """The settings of an engine that decide what memory it takes; names and units are vLLM's."""
-
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-    max_num_seqs: int = 8
-    kv_cache_memory_bytes: int | None = None
-
-
 class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
     """vLLM takes the flags. ``engine_args``: what every engine is started with, pickled.
 
@@ -132,7 +123,6 @@ class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
 
     engine_args: bytes
     bounds_pixels: bool
-    memory: MemorySettings = MemorySettings()
 
 
 class FlagsRefused(msgspec.Struct, frozen=True, tag=True):

@@ -136,7 +136,6 @@ class Run:
             prepare_threads=1,
             start_engine=self.start_engine,
             engine_args=checked.engine_args,
-            memory=checked.memory,
             on_cpu=executor.on_cpu,
         )
         return self._noting_starts(executor)

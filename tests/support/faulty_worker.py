@@ -32,6 +32,14 @@ class FaultyWorker(CPUWorker):  # type: ignore[misc]
         return str(self._tokenizer.decode(token_ids))
 
 
+class HungryLoader(CPUWorker):  # type: ignore[misc]
+    """The CPU worker of a model whose weights do not fit."""
+
+    def load_model(self, **options: Any) -> None:
+        """Load nothing."""
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 130.00 GiB")
+
+
 def fault(prompt: str) -> None:
     """What the word in a prompt asks for."""
     if "killer" in prompt:

@@ -1,107 +1,49 @@
-"""Too little GPU memory for an engine: what the error means, what to change, and smaller settings.
+"""An engine ran out of memory: what its error means, and what to change.
 
-Pure: from an error's text and the settings it came with to the settings to try next. The texts are
-torch's and vLLM's own (0.32: `kv_cache_utils.py`, `worker/utils.py`, `gpu_model_runner.py` in v1).
+Pure: from the text of an error to advice. The texts are torch's and vLLM's own (0.32:
+`kv_cache_utils.py`, `worker/utils.py`, `gpu_model_runner.py` in v1).
 """
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Final, Literal
 
-import msgspec
+Shortage = Literal["taken", "weights", "cache", "work"]
+"""What an engine has too little of: memory that other processes left free, room for the weights,
+for the KV cache, or to work in."""
 
-from vllm_caption.messages import MemorySettings
+WHILE_LOADING: Final = "while the weights were loaded"
+"""`EngineLog.explain` says this of an error that came before the engine had its weights: torch's
+text is the same then as later, but no setting of the cache makes the weights smaller."""
 
-Shortage = Literal["taken", "cache", "work"]
-"""Of what an engine has too little: memory that others left, room for its KV cache, or room to
-work in."""
-
+_OUT_OF_MEMORY: Final = ("out of memory", "OutOfMemoryError")
 _SIGNS: Final[tuple[tuple[str, Shortage], ...]] = (
     ("less than desired", "taken"),
     ("No available memory for the cache blocks", "cache"),
     ("KV cache is needed", "cache"),
     ("Cannot auto-fit max_model_len", "cache"),
-    ("out of memory", "work"),
-    ("OutOfMemoryError", "work"),
 )
+_MORE_GPUS: Final = "give each engine more GPUs with --tensor-parallel-size"
 _ADVICE: Final[dict[Shortage, str]] = {
     "taken": "other processes hold the GPU's memory (see nvidia-smi): end them, or lower"
     " --gpu-memory-utilization",
+    "weights": "the weights do not fit in GPU memory: take a smaller or quantised model, or"
+    f" {_MORE_GPUS}; check with nvidia-smi that no other process holds memory",
     "cache": "the model leaves too little room for its KV cache: raise --gpu-memory-utilization,"
-    " lower --max-model-len or --max-num-seqs, or give each engine more GPUs with"
-    " --tensor-parallel-size",
-    "work": "the engine has too little room to work in: lower --gpu-memory-utilization,"
-    " --max-num-seqs or --max-model-len, or give each engine more GPUs with --tensor-parallel-size",
+    f" lower --max-model-len or --max-num-seqs, or {_MORE_GPUS}",
+    "work": "the engine has too little memory to work in: lower --gpu-memory-utilization,"
+    f" --max-num-seqs or --max-num-batched-tokens, or {_MORE_GPUS}",
 }
-_FREE_OF_TOTAL: Final = re.compile(r"\(([\d.]+)/([\d.]+) GiB\)")
-AUTO_LENGTH: Final = -1
-"""vLLM's `--max-model-len auto`: the longest that fits."""
-LEAST_UTILIZATION: Final = 0.3
-MOST_UTILIZATION: Final = 0.95
 
 
 def shortage(error: str) -> Shortage | None:
     """What an engine's error says it lacks; None for any other error."""
+    if any(sign in error for sign in _OUT_OF_MEMORY):
+        return "weights" if WHILE_LOADING in error else "work"
     return next((kind for sign, kind in _SIGNS if sign in error), None)
 
 
 def with_advice(error: str) -> str:
     """The error, and what to change where memory is its cause."""
     kind = shortage(error)
-    return error if kind is None else f"{error}; {_ADVICE[kind]}, or let --auto-fit find what fits"
-
-
-def smaller(settings: MemorySettings, error: str) -> MemorySettings | None:
-    """The settings to try after this error; None when there is nothing left to try."""
-    kind = shortage(error)
-    if kind == "taken":
-        return _with_what_is_free(settings, error)
-    if kind == "cache":
-        return _with_more_cache(settings)
-    return _with_less_work(settings) if kind == "work" else None
-
-
-def describe(new: MemorySettings, old: MemorySettings) -> str:
-    """The change, as flags of the command line."""
-    changes = []
-    for name in MemorySettings.__struct_fields__:
-        value = getattr(new, name)
-        if value != getattr(old, name):
-            shown = "auto" if name == "max_model_len" and value == AUTO_LENGTH else value
-            changes.append(f"--{name.replace('_', '-')} {shown}")
-    return " ".join(changes)
-
-
-def _with_what_is_free(settings: MemorySettings, error: str) -> MemorySettings | None:
-    found = _FREE_OF_TOTAL.search(error)
-    if found is None:
-        return None
-    free, total = (float(part) for part in found.groups())
-    utilization = math.floor(97 * free / total) / 100  # a little of it is gone at the next look
-    if not LEAST_UTILIZATION <= utilization < settings.gpu_memory_utilization:
-        return None
-    return msgspec.structs.replace(settings, gpu_memory_utilization=utilization)
-
-
-def _with_more_cache(settings: MemorySettings) -> MemorySettings | None:
-    replace = msgspec.structs.replace
-    if settings.max_model_len != AUTO_LENGTH:
-        return replace(settings, max_model_len=AUTO_LENGTH)
-    if settings.kv_cache_memory_bytes is not None:
-        more = settings.kv_cache_memory_bytes * 16
-        return replace(settings, kv_cache_memory_bytes=more) if more <= 1 << 30 else None
-    if settings.gpu_memory_utilization < MOST_UTILIZATION:
-        return replace(settings, gpu_memory_utilization=MOST_UTILIZATION)
-    return None
-
-
-def _with_less_work(settings: MemorySettings) -> MemorySettings | None:
-    replace = msgspec.structs.replace
-    if settings.max_num_seqs > 1 and settings.gpu_memory_utilization <= 0.8:
-        return replace(settings, max_num_seqs=settings.max_num_seqs // 2)
-    utilization = round(settings.gpu_memory_utilization - 0.05, 2)
-    if utilization < LEAST_UTILIZATION:
-        return None
-    return replace(settings, gpu_memory_utilization=utilization)
+    return error if kind is None else f"{error}; {_ADVICE[kind]}"

@@ -26,7 +26,7 @@ from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import given_flags
 from vllm_caption.engines.worker import EngineLost, Generation, RequestRefused
 from vllm_caption.errors import UsageError
-from vllm_caption.messages import CaptionRequest, FlagsChecked, MemorySettings
+from vllm_caption.messages import CaptionRequest, FlagsChecked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,8 +91,7 @@ def check_engine_args(
     bounds = None if "mm_processor_kwargs" in given else _pixel_bounds(processor, image)
     if bounds:
         args.mm_processor_kwargs = bounds
-    memory = MemorySettings(*(getattr(args, name) for name in MemorySettings.__struct_fields__))
-    return FlagsChecked(pickle.dumps(args), bounds is not None, memory)
+    return FlagsChecked(pickle.dumps(args), bounds is not None)
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -148,17 +147,12 @@ def _pixel_bounds(processor: Any, image: ImageConfig) -> dict[str, Any] | None:
     return {"size": {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}}
 
 
-def start_engine(
-    engine_args: bytes, memory: MemorySettings, sampling: SamplingConfig, *, on_cpu: bool
-) -> VllmEngine:
+def start_engine(engine_args: bytes, sampling: SamplingConfig, *, on_cpu: bool) -> VllmEngine:
     """Start one engine; returns when it can take requests. Raises RuntimeError if it cannot.
 
     Must run on the main thread: the engine core dies with the thread that forked it.
-    ``memory`` replaces what ``engine_args`` say of it.
     """
     args: AsyncEngineArgs = pickle.loads(engine_args)
-    for name in MemorySettings.__struct_fields__:
-        setattr(args, name, getattr(memory, name))
     config = args.create_engine_config(UsageContext.LLM_CLASS)
     if on_cpu:  # after the configuration, which sets spawn: an import of vLLM less
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"

@@ -8,9 +8,7 @@ from typing import Protocol
 
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engines.worker import CaptionEngine
-from vllm_caption.messages import DriverMessage, FlagsChecked, MemorySettings, WorkerMessage
-
-DEFAULT_MEMORY = MemorySettings()
+from vllm_caption.messages import DriverMessage, FlagsChecked, WorkerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,6 @@ class WorkerSpec:
     prepare_threads: int
     start_engine: Callable[[WorkerSpec], CaptionEngine]
     engine_args: bytes = b""
-    memory: MemorySettings = DEFAULT_MEMORY
     on_cpu: bool = False
     find_twins: bool = True
 
@@ -32,7 +29,7 @@ def start_vllm(spec: WorkerSpec) -> CaptionEngine:
     """Start the real engine; vLLM is imported here, in the worker, and nowhere in the driver."""
     from vllm_caption.engines.vllm_engine import start_engine
 
-    return start_engine(spec.engine_args, spec.memory, spec.sampling, on_cpu=spec.on_cpu)
+    return start_engine(spec.engine_args, spec.sampling, on_cpu=spec.on_cpu)
 
 
 @dataclass(frozen=True, slots=True)

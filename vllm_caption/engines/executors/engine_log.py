@@ -6,12 +6,17 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Final
+
+from vllm_caption.engines.memory_fit import WHILE_LOADING
 
 TAIL_BYTES = 64 * 1024
 _ERROR_LINE = re.compile(rb"(?:^|\] )([\w.]*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
 """At the start of a line, or after the prefix of vLLM's logger."""
 _ELSEWHERE = "root cause"
 """What vLLM's errors say when the cause is in another process's traceback."""
+_LOADING: Final = re.compile(rb", in load_model\s*$", re.MULTILINE)
+"""A line of the traceback of an error that came while the engine loaded its weights."""
 _NO_CAUSE = "its process ended without an error of its own, as after a kill or without memory"
 
 
@@ -32,16 +37,19 @@ class EngineLog:
         the engine has written, where the error only says that the cause is there."""
         said = f"{type(error).__name__}: {error}"
         if _ELSEWHERE in said:
-            said = next(reversed(self._causes()), _NO_CAUSE)
+            written = self._written()
+            causes = [line.decode("utf-8", "replace") for line in _ERROR_LINE.findall(written)]
+            said = next((line for line in reversed(causes) if _ELSEWHERE not in line), _NO_CAUSE)
+            if _LOADING.search(written):
+                said += f" {WHILE_LOADING}"
         return f"{said} (log: {self.path})"
 
-    def _causes(self) -> list[str]:
+    def _written(self) -> bytes:
+        """The end of what this process and those that it started have written."""
         sys.stderr.flush()
         try:
             with Path(self.path).open("rb") as log:
                 log.seek(max(self._begin, os.fstat(log.fileno()).st_size - TAIL_BYTES))
-                written = log.read()
-        except OSError:  # the folder is gone: the death itself must still be told
-            return []
-        lines = [line.decode("utf-8", "replace") for line in _ERROR_LINE.findall(written)]
-        return [line for line in lines if _ELSEWHERE not in line]
+                return log.read()
+        except OSError:  # the folder is gone: the death itself must still be reported
+            return b""
