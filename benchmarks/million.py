@@ -120,17 +120,27 @@ def plan(folder: Path) -> dict[str, float]:
 def scan(folder: Path) -> dict[str, float]:
     """What a resumed run does before and beside its engines."""
     from vllm_caption.captions.prompt import load_prompt
-    from vllm_caption.driver.pending import Scan
+    from vllm_caption.driver.pending import Pending
     from vllm_caption.driver.row_maker import RowMaker
     from vllm_caption.store.caption_files import CaptionFiles
     from vllm_caption.store.checkpoint import Checkpoint
     from vllm_caption.store.recipe import make_recipe
 
     began_s, config = time.monotonic(), config_of(folder)
-    make = RowMaker("run", str(folder / "raw"), make_recipe(config, load_prompt(config.prompt)))
+    recipe = make_recipe(config.engine, load_prompt(config.prompt), config.sampling, config.image)
+    make = RowMaker("run", str(folder / "raw"), recipe)
     known = Checkpoint(folder / "out", 1000).states()
     known_s, first_s, pending = time.monotonic() - began_s, 0.0, []
-    for batch in Scan(config, known, CaptionFiles(folder / "out"), make).batches():
+    reading = Pending(
+        config.input,
+        config.image,
+        config.resume,
+        frozenset({recipe.id}),
+        known,
+        CaptionFiles(folder / "out"),
+        make,
+    )
+    for batch in reading.batches():
         pending += batch.pending
         if pending and not first_s:
             first_s = time.monotonic() - began_s
@@ -144,7 +154,7 @@ def twins(folder: Path) -> dict[str, float]:
     from vllm_caption.store.reader import num_rows
 
     num_known = sum(num_rows(path) for path in parts(folder / "out/manifest.parquet"))
-    read_earlier(folder / "out", str(ROW["recipe_id"]), num_known)
+    read_earlier(folder / "out", [str(ROW["recipe_id"])], num_known)
     return {}
 
 

@@ -25,7 +25,7 @@ def found(root: Path, *rows: Row, key: bytes = KEY) -> str | None:
     for each in rows:
         checkpoint.append(each)
     checkpoint.close()
-    return read_earlier(root, "r", len(checkpoint.states())).get(key)
+    return read_earlier(root, ["r"], len(checkpoint.states())).get(key)
 
 
 def test_caption_with_the_same_key_is_found_among_many_over_several_parts(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,6 @@ import msgspec
 import pytest
 from support.job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
 
-from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.commands.plan.command import make_plan, parse_plan
 from vllm_caption.commands.plan.images import num_vision_tokens
 from vllm_caption.commands.plan.output import Room, read_rate, read_recorded
@@ -26,7 +26,6 @@ from vllm_caption.config import RunConfig
 from vllm_caption.monitoring.stats import EngineStats, RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.store.checkpoint import Checkpoint
-from vllm_caption.store.recipe import make_recipe
 from vllm_caption.store.rows import Row
 
 
@@ -184,7 +183,7 @@ def test_limit_and_type_names_that_skip_nothing_are_said(tmp_path: Path) -> None
 
 def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> None:
     files = make_input(tmp_path, 8)
-    current = make_recipe(config_of(tmp_path), load_prompt("shape-brief")).id
+    current = plan_of(tmp_path).recipe_id
     record(
         tmp_path / "out",
         (files[0], "captioned", {"recipe_id": current}),
@@ -205,15 +204,50 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
     assert {r: i.redone for r, i in redone.items()} == {"stale": 1, "flagged": 1, "all": 3}
 
 
-def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *([], ["--redo=failed"], ["--redo=flagged"], ["--redo=stale"], ["--redo=all"]),
+        *(["--redo-kind=timeout"], ["--redo-kind=too_long,poison"]),
+    ],
+)
+def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path, flags: list[str]) -> None:
     from test_scan import scan
 
-    files = make_input(tmp_path, 6)
-    rows = [(f, "captioned", {"recipe_id": "old"}) for f in files[:2]]
-    record(tmp_path / "out", *rows, (files[2], "failed", {"error_kind": "timeout"}))
-    found, _ = scan(tmp_path, read_recorded(tmp_path / "out").states)
-    items = plan_of(tmp_path).items
-    assert (items.done, items.to_caption) == (found.num_done, len(found.pending)) == (2, 4)
+    states = {
+        "new": None,
+        "captioned": ("captioned", {"recipe_id": "old"}),
+        "flagged": ("captioned", {"recipe_id": "old", "flags": ("too_long",)}),
+        "timeout": ("failed", {"error_kind": "timeout"}),
+        "poison": ("failed", {"error_kind": "poison"}),
+    }
+    places = ("free", "text", "folder")
+    files = {f"{state}_{place}": (state, place) for state in states for place in places}
+    write_document(tmp_path, "design", list(files), ["SvgElement"] * len(files))
+    for file, (_, place) in files.items():
+        draw_shape(0).save(make_parent(tmp_path / "raw" / file), format="PNG")
+        if place == "text":
+            make_parent(tmp_path / "out" / f"{file}.txt").write_text("of the old script")
+        elif place == "folder":
+            (tmp_path / "out" / f"{file}.txt").mkdir(parents=True)
+    known = ((file, states[state]) for file, (state, _) in files.items())
+    record(tmp_path / "out", *[(file, *found) for file, found in known if found])
+
+    config = config_of(tmp_path, *flags)
+    found, _ = scan(tmp_path, read_recorded(tmp_path / "out").states, resume=config.resume)
+    items = plan_of(tmp_path, *flags).items
+    adopted = [row for row in found.rows if row.status == "captioned"]
+    assert items.to_caption == len(found.pending)
+    assert (items.done - items.adopted, items.adopted) == (found.num_done, len(adopted))
+    assert items.stale == found.num_stale
+    refused = [row.error_kind for row in found.rows if row.status == "failed"]
+    kept = [kind for kind, _ in found.failures_kept]
+    assert kinds(items.problems) == Counter([*refused, *kept])
+
+
+def make_parent(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def test_rows_in_the_journal_of_a_running_run_count_and_a_torn_line_does_not(

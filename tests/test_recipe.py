@@ -2,23 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from support.job import FAKE, input_flags, make_input, run
+from support.job import FAKE, input_flags, make_input, rows, run
 
 from vllm_caption.captions.prompt import load_prompt
-from vllm_caption.config import RunConfig
+from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import given_flags, named_flags
 from vllm_caption.errors import RunStopped
-from vllm_caption.store.recipe import make_recipe, read_recipes, record_recipe
+from vllm_caption.store.recipe import (
+    ENGINE_FLAGS,
+    IMAGE_SETTINGS,
+    SAMPLING_SETTINGS,
+    Recipe,
+    ids_of,
+    make_recipe,
+    read_recipes,
+    record_recipe,
+)
+
+SECTIONS: dict[str, Any] = {
+    "engine": EngineConfig(),
+    "sampling": SamplingConfig(),
+    "image": ImageConfig(),
+}
+COUNTED = {
+    *(("image", name) for name in IMAGE_SETTINGS),
+    *(("sampling", name) for name in SAMPLING_SETTINGS),
+    ("engine", "model"),
+}
+
+
+def recipe_of(**sections: Any) -> Recipe:
+    return make_recipe(prompt=load_prompt("shape-brief"), **(SECTIONS | sections))
 
 
 def recipe_id(*engine_args: str) -> str:
-    config = RunConfig()
-    config = replace(config, engine=replace(config.engine, engine_args=engine_args))
-    return make_recipe(config, load_prompt("shape-brief")).id
+    return recipe_of(engine=EngineConfig(engine_args=engine_args)).id
+
+
+def another(value: Any) -> Any:
+    """A value that a setting does not have by default."""
+    if value is None:
+        return 7
+    if isinstance(value, bool):
+        return not value
+    return (*value, "x") if isinstance(value, tuple) else value + type(value)(1)
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [(section, f.name) for section, config in SECTIONS.items() for f in fields(config)],
+)
+def test_recipe_is_another_for_settings_that_change_the_words_and_for_no_others(
+    section: str, name: str
+) -> None:
+    config = SECTIONS[section]
+    changed = replace(config, **{name: another(getattr(config, name))})
+    assert (recipe_of(**{section: changed}).id != recipe_of().id) == ((section, name) in COUNTED)
+
+
+def test_larger_image_that_is_let_in_makes_no_caption_stale() -> None:
+    assert recipe_of(image=ImageConfig(max_image_pixels=10**9)).id == recipe_of().id
+
+
+def test_every_sampling_setting_counts() -> None:
+    assert {f.name for f in fields(SamplingConfig)} == set(SAMPLING_SETTINGS)
+
+
+def test_prompt_counts_by_its_text_and_rules_and_not_by_its_name(tmp_path: Path) -> None:
+    def id_of(name: str, text: str) -> str:
+        path = tmp_path / name
+        path.write_text(text)
+        return make_recipe(prompt=load_prompt(str(path)), **SECTIONS).id
+
+    first = id_of("a.md", "---\nmax_words: 30\n---\nDescribe it.")
+    assert id_of("b.md", "---\nmax_words: 30\n---\nDescribe it.") == first
+    assert id_of("c.md", "---\nmax_words: 20\n---\nDescribe it.") != first
+    assert id_of("d.md", "---\nmax_words: 30\n---\nName it.") != first
 
 
 @pytest.mark.parametrize(
@@ -45,10 +112,8 @@ def test_part_of_a_value_is_known_by_the_name_before_its_dot() -> None:
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--quantization=fp8"],
-        ["--kv-cache-dtype=fp8"],
+        *([f"--{name.replace('_', '-')}=x"] for name in ENGINE_FLAGS),
         ["--mm-processor-kwargs={}"],
-        ["--tokenizer-revision=x"],
         ["--hf-overrides.x=1"],
     ],
 )
@@ -88,7 +153,40 @@ def test_reading_damaged_recipes_is_one_sentence(tmp_path: Path) -> None:
 
 def test_recipes_of_earlier_runs_stay(tmp_path: Path) -> None:
     for name in ("shape-brief", "shape-zh"):
-        assert record_recipe(tmp_path, make_recipe(RunConfig(), load_prompt(name))) is None
+        assert record_recipe(tmp_path, make_recipe(prompt=load_prompt(name), **SECTIONS)) is None
     assert {recipe.prompt_name for recipe in read_recipes(tmp_path).values()} == {
         *("shape-brief", "shape-zh")
     }
+
+
+def test_captions_of_a_version_that_named_the_same_recipe_otherwise_are_not_stale(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 4)
+    output, flags = tmp_path / "out", (*input_flags(tmp_path), "--quiet")
+    assert run(*flags, f"--output={output}", "--limit=2", command=FAKE).exit_code == 0
+    ((id_, recipe),) = read_recipes(output).items()
+    earlier = msgspec.structs.replace(recipe, image=recipe.image | {"max_image_pixels": 5})
+    (output / "recipes.json").write_bytes(msgspec.json.encode({"0123456789ab": earlier}))
+    (part,) = (output / "manifest.parquet").iterdir()
+    rename_recipe(part, id_, "0123456789ab")
+    result = run(*flags, f"--output={output}", "--redo=stale", command=FAKE)
+    assert "Items: 4, captioned 4 (2 in this run)" in result.stdout
+    assert "another recipe" not in result.stdout
+    assert [rows(output)[file]["recipe_id"] for file in files] == ["0123456789ab"] * 2 + [id_] * 2
+    assert set(read_recipes(output)) == {"0123456789ab", id_}
+
+
+def rename_recipe(part: Path, old: str, new: str) -> None:
+    """In every row of a part."""
+    table = pq.read_table(part)
+    place = table.schema.get_field_index("recipe_id")
+    assert set(table["recipe_id"].to_pylist()) == {old}
+    renamed = pa.array([new] * len(table), pa.string())
+    pq.write_table(table.set_column(place, table.schema.field(place), renamed), part)
+
+
+def test_recipe_of_other_content_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    other = recipe_of(sampling=SamplingConfig(max_tokens=5))
+    record_recipe(tmp_path, other)
+    assert ids_of(recipe_of(), tmp_path) == {recipe_of().id}

@@ -8,13 +8,21 @@ import pytest
 from support.job import make_input, write_document
 
 from vllm_caption.captions.prompt import load_prompt
-from vllm_caption.config import InputConfig, Redo, RunConfig
-from vllm_caption.driver.pending import Batch, Scan
+from vllm_caption.config import (
+    EngineConfig,
+    ImageConfig,
+    InputConfig,
+    Redo,
+    ResumeConfig,
+    SamplingConfig,
+)
+from vllm_caption.driver.pending import Batch, Pending
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.recipe import make_recipe
 from vllm_caption.store.rows import ItemState
 
+RECIPE = make_recipe(EngineConfig(), load_prompt("shape-brief"), SamplingConfig(), ImageConfig())
 CAPTIONED = ItemState("captioned", "old recipe", "", None)
 
 
@@ -23,12 +31,19 @@ def scan(
     known: dict[str, ItemState] | None = None,
     redo: Redo | None = None,
     redo_kinds: tuple[str, ...] = (),
-) -> tuple[Batch, Scan]:
+    resume: ResumeConfig | None = None,
+) -> tuple[Batch, Pending]:
     """Everything that one pass over an input comes to, in one batch."""
     inputs = InputConfig(folder / "jsons", folder / "json_detail", folder / "raw")
-    config = RunConfig(input=inputs, output=folder / "out", redo=redo, redo_kinds=redo_kinds)
-    make = RowMaker("run", str(folder / "raw"), make_recipe(config, load_prompt("shape-brief")))
-    reading = Scan(config, known or {}, CaptionFiles(folder / "out"), make)
+    reading = Pending(
+        inputs,
+        ImageConfig(),
+        resume or ResumeConfig(redo, redo_kinds),
+        frozenset({RECIPE.id}),
+        known or {},
+        CaptionFiles(folder / "out"),
+        RowMaker("run", str(folder / "raw"), RECIPE),
+    )
     whole = Batch()
     for batch in reading.batches():
         whole.pending += batch.pending
@@ -60,10 +75,9 @@ def test_captioned_item_is_done_whatever_made_it(tmp_path: Path) -> None:
 def test_redo_chooses_what_is_made_anew(tmp_path: Path, redo: Redo | None, pending: str) -> None:
     make_input(tmp_path, 0)
     write_document(tmp_path, "design", list("abc"), ["SvgElement"] * 3)
-    current = make_recipe(RunConfig(), load_prompt("shape-brief")).id
     known = {
         "a": CAPTIONED,
-        "b": ItemState("captioned", current, "too_long", None),
+        "b": ItemState("captioned", RECIPE.id, "too_long", None),
         "c": ItemState("captioned", None, "", None),
     }
     found, _ = scan(tmp_path, known, redo)
@@ -142,6 +156,17 @@ def test_caption_whose_place_is_taken_fails_before_an_engine_sees_its_image(tmp_
     files = make_input(tmp_path, 2)
     (tmp_path / "out" / f"{files[0]}.txt").mkdir(parents=True)
     found, _ = scan(tmp_path)
+    assert [(row.file, row.error_kind) for row in found.rows] == [(files[0], "output_conflict")]
+    assert [item.file for item in found.pending] == files[1:]
+
+
+@pytest.mark.parametrize("redo", ["all", "stale"])
+def test_caption_to_be_replaced_whose_place_is_taken_fails_before_an_engine_sees_its_image(
+    tmp_path: Path, redo: Redo
+) -> None:
+    files = make_input(tmp_path, 2)
+    (tmp_path / "out" / f"{files[0]}.txt").mkdir(parents=True)
+    found, _ = scan(tmp_path, dict.fromkeys(files, CAPTIONED), redo)
     assert [(row.file, row.error_kind) for row in found.rows] == [(files[0], "output_conflict")]
     assert [item.file for item in found.pending] == files[1:]
 

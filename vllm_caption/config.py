@@ -166,21 +166,29 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeConfig:
+    """Which items that were tried before are captioned again, besides the failed ones; with
+    ``redo_kinds``, those that failed with such a kind or have such a flag, and no others."""
+
+    redo: Redo | None = None
+    redo_kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything one run needs to know. ``arguments``: the command line that said so."""
+    """All settings of one run. ``arguments``: the command line that they come from."""
 
     input: InputConfig = field(default_factory=InputConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
     output: Path = Path("shape_descriptions")
     prompt: str = "shape-brief"
     checks: bool = True
     dedup: bool = True
     max_retries: int = 3
     checkpoint_interval: int = 1000
-    redo: Redo | None = None
-    redo_kinds: tuple[str, ...] = ()
     quiet: bool = False
     log_file: Path | None = None
     log_json: bool = False

@@ -23,6 +23,7 @@ from vllm_caption.config import (
     ImageConfig,
     InputConfig,
     Redo,
+    ResumeConfig,
     RunConfig,
     SamplingConfig,
     Shard,
@@ -136,14 +137,17 @@ def _add_output(group: Any) -> None:
         help="rows per Parquet part",
     )
     group.add_argument(
-        "--redo", choices=get_args(Redo), default=default.redo, help="caption these items anew"
+        "--redo",
+        choices=get_args(Redo),
+        default=default.resume.redo,
+        help="caption these items again",
     )
     group.add_argument(
         "--redo-kind",
         dest="redo_kinds",
         metavar="KIND",
         type=_kinds,
-        default=default.redo_kinds,
+        default=default.resume.redo_kinds,
         help="of the items tried before, only those that failed with these kinds or have these"
         " flags, comma-separated",
     )
@@ -375,6 +379,7 @@ def make_config(values: dict[str, Any]) -> RunConfig:
         image=ImageConfig(**_taken(ImageConfig, values)),
         sampling=SamplingConfig(**_taken(SamplingConfig, values)),
         engine=EngineConfig(**_taken(EngineConfig, values)),
+        resume=ResumeConfig(**_taken(ResumeConfig, values)),
         **_taken(RunConfig, values),
     )
 

@@ -20,7 +20,7 @@ from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import RunConfig
 from vllm_caption.demo import resolve_model
 from vllm_caption.driver.loop import Driver
-from vllm_caption.driver.pending import Scan
+from vllm_caption.driver.pending import Pending
 from vllm_caption.driver.pilot import choose_pilot, next_steps
 from vllm_caption.driver.recorder import Recorder
 from vllm_caption.driver.row_maker import RowMaker
@@ -77,7 +77,11 @@ def run_job(config: RunConfig) -> Outcome:
 def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
     gpus = local_gpus(config.engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    make = RowMaker(run_id, public_root(config.input.images_root), make_recipe(config, prompt))
+    make = RowMaker(
+        run_id,
+        public_root(config.input.images_root),
+        make_recipe(config.engine, prompt, config.sampling, config.image),
+    )
     output = Output(config.output, config.checkpoint_interval, config.input.shard)
     progress, pilot = Progress(quiet=config.quiet, log=log), None
     try:
@@ -144,7 +148,10 @@ class _Job:
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
         known = output.item_states()
         self._num_known = 0 if output.shard else len(known)
-        self.scan = Scan(config, known, output.files, make)
+        self._recipe_ids = output.ids_of(make.recipe)
+        self.scan = Pending(
+            config.input, config.image, config.resume, self._recipe_ids, known, output.files, make
+        )
 
     @property
     def seconds(self) -> float:
@@ -195,9 +202,9 @@ class _Job:
         return self._exit_code(interrupted=driver.interrupts > 0)
 
     def _twins(self) -> Twins:
-        if self._config.redo == "all" or not self._config.dedup:
+        if self._config.resume.redo == "all" or not self._config.dedup:
             return Twins()
-        return Twins(read_earlier(self._output.root, self._make.recipe.id, self._num_known))
+        return Twins(read_earlier(self._output.root, self._recipe_ids, self._num_known))
 
     async def _open_engines(self) -> Executor:
         """Have vLLM check its flags, and settle what every worker is told."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import EngineConfig, InputConfig, RunConfig
 from vllm_caption.demo import MODEL_DIR
 from vllm_caption.driver.loop import Driver
-from vllm_caption.driver.pending import Batch
+from vllm_caption.driver.pending import Batch, InputEnded
 from vllm_caption.driver.recorder import Recorder
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSpec, start_vllm
@@ -36,15 +36,16 @@ def local(config: RunConfig, tell: Callable[[str], None]) -> Executor:
 
 
 class Given:
-    """A scan of items that are given."""
+    """Items that are given instead of an input."""
 
     def __init__(self, items: list[Item], done: Collection[str]) -> None:
-        self.total = len(items)
-        self._batch = Batch(pending=[item for item in items if item.file not in done])
+        pending = [item for item in items if item.file not in done]
+        self._batch = Batch(pending=pending, num_found=len(items))
 
-    def batches(self) -> Iterator[Batch]:
-        """All in one."""
-        yield self._batch
+    def start(self, put: Callable[[Batch | InputEnded], None]) -> None:
+        """All in one batch."""
+        put(self._batch)
+        put(InputEnded(None))
 
     def leave(self) -> None:
         """It is not read in pieces."""
@@ -79,14 +80,14 @@ class Run:
                 draw_shape(number).save(path, format="PNG")
         prompt = load_prompt(self.config.prompt)
         self.output = Output(self.config.output, checkpoint_interval=7)
-        make = RowMaker("run", str(self.folder / "raw"), make_recipe(self.config, prompt))
+        config = self.config
+        recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
+        make = RowMaker("run", str(self.folder / "raw"), recipe)
         self.stats = RunStats([EngineStats() for _ in range(self.num_engines)])
         self.dispatcher: Dispatcher[Item] = Dispatcher(
             self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
         )
-        twins = Twins(
-            read_earlier(self.config.output, make.recipe.id, len(self.output.item_states()))
-        )
+        twins = Twins(read_earlier(config.output, [recipe.id], len(self.output.item_states())))
         self.recorder = Recorder(
             prompt,
             CaptionRules.from_prompt(prompt, enabled=True),

@@ -1,6 +1,6 @@
 """The driver: one loop that takes events from one queue, until nothing is left to do.
 
-    thread that reads the input   Scanned, InputEnded        ┐
+    thread that reads the input   Batch, InputEnded          ┐
     engine slots                  Changed, Answered, Lost    ├─ queue → Driver → dispatcher,
     opening of the engines        Opened                     │                   recorder, slots
     clock, signals                Tick, Interrupted          ┘
@@ -28,8 +28,7 @@ from vllm_caption.driver.engine_slot import (
     SlotEvent,
     close_all,
 )
-from vllm_caption.driver.pending import Batch, Scan
-from vllm_caption.driver.reading import Reading
+from vllm_caption.driver.pending import Batch, InputEnded, Pending
 from vllm_caption.driver.recorder import Recorder
 from vllm_caption.engines.executors.base import Executor
 from vllm_caption.engines.memory_fit import with_advice
@@ -40,21 +39,6 @@ from vllm_caption.monitoring.stats import EngineState, RunStats
 from vllm_caption.scheduling.dispatcher import Dispatcher
 
 TICK_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """A stretch of the input was read; ``total``: items found so far."""
-
-    batch: Batch
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class InputEnded:
-    """There is no more input, or reading it failed."""
-
-    failure: RunStopped | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +58,7 @@ class Interrupted:
     """`Driver.interrupt` was called."""
 
 
-Event = SlotEvent | Scanned | InputEnded | Opened | Tick | Interrupted
+Event = SlotEvent | Batch | InputEnded | Opened | Tick | Interrupted
 
 
 class Driver:
@@ -112,7 +96,7 @@ class Driver:
         self._held_back = list(self._slots)
         """Slots that have never been started."""
         self._executor: Executor | None = None
-        self._reading: Reading | None = None
+        self._pending: Pending | None = None
         self._opening: asyncio.Future[Executor] | None = None
         self._stopped: RunStopped | None = None
         self._closing = False
@@ -127,20 +111,21 @@ class Driver:
             return "retired"
         return slot.state
 
-    async def run(self, scan: Scan) -> None:
+    async def run(self, pending: Pending) -> None:
         """Handle events until nothing is left to do, or until the run is interrupted.
 
         Raises RunStopped, and whatever ``open_engines`` raises.
         """
-        self._reading = Reading(scan, lambda batch: self._put(Scanned(batch, scan.total)))
-        beside = [asyncio.create_task(work) for work in (self._read(self._reading), self._tick())]
+        self._pending = pending
+        pending.start(self._put)
+        ticking = asyncio.create_task(self._tick())
         try:
             while not self._is_over():
                 self._handle(await self._events.get())
         finally:
             self._closing = True
-            self._reading.leave()
-            for task in (*beside, self._opening):
+            pending.leave()
+            for task in (ticking, self._opening):
                 if task is not None:
                     task.cancel()
             await close_all(self._slots, at_once=self._must_leave())
@@ -155,8 +140,8 @@ class Driver:
     def interrupt(self) -> None:
         """Ctrl+C: the first time hand out nothing more, the second time leave now."""
         self.interrupts += 1
-        if self._reading is not None:
-            self._reading.leave()
+        if self._pending is not None:
+            self._pending.leave()
         self._dispatcher.close()
         if self.interrupts > 1:
             for slot in self._slots:
@@ -182,9 +167,6 @@ class Driver:
         return retired and (slot.is_idle or not self._dispatcher.busy(slot.number))
 
     # --- beside the loop -----------------------------------------------------------------------
-
-    async def _read(self, reading: Reading) -> None:
-        self._put(InputEnded(await reading.read()))
 
     async def _tick(self) -> None:
         while True:
@@ -212,7 +194,7 @@ class Driver:
                 self._note_change(event)
             case Lost():
                 self._replace(event)
-            case Scanned():
+            case Batch():
                 self._take_in(event)
             case InputEnded():
                 self._stats.scanning = False
@@ -227,10 +209,10 @@ class Driver:
             case Broken():
                 raise event.error
 
-    def _take_in(self, event: Scanned) -> None:
-        self._stats.total = event.total
-        self._recorder.take_in(event.batch)
-        if event.batch.pending and self._opening is None and not self.interrupts:
+    def _take_in(self, batch: Batch) -> None:
+        self._stats.total = batch.num_found
+        self._recorder.take_in(batch)
+        if batch.pending and self._opening is None and not (self.interrupts or self._closing):
             self._opening = asyncio.ensure_future(self._open_engines())
             self._opening.add_done_callback(self._opened)
         self._feed_all()

@@ -139,7 +139,7 @@ def _bytes(images_root: str, file: str) -> int:
 def next_steps(pilot: Pilot, config: RunConfig, stats: RunStats) -> str:
     """What to look at, the line of the full run, and how long it may take."""
     types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(pilot.by_type).most_common())
-    kept = "makes these anew too" if config.redo == "all" else "keeps these captions"
+    kept = "makes these anew too" if config.resume.redo == "all" else "keeps these captions"
     full = shlex.join(["python", "-m", "vllm_caption", *without_pilot(config.arguments)])
     lines = [
         f"Pilot: {pilot.size} of {pilot.num_items:,} items in {pilot.num_documents:,} documents,"

@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Iterator
 
 from vllm_caption.config import RunConfig
-from vllm_caption.driver.pending import Scan
+from vllm_caption.driver.pending import Pending
 from vllm_caption.formatting import printable
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.store.layout import MANIFEST, caption_name, state_folder
 
 
-def summarise(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> str:
+def summarise(stats: RunStats, scan: Pending, config: RunConfig, seconds: float) -> str:
     """The closing text of a run, several lines."""
     return "\n".join(_lines(stats, scan, config, seconds))
 
 
-def _lines(stats: RunStats, scan: Scan, config: RunConfig, seconds: float) -> Iterator[str]:
+def _lines(stats: RunStats, scan: Pending, config: RunConfig, seconds: float) -> Iterator[str]:
     counts = scan.reader.counts
     read = "" if scan.reader.complete else " (the input was not read to its end)"
     yield f"Documents: {counts.documents} read, {counts.skipped} skipped{read}"

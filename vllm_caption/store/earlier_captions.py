@@ -6,6 +6,7 @@ A million captions take about 70 MB: keys in sorted columns, names in one Arrow 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import reduce
 from pathlib import Path
 from typing import Final
@@ -42,7 +43,7 @@ class EarlierCaptions:
         return None
 
 
-def read_earlier(root: Path, recipe_id: str, num_known: int) -> EarlierCaptions:
+def read_earlier(root: Path, recipe_ids: Collection[str], num_known: int) -> EarlierCaptions:
     """The captions without flags that the manifest of an output folder holds of one recipe.
 
     ``num_known``: how many items have a row; 0 where that is not known.
@@ -50,19 +51,19 @@ def read_earlier(root: Path, recipe_id: str, num_known: int) -> EarlierCaptions:
     files: list[pa.Array] = []
     keys = [np.empty((0, 2), dtype=np.uint64)]
     for rows in last_rows(parts(root / MANIFEST), _COLUMNS, num_known):
-        usable = rows.filter(_is_usable(rows, recipe_id))
+        usable = rows.filter(_is_usable(rows, pa.array(list(recipe_ids))))
         files += usable["file"].chunks
         halves = np.frombuffer(bytes.fromhex("".join(usable["twin_key"].to_pylist())), dtype=">u8")
         keys.append(halves.reshape(-1, 2).astype(np.uint64))
     return EarlierCaptions(pa.chunked_array(files, pa.string()), np.concatenate(keys))
 
 
-def _is_usable(rows: pa.Table, recipe_id: str) -> pa.Array:
+def _is_usable(rows: pa.Table, recipe_ids: pa.Array) -> pa.Array:
     num_flags = pc.fill_null(pc.list_value_length(rows["flags"]), 0)
     tests = (
         pc.equal(rows["status"], "captioned"),
         pc.equal(num_flags, 0),
-        pc.equal(rows["recipe_id"], recipe_id),
+        pc.is_in(rows["recipe_id"], recipe_ids),
         pc.is_valid(rows["twin_key"]),
     )
     return reduce(pc.and_kleene, tests)

@@ -30,7 +30,7 @@ from vllm_caption.store.layout import (
 )
 from vllm_caption.store.lock import OutputLock
 from vllm_caption.store.reader import read_states
-from vllm_caption.store.recipe import Recipe, read_recipes, record_recipe
+from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recipe
 from vllm_caption.store.rows import ItemState, Row
 
 
@@ -99,6 +99,11 @@ class Output:
             return self._checkpoint.states()
         whole = read_states(parts(self._captions_root / MANIFEST))
         return whole | self._checkpoint.states()
+
+    def ids_of(self, recipe: Recipe) -> frozenset[str]:
+        """Under which the rows of the folder name a recipe."""
+        with _stopping():
+            return ids_of(recipe, self._captions_root)
 
     def record_recipe(self, recipe: Recipe) -> str | None:
         """Keep how the run makes its captions; a sentence if that file was damaged."""

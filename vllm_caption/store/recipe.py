@@ -1,31 +1,41 @@
-"""What made a caption: everything that changes the words, under one short id.
+"""What made a caption: every setting that changes its words, under one short id.
 
-Speed settings (engines, sequences, memory) are left out on purpose: they do not change a recipe.
+Counted are the model, the text of the prompt file (its rules too: they cause further tries with
+other sampling), and the settings listed here. What only changes speed, or which items are
+captioned, leaves the id alone, and so does the prompt's name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from vllm_caption.captions.prompt import Prompt
-from vllm_caption.config import RunConfig
+from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import named_flags
 from vllm_caption.errors import RunStopped
 from vllm_caption.store.atomic import write_file
-from vllm_caption.store.layout import DAMAGED_RECIPES, RECIPES
+from vllm_caption.store.layout import DAMAGED_RECIPES, RECIPES, state_folders
 
-WORDING_FLAGS = (
+IMAGE_SETTINGS: Final = ("max_side", "min_pixels", "max_pixels")
+SAMPLING_SETTINGS: Final = (
+    *("max_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty"),
+    *("presence_penalty", "frequency_penalty", "min_tokens", "stop", "ignore_eos"),
+)
+ENGINE_FLAGS: Final = (
     *("dtype", "hf_overrides", "kv_cache_dtype", "mm_processor_kwargs", "quantization", "revision"),
     *("tokenizer", "tokenizer_revision"),
 )
-"""vLLM engine flags that change what the model says."""
+"""vLLM's flags that change what the model says."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """One way of making captions."""
+    """One way of making captions. ``sampling`` and ``image`` are whole, as in the last run
+    with it."""
 
     model: str
     prompt_name: str
@@ -36,21 +46,41 @@ class Recipe(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """12 hexadecimal digits of the content's SHA-256."""
-        content = msgspec.json.encode(self, order="deterministic")
+        """12 hexadecimal digits of a SHA-256 of what counts."""
+        counted = (
+            self.model,
+            self.prompt,
+            {name: self.sampling.get(name) for name in SAMPLING_SETTINGS},
+            {name: self.image.get(name) for name in IMAGE_SETTINGS},
+            self.engine,
+        )
+        content = msgspec.json.encode(counted, order="deterministic")
         return hashlib.sha256(content).hexdigest()[:12]
 
 
-def make_recipe(config: RunConfig, prompt: Prompt) -> Recipe:
+def make_recipe(
+    engine: EngineConfig, prompt: Prompt, sampling: SamplingConfig, image: ImageConfig
+) -> Recipe:
     """The recipe of a run."""
+    flags = named_flags(engine.engine_args).items()
     return Recipe(
-        model=config.engine.model,
+        model=engine.model,
         prompt_name=prompt.name,
         prompt=prompt.source,
-        sampling=msgspec.to_builtins(config.sampling),
-        image=msgspec.to_builtins(config.image),
-        engine=_wording_flags(config.engine.engine_args),
+        sampling=msgspec.to_builtins(sampling),
+        image=msgspec.to_builtins(image),
+        engine={name: value for name, value in flags if name.partition(".")[0] in ENGINE_FLAGS},
     )
+
+
+def ids_of(recipe: Recipe, root: Path) -> frozenset[str]:
+    """The ids under which an output folder knows a recipe: an earlier version may have given it
+    another one, by settings that change no caption."""
+    ids = {recipe.id}
+    for folder in state_folders(root):
+        with contextlib.suppress(RunStopped):  # what is damaged tells nothing
+            ids |= {id_ for id_, known in read_recipes(folder).items() if known.id == recipe.id}
+    return frozenset(ids)
 
 
 def record_recipe(root: Path, recipe: Recipe) -> str | None:
@@ -82,8 +112,3 @@ def read_recipes(root: Path) -> dict[str, Recipe]:
         return {}
     except ValueError as error:  # msgspec's, or bytes that are not UTF-8
         raise RunStopped(f"{path} is damaged ({error}); move it away") from error
-
-
-def _wording_flags(engine_args: tuple[str, ...]) -> dict[str, str]:
-    flags = named_flags(engine_args).items()
-    return {name: value for name, value in flags if name.partition(".")[0] in WORDING_FLAGS}

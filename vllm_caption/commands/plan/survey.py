@@ -1,4 +1,4 @@
-"""One pass over the input → the plan: each item is decided as `scan` would, short of doing it."""
+"""One pass over the input → the plan: each item is decided as in a run, and nothing is done."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from vllm_caption.commands.plan.report import (
     Time,
 )
 from vllm_caption.config import RunConfig
-from vllm_caption.driver.pending import may_adopt, stands
+from vllm_caption.driver.pending import Adopt, Caption, Keep, KeepFailure, Refuse, decide
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import printable
-from vllm_caption.images.files import check_name
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.recipe import make_recipe
+from vllm_caption.store.recipe import ids_of, make_recipe
 
 
 class Survey:
@@ -38,7 +37,9 @@ class Survey:
     ) -> None:
         self._config = config
         self._recorded = recorded
-        self._recipe_id = make_recipe(config, prompt).id
+        recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
+        self._recipe_id = recipe.id
+        self._recipe_ids = ids_of(recipe, config.output)
         self._prompt_name = prompt.name
         self._files = CaptionFiles(config.output)
         self._reader = ManifestReader(config.input)
@@ -70,37 +71,30 @@ class Survey:
             self._images.close(finish=finished)
 
     def _take(self, item: Item) -> None:
-        """What `Scan` would do with an item, short of doing it."""
         self._items_by_type[item.element_type] += 1
-        known, redo = self._recorded.states.get(item.file), self._config.redo
-        if known is not None and stands(known, self._config, self._recipe_id):
-            if known.status == "failed":
+        state = self._recorded.states.get(item.file)
+        match decide(item.file, state, self._files, self._config.resume, self._recipe_ids):
+            case Keep(stale):
+                self._done += 1
+                self._stale += stale
+            case KeepFailure(kind):
                 reason = "not tried again (--redo-kind)"
-                self._problems.add(known.error_kind or "", f"{printable(item.file)}: {reason}")
-                return
-            self._done += 1
-            self._stale += known.recipe_id != self._recipe_id
-            return
-        try:
-            check_name(item.file)
-            self._files.check_name(item.file)
-            if may_adopt(known, redo) and self._files.read(item.file) is not None:
+                self._problems.add(kind, f"{printable(item.file)}: {reason}")
+            case Adopt():
                 self._done += 1
                 self._adopted += 1
                 self._stale += 1
-                return
-            self._files.check_place(item.file)
-        except ItemError as error:
-            self._refuse(item, error)
-            return
-        if known is not None and known.status == "captioned":
-            self._redone += 1
-        else:
-            self._new_captions += 1
-            self._folders.add(item.file.rpartition("/")[0])
-            if known is not None:
-                self._failed_before[known.error_kind or "unknown"] += 1
-        self._images.add(item)
+            case Refuse(error):
+                self._refuse(item, error)
+            case Caption(again):
+                if again:
+                    self._redone += 1
+                else:
+                    self._new_captions += 1
+                    self._folders.add(item.file.rpartition("/")[0])
+                if state is not None and state.status == "failed":
+                    self._failed_before[state.error_kind or "unknown"] += 1
+                self._images.add(item)
 
     def _refuse(self, item: Item, error: ItemError) -> None:
         self._problems.add(error.kind, f"{printable(item.file)}: {error.reason}")
