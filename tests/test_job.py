@@ -168,7 +168,7 @@ def test_changed_prompt_keeps_what_is_done_and_redo_stale_makes_it_anew(
     brief = captions(tmp_path)
     kept = run_here(*base, "--prompt=shape-zh")
     assert captions(tmp_path) == brief
-    assert "4 kept captions were made with another recipe; --redo stale" in kept.stdout
+    assert "4 kept captions were made with a different recipe; --redo stale" in kept.stdout
     anew = run_here(*base, "--prompt=shape-zh", "--redo=stale")
     assert "captioned 4 (4 in this run)" in anew.stdout
     assert all(captions(tmp_path)[file] != text for file, text in brief.items())

@@ -11,19 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.job import FAKE, Result, captions, input_flags, make_input, run, write_document
 
-from vllm_caption.config import InputConfig, RunConfig
+from vllm_caption.config import InputConfig
 from vllm_caption.driver.pilot import (
     MAX_TYPES,
     Pilot,
     choose_pilot,
-    next_steps,
     share_out,
     spread,
-    without_pilot,
 )
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
 from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.summary import describe_pilot, without_pilot
 
 
 def config(folder: Path, **options: object) -> InputConfig:
@@ -158,26 +157,38 @@ def said(captioned: int, every_s: float, arguments: tuple[str, ...] = ("--pilot"
     stats = RunStats([EngineStats()])
     for number in range(captioned):
         stats.count_caption(0, 1, 1, 100.0 + number * every_s)
-    pilot = Pilot(InputConfig(), 100_009, 20, {"Svg": 8, "": 1})
-    return next_steps(pilot, RunConfig(output=Path("my out"), arguments=arguments), stats)
+    return describe_pilot(
+        stats,
+        chosen={"Svg": 8, "": 1},
+        num_items=100_009,
+        num_documents=20,
+        output=Path("my out"),
+        arguments=arguments,
+        redoes_all=False,
+    )
 
 
 def test_pilot_names_the_report_the_full_run_and_its_time() -> None:
     text = said(9, 5.0, ("--model", "a b", "--pilot=9", "--output", "my out"))
-    assert "Pilot: 9 of 100,009 items in 20 documents, over all sizes of files: Svg 8," in text
+    assert "Pilot: 9 of 100,009 items in 20 documents, across all file sizes: Svg 8, oth" in text
     assert "python -m vllm_caption report '--output=my out'" in text
     assert "python -m vllm_caption --model 'a b' --output 'my out'" in text
-    assert "It takes about 5.8 days for 100,000 further items at the pilot's 0.2 images/s" in text
-    assert "a larger pilot says more" not in text
+    assert (
+        "It will take about 5.8 days for the other 100,000 items at the pilot's 0.2 images/s"
+        in text
+    )
+    assert "a better estimate" not in text
 
 
 def test_short_pilot_says_that_it_says_little() -> None:
-    assert "It generated for 0.8 s only: a larger pilot says more." in said(9, 0.1)
+    assert "The pilot generated for only 0.8 s; a larger one gives a better estimate." in said(
+        9, 0.1
+    )
 
 
 @pytest.mark.parametrize("captioned", [0, 1])
 def test_pilot_without_captions_estimates_nothing(captioned: int) -> None:
-    assert "It takes" not in said(captioned, 1.0)
+    assert "It will take" not in said(captioned, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +220,7 @@ def test_full_run_after_a_pilot_keeps_its_captions_and_makes_the_others(tmp_path
     assert len(made) == 8
     assert "8 items" in result.stdout.splitlines()[-1]
     assert "<html" in (output / "report.html").read_text("utf-8")
-    (line,) = (line for line in result.stdout.splitlines() if "The full run" in line)
+    (line,) = (line for line in result.stdout.splitlines() if "Full run" in line)
     full = shlex.split(line.partition(": ")[2])
     assert full[:3] == ["python", "-m", "vllm_caption"]
     result = run(*full[3:], command=FAKE)
@@ -223,7 +234,7 @@ def test_pilot_that_is_run_again_has_nothing_left_to_do(tmp_path: Path) -> None:
     job(tmp_path, "--pilot=5")
     result = job(tmp_path, "--pilot=5")
     assert "Items: 5, captioned 5 (0 in this run)" in result.stdout
-    assert "It takes" not in result.stdout
+    assert "It will take" not in result.stdout
 
 
 def test_pilot_whose_page_cannot_be_made_ends_as_well(tmp_path: Path) -> None:

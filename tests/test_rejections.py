@@ -90,4 +90,4 @@ def test_run_whose_captions_break_a_rule_says_so_while_it_runs(tmp_path: Path) -
     assert "raise max_words in its front matter" in line
     assert "Rejected answers: 240 of 240 (too_long 240)" in result.stdout
     assert "Flags: too_long 60" in result.stdout
-    assert "180 attempts gave no caption and were made again." in result.stdout
+    assert "180 attempts gave no caption and were retried." in result.stdout

@@ -21,7 +21,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.demo import resolve_model
 from vllm_caption.driver.loop import Driver
 from vllm_caption.driver.pending import Pending
-from vllm_caption.driver.pilot import choose_pilot, next_steps
+from vllm_caption.driver.pilot import choose_pilot
 from vllm_caption.driver.recorder import Recorder
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
@@ -44,7 +44,7 @@ from vllm_caption.monitoring.monitor import Monitor
 from vllm_caption.monitoring.progress import Progress
 from vllm_caption.monitoring.stats import EngineStats, RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
-from vllm_caption.monitoring.summary import summarise
+from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.store.earlier_captions import read_earlier
@@ -104,9 +104,25 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
             output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
         except RunStopped as error:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
-    text = summarise(job.stats, job.scan, config, job.seconds)
+    text = summarise(
+        job.stats,
+        job.input_read,
+        job.seconds,
+        output=config.output,
+        state=output.root,
+        shard=config.input.shard,
+    )
     if pilot and not stopped:
-        text += "\n" + next_steps(pilot, config, job.stats)
+        steps = describe_pilot(
+            job.stats,
+            chosen=pilot.by_type,
+            num_items=pilot.num_items,
+            num_documents=pilot.num_documents,
+            output=config.output,
+            arguments=config.arguments,
+            redoes_all=config.resume.redo == "all",
+        )
+        text += f"\n{steps}"
     progress.record("summary", text)
     with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
         print(text, flush=True)
@@ -157,6 +173,13 @@ class _Job:
     def seconds(self) -> float:
         """Since the start of the run."""
         return time.monotonic() - self._started_s
+
+    @property
+    def input_read(self) -> InputRead:
+        """What was read of the input so far."""
+        reader = self.scan.reader
+        unmatched = self._config.input.skip_types if reader.no_type_was_skipped else ()
+        return InputRead(reader.counts, reader.complete, self.scan.skipped, unmatched)
 
     async def run(self) -> int:
         """Caption everything that is left; returns the exit code."""

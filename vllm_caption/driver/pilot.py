@@ -1,4 +1,4 @@
-"""A small run that says what the large one will be like: which items, and what to do next.
+"""Which items a pilot captions: a small run that shows what the large one will be like.
 
 The items are chosen from the whole input: of each element type in proportion, at least one; within
 a type evenly along the sizes of the files, from the smallest to the largest. Invariants: the same
@@ -9,9 +9,7 @@ of candidates, however large the input is.
 from __future__ import annotations
 
 import os
-import shlex
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,23 +17,18 @@ from hashlib import blake2b
 from heapq import heappush, heappushpop
 from typing import Final
 
-from vllm_caption.config import InputConfig, RunConfig
+from vllm_caption.config import InputConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.formatting import duration
 from vllm_caption.images.files import num_bytes
 from vllm_caption.images.object_store import FETCH_THREADS
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
-from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.store.layout import REPORT
 
 CANDIDATES_PER_ITEM: Final = 4
 MIN_CANDIDATES: Final = 256
 MAX_TYPES: Final = 64
 """Types that are told apart; further ones count as one."""
 OTHER_TYPES: Final = ""
-SHORT_S: Final = 30.0
-"""A pilot that is shorter says little about speed: engines warm up and run dry in this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,40 +127,3 @@ def _bytes(images_root: str, file: str) -> int:
         return num_bytes(images_root, file)
     except ItemError:
         return -1
-
-
-def next_steps(pilot: Pilot, config: RunConfig, stats: RunStats) -> str:
-    """What to look at, the line of the full run, and how long it may take."""
-    types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(pilot.by_type).most_common())
-    kept = "makes these anew too" if config.resume.redo == "all" else "keeps these captions"
-    full = shlex.join(["python", "-m", "vllm_caption", *without_pilot(config.arguments)])
-    lines = [
-        f"Pilot: {pilot.size} of {pilot.num_items:,} items in {pilot.num_documents:,} documents,"
-        f" over all sizes of files: {types}",
-        f"  Look at it: {config.output / REPORT} (anew: python -m vllm_caption report"
-        f" {shlex.join([f'--output={config.output}'])})",
-        f"  The full run, which {kept}: {full}",
-    ]
-    left, images_per_s = pilot.num_items - pilot.size, stats.mean_images_per_s
-    if images_per_s and left:
-        lines.append(
-            f"  It takes about {duration(left / images_per_s)} for {left:,} further items at the"
-            f" pilot's {images_per_s:.1f} images/s, less what is captioned already."
-        )
-        if stats.generating_s < SHORT_S:
-            lines.append(
-                f"  It generated for {stats.generating_s:.1f} s only: a larger pilot says more."
-            )
-    return "\n".join(lines)
-
-
-def without_pilot(arguments: Iterable[str]) -> list[str]:
-    """A command line without its --pilot."""
-    kept: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--pilot":
-            next(left, None)
-        elif not argument.startswith("--pilot="):
-            kept.append(argument)
-    return kept

@@ -1,33 +1,68 @@
-"""What a run says at its end: counts that add up, reasons with examples, and what to do next."""
+"""The closing text of a run: counts that add up, reasons with examples, and the next step.
+
+Invariant: every number is handed in; nothing is read or decided here.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
-from vllm_caption.config import RunConfig
-from vllm_caption.driver.pending import Pending
-from vllm_caption.formatting import printable
+from vllm_caption.config import Shard
+from vllm_caption.formatting import duration, printable
+from vllm_caption.inputs.manifest import InputCounts
+from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.store.layout import MANIFEST, caption_name, state_folder
+from vllm_caption.store.layout import MANIFEST, REPORT, caption_name
+
+SHORT_PILOT_S: Final = 30.0
+"""A pilot that generated for less than this says little about speed: engines warm up and run dry
+within it."""
 
 
-def summarise(stats: RunStats, scan: Pending, config: RunConfig, seconds: float) -> str:
-    """The closing text of a run, several lines."""
-    return "\n".join(_lines(stats, scan, config, seconds))
+@dataclass(frozen=True, slots=True)
+class InputRead:
+    """What a run read. ``is_complete``: to the end of the input; ``unmatched_types``: the value of
+    --skip-types where no element has such a type."""
+
+    counts: InputCounts
+    is_complete: bool
+    skipped: Sequence[SkippedDocument]
+    unmatched_types: Sequence[str] = ()
 
 
-def _lines(stats: RunStats, scan: Pending, config: RunConfig, seconds: float) -> Iterator[str]:
-    counts = scan.reader.counts
-    read = "" if scan.reader.complete else " (the input was not read to its end)"
-    yield f"Documents: {counts.documents} read, {counts.skipped} skipped{read}"
-    for reason, number in Counter(s.kind for s in scan.skipped).most_common():
-        example = next(s for s in scan.skipped if s.kind == reason)
+def summarise(
+    stats: RunStats,
+    read: InputRead,
+    seconds: float,
+    *,
+    output: Path,
+    state: Path,
+    shard: Shard | None = None,
+) -> str:
+    """Several lines. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
+    lines = [*_documents(read), *_items(stats), *_captions(stats)]
+    if stats.captioned:
+        lines += _speed(stats, seconds)
+    return "\n".join([*lines, *_where(output, state, shard)])
+
+
+def _documents(read: InputRead) -> Iterator[str]:
+    stopped = "" if read.is_complete else " (stopped before the end of the input)"
+    yield f"Documents: {read.counts.documents} read, {read.counts.skipped} skipped{stopped}"
+    for reason, number in Counter(s.kind for s in read.skipped).most_common():
+        example = next(s for s in read.skipped if s.kind == reason)
         yield f"  {reason} {number}, e.g. {printable(example.document)}: {example.reason}"
-    if scan.reader.no_type_was_skipped:
-        names = ",".join(config.input.skip_types)
+    if read.unmatched_types:
+        names = ",".join(read.unmatched_types)
         yield f"  No element has a type of --skip-types {names}: the type names may differ."
+
+
+def _items(stats: RunStats) -> Iterator[str]:
     captioned = stats.done_before + stats.adopted + stats.captioned
     left = stats.total - captioned - stats.failed
     yield (
@@ -37,11 +72,14 @@ def _lines(stats: RunStats, scan: Pending, config: RunConfig, seconds: float) ->
     for kind, number in stats.failures.most_common():
         yield f"  {kind} {number}, e.g. {stats.examples[kind]}"
     if stats.twins:
-        yield f"  {stats.twins} have the caption of a byte-identical image (--no-dedup: their own)."
+        yield f"  {stats.twins} share the caption of a byte-identical image (see --no-dedup)."
     if stats.retried:
-        yield f"  {stats.retried} attempts gave no caption and were made again."
+        yield f"  {stats.retried} attempts gave no caption and were retried."
     if stats.adopted:
         yield f"  {stats.adopted} captions without a record were found and kept."
+
+
+def _captions(stats: RunStats) -> Iterator[str]:
     if stats.flags:
         yield "Flags: " + ", ".join(f"{flag} {n}" for flag, n in stats.flags.most_common())
     if rejected := stats.rejections.rejected:
@@ -50,28 +88,14 @@ def _lines(stats: RunStats, scan: Pending, config: RunConfig, seconds: float) ->
         yield f"Rejected answers: {rejected} of {answers} ({kinds})"
     if stats.stale:
         yield (
-            f"{stats.stale} kept captions were made with another recipe;"
-            " --redo stale makes them anew."
-        )
-    if stats.captioned:
-        yield from _speed(stats, seconds)
-    yield from _where(config)
-
-
-def _where(config: RunConfig) -> Iterator[str]:
-    shard, root = config.input.shard, config.output
-    state = state_folder(root, shard)
-    yield f"Captions: {root}/{caption_name('<file>')}, manifest: {state}/{MANIFEST}"
-    if shard is not None:
-        yield (
-            f"This was shard {shard}; when all are done, one manifest of them is made by:"
-            f" python -m vllm_caption merge --output={shlex.quote(str(root))}"
+            f"{stats.stale} kept captions were made with a different recipe;"
+            " --redo stale re-captions them."
         )
 
 
 def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
     yield (
-        f"Time: {seconds:.1f} s, {stats.captioned / seconds:.1f} images/s with start-up,"
+        f"Time: {seconds:.1f} s, {stats.captioned / seconds:.1f} images/s including start-up,"
         f" {stats.prompt_tokens} prompt tokens, {stats.output_tokens} output tokens"
     )
     if total_s := sum(stats.limits_s.values()):
@@ -81,3 +105,64 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
     own = max(stats.captioned - stats.twins, 1)
     shares = (f"{i}: {e.captioned / own:.0%}" for i, e in enumerate(stats.engines))
     yield "Share of each engine: " + ", ".join(shares)
+
+
+def _where(output: Path, state: Path, shard: Shard | None) -> Iterator[str]:
+    yield f"Captions: {output}/{caption_name('<file>')}, manifest: {state}/{MANIFEST}"
+    if shard is not None:
+        yield (
+            f"This was shard {shard}. When all shards are done, merge their manifests with:"
+            f" python -m vllm_caption merge --output={shlex.quote(str(output))}"
+        )
+
+
+def describe_pilot(
+    stats: RunStats,
+    *,
+    chosen: Mapping[str, int],
+    num_items: int,
+    num_documents: int,
+    output: Path,
+    arguments: Iterable[str],
+    redoes_all: bool,
+) -> str:
+    """After a pilot: what to look at, the command of the full run, and how long it may take.
+
+    ``chosen``: element type → items of the pilot; ``num_items`` and ``num_documents`` are those of
+    the whole input, ``arguments`` the command line that started the pilot.
+    """
+    size = sum(chosen.values())
+    types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(chosen).most_common())
+    kept = "re-captions these too" if redoes_all else "keeps these captions"
+    full = shlex.join(["python", "-m", "vllm_caption", *without_pilot(arguments)])
+    lines = [
+        f"Pilot: {size} of {num_items:,} items in {num_documents:,} documents,"
+        f" across all file sizes: {types}",
+        f"  Report: {output}/{REPORT} (rebuild it with: python -m vllm_caption report"
+        f" {shlex.join([f'--output={output}'])})",
+        f"  Full run ({kept}): {full}",
+    ]
+    left, images_per_s = num_items - size, stats.mean_images_per_s
+    if images_per_s and left:
+        lines.append(
+            f"  It will take about {duration(left / images_per_s)} for the other {left:,} items at"
+            f" the pilot's {images_per_s:.1f} images/s, less if some have a caption already."
+        )
+        if stats.generating_s < SHORT_PILOT_S:
+            lines.append(
+                f"  The pilot generated for only {stats.generating_s:.1f} s;"
+                " a larger one gives a better estimate."
+            )
+    return "\n".join(lines)
+
+
+def without_pilot(arguments: Iterable[str]) -> list[str]:
+    """A command line without its --pilot."""
+    kept: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--pilot":
+            next(left, None)
+        elif not argument.startswith("--pilot="):
+            kept.append(argument)
+    return kept
