@@ -13,6 +13,7 @@ from support.driver_run import Given, Run, names
 from support.fake_engines import (
     never_answer,
     start_broken,
+    start_broken_once,
     start_fake,
     start_on_a_flaky_disk,
     start_with_program,
@@ -112,6 +113,24 @@ def test_engines_start_without_the_first_one_when_it_cannot_start(tmp_path: Path
     with pytest.raises(RunStopped):
         asyncio.run(run.run())
     assert run.state_of_first_at_start == {0: "starting", 1: "retired"}
+
+
+def test_engine_that_cannot_start_is_tried_again_once_another_is_up(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(60), num_engines=2, start_engine=start_broken_once)
+    asyncio.run(run.run())
+    assert len(captions(run.config.output)) == 60
+    (line,) = (line for line in run.told if "the GPU is lost" in line)
+    assert "did not start and is started again" in line
+
+
+def test_the_same_start_error_everywhere_ends_the_run_and_nothing_is_tried_twice(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, names(4), num_engines=4, start_engine=start_broken, first_alone=True)
+    with pytest.raises(RunStopped, match=r"no engine can start: .*no kernel image"):
+        asyncio.run(run.run())
+    assert sum(engine.restarts for engine in run.stats.engines) == 0
+    assert run.told == []
 
 
 def test_idle_worker_that_no_longer_listens_does_not_hold_the_end_of_the_run(

@@ -398,7 +398,7 @@ def test_engine_that_cannot_start_ends_the_run_with_the_cause_and_exit_3(
     result = run_here(*arguments, "--kv-cache-memory-bytes=1K")
     assert result.exit_code == 3
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("Stopped: no engine is left; the last error was: ValueError: Cannot ")
+    assert last.startswith("Stopped: no engine can start: ValueError: Cannot ")
     assert "not enough" in last
     assert "lower --max-model-len" in last
     assert str(tmp_path / "logs/engine-0.log") in last

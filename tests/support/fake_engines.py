@@ -127,6 +127,15 @@ def start_broken(spec: WorkerSpec) -> FakeEngine:
     raise RuntimeError("CUDA error: no kernel image is available")
 
 
+def start_broken_once(spec: WorkerSpec) -> FakeEngine:
+    """The first engine of all cannot start; the others, and its next try, can."""
+    try:
+        Path(spec.images_root, "broken").touch(exist_ok=False)
+    except FileExistsError:
+        return start_fake(spec)
+    raise RuntimeError("CUDA error: the GPU is lost")
+
+
 def never_answer(*_: object) -> None:
     """A check of the flags that waits for ever, as for a hub."""
     time.sleep(3600)

@@ -54,12 +54,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The slot has no worker any more. ``what``: verb phrase for a message; ``gone``: False where
-    even SIGKILL does not end its process, so that its GPU is not free."""
+    """The slot has no worker any more. ``what``: verb phrase for a message; ``explained``: the
+    engine named the error itself; ``gone``: False where even SIGKILL does not end its process, so
+    that its GPU is not free."""
 
     slot: EngineSlot
     what: Literal["found no room", "did not start", "died"]
     error: str
+    explained: bool = False
     gone: bool = True
 
 
@@ -173,7 +175,8 @@ class EngineSlot:
         self._enter("stopped")
         ended = await worker.join(JOIN_TIMEOUT_S)
         self._worker = None
-        return Lost(self, what, error or f"its process ended ({ended.how})", ended.gone)
+        reason = error or f"its process ended ({ended.how})"
+        return Lost(self, what, reason, explained=bool(error), gone=ended.gone)
 
     async def _listen(self, worker: WorkerHandle) -> str:
         """Pass on messages until the worker is gone; returns the error it named, if any."""

@@ -31,12 +31,13 @@ from vllm_caption.driver.engine_slot import (
 from vllm_caption.driver.pending import Batch, InputEnded, Pending
 from vllm_caption.driver.recorder import Recorder
 from vllm_caption.engines.executors.base import Executor
-from vllm_caption.engines.memory_fit import with_advice
+from vllm_caption.engines.memory_fit import passes, with_advice
 from vllm_caption.errors import RunStopped
 from vllm_caption.items import Item
 from vllm_caption.messages import Cancel, Cancelled, ImageRead, Lease
 from vllm_caption.monitoring.stats import EngineState, RunStats
 from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.start_errors import StartErrors
 
 TICK_S = 0.5
 
@@ -95,6 +96,9 @@ class Driver:
         ]
         self._held_back = list(self._slots)
         """Slots that have never been started."""
+        self._start_errors = StartErrors(len(self._slots))
+        self._failed_starts: dict[EngineSlot, str] = {}
+        """Slots that did not start while no engine has ever been up, and why."""
         self._executor: Executor | None = None
         self._pending: Pending | None = None
         self._opening: asyncio.Future[Executor] | None = None
@@ -232,6 +236,8 @@ class Driver:
         slot, figures = event.slot, self._stats.engines[event.slot.number]
         figures.state, figures.pid = self.state(slot.number), event.pid
         if slot.is_up:
+            self._start_errors.came_up()
+            self._retry_failed_starts()
             self._start_slots(self._held_back)
             self._feed(slot)
 
@@ -244,17 +250,34 @@ class Driver:
             self._last_error = error = with_advice(event.error)
             for poison in self._dispatcher.engine_lost(engine):
                 self._recorder.settle(poison, engine)
-            if self._dispatcher.may_restart(engine):
-                if not self._is_ending():
-                    self._stats.engines[engine].restarts += 1
-                    self._tell(f"Engine {engine} {event.what} and is started again: {error}")
-                    self._start_slots([slot])
-            elif not self._is_ending():
-                self._tell(f"Engine {engine} {event.what} too often and is taken out: {error}")
+            failed_start = event.what == "did not start" and event.explained
+            if failed_start and not passes(error) and self._start_errors.add(engine, error):
+                raise RunStopped(f"no engine can start: {error}")
+            if failed_start and self._start_errors.none_was_up:
+                self._failed_starts[slot] = error  # until another engine is up, or has failed too
+            else:
+                self._start_again(slot, event.what, error)
             self._start_slots(self._held_back)
+            if all(slot.is_idle for slot in self._slots):
+                self._retry_failed_starts()
             self._feed_all()
         self._stats.engines[engine].state = self.state(engine)
         self._stats.engines[engine].pid = None
+
+    def _retry_failed_starts(self) -> None:
+        failed, self._failed_starts = self._failed_starts, {}
+        for slot, error in failed.items():
+            self._start_again(slot, "did not start", error)
+
+    def _start_again(self, slot: EngineSlot, what: str, error: str) -> None:
+        if self._is_ending():
+            return
+        if self._dispatcher.may_restart(slot.number):
+            self._stats.engines[slot.number].restarts += 1
+            self._tell(f"Engine {slot.number} {what} and is started again: {error}")
+            self._start_slots([slot])
+        else:
+            self._tell(f"Engine {slot.number} {what} too often and is taken out: {error}")
 
     def _is_ending(self) -> bool:
         """Whether no engine should be started any more."""

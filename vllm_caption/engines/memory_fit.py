@@ -43,6 +43,11 @@ def shortage(error: str) -> Shortage | None:
     return next((kind for sign, kind in _SIGNS if sign in error), None)
 
 
+def passes(error: str) -> bool:
+    """Whether the same start may succeed in a moment: memory that an ended process still holds."""
+    return shortage(error) == "taken"
+
+
 def with_advice(error: str) -> str:
     """The error, and what to change where memory is its cause."""
     kind = shortage(error)
