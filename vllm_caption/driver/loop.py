@@ -121,8 +121,8 @@ class Driver:
         Raises RunStopped, and whatever ``open_engines`` raises.
         """
         self._pending = pending
-        pending.start(self._put)
         ticking = asyncio.create_task(self._tick())
+        pending.start(self._put)
         try:
             while not self._is_over():
                 self._handle(await self._events.get())
