@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.hostile_corpus import make_hostile_corpus
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub, and none waits for one
 # How long an example takes says what else the machine does.
@@ -15,10 +16,8 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
-def corpora() -> Path:
-    """The two generated inputs with their expected outcomes; they are not part of the project."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "corpora"
-    folder = Path(os.environ.get("VLLM_CAPTION_CORPORA", beside))
-    if not (folder / "hostile" / "expected.json").is_file():
-        pytest.skip(f"no corpora at {folder}: set VLLM_CAPTION_CORPORA")
+def hostile_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One defect per document or image, and `expected.json`; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("hostile") / "corpus"
+    make_hostile_corpus(folder)
     return folder

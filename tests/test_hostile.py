@@ -26,6 +26,7 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from support.hostile_corpus import make_big_corpus, make_hostile_corpus
 from support.job import (
     ENVIRONMENT,
     Result,
@@ -116,11 +117,10 @@ class Cost:
 
 
 @pytest.fixture(scope="module")
-def corpus(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The corpus with all that only a live file system holds."""
     folder = tmp_path_factory.mktemp("hostile") / "corpus"
-    command = [sys.executable, str(corpora / "gen_hostile.py"), "--special", f"--out={folder}"]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    make_hostile_corpus(folder, special=True)
     yield folder
     (folder / "raw/fs/locked").chmod(0o755)
 
@@ -326,11 +326,10 @@ def test_hostile_rows_of_elements_without_a_usable_name_say_where_they_stand(
 
 @engine
 def test_oversized_manifests_and_files_are_captioned_without_being_held_in_memory(
-    corpora: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "big"
-    command = [sys.executable, str(corpora / "gen_hostile.py"), "--big", f"--out={folder}"]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    make_big_corpus(folder)
     expected = json.loads((folder / "expected.json").read_text())
     may = {*expected["outputs_must"], *expected["outputs_may"]}
     files = {name.removeprefix(PREFIX)[: -len(".txt")] for name in may}

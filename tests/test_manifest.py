@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import CRELLO_LIKE
 
 from vllm_caption.config import InputConfig
 from vllm_caption.errors import UsageError
@@ -493,14 +494,13 @@ def test_any_json_in_any_place_gives_records_that_can_be_written(
 
 
 # -------------------------------------------------------------------------------- corpora
-def corpus_config(folder: Path, images_root: Path) -> InputConfig:
-    return InputConfig(folder / "jsons", folder / "json_detail", images_root / "raw")
+def corpus_config(folder: Path) -> InputConfig:
+    return InputConfig(folder / "jsons", folder / "json_detail", folder / "raw")
 
 
-def test_crello_like_corpus_gives_exactly_the_expected_items(corpora: Path) -> None:
-    corpus = corpora / "crello_like"
-    expected = json.loads((corpus / "expected.json").read_text())
-    reader = ManifestReader(corpus_config(corpus, corpus))
+def test_crello_like_corpus_gives_exactly_the_expected_items() -> None:
+    expected = json.loads((CRELLO_LIKE / "expected.json").read_text())
+    reader = ManifestReader(corpus_config(CRELLO_LIKE))
     found = list(reader)
     items = [item for item in found if isinstance(item, Item)]
     skips = {s.document: s for s in found if isinstance(s, SkippedDocument)}
@@ -517,10 +517,9 @@ def test_crello_like_corpus_gives_exactly_the_expected_items(corpora: Path) -> N
             assert str(entry.get(key, "")) in skips[name].reason
 
 
-def test_crello_like_corpus_gives_the_expected_counts(corpora: Path) -> None:
-    corpus = corpora / "crello_like"
-    expected = json.loads((corpus / "expected.json").read_text())["counts"]
-    reader = ManifestReader(corpus_config(corpus, corpus))
+def test_crello_like_corpus_gives_the_expected_counts() -> None:
+    expected = json.loads((CRELLO_LIKE / "expected.json").read_text())["counts"]
+    reader = ManifestReader(corpus_config(CRELLO_LIKE))
     assert not any(isinstance(found, BadEntry) for found in reader)
     counts = reader.counts
     assert counts.documents == expected["documents"]
@@ -531,39 +530,26 @@ def test_crello_like_corpus_gives_the_expected_counts(corpora: Path) -> None:
     assert not reader.no_type_was_skipped
 
 
-@pytest.fixture(scope="module")
-def hostile(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The hostile manifests with the links that do not survive every way of copying."""
-    copy = tmp_path_factory.mktemp("hostile")
-    for folder in ("jsons", "json_detail"):
-        shutil.copytree(corpora / "hostile" / folder, copy / folder, symlinks=True)
-    (copy / "jsons").chmod(0o755)
-    for name, target in (("d_symlink", "000_control.json"), ("d_dangling", "nowhere.json")):
-        (copy / "jsons" / f"{name}.json").unlink()
-        (copy / "jsons" / f"{name}.json").symlink_to(target)
-    return copy
-
-
 def test_hostile_corpus_gives_every_document_its_expected_outcome(
-    corpora: Path, hostile: Path
+    hostile_corpus: Path,
 ) -> None:
-    expected = json.loads((corpora / "hostile" / "expected.json").read_text())["documents"]
-    reader = ManifestReader(corpus_config(hostile, corpora / "hostile"))
+    expected = json.loads((hostile_corpus / "expected.json").read_text())["documents"]
+    reader = ManifestReader(corpus_config(hostile_corpus))
     found = list(reader)
     skipped = {s.document: s.kind for s in found if isinstance(s, SkippedDocument)}
     wanted = {name: doc["reason"] for name, doc in expected.items() if doc["outcome"] == "skipped"}
     assert skipped == wanted
     ignored = {name for name, doc in expected.items() if doc["outcome"] == "ignored"}
-    read = set(document_names(hostile / "jsons"))
+    read = set(document_names(hostile_corpus / "jsons"))
     assert read == set(expected) - ignored - {".d_hidden"}
     assert reader.counts.documents == len(read)
 
 
 def test_hostile_corpus_gives_the_expected_items_and_bad_entries(
-    corpora: Path, hostile: Path
+    hostile_corpus: Path,
 ) -> None:
-    expected = json.loads((corpora / "hostile" / "expected.json").read_text())
-    found = list(ManifestReader(corpus_config(hostile, corpora / "hostile")))
+    expected = json.loads((hostile_corpus / "expected.json").read_text())
+    found = list(ManifestReader(corpus_config(hostile_corpus)))
     items = set(files_of(found))
     decided = {".d_hidden", "d_type_lowercase"}  # hidden: ignored; types compare without case
     for name, document in expected["documents"].items():

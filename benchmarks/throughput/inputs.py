@@ -29,11 +29,10 @@ SIDES = (256, 384, 512, 768, 1024)
 
 
 def corpus() -> Path:
-    """The folder of real shapes."""
-    folder = Path(os.environ.get("VLLM_CAPTION_CORPORA", ROOT.parent / "shared" / "corpora"))
-    folder = folder / "crello_like" / "raw"
+    """The folder of real shapes: the tests' own, or $BENCHMARK_IMAGES, a folder of PNG files."""
+    folder = Path(os.environ.get("BENCHMARK_IMAGES", ROOT / "tests/data/crello_like/raw"))
     if not folder.is_dir():
-        raise SystemExit(f"no corpus at {folder}: set VLLM_CAPTION_CORPORA")
+        raise SystemExit(f"BENCHMARK_IMAGES {folder} is not a folder")
     return folder
 
 
