@@ -197,7 +197,7 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
         (files[1], "captioned", {"recipe_id": "another"}),
         (files[2], "captioned", {"recipe_id": current, "flags": ("too_long",)}),
         (files[3], "failed", {"error_kind": "decode_error"}),
-        (files[4], "failed", {"error_kind": "timeout"}),
+        (files[4], "failed", {"error_kind": "engine_error"}),
     )
     adopted = tmp_path / "out" / f"{files[5]}.txt"
     adopted.parent.mkdir()
@@ -205,7 +205,7 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
     items = plan_of(tmp_path).items
     assert (items.total, items.done, items.adopted, items.stale) == (8, 4, 1, 2)
     assert items.to_caption == 4
-    assert items.failed_before == {"decode_error": 1, "timeout": 1}
+    assert items.failed_before == {"decode_error": 1, "engine_error": 1}
     redone = {r: plan_of(tmp_path, f"--redo={r}").items for r in ("stale", "flagged", "all")}
     assert {r: i.to_caption for r, i in redone.items()} == {"stale": 6, "flagged": 5, "all": 8}
     assert {r: i.redone for r, i in redone.items()} == {"stale": 1, "flagged": 1, "all": 3}
@@ -215,7 +215,7 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
     "flags",
     [
         *([], ["--redo=failed"], ["--redo=flagged"], ["--redo=stale"], ["--redo=all"]),
-        *(["--redo-kind=timeout"], ["--redo-kind=too_long,poison"]),
+        *(["--redo-kind=engine_error"], ["--redo-kind=too_long,poison"]),
     ],
 )
 def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path, flags: list[str]) -> None:
@@ -225,7 +225,7 @@ def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path, flags: list[st
         "new": None,
         "captioned": ("captioned", {"recipe_id": "old"}),
         "flagged": ("captioned", {"recipe_id": "old", "flags": ("too_long",)}),
-        "timeout": ("failed", {"error_kind": "timeout"}),
+        "engine_error": ("failed", {"error_kind": "engine_error"}),
         "poison": ("failed", {"error_kind": "poison"}),
     }
     places = ("free", "text", "folder")
@@ -261,7 +261,7 @@ def test_rows_in_the_journal_of_a_running_run_count_and_a_torn_line_does_not(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 4)
-    record(tmp_path / "out", (files[0], "failed", {"error_kind": "timeout"}))
+    record(tmp_path / "out", (files[0], "failed", {"error_kind": "engine_error"}))
     record(tmp_path / "out", *[(f, "captioned", {}) for f in files[:2]], in_journal=True)
     items = plan_of(tmp_path).items
     assert (items.done, items.to_caption, items.failed_before) == (2, 2, {})

@@ -262,11 +262,9 @@ def test_prompt_can_be_sent_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(prompt)) == prompt
 
 
-def test_digest_follows_the_text_and_not_the_name(write: Write) -> None:
-    one, same = load_prompt(write("One.")), load_prompt(write("One."))
-    other = load_prompt(write("Other."))
-    assert one.digest == same.digest != other.digest
-    assert one.source == "One."
+def test_source_is_the_text_of_the_file(write: Write) -> None:
+    content = "---\nname: mine\n---\nOne.\n"
+    assert load_prompt(write(content)).source == content
 
 
 # -------------------------------------------------------------------- text out of documents

@@ -107,7 +107,7 @@ def test_numbers_are_those_of_the_manifest_of_a_real_run(tmp_path: Path) -> None
 def test_the_last_row_of_an_item_counts_also_where_only_the_journal_has_it(tmp_path: Path) -> None:
     root = write_folder(
         tmp_path / "o",
-        [row("a.png", error_kind="timeout", error="too slow"), row("b.png")],
+        [row("a.png", error_kind="engine_error", error="too slow"), row("b.png")],
         journal=[row("a.png", caption="A late circle.")],
     )
     with (root / "journal.jsonl").open("ab") as journal:
@@ -225,7 +225,7 @@ def test_each_kind_flag_and_type_has_its_turn_in_the_sample(tmp_path: Path) -> N
     assert len(chosen) == 300
     sample = items.sides[0].take(chosen)
     kinds = set(sample["error_kind"].to_pylist())
-    assert "timeout" in kinds
+    assert "engine_error" in kinds
     assert "missing_file" not in kinds  # there is no picture to show
     assert {tuple(f) for f in sample["flags"].to_pylist()} == {(), ("too_long",), ("cut_off",)}
     assert len(set(sample["element_type"].to_pylist())) == 3
@@ -266,7 +266,7 @@ def test_two_folders_are_compared_image_by_image(tmp_path: Path) -> None:
     b = [
         row("0.png", caption="A red dot."),
         row("1.png", caption="A blue dot that is very large.", flags=("too_long",)),
-        row("2.png", error_kind="timeout", error="too slow"),
+        row("2.png", error_kind="engine_error", error="too slow"),
         row("9.png", caption="Only here."),
     ]
     roots = [write_folder(tmp_path / "brief", a), write_folder(tmp_path / "wordy", b)]

@@ -36,7 +36,7 @@ InputKind = Literal[
     "too_large",
     "output_conflict",
 ]
-EngineKind = Literal["engine_error", "engine_lost", "timeout", "poison"]
+EngineKind = Literal["engine_error", "poison"]
 CaptionKind = Literal["caption_rejected"]
 ItemKind = InputKind | EngineKind | CaptionKind
 CaptionFlag = Literal[

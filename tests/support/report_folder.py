@@ -76,7 +76,7 @@ def _one_of_many(number: int) -> Row:
     chance = Random(number)
     file = f"{document % 256:02x}/{chance.getrandbits(96):024x}.png"
     if number % 100 == 7:
-        kind = ("decode_error", "timeout", "missing_file")[number // 100 % 3]
+        kind = ("decode_error", "engine_error", "missing_file")[number // 100 % 3]
         return row(file, error_kind=kind, error=f"what went wrong with number {number}", **common)
     caption = f"A {COLOURS[number % 8]} shape: {' '.join(chance.choices(WORDS, k=16))}."
     flags = {11: ("too_long",), 61: ("cut_off",)}.get(number % 100, ())

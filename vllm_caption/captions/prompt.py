@@ -1,8 +1,11 @@
 """Prompt files → the text of a request: Jinja2 templates with optional YAML front matter.
 
-Invariants: whatever is wrong with a prompt file is a UsageError at load, naming file, line and
-name; a template that loads renders for a full and for an empty element; text that comes from a
-document is data: it cannot be template code, a special token of a model, or a new line.
+Invariants
+- Whatever is wrong with a prompt file is a UsageError at load that names file, line and name.
+- A template that loads renders for an element with all metadata and for one with none.
+- Text that comes from a document is data: it cannot be template code, a special token of a model,
+  or a new line.
+- A template cannot run code: prompt files are passed around, so the environment is sandboxed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -29,6 +31,7 @@ from vllm_caption.errors import ItemError, UsageError
 from vllm_caption.items import Document, Item
 
 MAX_RENDERED_CHARS: Final = 50_000
+"""More is a loop gone wrong, found at load rather than by the engine, item by item."""
 MAX_VALUE_CHARS: Final = 500
 
 # What a template can raise on values it did not expect.
@@ -54,7 +57,7 @@ class _FrontMatter(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One loaded prompt; templates as text, to be sent to other processes; ``source``: the file."""
+    """One loaded prompt: its templates as text, and ``source``, the text of its file."""
 
     name: str
     user: str
@@ -63,11 +66,6 @@ class Prompt:
     forbid_openings: tuple[str, ...] = ()
     path: str = ""
     source: str = ""
-
-    @property
-    def digest(self) -> str:
-        """Identifies the text of the file, whatever it is called."""
-        return sha256(self.source.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,19 +193,17 @@ def render(prompt: Prompt, item: Item) -> RenderedPrompt:
 
 
 def _varies(template: str) -> bool:
-    """Most prompts say the same of every element."""
+    """Whether a template must be rendered for each element; most prompts have no variable."""
     return "{" in template or "\r" in template
 
 
 def _render(template: str, values: Mapping[str, object]) -> str:
     if not _varies(template):
         return template.strip()
-    text = ""
-    for piece in _compiled(template).generate(values):
-        text += piece
-        if len(text) > MAX_RENDERED_CHARS:
-            raise OverflowError(f"the text is longer than {MAX_RENDERED_CHARS} characters")
-    return text.strip()
+    text = _compiled(template).render(values).strip()
+    if len(text) > MAX_RENDERED_CHARS:
+        raise ValueError(f"the text is longer than {MAX_RENDERED_CHARS} characters")
+    return text
 
 
 def _try_out(prompt: Prompt, reference: str, first_line: int) -> None:

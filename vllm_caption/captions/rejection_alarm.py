@@ -1,6 +1,6 @@
 """Are so many captions rejected that the run should not go on as it is? Pure counting.
 
-An answer is rejected when it breaks a rule that is worth another try (`checks.verdict`); each
+An answer is rejected when it breaks a rule that is worth another try (`rules.verdict`); each
 costs GPU time and is asked again.
 """
 

@@ -154,12 +154,8 @@ def words(text: str) -> list[str]:
     return [word for word in stripped if word]
 
 
-def is_loop(text: str) -> bool:
-    """A block of words said again and again in a row, or hardly anything new all along."""
-    return _is_loop(text, words(text))
-
-
 def _is_loop(text: str, found: list[str]) -> bool:
+    """A block of words said again and again in a row, or hardly anything new all along."""
     if _CHARACTER_LOOP.search(text):
         return True
     found = found[:MAX_LOOP_WORDS]

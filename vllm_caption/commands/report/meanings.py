@@ -46,8 +46,6 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
         "The caption's path is taken by something else.", "Rename one of the two; then run again."
     ),
     "engine_error": Meaning("The engine refused the request.", _AGAIN),
-    "engine_lost": Meaning("The engine died, and no other was left to take the item.", _AGAIN),
-    "timeout": Meaning("The engine did not answer in time.", f"{_AGAIN} See --stall-timeout."),
     "poison": Meaning(
         "The item killed an engine twice while it was alone there.",
         "Look at the image; `--redo-kind poison` tries only these again.",
