@@ -185,7 +185,9 @@ def test_failed_row_is_named_with_kind_and_reason(tmp_path: Path) -> None:
 
 def test_caption_beside_a_failed_row_is_taken_as_it_is_by_a_run(tmp_path: Path) -> None:
     out = complete(tmp_path)
-    add_row(tmp_path, FILES[5], status="failed", caption=None, error_kind="engine_error", error="late")
+    add_row(
+        tmp_path, FILES[5], status="failed", caption=None, error_kind="engine_error", error="late"
+    )
     assert kinds(verify(config_of(tmp_path), out)) == {"missing_row": 1}
     assert verify(config_of(tmp_path), out, repair=True).agrees
     assert rows(out)[FILES[5]]["status"] == "captioned"

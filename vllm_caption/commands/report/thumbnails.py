@@ -1,6 +1,6 @@
 """Small pictures of a sample of the items, as the model saw them: the same preparation, shrunk.
 
-Invariants: items that failed or are flagged come first, and each kind, flag and type gets its turn;
+Invariants: items that failed or are flagged come first, and each kind, flag and type has its turn;
 an image that cannot be shown gets a sentence instead; the same rows give the same sample.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections import deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from PIL import Image
 
 from vllm_caption.commands.report.items import Items, is_troubled
@@ -63,17 +64,20 @@ def make_thumbnails(
 
 
 def choose(items: Items, count: int) -> list[int]:
-    """The numbers of the items that get a picture: at most half of the room goes to those that
-    failed or are flagged, as long as the others need the rest."""
-    strata: tuple[dict[Any, list[int]], dict[Any, list[int]]] = ({}, {})
-    keys = _keys(items)
-    for place, (troubled, key) in enumerate(zip(is_troubled(items).tolist(), keys, strict=True)):
-        if key is not None:
-            strata[0 if troubled else 1].setdefault(key, []).append(place)
-    num_troubled, num_fine = (sum(map(len, kind.values())) for kind in strata)
-    room = max((count + 1) // 2, count - num_fine)
-    first = _in_turn(list(strata[0].values()), min(room, num_troubled))
-    return sorted([*first, *_in_turn(list(strata[1].values()), count - len(first))])
+    """The numbers of the items that get a picture. Those that failed or are flagged get at most
+    half of the room, unless the others leave more; each kind, flag and type has its turn."""
+    is_bad, keys = is_troubled(items), _keys(items)
+    taken: Counter[Any] = Counter()
+    turns: dict[int, int] = {}
+    for number in np.random.default_rng(0).permutation(len(items)).tolist():  # from everywhere
+        if (key := keys[number]) is not None:
+            turns[number] = taken[key]
+            taken[key] += 1
+    in_turn = sorted(turns, key=turns.__getitem__)
+    bad = [number for number in in_turn if is_bad[number]]
+    fine = [number for number in in_turn if not is_bad[number]]
+    first = bad[: max((count + 1) // 2, count - len(fine))]
+    return sorted([*first, *fine[: count - len(first)]])
 
 
 def _keys(items: Items) -> list[Any]:
@@ -90,26 +94,6 @@ def _keys(items: Items) -> list[Any]:
         broken = [tuple(flag[place] or ()) for flag in flags]
         keys.append((element_type, *failed, *broken))
     return keys
-
-
-def _in_turn(groups: list[list[int]], count: int) -> list[int]:
-    """One of each group, then one more of each, and so on; of a large group evenly."""
-    waiting = deque(deque(_spread(group, count)) for group in groups)
-    chosen: list[int] = []
-    while waiting and len(chosen) < count:
-        group = waiting.popleft()
-        chosen.append(group.popleft())
-        if group:
-            waiting.append(group)
-    return chosen
-
-
-def _spread(group: list[int], count: int) -> list[int]:
-    """All of a small group; of a large one a few evenly, in an order that any start of is even."""
-    step = max(1, len(group) // max(count, 1))
-    kept = group[::step]
-    order = sorted(range(len(kept)), key=lambda i: int(f"{i:020b}"[::-1], 2))
-    return [kept[i] for i in order]
 
 
 def _configs(items: Items, chosen: list[int], recipes: dict[str, Recipe]) -> list[ImageConfig]:

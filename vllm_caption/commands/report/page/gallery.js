@@ -8,7 +8,7 @@
   const UNSPACED = new RegExp(`[${CJK}]$`, "u");
   const $ = (id) => document.getElementById(id);
   const FIELDS = ["q", "difference", "status", "kind", "flag", "type", "backdrop", "order", "pictured"];
-  let data, hay, found = [], page = 0, opened = -1, terms = [];
+  let data, found = [], page = 0, opened = -1, terms = [];
 
   const make = (tag, kind, text) => {
     const element = document.createElement(tag);
@@ -37,7 +37,6 @@
     readAddress();
     filter(true);
     document.documentElement.dataset.ready = "yes";
-    setTimeout(haystack, 200);  // so that the first search does not wait for it
   }
 
   function fillSelects() {
@@ -69,15 +68,11 @@
 
   const value = (id) => { const e = $(id); return !e ? "" : e.type === "checkbox" ? e.checked : e.value; };
 
-  function haystack() {
-    if (hay) return hay;
-    hay = new Array(data.size);
-    for (let i = 0; i < data.size; i++) {
-      let text = `${data.file[i]}\n${nameOf(data.document, i)}\n${nameOf(data.type, i)}`;
-      for (const side of data.sides) text += "\n" + side.text[i];
-      hay[i] = text.toLowerCase();
-    }
-    return hay;
+  function hasTerms(i) {
+    let text = `${data.file[i]}\n${nameOf(data.document, i)}\n${nameOf(data.type, i)}`;
+    for (const side of data.sides) text += "\n" + side.text[i];
+    text = text.toLowerCase();
+    return terms.every((t) => text.includes(t));
   }
 
   function tests() {
@@ -103,7 +98,7 @@
     if (value("difference") === "flags") all.push(differs((s, i) => s.flags[i]));
     if (value("difference") === "status") all.push(differs((s, i) => s.status[i]));
     terms = [...value("q").toLowerCase().matchAll(/"([^"]+)"?|([^\s"]+)/g)].map((m) => m[1] || m[2]);
-    if (terms.length) { const texts = haystack(); all.push((i) => terms.every((t) => texts[i].includes(t))); }
+    if (terms.length) all.push(hasTerms);
     return all;
   }
 
