@@ -20,10 +20,12 @@ import psutil
 import pytest
 from support.job import (
     FAKE,
+    QUICK,
     Result,
     captions,
     draw_shape,
     input_flags,
+    make_gated,
     make_input,
     rows,
     run,
@@ -34,7 +36,6 @@ from support.job import (
 )
 
 HERE = Path(__file__).parent
-QUICK = ("-dp=2", "--max-num-seqs=2", "--quiet")
 
 
 def fake_run(folder: Path, *flags: str, **options: object) -> Result:
@@ -172,13 +173,6 @@ def test_engine_whose_log_cannot_be_written_says_so_without_a_traceback(tmp_path
     assert result.exit_code == 3
     assert "engine-0.log cannot be written (Is a directory)" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def make_gated(folder: Path) -> list[str]:
-    """An item more, which no engine finishes before the gate is opened."""
-    draw_shape(999).save(folder / "raw" / "gated.png")
-    write_document(folder, "z_gated", ["gated.png"], ["SvgElement"])
-    return ["gated.png"]
 
 
 def test_images_root_that_is_taken_away_stops_the_run_instead_of_failing_every_item(

@@ -15,7 +15,7 @@ from support.driver_run import Run, local, names
 from support.fake_engines import start_broken
 from support.inline_executor import InlineExecutor
 from support.job import captions, rows
-from support.ray_cluster import RayCluster, ray_cluster
+from support.ray_cluster import RayCluster, on_ray, ray_cluster
 
 from vllm_caption.config import RunConfig
 from vllm_caption.engines.executors.base import Executor, start_vllm
@@ -26,10 +26,6 @@ from vllm_caption.errors import RunStopped
 
 def inline(config: RunConfig, tell: Callable[[str], None]) -> Executor:
     return InlineExecutor()
-
-
-def on_ray(config: RunConfig, tell: Callable[[str], None]) -> Executor:
-    return RayExecutor(config.engine, config.output / "logs", tell, on_cpu=False)
 
 
 def local_on_cpu(config: RunConfig, tell: Callable[[str], None]) -> Executor:

@@ -17,8 +17,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.fake_nvml import FakeNvml
 from support.job import FAKE, Result, input_flags, make_input, run, start, status, wait_until
-from test_gpu import FakeNvml
 
 from vllm_caption.commands.status import describe
 from vllm_caption.monitoring import monitor

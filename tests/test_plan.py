@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from support import CRELLO_LIKE
 from support.job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
+from support.scan import scan
 
 from vllm_caption.commands.plan.command import make_plan, parse_plan
 from vllm_caption.commands.plan.images import num_vision_tokens
@@ -219,8 +220,6 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
     ],
 )
 def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path, flags: list[str]) -> None:
-    from test_scan import scan
-
     states = {
         "new": None,
         "captioned": ("captioned", {"recipe_id": "old"}),

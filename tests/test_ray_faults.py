@@ -15,10 +15,19 @@ from typing import Any, cast
 import psutil
 import pytest
 from support.driver_run import Run, names
-from support.job import FAKE, captions, input_flags, make_input, rows, start, status, wait_until
-from support.ray_cluster import RayCluster, ray_cluster
-from test_crash import QUICK, make_gated
-from test_executors import on_ray
+from support.job import (
+    FAKE,
+    QUICK,
+    captions,
+    input_flags,
+    make_gated,
+    make_input,
+    rows,
+    start,
+    status,
+    wait_until,
+)
+from support.ray_cluster import RayCluster, on_ray, ray_cluster
 
 from vllm_caption.config import EngineConfig
 from vllm_caption.engines.executors.base import WorkerSpec

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.job import (
     FAKE,
+    QUICK,
     captions,
     input_flags,
+    make_gated,
     make_input,
     rows,
     run,
@@ -23,7 +25,6 @@ from support.job import (
     start,
     wait_until,
 )
-from test_crash import QUICK, make_gated
 
 from vllm_caption.config import InputConfig, Shard
 from vllm_caption.inputs.manifest import ManifestReader

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from support.job import (
     FAKE,
+    QUICK,
     Result,
     captions,
     input_flags,
+    make_gated,
     make_input,
     rows,
     run,
@@ -20,7 +22,6 @@ from support.job import (
     write_document,
 )
 from support.s3_server import CREDENTIALS, S3Server, s3_server
-from test_crash import QUICK, make_gated
 
 from vllm_caption.config import is_remote
 from vllm_caption.errors import ItemError, UsageError

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.job import captions, input_flags, rows, run_here, write_document
+from support.scan import scan
 
 from vllm_caption.commands.verify.command import verify
 from vllm_caption.commands.verify.verdict import KINDS, Verdict
@@ -223,8 +224,6 @@ def test_limit_takes_no_item_behind_it_for_an_orphan(tmp_path: Path) -> None:
 def test_element_without_a_file_name_is_a_failed_item_once_a_run_has_seen_it(
     tmp_path: Path,
 ) -> None:
-    from test_scan import scan
-
     make_input(tmp_path, [])
     write_document(tmp_path, "odd", [None], ["SvgElement"])  # type: ignore[list-item]
     (tmp_path / "raw").mkdir()

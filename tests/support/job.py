@@ -26,6 +26,8 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 WAIT_S = 180.0
 FAKE = ("-m", "support.fake_job")
 """For `start` and `run`: the job with engines that answer at once."""
+QUICK = ("-dp=2", "--max-num-seqs=2", "--quiet")
+"""Flags of a job with two small engines."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,13 @@ def write_document(
     detail = {"images": [{} for _ in files], "types": types, "title": title}
     (folder / "jsons" / f"{name}.json").write_text(json.dumps(manifest))
     (folder / "json_detail" / f"{name}.json").write_text(json.dumps(detail))
+
+
+def make_gated(folder: Path) -> list[str]:
+    """One more item, which no fake engine finishes before `raw/gate` exists; returns its file."""
+    draw_shape(999).save(folder / "raw" / "gated.png")
+    write_document(folder, "z_gated", ["gated.png"], ["SvgElement"])
+    return ["gated.png"]
 
 
 def draw_shape(number: int) -> Image.Image:

@@ -11,9 +11,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from vllm_caption.config import RunConfig
+from vllm_caption.engines.executors.base import Executor
 
 
 class RayCluster:
@@ -78,6 +81,13 @@ def ray_cluster(**head: Any) -> Iterator[RayCluster]:
             assert process.stdin is not None
             process.stdin.close()
             process.wait(timeout=60)
+
+
+def on_ray(config: RunConfig, tell: Callable[[str], None]) -> Executor:
+    """The executor of a run whose engines take the cluster's GPUs."""
+    from vllm_caption.engines.executors.ray import RayExecutor
+
+    return RayExecutor(config.engine, config.output / "logs", tell, on_cpu=False)
 
 
 def main() -> None:
