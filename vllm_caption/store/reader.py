@@ -28,6 +28,8 @@ from vllm_caption.store.rows import SCHEMA, ItemState, Row, from_table, to_table
 
 T = TypeVar("T")
 ROWS_AT_A_TIME: Final = 8192
+_PARTS_AT_A_TIME: Final = 64
+"""Opening one by one takes longer; of all that are open the footers are kept in memory."""
 _ATTEMPTS: Final = 5
 _FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 """What pyarrow raises over damaged bytes, or over a file with other columns."""
@@ -52,43 +54,13 @@ class UnreadablePart(RunStopped):
 # --- the parts of one manifest ---------------------------------------------------------------
 
 
-def read_part(
-    path: Path, columns: Sequence[str] = SCHEMA.names, *, validate: bool = False
-) -> Iterator[pa.Table]:
-    """The rows of one part, some thousand at a time; a column that it lacks is null.
+def read_part(path: Path, columns: Sequence[str] = ("file",)) -> Iterator[pa.Table]:
+    """The rows of one part, some thousand at a time, after a look at every value of every column:
+    damage anywhere in the file is found. A column that an older part lacks is null.
 
-    ``validate``: look at every value of every column, so that damage anywhere in the file is found.
     Raises UnreadablePart, and FileNotFoundError where the part was compacted away.
     """
-    with _as_unreadable(path):
-        yield from _read_validated(path, columns) if validate else _read([path], columns)
-
-
-def _read_parts(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """As `read_part` of each: a third faster where they are hundreds."""
-    try:
-        yield from _read(paths, columns)
-    except _FAULTS:
-        for path in paths:  # once more, one by one: which of them is it?
-            for _ in read_part(path, columns):
-                pass
-        raise
-
-
-def _read(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
-    rows = ds.dataset([os.fspath(path) for path in paths], schema=SCHEMA, format="parquet")
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
-    for batch in rows.to_batches(
-        columns=list(columns),
-        batch_size=ROWS_AT_A_TIME,
-        batch_readahead=2,
-        fragment_readahead=2,
-    ):
-        yield pa.Table.from_batches([batch], schema)
-
-
-def _read_validated(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as part:
+    with _blaming(path), pq.ParquetFile(path) as part:
         left = part.metadata.num_rows
         for batch in part.iter_batches(ROWS_AT_A_TIME):
             batch.validate(full=True)
@@ -98,8 +70,8 @@ def _read_validated(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
             if table["file"].null_count:
                 raise ValueError("it has a row that names no file")
             yield table.select(columns)
-    if left:  # where one column breaks off, all do, and nothing is raised
-        raise ValueError(f"{left} of its rows cannot be read")
+        if left:  # where one column breaks off, all do, and nothing is raised
+            raise ValueError(f"{left} of its rows cannot be read")
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -108,9 +80,23 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     return batch.column(field.name).cast(field.type)
 
 
+def _read(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """As `read_part` of each, but only these columns are looked at: much faster."""
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    for first in range(0, len(paths), _PARTS_AT_A_TIME):
+        names = [os.fspath(path) for path in paths[first : first + _PARTS_AT_A_TIME]]
+        for batch in ds.dataset(names, schema=SCHEMA, format="parquet").to_batches(
+            columns=list(columns),
+            batch_size=ROWS_AT_A_TIME,
+            batch_readahead=2,
+            fragment_readahead=2,
+        ):
+            yield pa.Table.from_batches([batch], schema)
+
+
 def num_rows(path: Path) -> int:
     """Rows of one part, from its footer. Raises as `read_part`."""
-    with _as_unreadable(path):
+    with _blaming(path):
         return int(pq.read_metadata(path).num_rows)
 
 
@@ -131,44 +117,48 @@ def last_rows(
     ``num_items``: how many items have a row, where that is known: where there are no more rows than
     items, each row is the last one, and the names need not be compared.
     """
-    if num_items is not None and sum(map(num_rows, paths)) == num_items:
-        kept = np.ones(num_items, dtype=bool)
-    else:
-        names = [table["file"] for table in _read_parts(paths, ["file"])]
-        kept = is_last(pa.chunked_array([c for n in names for c in n.chunks], pa.string()))
-    begin = 0
-    for table in _read_parts(paths, columns):
-        yield table.filter(pa.array(kept[begin : (begin := begin + len(table))]))
+    with _blaming(*paths):
+        if num_items is not None and sum(map(num_rows, paths)) == num_items:
+            kept = np.ones(num_items, dtype=bool)
+        else:
+            names = [table["file"] for table in _read(paths, ["file"])]
+            kept = is_last(pa.chunked_array([c for n in names for c in n.chunks], pa.string()))
+        begin = 0
+        for table in _read(paths, columns):
+            yield table.filter(pa.array(kept[begin : (begin := begin + len(table))]))
 
 
 def read_states(paths: Sequence[Path]) -> dict[str, ItemState]:
     """The state of every item that has a row in these parts."""
     states: dict[str, ItemState] = {}
     shared: dict[ItemState, ItemState] = {}  # a million rows, a handful of distinct values
-    for path in paths:
-        for table in read_part(path, ["file", "status", "recipe_id", "flags", "error_kind"]):
+    with _blaming(*paths):
+        for table in _read(paths, ["file", "status", "recipe_id", "flags", "error_kind"]):
             flags = pc.fill_null(pc.binary_join(table["flags"], ","), "")
-            table = table.set_column(3, "flags", flags)
-            for file, *values in _tuples(path, table):
+            for file, *values in _tuples(table.set_column(3, "flags", flags)):
                 state = ItemState(*values)
                 states[file] = shared.setdefault(state, state)
     return states
 
 
-def _tuples(path: Path, table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    with _as_unreadable(path):  # text that is not UTF-8
-        columns = [column.to_pylist() for column in table.columns]
-    return zip(*columns, strict=True)
+def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 @contextmanager
-def _as_unreadable(path: Path) -> Iterator[None]:
+def _blaming(*paths: Path) -> Iterator[None]:
+    """What is wrong with these parts becomes an UnreadablePart that names the one at fault."""
     try:
         yield
     except (FileNotFoundError, UnreadablePart):
         raise
     except _FAULTS as error:
-        raise UnreadablePart(path, error) from error
+        if len(paths) == 1:
+            raise UnreadablePart(paths[0], error) from error
+        for path in paths:
+            for _ in read_part(path):
+                pass
+        raise
 
 
 # --- an output folder and its shards ---------------------------------------------------------
@@ -184,27 +174,23 @@ class FolderRows:
         self.num_torn = sum(found.torn for found in journals)
         self.parts = [path for path in all_parts(root) if path not in without]
 
-    def tables(self, columns: Sequence[str], *, validate: bool = False) -> Iterator[pa.Table]:
-        """Every row, oldest first; ``validate`` as in `read_part`."""
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Every row, oldest first, read as in `read_part`."""
         for path in self.parts:
-            yield from read_part(path, columns, validate=validate)
+            yield from read_part(path, columns)
         yield to_table(self.journal).select(columns)
 
-    def tuples(
-        self, columns: Sequence[str], *, validate: bool = False
-    ) -> Iterator[tuple[Any, ...]]:
+    def tuples(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """As `tables`, row by row."""
-        for path in self.parts:
-            for table in read_part(path, columns, validate=validate):
-                yield from _tuples(path, table)
-        for row in self.journal:
-            yield tuple(getattr(row, name) for name in columns)
+        for table in self.tables(columns):
+            yield from _tuples(table)
 
     def newest_first(self) -> Iterator[Row]:
         """The rows of the journal, then of the parts the last row of every item."""
         yield from reversed(self.journal)
-        for table in last_rows(self.parts):
-            yield from from_table(table)
+        with _blaming(*self.parts):
+            for table in last_rows(self.parts):
+                yield from from_table(table)
 
     def states(self) -> dict[str, ItemState]:
         """The state of every item that has a row."""

@@ -81,8 +81,7 @@ def _read(root: Path, label: str) -> Records:
 
 def _last_rows(folder: FolderRows) -> pa.Table:
     """The last row of every item, by document and place in it."""
-    # Text that is not UTF-8 would break the page later.
-    rows = pa.concat_tables(folder.tables(COLUMNS, validate=True))
+    rows = pa.concat_tables(folder.tables(COLUMNS))
     kept = rows.filter(pa.array(is_last(rows["file"])))
     return kept.sort_by([(name, "ascending") for name in ("document", "element_index", "file")])
 

@@ -78,7 +78,7 @@ def read_records(root: Path) -> Records:
 
 def _collect(damaged: dict[Path, str], rows: FolderRows) -> Records:
     records = Records(damaged, len(rows.journal), rows.num_torn)
-    for values in rows.tuples(COLUMNS, validate=True):
+    for values in rows.tuples(COLUMNS):
         records.add(*values)
     return records
 
