@@ -1,4 +1,4 @@
-"""What an output folder holds already, and what it has room for, without writing a byte there."""
+"""What an output folder holds already and what its disk has room for; nothing is written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from vllm_caption.store.reader import FolderRows, num_rows, read_folder
 from vllm_caption.store.rows import ItemState
 
 BLOCK_BYTES: Final = 4096
-"""What the smallest file takes on the common file systems; a caption is far smaller."""
+"""Disk space of the smallest file on common file systems; a caption is far smaller."""
 ROW_BYTES: Final = 300
-"""Of one row in a Parquet part, where no part tells. Measured 188 (515 rows of a real run on the
-crello_like corpus with the bundled model, zstd); captions of a large model compress worse."""
+"""Of one row in a Parquet part, where there is no part to measure. Measured 188 (515 rows of a real
+run on the crello_like corpus with the bundled model, zstd); captions of a large model compress
+worse."""
 JOURNAL_ROW_BYTES: Final = 1024
 FEW_FILES: Final = 10
 """Status, recipes, journal, lock and the like."""
@@ -46,7 +47,7 @@ class Room(NamedTuple):
 
 
 def read_recorded(root: Path) -> Recorded:
-    """The last row of every item; nothing where there is no output yet."""
+    """The state of every item that has a row; none where there is no output yet."""
     return read_folder(root, _read_recorded)
 
 
@@ -80,7 +81,7 @@ def disk_needs(
     path = next(folder for folder in (output, *output.parents) if _exists(folder))
     new_folders = _missing(config.output, folders)
     row_bytes = recorded.row_bytes or ROW_BYTES
-    # At its end a run writes all rows anew before it removes the old parts.
+    # A run that ends writes all rows once more before it removes the old parts.
     parquet_bytes = int((2 * rows + len(recorded.states)) * row_bytes) if rows else 0
     journal_bytes = min(rows, config.checkpoint_interval) * JOURNAL_ROW_BYTES
     manifest_bytes = parquet_bytes + journal_bytes

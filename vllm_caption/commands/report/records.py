@@ -1,7 +1,8 @@
-"""What output folders hold, read beside a run: rows, documents left out, recipes, status, series.
+"""The contents of output folders, read beside a run: rows, skipped documents, recipes, status and
+samples.
 
 Invariants: nothing is written and no lock is taken; of several rows of an item the last one counts;
-rows that cannot be read stop the report with a sentence, so no page is made of a part of them.
+rows that cannot be read stop the report with a sentence, so a page never shows only some of them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COLUMNS: Final = [name for name in SCHEMA.names if name not in UNUSED]
 @dataclass(frozen=True, slots=True)
 class Records:
     """One output folder. ``state``: running, ended, died, or unknown without a status.json;
-    ``series``: samples over time, None where there are none; ``label``: short, no other has it."""
+    ``series``: samples over time, None where there are none; ``label``: short and unique."""
 
     label: str
     root: Path
@@ -95,7 +96,7 @@ def _state(root: Path) -> tuple[str, RunStatus | None]:
 
 
 def _read_recipes(root: Path) -> dict[str, Recipe]:
-    """Empty where it is missing or damaged: the page then shows ids without a text."""
+    """Without those that are missing or damaged: the page then shows only their ids."""
     recipes: dict[str, Recipe] = {}
     for folder in state_folders(root):
         with suppress(OSError, RunStopped):

@@ -1,7 +1,7 @@
-"""Input, rows and .txt files against each other, in one pass over each.
+"""The comparison of input, rows and .txt files, in one pass over each.
 
-Each item of the input takes its row out of the records; what is left there has no item. The walk
-over the folder then finds each .txt that no item has. Memory grows with the names, not the texts.
+Each item of the input takes its row out of the records; rows that are left have no item. A walk
+over the folder then finds each .txt without an item. Memory grows with the names, not the texts.
 """
 
 from __future__ import annotations
