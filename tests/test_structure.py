@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,14 +28,25 @@ ORDER = (
 """Each line may import the lines above it, never its own or one below; BASE is in itself ordered
 by the test of cycles."""
 USERS = {
-    "vllm": {"engines.vllm_engine", "engines.executors.forkserver_preload"},
+    "vllm": {"engines.vllm_engine"},
     "torch": {"engines.vllm_engine"},
     "ray": {"engines.executors.ray"},
     "deflate": {"images.png"},
     "filelock": {"store.lock"},
-    "jinja2": {"captions.prompt", "commands.report.page"},
+    "jinja2": {"captions.prompt", "commands.report"},
+    "markupsafe": {"commands.report"},
+    "numpy": {"commands.report", "images", "store"},
+    "PIL": {"commands.report.thumbnails", "engines.vllm_engine", "engines.worker", "images"},
+    "psutil": {"monitoring"},
+    "pyarrow": {"commands.report", "images.object_store", "monitoring.samples", "store"},
+    "pynvml": {"engines.hardware", "monitoring"},
+    "tqdm": {"monitoring.progress"},
+    "yaml": {"captions.prompt"},
 }
-"""Library → the modules that may import it."""
+"""Library → the modules, or whole packages, that may import it."""
+COMMANDS = ("run", "plan", "status", "verify", "report", "merge", "demo")
+HEAVY = ("vllm", "torch", "transformers", "ray")
+MAX_MODULES = 12
 
 
 def modules() -> dict[str, Path]:
@@ -80,7 +94,7 @@ def test_every_part_of_the_package_has_its_place_in_the_order() -> None:
 def test_imports_between_packages_never_run_against_the_order() -> None:
     line_of = {name: number for number, line in enumerate(ORDER) for name in line}
     wrong = [
-        f"{module} imports {target}"
+        f"{module} imports {target}: move what it needs to a package above, or hand it in"
         for module, targets in project_imports().items()
         for target in targets
         if part(module) not in ("", "__main__") and part(target) and part(target) != part(module)
@@ -90,7 +104,7 @@ def test_imports_between_packages_never_run_against_the_order() -> None:
     assert wrong == []
 
 
-def test_no_two_modules_import_each_other_also_not_through_a_third() -> None:
+def test_no_two_modules_import_each_other_not_even_through_a_third() -> None:
     graph = project_imports()
     done: set[str] = set()
 
@@ -112,4 +126,32 @@ def test_a_library_is_known_only_to_the_modules_whose_job_needs_it(library: str)
         for name, path in modules().items()
         if library in {imported.partition(".")[0] for imported in imports(path)}
     }
-    assert users <= USERS[library]
+    allowed = USERS[library]
+    wrong = {name for name in users if not any(f"{name}.".startswith(f"{a}.") for a in allowed)}
+    assert wrong == set(), f"{library} may be imported by {', '.join(sorted(allowed))} alone"
+
+
+def test_no_folder_holds_more_modules_than_a_reader_takes_in_at_a_glance() -> None:
+    folders = Counter(path.parent for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
+    crowded = {str(f.relative_to(PACKAGE)): n for f, n in folders.items() if n > MAX_MODULES}
+    assert crowded == {}
+
+
+def test_architecture_says_what_every_package_is_for() -> None:
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text("utf-8")
+    packages = {path.parent.name for path in PACKAGE.rglob("__init__.py")} - {PACKAGE.name}
+    assert {name for name in packages if f"`{name}/`" not in text} == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_answered_without_a_heavy_import(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from vllm_caption.cli import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        f"print(*set({HEAVY!r}) & sys.modules.keys(), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--output" in done.stdout
+    assert done.stderr.split() == []
