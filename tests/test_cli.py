@@ -16,9 +16,10 @@ from support.job import input_flags, make_input, run_here
 from vllm_caption.commands import demo
 from vllm_caption.commands.run import parse_run
 from vllm_caption.config import RunConfig
-from vllm_caption.demo import MODEL_DIR, resolve_model
+from vllm_caption.demo import MODEL_DIR
 from vllm_caption.engines import hardware
 from vllm_caption.engines.hardware import platform
+from vllm_caption.engines.model_folder import resolve_model
 
 FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --executor

@@ -430,7 +430,7 @@ def test_disk_that_is_too_small_is_said_with_what_to_do(
     assert asked == [tmp_path]
     assert result.exit_code == 0
     assert f"DOES NOT FIT on {tmp_path}" in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("Next       make room")
+    assert result.stdout.splitlines()[-1].startswith("Next       free some disk space")
 
 
 def test_disk_counts_captions_their_new_folders_and_the_manifest(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def test_captioned_item_is_done_whatever_made_it(tmp_path: Path) -> None:
     ("redo", "pending"),
     [(None, ""), ("failed", ""), ("stale", "ac"), ("flagged", "b"), ("all", "abc")],
 )
-def test_redo_chooses_what_is_made_anew(tmp_path: Path, redo: Redo | None, pending: str) -> None:
+def test_redo_chooses_what_is_captioned_again(
+    tmp_path: Path, redo: Redo | None, pending: str
+) -> None:
     make_input(tmp_path, 0)
     write_document(tmp_path, "design", list("abc"), ["SvgElement"] * 3)
     known = {

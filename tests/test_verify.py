@@ -607,7 +607,7 @@ def test_images_are_not_needed(tmp_path: Path) -> None:
         (["--output=/no/such/folder"], "--output /no/such/folder: does not exist"),
         (["--output=/dev/null"], "--output /dev/null: is not a folder"),
         (["--jsons=/no/jsons"], "--jsons /no/jsons: does not exist"),
-        (["--json=/no/such/folder/x.json"], "--json /no/such/folder/x.json: lies in a folder"),
+        (["--json=/no/such/folder/x.json"], "--json /no/such/folder/x.json: is in a folder"),
         (["--tensor-parallel-size=2"], "unrecognized arguments: --tensor-parallel-size=2"),
     ],
 )

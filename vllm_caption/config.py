@@ -1,7 +1,8 @@
-"""The settings of one run: parsed once, frozen, and the only place where defaults are written.
+"""The settings of one run, in sections that fit the parts of the job; all defaults are here.
 
-Every command-line default is read from these dataclasses. Field names are the flag names
-(``--max-num-seqs`` is ``max_num_seqs``); flags that vLLM knows keep vLLM's name and meaning.
+Settings are parsed once and frozen. A part gets its section, or single values; only the commands
+and `job` know the whole. Fields have the names of their flags (``--max-num-seqs`` is
+``max_num_seqs``); flags that vLLM knows keep vLLM's name and meaning.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from vllm_caption.errors import UsageError
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
 WINDOW_FACTOR: Final = 2
-"""Items in one worker (loading, rendering, generating) per sequence slot: less starves the
-scheduler, more lengthens the tail and the loss at a death."""
+"""Items that one worker holds (loading, rendering, generating) per sequence it generates at a time:
+fewer starve vLLM's scheduler, more lengthen the tail and lose more when a worker dies."""
 REMOTE_WINDOW_FACTOR: Final = 4
-"""The same for images that come over a network: as many again are on their way."""
+"""The same for images that come over a network, where as many again are in transit."""
 
 ExecutorName = Literal["local", "ray"]
 Redo = Literal["stale", "failed", "flagged", "all"]
@@ -79,8 +80,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """Where the manifests and images are, and which elements are taken. ``images_root``: a folder,
-    or as a string the URI of one; ``only``: these files and no others (a pilot)."""
+    """Where the manifests and images are, and which elements are captioned. ``images_root``: a
+    folder, or the URI of one as a string; ``only``: these files and no others (a pilot)."""
 
     jsons: Path = Path("jsons")
     json_detail: Path = Path("json_detail")
@@ -93,8 +94,9 @@ class InputConfig:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """How a file becomes pixels. Sizes in pixels; ``min_pixels``/``max_pixels`` are the bounds
-    within which the model's own processor scales an image (28 × 28 pixels make one token)."""
+    """How a file becomes pixels; all sizes are in pixels. The model's own processor scales an image
+    to between ``min_pixels`` and ``max_pixels`` (28 × 28 pixels make one token); a file with more
+    than ``max_image_pixels`` is not decoded."""
 
     max_side: int = 1024
     min_pixels: int = 28 * 28 * 8
@@ -102,13 +104,13 @@ class ImageConfig:
     max_image_pixels: int = 64_000_000
 
     def unbounded(self) -> ImageConfig:
-        """For a model whose processor knows no bounds on pixels: only ``max_side`` counts."""
+        """The same for a model whose processor has no pixel bounds: only ``max_side`` applies."""
         return replace(self, max_pixels=self.max_side**2)
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """vLLM's sampling parameters, by vLLM's names; greedy by default."""
+    """vLLM's sampling parameters, under vLLM's names; greedy by default."""
 
     max_tokens: int = 100
     temperature: float = 0.0
@@ -125,7 +127,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The model and its engines. ``engine_args`` are vLLM's own flags, passed on untouched."""
+    """The model and its engines. ``engine_args`` are vLLM's own flags, passed on unchanged."""
 
     model: str = DEFAULT_MODEL
     data_parallel_size: int = 1
@@ -149,11 +151,11 @@ class EngineConfig:
 
     @property
     def gpus_per_engine(self) -> int:
-        """GPUs that one engine takes."""
+        """GPUs that one engine uses."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     def vllm_flags(self, model: str) -> tuple[str, ...]:
-        """The command line of one engine, in vLLM's words; ``model`` is where it really lies."""
+        """The command line of one engine in vLLM's flags; ``model`` is its resolved name."""
         flags = [
             f"--model={model}",
             f"--max-num-seqs={self.max_num_seqs}",
@@ -161,7 +163,9 @@ class EngineConfig:
             f"--pipeline-parallel-size={self.pipeline_parallel_size}",
         ]
         if "max_model_len" not in given_flags(self.engine_args):
-            flags.append("--max-model-len=auto")  # what fits the memory; a caption needs little
+            flags.append(
+                "--max-model-len=auto"
+            )  # as much as fits in memory; a caption needs little
         return (*flags, *self.engine_args)
 
 

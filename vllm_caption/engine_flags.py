@@ -1,6 +1,6 @@
-"""vLLM's flags as a user wrote them, where one of ours depends on one of them.
+"""Reads vLLM's flags as the user wrote them, where a decision of ours depends on one of them.
 
-vLLM itself parses and checks them (see `engine`); this only looks.
+vLLM itself parses and checks them (see `engines.vllm_engine`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ _SHORT: Final = {"q": "quantization"}
 
 
 def named_flags(engine_args: Sequence[str]) -> dict[str, str]:
-    """name → value: `--kv-cache-dtype fp8` and `--kv_cache_dtype=fp8` as `kv_cache_dtype`, a part
-    of a value (`--hf-overrides.x 1`) by its whole name, a flag without a value as ""."""
+    """Name → value. `--kv-cache-dtype fp8` and `--kv_cache_dtype=fp8` are both `kv_cache_dtype`; a
+    key of a value (`--hf-overrides.x 1`) keeps its full name; a flag without a value has ""."""
     found: dict[str, str] = {}
     name = ""
     for word in engine_args:
@@ -30,5 +30,5 @@ def named_flags(engine_args: Sequence[str]) -> dict[str, str]:
 
 
 def given_flags(engine_args: Sequence[str]) -> set[str]:
-    """The names alone, without the parts behind a dot."""
+    """The names alone, without what follows a dot."""
     return {name.partition(".")[0] for name in named_flags(engine_args)}

@@ -35,13 +35,13 @@ COMMANDS: Final = ("run", "demo", "plan", "status", "verify", "report", "merge")
 """The first word of a command line; `run` may be left out."""
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 EPILOG = """\
-other commands, each with --help of its own: plan, status, verify, report, merge, demo.
+other commands, each with its own --help: plan, status, verify, report, merge, demo.
 
-every other flag goes to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
-is checked before anything starts; see `vllm serve --help=all`.
+all other flags go to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
+are checked before anything starts; see `vllm serve --help=all`.
 
 exit codes: 0 all items captioned; 1 finished, some failed; 2 usage or configuration;
-3 could not go on; 130 interrupted."""
+3 could not continue; 130 interrupted."""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -70,8 +70,8 @@ def run_parser() -> Parser:
     """The parser of `run`; see `parse_known` for flags that it does not know."""
     parser = Parser(
         prog="vllm-caption",
-        description="Caption design elements with data-parallel vLLM engines. Run it again to go"
-        " on where it stopped; what is done is skipped.",
+        description="Caption design elements with data-parallel vLLM engines. Run it again to"
+        " resume: finished items are skipped.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vllm-caption {__version__}")
@@ -80,13 +80,13 @@ def run_parser() -> Parser:
         "--pilot",
         metavar="N",
         type=positive,
-        help="caption N items of all types and sizes, then say what the full run would take",
+        help="caption N items of all types and sizes, then estimate the full run",
     )
     parser.add_argument(
         "--shard",
         metavar="I/N",
         type=_shard,
-        help="caption the I-th of N parts of the items; `merge` makes one manifest of all",
+        help="caption part I of N of the items; `merge` combines the manifests",
     )
     _add_output(parser.add_argument_group("output"))
     captions, engines = parser.add_argument_group("captions"), parser.add_argument_group("engines")
@@ -98,31 +98,31 @@ def run_parser() -> Parser:
 
 
 def add_input(group: Any) -> None:
-    """Where the manifests and images are, and which elements are taken."""
+    """Flags of every command that reads the input."""
     default = InputConfig()
     group.add_argument("--jsons", type=Path, default=default.jsons, help="folder of manifests")
     group.add_argument(
-        "--json-detail", type=Path, default=default.json_detail, help="folder of their details"
+        "--json-detail", type=Path, default=default.json_detail, help="folder of their detail files"
     )
     group.add_argument(
         "--images-root",
         type=parse_images_root,
         default=default.images_root,
-        help="where `file` paths begin: a folder, or s3://BUCKET/PREFIX, gs://..., hdfs://...",
+        help="what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://...",
     )
     group.add_argument(
         "--skip-types",
         type=_names,
         default=default.skip_types,
-        help="element types that are not captioned, comma-separated, in any case",
+        help="element types that are not captioned, comma-separated, in upper or lower case",
     )
     group.add_argument(
-        "--limit", type=positive, default=default.limit, help="take the first N items only"
+        "--limit", type=positive, default=default.limit, help="caption only the first N items"
     )
 
 
 def add_output_folder(group: Any) -> None:
-    """The one flag of every command that reads or writes an output folder."""
+    """The flag of every command that reads or writes an output folder."""
     default = RunConfig().output
     group.add_argument("--output", type=Path, default=default, help="folder of captions")
 
@@ -148,17 +148,17 @@ def _add_output(group: Any) -> None:
         metavar="KIND",
         type=_kinds,
         default=default.resume.redo_kinds,
-        help="of the items tried before, only those that failed with these kinds or have these"
-        " flags, comma-separated",
+        help="of the items tried before, caption again only those that failed with one of these"
+        " kinds or have one of these flags, comma-separated",
     )
     group.add_argument(
-        "--quiet", action="store_true", help="no progress, only what matters and the summary"
+        "--quiet", action="store_true", help="no progress, only warnings and the summary"
     )
     group.add_argument(
-        "--log-file", type=Path, help="append everything that is told, with times, also if quiet"
+        "--log-file", type=Path, help="append all messages there, with times, also with --quiet"
     )
     group.add_argument(
-        "--log-json", action="store_true", help="tell it as JSON, one object per line"
+        "--log-json", action="store_true", help="write messages as JSON, one object per line"
     )
 
 
@@ -166,38 +166,47 @@ def _add_captions(group: Any) -> None:
     run = RunConfig()
     group.add_argument("--prompt", default=run.prompt, help="a file, or a name in prompts/")
     group.add_argument(
-        "--no-checks", dest="checks", action="store_false", help="take every caption as it is"
+        "--no-checks", dest="checks", action="store_false", help="accept every caption as it is"
     )
     group.add_argument(
         "--no-dedup",
         dest="dedup",
         action="store_false",
-        help="caption byte-identical images one by one",
+        help="caption each of several byte-identical images",
     )
     group.add_argument(
         "--max-retries",
         type=natural,
         default=run.max_retries,
-        help="further tries of an item that failed or broke a rule",
+        help="retries of an item that failed or whose caption broke a rule",
     )
 
 
 def _add_images(group: Any) -> None:
     image = ImageConfig()
     group.add_argument(
-        "--max-side", type=positive, default=image.max_side, help="longer side of an image, pixels"
+        "--max-side",
+        type=positive,
+        default=image.max_side,
+        help="longer side of an image in pixels",
     )
     group.add_argument(
-        "--min-pixels", type=positive, default=image.min_pixels, help="of the model's processor"
+        "--min-pixels",
+        type=positive,
+        default=image.min_pixels,
+        help="lower bound of the model's processor",
     )
     group.add_argument(
-        "--max-pixels", type=positive, default=image.max_pixels, help="of the model's processor"
+        "--max-pixels",
+        type=positive,
+        default=image.max_pixels,
+        help="upper bound of the model's processor",
     )
     group.add_argument(
         "--max-image-pixels",
         type=positive,
         default=image.max_image_pixels,
-        help="larger images are refused before they are decoded",
+        help="images with more pixels are refused before they are decoded",
     )
 
 
@@ -216,12 +225,14 @@ def _add_sampling(group: Any) -> None:
     ):
         flag = "--" + name.replace("_", "-")
         group.add_argument(
-            flag, type=kind, default=getattr(sampling, name), help="as vLLM's SamplingParams"
+            flag, type=kind, default=getattr(sampling, name), help="as in vLLM's SamplingParams"
         )
     group.add_argument(
         "--stop", nargs="+", default=sampling.stop, help="strings that end a caption"
     )
-    group.add_argument("--ignore-eos", action="store_true", help="always use up --max-tokens")
+    group.add_argument(
+        "--ignore-eos", action="store_true", help="always generate --max-tokens tokens"
+    )
 
 
 def _add_engines(group: Any) -> None:
@@ -233,16 +244,16 @@ def _add_engines(group: Any) -> None:
         "--data-parallel-size",
         "-dp",
         type=positive,
-        help="engines (default: every visible GPU, or every GPU of the cluster, / GPUs per engine)",
+        help="number of engines (default: visible GPUs, or GPUs of the cluster, / GPUs per engine)",
     )
     group.add_argument(
         "--executor",
         choices=get_args(ExecutorName),
         default=default.executor,
-        help="where engines run: on this machine, or on a Ray cluster",
+        help="where engines run: on this machine or on a Ray cluster",
     )
     group.add_argument(
-        "--ray-address", default=default.ray_address, help="of the cluster, as in ray.init"
+        "--ray-address", default=default.ray_address, help="address of the cluster, as in ray.init"
     )
     for name, short, text in (
         ("tensor_parallel_size", "-tp", "GPUs per engine"),
@@ -265,7 +276,7 @@ def _add_patience(group: Any) -> None:
         "--max-engine-restarts",
         type=natural,
         default=default.max_engine_restarts,
-        help="deaths in a row without a caption that an engine may have; one more takes it out",
+        help="crashes in a row without a caption that an engine may have; one more retires it",
     )
     for name, text in (
         ("stall_timeout", "seconds without an answer after which an engine is replaced"),

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from vllm_caption.captions.prompt import Prompt, load_prompt
 from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import RunConfig
-from vllm_caption.demo import resolve_model
 from vllm_caption.driver.loop import Driver
 from vllm_caption.driver.pending import Pending
 from vllm_caption.driver.pilot import choose_pilot
@@ -26,7 +25,7 @@ from vllm_caption.driver.recorder import Recorder
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.choice import local_gpus, make_executor
-from vllm_caption.engines.machine_check import check_model_folder
+from vllm_caption.engines.model_folder import check_model_folder, resolve_model
 from vllm_caption.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,

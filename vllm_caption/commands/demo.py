@@ -1,7 +1,7 @@
 """``python -m vllm_caption demo``: the whole job on the bundled sample with the bundled model.
 
-The sample holds drawn shapes, of which the truth is known, and real icons, of which the tiny model
-has never seen any.
+The sample holds drawn shapes, whose right captions are known, and real icons, of a kind that the
+tiny model was not trained on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN: Final = 6
 
 
 def run_demo(arguments: Sequence[str]) -> int:
-    """Run the job with the demo's inputs; further ``arguments`` are those of `run`."""
+    """The command; further ``arguments`` are those of `run`. Returns the exit code."""
     config = parse_run(
         [
             f"--model={MODEL_NAME}",
@@ -42,19 +42,19 @@ def run_demo(arguments: Sequence[str]) -> int:
 
 
 def compared(files: CaptionFiles, labels: dict[str, Any], prompt: str) -> Iterator[str]:
-    """Lines that put captions beside what is known of their images."""
+    """Lines that show captions next to what is known of their images."""
     drawn = {f: label["captions"] for f, label in labels.items() if label["source"] == "drawn"}
     icons = {f: label["label"] for f, label in labels.items() if label["source"] != "drawn"}
     captions = {file: files.read(file) for file in labels}
     if all(prompt in truths for truths in drawn.values()):
         right = sum(captions[file] == truths[prompt] for file, truths in drawn.items())
-        yield f"Drawn shapes, with the truth below each ({right} of {len(drawn)} equal it):"
+        yield f"Drawn shapes, each with the right caption below ({right} of {len(drawn)} match):"
     else:
         yield "Drawn shapes:"
     for file, truths in list(drawn.items())[:SHOWN]:
         yield f"  {caption_name(file)}\n      {captions[file]}"
         if prompt in truths:
             yield f"      {truths[prompt]}"
-    yield "Real icons, unlike anything that the tiny model has seen, so it is often wrong here:"
+    yield "Real icons, which the tiny model was not trained on, so it is often wrong:"
     for file, label in list(icons.items())[:SHOWN]:
         yield f"  {caption_name(file)}\n      {captions[file]}\n      a {label}"

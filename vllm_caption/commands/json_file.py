@@ -1,4 +1,4 @@
-"""The file behind `--json`."""
+"""The file that `--json` names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from vllm_caption.errors import UsageError
 
 
 def check_json_file(path: Path | None) -> None:
-    """Raise UsageError, before the work, where the file could not be written after it."""
+    """Raise UsageError before the work where the file could not be written after it."""
     if path is not None and not path.absolute().parent.is_dir():
-        raise UsageError("--json", path, "lies in a folder that does not exist; make it first")
+        raise UsageError("--json", path, "is in a folder that does not exist; create it first")
 
 
 def write_json_file(path: Path | None, content: msgspec.Struct) -> None:

@@ -1,9 +1,9 @@
 """Which items a pilot captions: a small run that shows what the large one will be like.
 
-The items are chosen from the whole input: of each element type in proportion, at least one; within
-a type evenly along the sizes of the files, from the smallest to the largest. Invariants: the same
-input gives the same pilot, so that a pilot that is run again goes on; memory holds a bounded number
-of candidates, however large the input is.
+The items are chosen from the whole input: each element type in proportion, with at least one item;
+within a type evenly across file sizes, from the smallest to the largest. Invariants: the same input
+gives the same pilot, so a pilot that is run again resumes; a bounded number of candidates is in
+memory, however large the input is.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from vllm_caption.items import Item
 CANDIDATES_PER_ITEM: Final = 4
 MIN_CANDIDATES: Final = 256
 MAX_TYPES: Final = 64
-"""Types that are told apart; further ones count as one."""
+"""Types that are counted separately; all further ones count as one."""
 OTHER_TYPES: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """The items that were chosen. ``num_items``, ``num_documents``: of the whole input."""
+    """The chosen items: ``input`` reads only these. The numbers are those of the whole input, but
+    for ``by_type``."""
 
     input: InputConfig
     num_items: int
@@ -56,7 +57,7 @@ class _Sample:
 
     def add(self, file: str) -> None:
         self.seen += 1
-        # A hash as large as Python's own would differ from process to process.
+        # Python's own hash of a string differs from process to process.
         digest = blake2b(file.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         entry = (-int.from_bytes(digest, "big"), file)
         if len(self._heap) < self._most:
@@ -87,7 +88,7 @@ def choose_pilot(config: InputConfig, size: int) -> Pilot:
         chosen.update(files)
         by_type[kind] = len(files)
     return Pilot(
-        # The chosen ones lie within a limit; it must not end the reading before the last of them.
+        # Without the limit: it would stop before the last of the chosen items.
         replace(config, only=frozenset(chosen), limit=None),
         num_items=reader.counts.items,
         num_documents=reader.counts.documents,
@@ -96,7 +97,7 @@ def choose_pilot(config: InputConfig, size: int) -> Pilot:
 
 
 def share_out(size: int, available: dict[str, int]) -> dict[str, int]:
-    """``size`` in proportion to what is available, at least one each while it lasts."""
+    """``size`` shared in proportion to what is available, at least one each as far as it goes."""
     kinds = sorted(available, key=lambda kind: (-available[kind], kind))[:size]
     size = min(size, sum(available.values()))
     shares = dict.fromkeys(kinds, 1)
@@ -109,7 +110,7 @@ def share_out(size: int, available: dict[str, int]) -> dict[str, int]:
 
 
 def spread(files: Sequence[str], number: int, images_root: str) -> list[str]:
-    """So many of the files, evenly along their sizes; the smallest and the largest among them."""
+    """``number`` of the files, evenly across their sizes, with the smallest and the largest."""
     with ThreadPoolExecutor(FETCH_THREADS) as threads:
         sizes = threads.map(partial(_bytes, images_root), files)
     by_size = [file for _, file in sorted(zip(sizes, files, strict=True))]
@@ -122,7 +123,7 @@ def spread(files: Sequence[str], number: int, images_root: str) -> list[str]:
 
 
 def _bytes(images_root: str, file: str) -> int:
-    """Size on disk; -1 for what will fail, which has its share in a pilot too."""
+    """Size on disk; -1 for a file that will fail: those have their share in a pilot too."""
     try:
         return num_bytes(images_root, file)
     except ItemError:

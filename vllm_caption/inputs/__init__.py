@@ -1,1 +1,1 @@
-"""Where items come from: manifests today."""
+"""Where items come from: JSON manifests."""

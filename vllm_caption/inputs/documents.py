@@ -1,11 +1,11 @@
 """One document → its context and its elements: NAME.json of both folders, checked together.
 
-Invariants: a document is taken whole or refused with a DocumentError that says which side, which
-key and what was found; only regular files are read, without waiting; every text that leaves this
-module can be encoded as UTF-8.
+Invariants: a document is accepted as a whole or refused with a DocumentError that names the file,
+the key and what was found; only regular files are read, and never waited for; every text that
+leaves this module can be encoded as UTF-8.
 
-msgspec decodes; what it refuses, the standard decoder sees again: it accepts a little more (NaN,
-a lone surrogate in a title) and otherwise says what is wrong.
+msgspec decodes. What it refuses, the standard library decodes again: it accepts a little more (NaN,
+a lone surrogate in a title) and says what is wrong otherwise.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _Side = Literal["manifest", "detail"]
 
 
 class Element(msgspec.Struct, frozen=True):
-    """One element as it stands in the document: ``entry`` is any JSON value of `images`."""
+    """One element as the document has it: ``entry`` is any JSON value of `images`."""
 
     entry: object
     element_type: str
 
 
 def read_document(config: InputConfig, name: str) -> tuple[Document, list[Element]]:
-    """Both files of one document, checked against each other; raises DocumentError."""
+    """Read both files of one document and check them against each other. Raises DocumentError."""
     manifest = _decode(_read_file(config.jsons, name, "manifest"), "manifest")
     entries = _list(manifest, "images", "manifest")
     detail = _decode(_read_file(config.json_detail, name, "detail"), "detail")
@@ -72,7 +72,7 @@ def read_document(config: InputConfig, name: str) -> tuple[Document, list[Elemen
 def _read_file(folder: Path, name: str, side: _Side) -> bytes:
     path = f"{folder}/{name}{SUFFIX}"
     try:
-        # Not waiting: opening a FIFO would otherwise hang until somebody writes to it.
+        # Without O_NONBLOCK, opening a FIFO would hang until a process writes to it.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -125,7 +125,7 @@ def _list(content: dict[str, Any], key: str, side: _Side) -> list[Any]:
 
 
 def _text(value: object, max_chars: int) -> str | None:
-    """Text and numbers are metadata; anything else is as good as missing."""
+    """Text and numbers are metadata; anything else counts as missing."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     return LONE_SURROGATE.sub("\ufffd", str(value).strip()[:max_chars]) or None

@@ -1,8 +1,8 @@
-"""Documents → items, streamed: what is to be captioned, and what cannot be, with its reason.
+"""Documents → items, streamed: what is to be captioned, and what cannot be, with the reason.
 
 Invariants: one ``Item`` per distinct ``file`` (the first document in sorted order gives the
-context); every document is taken whole or left out with a kind and a sentence; whatever an input
-holds, iterating raises nothing; every text that leaves this module can be encoded as UTF-8.
+context); every document is accepted as a whole or skipped with a kind and a sentence; no content of
+an input makes the iteration raise; every text that leaves this module can be encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
 @dataclass(slots=True)
 class InputCounts:
-    """What was read so far; ``shape_references`` = ``items`` + ``duplicates`` + ``bad_entries`` +
-    those ``elsewhere``, which are other shards'."""
+    """What was read so far. ``shape_references`` = ``items`` + ``duplicates`` + ``bad_entries`` +
+    ``elsewhere`` (in other shards)."""
 
     documents: int = 0
     skipped: int = 0
@@ -43,17 +43,18 @@ class Names(Protocol):
     """A set of file names."""
 
     def __contains__(self, file: str, /) -> bool:
-        """Whether it was added."""
+        """Whether ``file`` was added."""
 
     def add(self, file: str, /) -> None:
-        """Add one that is not in it."""
+        """Add a name that is not in the set."""
 
 
 class ManifestReader:
-    """Iterates over the input once per ``iter()``; ``counts`` and ``complete`` follow along."""
+    """Each ``iter()`` is a pass over the whole input; ``counts`` and ``complete`` are those of the
+    last one, so far."""
 
     def __init__(self, config: InputConfig, seen: Callable[[], Names] = set[str]) -> None:
-        """``seen`` makes what each pass keeps the names in that it has read."""
+        """``seen`` makes the set in which a pass keeps the names that it has read."""
         self.config = config
         self._new_seen = seen
         self.counts = InputCounts()
@@ -64,13 +65,13 @@ class ManifestReader:
 
     @property
     def no_type_was_skipped(self) -> bool:
-        """The whole input was read and no element had a type to skip: the names may differ."""
+        """The whole input was read and no element has a type to skip: the names may differ."""
         counts = self.counts
         wanted = bool(self._skip_types) and counts.elements > 0
         return self.complete and wanted and not counts.skipped_elements
 
     def __contains__(self, file: str) -> bool:
-        """Whether the item of this name was read already."""
+        """Whether the item with this name was read in the last pass."""
         return file in self._seen
 
     def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
@@ -143,8 +144,8 @@ def check_manifest_folders(config: InputConfig) -> None:
 def document_names(jsons: Path) -> list[str]:
     """NAME of each NAME.json directly in the folder, sorted by code points.
 
-    Names that are not UTF-8 carry surrogate escapes, so that they still open their files; what
-    is recorded of them goes through ``encodable_name``.
+    Names that are not UTF-8 hold surrogate escapes, so they still open their files; records show
+    them by ``encodable_name``.
     """
     with os.scandir(jsons) as entries:
         return sorted(e.name[: -len(SUFFIX)] for e in entries if _is_manifest(e.name))
@@ -155,7 +156,7 @@ def _is_manifest(filename: str) -> bool:
 
 
 def _usable_name(entry: object) -> str:
-    """The `file` of an element, as it stands; raises ItemError."""
+    """The `file` of an element, unchanged. Raises ItemError."""
     if not isinstance(entry, dict):
         found = JSON_TYPES[type(entry)]
         raise ItemError("bad_name", f"the element is {found}, not an object with `file`")

@@ -1,6 +1,6 @@
 """What made a caption: every setting that changes its words, under one short id.
 
-Counted are the model, the text of the prompt file (its rules too: they cause further tries with
+Counted are the model, the text of the prompt file (its rules too: they cause retries with
 other sampling), and the settings listed here. What only changes speed, or which items are
 captioned, leaves the id alone, and so does the prompt's name.
 """

@@ -1,1 +1,1 @@
-"""``python -m vllm_caption plan``: what a run would do, without a GPU, vLLM or a written byte."""
+"""``python -m vllm_caption plan``: what a run would do, without a GPU or vLLM; writes nothing."""

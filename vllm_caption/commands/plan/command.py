@@ -1,8 +1,8 @@
-"""``plan``: what a run with the same flags would do, without an engine and without a trace.
+"""``plan``: what a run with the same flags would do, without an engine, leaving no trace.
 
-Invariants: nothing is written but the ``--json`` file and no lock is taken, so that it may run
-beside a run; what is done, stale or failed is decided by the functions that `scan` decides with;
-memory grows with the known rows and the distinct file names only, as in a run.
+Invariants: only the ``--json`` file is written and no lock is taken, so a plan can be made beside a
+run; `driver.pending.decide` decides about each item, as in a run; memory grows only with the rows
+and the distinct file names, as in a run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vllm_caption.monitoring.progress import DocumentProgress
 
 
 def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
-    """The settings of the run that is planned, and the plan's own flags; needs no vLLM."""
+    """The settings of the planned run, and the plan's own flags. vLLM need not be installed."""
     parser = run_parser()
     _add_flags(parser)
     options, engine_args = parse_known(parser, arguments)
@@ -40,19 +40,24 @@ def _add_flags(parser: Parser) -> None:
     """Turn the parser of a run into that of its plan."""
     parser.prog += " plan"
     parser.description = (
-        "Say what a run with the same flags would do, without an engine, and write nothing."
+        "Show what a run with the same flags would do. Needs no engine and writes nothing."
     )
     parser.epilog = (
-        "flags of vLLM's engine are taken and ignored. exit codes: 0 planned; 2 usage or"
+        "flags of vLLM's engine are accepted and ignored. exit codes: 0 planned; 2 usage or"
         " configuration; 3 a part of the manifest is damaged; 130 interrupted."
     )
     group = parser.add_argument_group("plan")
-    group.add_argument("--json", type=Path, metavar="FILE", help="write the plan there as well")
+    group.add_argument("--json", type=Path, metavar="FILE", help="also write the plan there")
     group.add_argument(
-        "--images", action="store_true", help="open every image: all problems, tokens, twins"
+        "--images",
+        action="store_true",
+        help="open every image: finds all problems, tokens, duplicates",
     )
     group.add_argument(
-        "--images-per-s", type=above_zero, metavar="N", help="captions per second of one engine"
+        "--images-per-s",
+        type=above_zero,
+        metavar="N",
+        help="captions per second of one engine, for the estimate",
     )
 
 
@@ -74,7 +79,7 @@ def run_plan(arguments: Sequence[str]) -> int:
 def make_plan(
     config: RunConfig, *, open_images: bool = False, images_per_s: float | None = None
 ) -> Plan:
-    """Read the whole input and what is done of it. ``images_per_s`` is of one engine."""
+    """Read the whole input and what is done already. ``images_per_s``: of one engine."""
     started_s = time.monotonic()
     check_manifest_folders(config.input)
     check_images_root(config.input.images_root)

@@ -1,7 +1,8 @@
-"""The images of the items to caption: a stat of each, or each opened in threads as a run would.
+"""The images of the items to caption: a stat of each, or each opened in threads as in a run.
 
 Invariants: at most ``QUEUE_PER_THREAD`` images per thread wait or are open at a time, and only
-numbers are kept of them; faults come in the items' order, whatever thread finds them.
+figures of them are kept; problems are reported in the order of the items, whichever thread finds
+them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _Value = TypeVar("_Value")
 
 
 def num_vision_tokens(width: int, height: int, min_pixels: int, max_pixels: int) -> int:
-    """Tokens of one image in the prompt, after ``smart_resize`` of transformers'
+    """Tokens of one image in the prompt, as ``smart_resize`` computes them in transformers'
     models/qwen2_vl/image_processing_qwen2_vl.py, which vLLM uses for Qwen2-VL and Qwen2.5-VL."""
     rows, columns = round(height / TOKEN_SIDE), round(width / TOKEN_SIDE)
     if rows * columns * TOKEN_SIDE**2 > max_pixels:
@@ -56,7 +57,7 @@ class _Opened(NamedTuple):
 
 
 class ImageSurvey:
-    """Looks at one item's image after the other; `close` before `report`."""
+    """Looks at the image of one item after the other; call `close` before `report`."""
 
     def __init__(
         self,
@@ -65,9 +66,9 @@ class ImageSurvey:
         prompt: Prompt | None,
         refuse: Callable[[Item, ItemError], None],
     ) -> None:
-        """``prompt``: open the images, with this prompt asked of them; None: stat them only, if
-        they are on this machine.
-        ``refuse`` is called, in this thread, for each item whose image is at fault."""
+        """With a ``prompt``, images are opened, as for a request with it; without, they are only
+        stat'ed, and only on this machine. ``refuse`` is called, in this thread, for each item whose
+        image is at fault."""
         self._root = images_root
         self._config = config
         self._prompt = prompt
@@ -87,7 +88,7 @@ class ImageSurvey:
     def add(self, item: Item) -> None:
         """Look at one more image, now or soon."""
         if self._pool is None:
-            if not self._remote:  # a million questions over a network would take hours
+            if not self._remote:  # a million requests over a network would take hours
                 self._stat(item)
             return
         if len(self._waiting) >= self._threads * QUEUE_PER_THREAD:
@@ -95,7 +96,7 @@ class ImageSurvey:
         self._waiting.append((item, self._pool.submit(self._open, item)))
 
     def close(self, *, finish: bool = True) -> None:
-        """Wait for what is still being looked at; without ``finish``, drop it."""
+        """Wait for the images still being looked at; without ``finish``, drop them."""
         while finish and self._waiting:
             self._take_oldest()
         if self._pool is not None:
@@ -138,7 +139,7 @@ class ImageSurvey:
         self._requests.add(opened.request)
 
     def report(self, *, dedup: bool) -> Images:
-        """What was seen. ``dedup``: twins that are asked the same are captioned once."""
+        """What was found. ``dedup``: twins with the same prompt are captioned once."""
         found = self._file_sizes.total()
         groups = [count for count in self._contents.values() if count > 1]
         saved = found - len(self._requests) if dedup else 0

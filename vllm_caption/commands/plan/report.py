@@ -1,6 +1,6 @@
-"""The plan of a run as one structure: what ``plan --json`` writes, and what its text is made from.
+"""The plan of a run as one structure: ``plan --json`` writes it, and its text is made from it.
 
-docs/plan.md explains every field. Sizes in bytes or pixels, times in hours; None is "not known".
+docs/plan.md explains every field. Sizes are in bytes or pixels, times in hours; None: not known.
 Invariant: ``items.total`` = ``items.done`` + ``items.to_caption`` + the counts of
 ``items.problems``.
 """
@@ -12,11 +12,11 @@ from typing import Final
 import msgspec
 
 VERSION: Final = 1
-"""Changes when a field changes its name or its meaning; new fields may come without."""
+"""Changes when a field changes its name or its meaning, not when a field is added."""
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One kind of fault: how often, and the first few as sentences."""
+    """One kind of problem: how often it occurs, and the first few as sentences."""
 
     kind: str
     count: int
@@ -24,7 +24,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Documents(msgspec.Struct, frozen=True):
-    """The manifests. ``complete``: false when ``--limit`` ended the reading."""
+    """The manifests. ``complete``: False when ``--limit`` stopped the reading."""
 
     read: int
     skipped: int
@@ -34,7 +34,7 @@ class Documents(msgspec.Struct, frozen=True):
 
 
 class ElementType(msgspec.Struct, frozen=True):
-    """One element type, as it is spelt; ``items`` are distinct files that it named first."""
+    """One element type, as spelled; ``items``: distinct files that such an element named first."""
 
     name: str
     elements: int
@@ -43,9 +43,9 @@ class ElementType(msgspec.Struct, frozen=True):
 
 
 class Items(msgspec.Struct, frozen=True):
-    """What the run's own count of items comes to. ``done`` includes ``adopted`` (a .txt without a
-    record) and ``stale`` (made with another recipe). Of the others, ``redone`` have a caption that
-    ``--redo`` replaces, and ``failed_before`` has the kinds of the earlier failures."""
+    """The items, as a run counts them. ``done`` includes ``adopted`` (a .txt without a record) and
+    ``stale`` (made with another recipe). Of those to caption, ``redone`` have a caption that
+    ``--redo`` replaces, and ``failed_before`` counts earlier failures by kind."""
 
     references: int
     duplicates: int
@@ -67,7 +67,7 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Three images when all are sorted by width × height."""
+    """Of all images, sorted by width × height."""
 
     smallest: Size
     median: Size
@@ -75,7 +75,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class VisionTokens(msgspec.Struct, frozen=True):
-    """Tokens that images take in the prompt, by Qwen2.5-VL's rule."""
+    """Tokens of images in the prompt, by Qwen2.5-VL's rule."""
 
     min: int
     median: int
@@ -85,8 +85,8 @@ class VisionTokens(msgspec.Struct, frozen=True):
 
 
 class TwinFiles(msgspec.Struct, frozen=True):
-    """``files`` share their bytes with another one, in ``groups``; ``saved`` of them take the
-    caption of their twin, because the prompt's text is the same too."""
+    """Byte-identical ``files`` form ``groups``; ``saved`` of them take the caption of a twin,
+    because they have the same prompt too."""
 
     groups: int
     files: int
@@ -94,8 +94,8 @@ class TwinFiles(msgspec.Struct, frozen=True):
 
 
 class Images(msgspec.Struct, frozen=True):
-    """The files of the items to caption. ``equal_size`` files have another one's size in bytes:
-    no more than these can be twins. What follows it needs ``--images``."""
+    """The files of the items to caption. ``equal_size`` files have the same number of bytes as
+    another one: no others can be twins. The fields after it need ``--images``."""
 
     opened: bool
     found: int
@@ -108,8 +108,8 @@ class Images(msgspec.Struct, frozen=True):
 
 
 class Time(msgspec.Struct, frozen=True):
-    """``images`` reach an engine: the items to caption less the saved twins. ``images_per_s`` is
-    of one engine, ``source`` says where it comes from."""
+    """``images`` reach an engine: the items to caption without the saved twins. ``images_per_s``
+    is of one engine; ``source`` says where it comes from."""
 
     images: int
     engines: int
@@ -121,8 +121,8 @@ class Time(msgspec.Struct, frozen=True):
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """What the run will write, against what is free at ``path``, the output's nearest folder that
-    exists. ``inodes_free`` is None where the file system has no such limit."""
+    """What the run will write, and what is free at ``path``, the nearest existing folder of the
+    output. ``inodes_free`` is None where the file system has no such limit."""
 
     path: str
     caption_bytes: int
@@ -153,7 +153,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Problems:
-    """Faults counted by kind while they are found; the first ``EXAMPLES`` of each are kept."""
+    """Counts problems by kind as they are found; keeps the first ``EXAMPLES`` of each."""
 
     EXAMPLES: Final = 3
 
@@ -163,7 +163,7 @@ class Problems:
 
     @property
     def count(self) -> int:
-        """Faults of all kinds."""
+        """Problems of all kinds."""
         return sum(self._counts.values())
 
     def add(self, kind: str, example: str) -> None:

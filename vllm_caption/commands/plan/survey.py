@@ -30,7 +30,7 @@ from vllm_caption.store.recipe import ids_of, make_recipe
 
 
 class Survey:
-    """One pass over the input; `plan` afterwards."""
+    """One pass over the input (`read`), then its result (`plan`)."""
 
     def __init__(
         self, config: RunConfig, prompt: Prompt, recorded: Recorded, *, open_images: bool
@@ -54,7 +54,7 @@ class Survey:
         self._folders: set[str] = set()
 
     def read(self, show: Callable[[int], None]) -> None:
-        """The whole input, once; ``show`` is told how many documents were read."""
+        """Read the whole input once; ``show`` gets the number of documents read so far."""
         finished = False
         try:
             for entry in self._reader:
@@ -100,7 +100,7 @@ class Survey:
         self._problems.add(error.kind, f"{printable(item.file)}: {error.reason}")
 
     def plan(self, rate: Rate | None, started_s: float) -> Plan:
-        """What the pass came to."""
+        """The result of the pass."""
         config, items = self._config, self._items()
         images = self._images.report(dedup=config.dedup)
         to_engine = items.to_caption - (images.twins.saved if images.twins else 0)

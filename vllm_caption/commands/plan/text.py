@@ -1,4 +1,4 @@
-"""The plan as a person reads it: one screen, the next step last."""
+"""The plan as text: one screen, the next step last."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _documents(plan: Plan) -> Iterator[str]:
     if documents.without_shapes:
         text += f", {documents.without_shapes:,} with nothing to caption"
     if not documents.complete:
-        text += " (--limit ended the reading)"
+        text += " (stopped by --limit)"
     yield section("Documents", text)
     yield from _problems(documents.problems)
 
@@ -47,7 +47,7 @@ def _element_types(plan: Plan) -> Iterator[str]:
     types = plan.element_types
     skipped = sum(kind.skipped for kind in types)
     number = sum(kind.elements for kind in types)
-    yield section("Elements", f"{number:,}, of which {skipped:,} are of a type that is skipped")
+    yield section("Elements", f"{number:,}, of which {skipped:,} have a type that is skipped")
     names = [(kind.name or "(empty)")[:MAX_NAME_CHARS] for kind in types[:MAX_TYPES]]
     width = max(map(len, names), default=0)
     for name, kind in zip(names, types, strict=False):
@@ -67,17 +67,17 @@ def _items(items: Items) -> Iterator[str]:
         f" + {refused:,} that will fail",
     )
     if items.duplicates:
-        yield f"{INDENT}{items.duplicates:,} further mentions of the same files cost nothing"
+        yield f"{INDENT}{items.duplicates:,} further references to the same files cost nothing"
     if items.adopted:
         yield f"{INDENT}{_count(items.adopted, 'caption')} without a record will be kept"
     if items.stale:
-        text = "made with another recipe: --redo stale makes them anew"
+        text = "made with a different recipe; --redo stale re-captions them"
         yield f"{INDENT}{items.stale:,} of the captioned were {text}"
     if items.redone:
-        yield f"{INDENT}{_count(items.redone, 'caption')} will be made anew (--redo)"
+        yield f"{INDENT}{_count(items.redone, 'caption')} will be replaced (--redo)"
     if items.failed_before:
         kinds = ", ".join(f"{kind} {number:,}" for kind, number in items.failed_before.items())
-        yield f"{INDENT}failed before and tried again: {kinds}"
+        yield f"{INDENT}failed before and will be retried: {kinds}"
     yield from _problems(items.problems)
 
 
@@ -116,12 +116,12 @@ def _time(times: Time) -> Iterator[str]:
         return
     engines = _count(times.engines, "engine")
     if times.wall_hours is None or times.gpu_hours is None or times.images_per_s is None:
-        yield section("Time", f"{times.images:,} images on {engines}, at a speed not known yet:")
-        yield f"{INDENT}run a pilot with --pilot 2000, read its images/s, divide by its engines,"
-        yield f"{INDENT}and plan with --images-per-s (captions per second of one engine)"
+        yield section("Time", f"{times.images:,} images on {engines}; the speed is not known yet:")
+        yield f"{INDENT}run a pilot (--pilot 2000), divide its images/s by its number of engines,"
+        yield f"{INDENT}and plan again with --images-per-s (captions per second of one engine)"
         return
     wall = duration(3600 * times.wall_hours)
-    yield section("Time", f"{wall}, {_figure(times.gpu_hours)} GPU hours, without start-up")
+    yield section("Time", f"{wall}, {_figure(times.gpu_hours)} GPU hours, excluding start-up")
     gpus = "" if times.gpus_per_engine == 1 else f" of {times.gpus_per_engine} GPUs"
     yield (
         f"{INDENT}{times.images:,} images at {times.images_per_s:g} images/s ({times.source})"
@@ -137,18 +137,18 @@ def _disk(disk: Disk) -> Iterator[str]:
         f" {disk.inodes_needed:,} inodes needed, {inodes}",
     )
     if not disk.fits:
-        yield f"{INDENT}DOES NOT FIT on {disk.path}: make room, or choose another --output"
+        yield f"{INDENT}DOES NOT FIT on {disk.path}: free some space, or choose another --output"
 
 
 def _next(plan: Plan) -> Iterator[str]:
     if not plan.items.to_caption:
         step = "nothing is left to caption"
     elif not plan.disk.fits:
-        step = "make room on the disk, then run the same line without `plan`"
+        step = "free some disk space, then run the same command without `plan`"
     elif not plan.images.opened:
-        step = "add --images to open every image, or run the same line without `plan`"
+        step = "add --images to open every image, or run the same command without `plan`"
     else:
-        step = "run the same line without `plan`"
+        step = "run the same command without `plan`"
     yield section("Next", step)
 
 

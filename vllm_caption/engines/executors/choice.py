@@ -1,4 +1,4 @@
-"""Which executor a run has: `--executor` decides. Ray is imported only where it is asked for."""
+"""The executor of a run, as `--executor` says. Ray is imported only if it is chosen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllm_caption.engines.executors.local import LocalExecutor
 
 
 def local_gpus(config: EngineConfig) -> list[str | None]:
-    """`CUDA_VISIBLE_DEVICES` for each engine; None on CPU, and for engines that are elsewhere.
+    """`CUDA_VISIBLE_DEVICES` for each engine; None on CPU, and for engines on other machines.
 
     Raises UsageError when fewer GPUs are visible than the engines need.
     """
