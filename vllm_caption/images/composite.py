@@ -1,10 +1,12 @@
-"""What a transparent image is laid on, so that the model sees its shapes as a person would.
+"""Modes, backdrop and padding: from the pixels that a decoder gives to RGB that shows the shapes.
 
-White, unless that hides more than half of the image; then black or gray, whichever hides less.
-Always dropping alpha loses black icons, always white loses white ones; this choice loses none.
+A transparent image is composited onto white, unless that hides more than half of it; then onto
+black or gray, whichever hides less. To drop alpha loses black icons, to always take white loses
+white ones; this choice loses none.
 
-An image is laid on white first, whatever it will be laid on: the average of pixels on white is the
-average of the image on white, and from that and the averaged alpha any other backdrop follows.
+Every image is composited onto white first: the average of pixels on white is the average of the
+image on white, and from that and the averaged alpha any other backdrop follows. So an image may be
+shrunk between `composite_on_white` and `flatten`.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Resampling
 
 from vllm_caption.errors import ItemError
@@ -34,53 +37,126 @@ _ENOUGH: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Laid:
-    """An image laid on white. What hides under alpha 0 is gone."""
+class Composite:
+    """An image on white, with the alpha that it had. What was hidden under alpha 0 is gone."""
 
     on_white: Image.Image
-    """L or RGB; or I or F, which are never transparent."""
+    """L or RGB; or I or F, which are never transparent, with values that `flatten` scales."""
     alpha: Image.Image | None
     """L, of the same size; None for an image without."""
 
-    def each(self, change: Callable[[Image.Image], Image.Image]) -> Laid:
-        """The same change to both: an average, a turn, anything that mixes no two channels."""
-        return Laid(change(self.on_white), change(self.alpha) if self.alpha else None)
+    def map(self, change: Callable[[Image.Image], Image.Image]) -> Composite:
+        """The same change to both layers: an average, a turn, anything that mixes no channels."""
+        return Composite(change(self.on_white), change(self.alpha) if self.alpha else None)
 
-    def paste(self, piece: Laid, top: int) -> None:
+    def paste(self, band: Composite, top: int) -> None:
         """Put a band of the same kind in its place."""
-        self.on_white.paste(piece.on_white, (0, top))
-        if self.alpha and piece.alpha:
-            self.alpha.paste(piece.alpha, (0, top))
+        self.on_white.paste(band.on_white, (0, top))
+        if self.alpha and band.alpha:
+            self.alpha.paste(band.alpha, (0, top))
 
 
-def lay_on_white(image: Image.Image) -> Laid:
-    """``image``, L, RGB, RGBA, I or F, on white."""
-    if image.mode != "RGBA":
-        return Laid(image, None)
-    alpha = image.getchannel("A")
+def composite_on_white(image: Image.Image) -> Composite:
+    """``image``, of any mode, on white."""
+    plain = _plain(image)
+    if plain.mode != "RGBA":
+        return Composite(plain, None)
+    alpha = plain.getchannel("A")
     least, _ = alpha.getextrema()
     if least == 255:
-        return Laid(image.convert("RGB"), alpha)
-    on_white = Image.new("RGB", image.size, (255,) * 3)
-    on_white.paste(image, mask=image)
-    return Laid(on_white, alpha)
+        return Composite(plain.convert("RGB"), alpha)
+    on_white = Image.new("RGB", plain.size, (255,) * 3)
+    on_white.paste(plain, mask=plain)
+    return Composite(on_white, alpha)
 
 
-def flatten(laid: Laid) -> tuple[Image.Image, Backdrop]:
+def flatten(composite: Composite) -> tuple[Image.Image, Backdrop]:
     """A plain RGB image without metadata, on the backdrop that shows it best."""
-    least, most = laid.alpha.getextrema() if laid.alpha else (255, 255)
+    on_white, alpha = composite.on_white, composite.alpha
+    least, most = alpha.getextrema() if alpha else (255, 255)
     if not most:
         raise ItemError("decode_error", "there is nothing to see: all of it is transparent")
-    flat = laid.on_white if laid.alpha else laid.on_white.convert("RGB")  # a copy in any case
+    if on_white.mode in ("I", "F"):
+        on_white = _scale_values(on_white)
+    flat = on_white if alpha else on_white.convert("RGB")  # a copy in any case
     flat.info.clear()  # whoever reads a broken EXIF later on would fail
-    if laid.alpha is None or least == 255:
+    if alpha is None or least == 255:
         return flat, "none"
-    backdrop = _best_backdrop(flat, laid.alpha)
-    return (flat if backdrop == "white" else _on(_LEVEL[backdrop], flat, laid.alpha)), backdrop
+    backdrop = _best_backdrop(flat, alpha)
+    return (flat if backdrop == "white" else _on(_LEVEL[backdrop], flat, alpha)), backdrop
+
+
+def pad(image: Image.Image, backdrop: Backdrop) -> Image.Image:
+    """Centre a sliver on a strip that the model's processor accepts."""
+    width, height = image.size
+    least = math.ceil(max(image.size) / MAX_SIDE_RATIO)
+    if min(width, height) >= least:
+        return image
+    if backdrop == "none":  # an opaque sliver, too, must contrast with the padding
+        backdrop = _best_backdrop(image, Image.new("L", image.size, 255))
+    strip = (max(width, least), max(height, least))
+    padded = Image.new("RGB", strip, (_LEVEL[backdrop],) * 3)
+    padded.paste(image, ((strip[0] - width) // 2, (strip[1] - height) // 2))
+    return padded
+
+
+# --- modes ----------------------------------------------------------------------------------------
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same image as L, RGB or RGBA; or as I or F, whose range is known only of the whole."""
+    if image.mode.startswith("I;16"):
+        return _high_bytes(image)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.mode in ("RGBA", "I", "F"):
+        return image
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode == "LAB":
+        converted = ImageCms.applyTransform(image, _lab_to_srgb())
+        assert converted is not None
+        return converted
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit gray to 8 bits; Pillow's own conversion clips all but the darkest levels to white."""
+    values = np.asarray(image)
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return gray
+    alpha = Image.fromarray((values != key).astype(np.uint8) * np.uint8(255))
+    return Image.merge("LA", (gray, alpha)).convert("RGBA")
+
+
+def _scale_values(image: Image.Image) -> Image.Image:
+    """Numbers to 8-bit gray: by the usual range that holds them all, else from least to most."""
+    values = np.asarray(image, dtype=np.float32)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ItemError("decode_error", "there is nothing to see: none of its values is a number")
+    low, high = float(finite.min()), float(finite.max())
+    for usual in (1.0, 255.0, 65535.0):
+        if low >= 0 and high <= usual:
+            low, high = 0.0, usual
+            break
+    scaled = (values - low) * (255 / max(high - low, 1e-30))
+    return Image.fromarray(np.nan_to_num(scaled).clip(0, 255).astype(np.uint8))
+
+
+# --- backdrop -------------------------------------------------------------------------------------
 
 
 def _on(level: int, on_white: Image.Image, alpha: Image.Image) -> Image.Image:
-    """What shows on white, less what white gives to it beyond the gray of ``level``."""
+    """On gray of this level: what shows on white, less what white adds beyond the gray."""
     beyond = alpha.point([round((255 - a) * (255 - level) / 255) for a in range(256)])
     return ImageChops.subtract(on_white, Image.merge("RGB", (beyond,) * 3))
 
@@ -110,10 +186,11 @@ def _best_backdrop(on_white: Image.Image, alpha: Image.Image) -> Backdrop:
 
 
 def _samples(on_white: Image.Image, alpha: Image.Image) -> tuple[Pixels, Pixels]:
-    """Alpha (n) and channels (3 × n) of pixels all over an image, or of all of them.
+    """Alpha (n) and channels (3 × n) of pixels all over an image, or of all its pixels.
 
-    The steps between them are 1.618 pixels, or 2.618, or 3.618, …, so that no pattern of whole
-    pixels falls in step with them.
+    To look at all of them would add a millisecond to the three of a small image. The steps between
+    samples are 1.618 pixels, or 2.618, or 3.618, …, so that no pattern of whole pixels falls in
+    step with them.
     """
     factor = max(alpha.size) // _SAMPLES_A_SIDE
     if factor:
@@ -123,17 +200,3 @@ def _samples(on_white: Image.Image, alpha: Image.Image) -> tuple[Pixels, Pixels]
         if weight.sum() >= 255 * _ENOUGH:
             return weight, np.frombuffer(few[0].tobytes(), np.uint8).reshape(-1, 3).T
     return np.asarray(alpha, np.int32).ravel(), np.asarray(on_white).reshape(-1, 3).T
-
-
-def pad(image: Image.Image, backdrop: Backdrop) -> Image.Image:
-    """Centre a sliver on a strip that the model's processor accepts."""
-    width, height = image.size
-    least = math.ceil(max(image.size) / MAX_SIDE_RATIO)
-    if min(width, height) >= least:
-        return image
-    if backdrop == "none":  # an opaque sliver, too, must show against what is put beside it
-        backdrop = _best_backdrop(image, Image.new("L", image.size, 255))
-    strip = (max(width, least), max(height, least))
-    padded = Image.new("RGB", strip, (_LEVEL[backdrop],) * 3)
-    padded.paste(image, ((strip[0] - width) // 2, (strip[1] - height) // 2))
-    return padded

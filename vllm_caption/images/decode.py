@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import re
 import struct
 import warnings
@@ -32,10 +31,10 @@ from PIL.Image import Transpose
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
-from vllm_caption.images.composite import Laid, flatten, pad
+from vllm_caption.images.composite import Composite, flatten, pad
 from vllm_caption.images.files import read_image
 from vllm_caption.images.png import store_pixels
-from vllm_caption.images.shrink import Size, shrink
+from vllm_caption.images.shrink import Size, fit, least_size, shrink
 from vllm_caption.messages import Backdrop
 
 _QUIET_PILLOW: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -85,8 +84,8 @@ def decode_image(data: bytes, image_format: str, config: ImageConfig) -> Prepare
     source = io.BytesIO(data)
     del data  # so that the bytes are gone once ``source`` is closed
     try:
-        laid, (width, height) = _decode(source, image_format, config)
-        image, backdrop = flatten(laid)
+        composite, (width, height) = _decode(source, image_format, config)
+        image, backdrop = flatten(composite)
         image = pad(image, backdrop)
     except ItemError:
         raise
@@ -106,7 +105,7 @@ def _sentence(image_format: str, error: Exception) -> str:
     return f"the {image_format} data cannot be decoded: {text or type(error).__name__}"
 
 
-def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Laid, Size]:
+def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Composite, Size]:
     """First frame on white, shrunk and upright; and the file's upright size.
 
     Closes ``source`` once the pixels are there, to make room for what becomes of them.
@@ -119,16 +118,16 @@ def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple
     image = _open(source, image_format)
     size = image.size
     _check_pixels(size, config.max_image_pixels)
-    least = _least_size(size, config.max_pixels)
+    least = least_size(size, config.max_pixels)
     image.draft(image.mode, least)
-    _mend_transparency(image)
+    _fix_transparency(image)
     image.load()
     turn = _turn(image)  # before the conversions, after the load: a PNG's EXIF may come last
     source.close()
-    small = shrink(image, least, _fit(image.size, config.max_side))
+    small = shrink(image, least, fit(image.size, config.max_side))
     if turn is None:
         return small, size
-    upright = small.each(lambda layer: layer.transpose(turn))
+    upright = small.map(lambda layer: layer.transpose(turn))
     return upright, size[::-1] if turn in _SIDEWAYS else size
 
 
@@ -186,22 +185,7 @@ def _largest_icon(data: bytes, max_image_pixels: int) -> bytes:
     return data[:4] + struct.pack("<H4B2H2I", 1, *best[:7], 22) + frame
 
 
-def _fit(size: Size, max_side: int) -> Size:
-    scale = min(1.0, max_side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _least_size(size: Size, max_pixels: int) -> Size:
-    """The least that a large image is averaged to: twice what the model's processor keeps of it.
-
-    To decode a JPEG at 1/2, 1/4 or 1/8, or to average whole pixels, is faster than the filter that
-    the processor uses, and what that makes of it looks the same.
-    """
-    scale = min(1.0, 2 * math.sqrt(max_pixels / (size[0] * size[1])))
-    return math.ceil(size[0] * scale), math.ceil(size[1] * scale)
-
-
-def _mend_transparency(image: ImageFile.ImageFile) -> None:
+def _fix_transparency(image: ImageFile.ImageFile) -> None:
     """Bring a PNG's transparent colour to the 8 bits of Pillow's pixels, which Pillow forgets."""
     key = image.info.get("transparency")
     raw_mode = image.tile[0].args if image.tile else None
