@@ -46,7 +46,7 @@ USERS = {
 """Library → the modules, or whole packages, that may import it."""
 COMMANDS = ("run", "plan", "status", "verify", "report", "merge", "demo")
 HEAVY = ("vllm", "torch", "transformers", "ray")
-MAX_MODULES = 12
+MAX_MODULES = 13
 
 
 def modules() -> dict[str, Path]:
