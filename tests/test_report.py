@@ -21,11 +21,13 @@ from PIL import Image
 from support.job import FAKE, draw_shape, input_flags, make_input, rows, run, run_here
 from support.report_folder import RECIPE, many_rows, row, write_folder, write_series
 
+from vllm_caption.captions.rules import words
+from vllm_caption.commands.report.charts import ticks
 from vllm_caption.commands.report.command import make_report
+from vllm_caption.commands.report.facts import num_words
 from vllm_caption.commands.report.items import align
 from vllm_caption.commands.report.meanings import DOCUMENT_MEANINGS, FLAG_MEANINGS, ITEM_MEANINGS
 from vllm_caption.commands.report.records import read_all
-from vllm_caption.commands.report.scales import ticks
 from vllm_caption.commands.report.thumbnails import choose
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, DocumentKind
 from vllm_caption.items import SkippedDocument
@@ -115,6 +117,24 @@ def test_the_last_row_of_an_item_counts_also_where_only_the_journal_has_it(tmp_p
     page = page_of(root)
     assert tiles(page)["captioned"] == "2"
     assert data_of(page)["sides"][0]["text"] == ["A late circle.", "A shape of b.png."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "a well-known, 24.5 px wide star", "  one\n two\tthree ", "one\u00a0two\u2009three"),
+        *(
+            "一个红色的圆。",
+            "一个 logo，24 px",
+            "red circle蓝",
+            "まるい\u3000形",
+            "큰 빨간 별",
+            "\U00020000\U00020001",
+        ),
+    ],
+)
+def test_words_are_counted_as_the_rules_count_them(text: str) -> None:
+    assert num_words(pa.chunked_array([[text]])).tolist() == [len(words(text))]
 
 
 def test_failures_and_flags_are_listed_with_examples_meaning_and_remedy(tmp_path: Path) -> None:

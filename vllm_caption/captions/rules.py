@@ -32,12 +32,13 @@ ECHO_WORDS: Final = (8, 5)
 ECHO_CHARACTERS: Final = (12, 8)
 """How much of the prompt makes an echo: (a run of it in a caption, a caption as a whole)."""
 
-_HAN: Final = (
-    "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
+HAN: Final = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WIDE_PUNCTUATION: Final = "\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-_WORD: Final = re.compile(rf"[{_HAN}]|[^\s{_HAN}{_WIDE_PUNCTUATION}]+")
-_HAN_CHAR: Final = re.compile(rf"[{_HAN}]")
+_SPACE: Final = r"\s" + "\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f"
+WORD: Final = rf"[{HAN}]|[^{_SPACE}{HAN}{_WIDE_PUNCTUATION}]+"
+"""A word with the punctuation around it, also for engines whose ``\\s`` is ASCII alone (RE2)."""
+_WORD: Final = re.compile(WORD)
+_HAN_CHAR: Final = re.compile(rf"[{HAN}]")
 _EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
 _LEADING: Final = re.compile(r"^[\W_]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

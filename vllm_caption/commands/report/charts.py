@@ -6,14 +6,13 @@ numbers and escaped text enters the markup; colours come from the page's style s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from markupsafe import Markup, escape
-
-from vllm_caption.commands.report.scales import short, ticks, time_unit
 
 WIDTH: Final = 440
 HEIGHT: Final = 220
@@ -24,6 +23,8 @@ BOTTOM: Final = 36
 PLOT_WIDTH: Final = WIDTH - LEFT - RIGHT
 PLOT_HEIGHT: Final = HEIGHT - TOP - BOTTOM
 NUM_BINS: Final = 40
+_STEPS: Final = (1.0, 2.0, 5.0, 10.0)
+_TIMES: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,3 +213,26 @@ def _in_words(strand: Strand, unit: str, *, named: bool) -> str:
         f"{name}on average {short(float(known.mean()))} {unit},"
         f" from {short(float(known.min()))} to {short(strand.most)}"
     )
+
+
+def ticks(most: float, count: int = 4) -> list[float]:
+    """Round numbers from 0 to at least ``most``, about ``count`` steps apart."""
+    if not most > 0 or not math.isfinite(most):
+        return [0.0, 1.0]
+    rough = most / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * s for s in _STEPS if power * s >= rough * 0.999)
+    return [step * i for i in range(math.ceil(most / step * 0.999) + 1)]
+
+
+def short(value: float) -> str:
+    """A few digits: 0.25, 12, 1.5k, 2M."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def time_unit(most_s: float) -> tuple[float, str]:
+    """The unit (its seconds and its name) for an axis that reaches ``most_s``."""
+    return next(((size, name) for size, name in _TIMES if most_s >= 2 * size), _TIMES[-1])

@@ -13,22 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vllm_caption.captions.rules import WORD
 from vllm_caption.commands.report.records import Records
 from vllm_caption.errors import CAPTION_FLAGS
 from vllm_caption.items import SkippedDocument
 
 NUM_EXAMPLES: Final = 3
 NUM_REPEATED: Final = 10
-QUANTILES: Final = (0.5, 0.9, 0.99)
-TIMINGS: Final = ("queue_s", "prepare_s", "generate_s")
-# As in `checks`: a run of characters, or one character of Chinese or Japanese.
-_HAN: Final = (
-    r"\x{3005}\x{3007}\x{3040}-\x{30ff}\x{3400}-\x{4dbf}\x{4e00}-\x{9fff}\x{f900}-\x{faff}"
-)
-_WIDE: Final = (
-    r"\x{3000}-\x{303f}\x{ff01}-\x{ff0f}\x{ff1a}-\x{ff20}\x{ff3b}-\x{ff40}\x{ff5b}-\x{ff65}"
-)
-_WORD: Final = rf"[{_HAN}]|[^\s{_HAN}{_WIDE}]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,7 @@ class Share:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Everything that the page says in numbers. ``repeated``: captions that many items share;
-    ``quantiles``: of each timing, at QUANTILES; ``words``: of each caption."""
+    ``generate_s``: median and 99 %, None where nothing was timed; ``words``: of each caption."""
 
     rows: int
     captioned: int
@@ -75,7 +66,7 @@ class Facts:
     recipes: list[Share]
     backdrops: list[tuple[str, int]]
     repeated: list[tuple[str, int]]
-    quantiles: dict[str, list[float]]
+    generate_s: tuple[float, float] | None
     words: np.ndarray
 
     @property
@@ -108,7 +99,7 @@ def count(records: Records) -> Facts:
         recipes=shares(rows, "recipe_id"),
         backdrops=_counts(rows["backdrop"]),
         repeated=[(text, n) for text, n in _counts(done["caption"], NUM_REPEATED) if n > 1],
-        quantiles={name: quantiles(rows[name]) for name in TIMINGS},
+        generate_s=_median_and_most(rows["generate_s"]),
         words=num_words(done["caption"]),
     )
 
@@ -119,14 +110,13 @@ def is_flagged(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def num_words(texts: pa.ChunkedArray) -> np.ndarray:
-    """Words of each text, 0 where there is none."""
-    return np.asarray(pc.fill_null(pc.count_substring_regex(texts, _WORD), 0), dtype=np.int64)
+    """Words of each text, 0 where there is none; a dash between spaces counts as one."""
+    return np.asarray(pc.fill_null(pc.count_substring_regex(texts, WORD), 0), dtype=np.int64)
 
 
-def quantiles(column: pa.ChunkedArray) -> list[float]:
-    """At QUANTILES; nothing where nothing was measured."""
+def _median_and_most(column: pa.ChunkedArray) -> tuple[float, float] | None:
     values = measured(column)
-    return [float(q) for q in np.quantile(values, QUANTILES)] if len(values) else []
+    return (float(np.median(values)), float(np.quantile(values, 0.99))) if len(values) else None
 
 
 def measured(column: pa.ChunkedArray) -> np.ndarray:

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from vllm_caption import __version__
-from vllm_caption.commands.report import facts, meanings, scales
-from vllm_caption.commands.report.charts import bar_chart, histogram
+from vllm_caption.commands.report import facts, meanings
+from vllm_caption.commands.report.charts import bar_chart, histogram, short, time_unit
 from vllm_caption.commands.report.compare import compare
 from vllm_caption.commands.report.items import Items
 from vllm_caption.commands.report.records import Records
@@ -66,9 +66,9 @@ def render(sections: list[Section], items: Items, payload: str, num_pictures: in
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["seconds"] = scales.seconds
+    environment.filters["seconds"] = _seconds
     environment.filters["number"] = "{:,}".format
-    environment.filters["brief"] = scales.brief
+    environment.filters["brief"] = _brief
     environment.filters["marked"] = _with_code
     script, style = (FOLDER / name for name in ("gallery.js", "page.css"))
     code = script.read_text("utf-8")
@@ -87,6 +87,19 @@ def render(sections: list[Section], items: Items, payload: str, num_pictures: in
         version=__version__,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _brief(value: int) -> str:
+    """All digits below a million."""
+    return f"{value:,}" if value < 1_000_000 else short(value)
+
+
+def _seconds(value: float) -> str:
+    """A duration in the unit that suits it: 0.25 s, 90 s, 5 min, 3.5 h."""
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
+    unit_s, unit = time_unit(value)
+    return f"{value / unit_s:.3g} {unit}"
 
 
 def _with_code(text: str) -> Markup:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vllm_caption.captions.rules import HAN
 from vllm_caption.commands.report.facts import has_flag, num_words
 from vllm_caption.commands.report.items import Items
 from vllm_caption.commands.report.thumbnails import Thumbnails
@@ -34,6 +35,7 @@ def make_payload(
     shared = items.shared
     data = {
         "labels": labels,
+        "han": HAN,
         "flags": CAPTION_FLAGS,
         "statuses": STATUSES,
         "root": _uri(images_root) if images_root else _root_uri(shared),

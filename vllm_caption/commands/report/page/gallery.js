@@ -3,12 +3,9 @@
 (() => {
   "use strict";
   const PAGE = 48;
-  const CJK = "\\u3040-\\u30ff\\u3400-\\u9fff\\uf900-\\ufaff";
-  const WORDS = new RegExp(`[${CJK}]\\s*|[^\\s${CJK}]+\\s*`, "gu");
-  const UNSPACED = new RegExp(`[${CJK}]$`, "u");
   const $ = (id) => document.getElementById(id);
   const FIELDS = ["q", "difference", "status", "kind", "flag", "type", "backdrop", "order", "pictured"];
-  let data, found = [], page = 0, opened = -1, terms = [];
+  let data, eachWord, endsUnspaced, found = [], page = 0, opened = -1, terms = [];
 
   const make = (tag, kind, text) => {
     const element = document.createElement(tag);
@@ -30,6 +27,8 @@
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     data = JSON.parse(await new Response(stream).text());
+    eachWord = new RegExp(`[${data.han}]\\s*|[^\\s${data.han}]+\\s*`, "gu");
+    endsUnspaced = new RegExp(`[${data.han}]$`, "u");
     data.size = data.file.length;
     data.pictured = new Uint8Array(data.size);
     for (const i of Object.keys(data.pictures)) data.pictured[i] = 1;
@@ -222,7 +221,7 @@
 
   // Words that only the second has, and those that only the first has, by the longest common run.
   function difference(first, second) {
-    const a = (first.match(WORDS) || []).slice(0, 300), b = (second.match(WORDS) || []).slice(0, 300);
+    const a = (first.match(eachWord) || []).slice(0, 300), b = (second.match(eachWord) || []).slice(0, 300);
     const plain = (word) => word.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "") || word.trim();
     const x = a.map(plain), y = b.map(plain);  // case and punctuation are no difference in wording
     const best = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
@@ -234,7 +233,7 @@
     const flush = () => {
       const text = words.join(""), said = text.trimEnd();
       if (said) parts.push(tag ? make(tag, "", said) : said);
-      if (said !== text || !UNSPACED.test(said)) parts.push(" ");
+      if (said !== text || !endsUnspaced.test(said)) parts.push(" ");
       words = [];
     };
     const add = (kind, word) => { if (kind !== tag) { flush(); tag = kind; } words.push(word); };
