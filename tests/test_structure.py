@@ -119,6 +119,15 @@ def test_no_two_modules_import_each_other_not_even_through_a_third() -> None:
         visit(module, ())
 
 
+def test_all_settings_of_a_run_are_known_only_where_they_are_made_and_shared_out() -> None:
+    users = {
+        part(name)
+        for name, path in modules().items()
+        if "vllm_caption.config.RunConfig" in imports(path)
+    }
+    assert users <= {"flags", "job", "commands"}, "hand a part its section, or single values"
+
+
 @pytest.mark.parametrize("library", USERS)
 def test_a_library_is_known_only_to_the_modules_whose_job_needs_it(library: str) -> None:
     users = {

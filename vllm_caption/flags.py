@@ -75,143 +75,90 @@ def run_parser() -> Parser:
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vllm-caption {__version__}")
-    add_input(parser.add_argument_group("input"))
-    parser.add_argument(
-        "--pilot",
-        metavar="N",
-        type=positive,
-        help="caption N items of all types and sizes, then estimate the full run",
-    )
-    parser.add_argument(
-        "--shard",
-        metavar="I/N",
-        type=_shard,
-        help="caption part I of N of the items; `merge` combines the manifests",
-    )
-    _add_output(parser.add_argument_group("output"))
-    captions, engines = parser.add_argument_group("captions"), parser.add_argument_group("engines")
-    for add in (_add_captions, _add_images, _add_sampling):
-        add(captions)
-    for add in (_add_engines, _add_patience):
-        add(engines)
+    run = RunConfig()
+    inputs = parser.add_argument_group("input")
+    add_input(inputs)
+    help_text = "caption N items of all types and sizes, then estimate the full run"
+    _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
+    help_text = "caption part I of N of the items; `merge` combines the manifests"
+    _add(inputs, run.input, "shard", help_text, type=_shard, metavar="I/N")
+    _add_output(parser.add_argument_group("output"), run)
+    captions = parser.add_argument_group("captions")
+    _add_captions(captions, run)
+    _add_images(captions, run.image)
+    _add_sampling(captions, run.sampling)
+    _add_engines(parser.add_argument_group("engines"), run.engine)
     return parser
+
+
+def _add(group: Any, config: object, name: str, text: str, *short: str, **options: Any) -> None:
+    """A flag with the name and the default of a field of ``config``."""
+    flag = f"--{name.replace('_', '-')}"
+    group.add_argument(flag, *short, default=getattr(config, name), help=text, **options)
 
 
 def add_input(group: Any) -> None:
     """Flags of every command that reads the input."""
-    default = InputConfig()
-    group.add_argument("--jsons", type=Path, default=default.jsons, help="folder of manifests")
-    group.add_argument(
-        "--json-detail", type=Path, default=default.json_detail, help="folder of their detail files"
-    )
-    group.add_argument(
-        "--images-root",
-        type=parse_images_root,
-        default=default.images_root,
-        help="what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://...",
-    )
-    group.add_argument(
-        "--skip-types",
-        type=_names,
-        default=default.skip_types,
-        help="element types that are not captioned, comma-separated, in upper or lower case",
-    )
-    group.add_argument(
-        "--limit", type=positive, default=default.limit, help="caption only the first N items"
-    )
+    config = InputConfig()
+    _add(group, config, "jsons", "folder of manifests", type=Path)
+    _add(group, config, "json_detail", "folder of their detail files", type=Path)
+    text = "what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
+    _add(group, config, "images_root", text, type=parse_images_root)
+    text = "element types that are not captioned, comma-separated, in upper or lower case"
+    _add(group, config, "skip_types", text, type=_names)
+    _add(group, config, "limit", "caption only the first N items", type=positive)
 
 
 def add_output_folder(group: Any) -> None:
     """The flag of every command that reads or writes an output folder."""
-    default = RunConfig().output
-    group.add_argument("--output", type=Path, default=default, help="folder of captions")
+    _add(group, RunConfig(), "output", "folder of captions", type=Path)
 
 
-def _add_output(group: Any) -> None:
-    default = RunConfig()
+def _add_output(group: Any, run: RunConfig) -> None:
     add_output_folder(group)
-    group.add_argument(
-        "--checkpoint-interval",
-        type=positive,
-        default=default.checkpoint_interval,
-        help="rows per Parquet part",
-    )
-    group.add_argument(
-        "--redo",
-        choices=get_args(Redo),
-        default=default.resume.redo,
-        help="caption these items again",
-    )
+    _add(group, run, "checkpoint_interval", "rows per Parquet part", type=positive)
+    _add(group, run.resume, "redo", "caption these items again", choices=get_args(Redo))
     group.add_argument(
         "--redo-kind",
         dest="redo_kinds",
         metavar="KIND",
         type=_kinds,
-        default=default.resume.redo_kinds,
+        default=run.resume.redo_kinds,
         help="of the items tried before, caption again only those that failed with one of these"
         " kinds or have one of these flags, comma-separated",
     )
-    group.add_argument(
-        "--quiet", action="store_true", help="no progress, only warnings and the summary"
-    )
-    group.add_argument(
-        "--log-file", type=Path, help="append all messages there, with times, also with --quiet"
-    )
-    group.add_argument(
-        "--log-json", action="store_true", help="write messages as JSON, one object per line"
-    )
+    _add_switch(group, run, "quiet", "no progress, only warnings and the summary")
+    text = "append all messages there, with times, also with --quiet"
+    _add(group, run, "log_file", text, type=Path)
+    _add_switch(group, run, "log_json", "write messages as JSON, one object per line")
 
 
-def _add_captions(group: Any) -> None:
-    run = RunConfig()
-    group.add_argument("--prompt", default=run.prompt, help="a file, or a name in prompts/")
-    group.add_argument(
-        "--no-checks", dest="checks", action="store_false", help="accept every caption as it is"
-    )
-    group.add_argument(
-        "--no-dedup",
-        dest="dedup",
-        action="store_false",
-        help="caption each of several byte-identical images",
-    )
-    group.add_argument(
-        "--max-retries",
-        type=natural,
-        default=run.max_retries,
-        help="retries of an item that failed or whose caption broke a rule",
-    )
+def _add_switch(group: Any, config: object, name: str, text: str) -> None:
+    _add(group, config, name, text, action="store_true")
 
 
-def _add_images(group: Any) -> None:
-    image = ImageConfig()
-    group.add_argument(
-        "--max-side",
-        type=positive,
-        default=image.max_side,
-        help="longer side of an image in pixels",
-    )
-    group.add_argument(
-        "--min-pixels",
-        type=positive,
-        default=image.min_pixels,
-        help="lower bound of the model's processor",
-    )
-    group.add_argument(
-        "--max-pixels",
-        type=positive,
-        default=image.max_pixels,
-        help="upper bound of the model's processor",
-    )
-    group.add_argument(
-        "--max-image-pixels",
-        type=positive,
-        default=image.max_image_pixels,
-        help="images with more pixels are refused before they are decoded",
-    )
+def _add_captions(group: Any, run: RunConfig) -> None:
+    _add(group, run, "prompt", "a file, or a name in prompts/")
+    for name, text in (
+        ("checks", "accept every caption as it is"),
+        ("dedup", "caption byte-identical images separately"),
+    ):
+        group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
+    text = "retries of an item that failed or whose caption broke a rule"
+    _add(group, run, "max_retries", text, type=natural)
 
 
-def _add_sampling(group: Any) -> None:
-    sampling = SamplingConfig()
+def _add_images(group: Any, image: ImageConfig) -> None:
+    for name, text in (
+        ("max_side", "longer side of an image in pixels"),
+        ("min_pixels", "lower bound of the model's processor"),
+        ("max_pixels", "upper bound of the model's processor"),
+        ("max_image_pixels", "images with more pixels are refused before they are decoded"),
+    ):
+        _add(group, image, name, text, type=positive)
+
+
+def _add_sampling(group: Any, sampling: SamplingConfig) -> None:
     for name, kind in (
         ("max_tokens", positive),
         ("temperature", float),
@@ -223,61 +170,30 @@ def _add_sampling(group: Any) -> None:
         ("frequency_penalty", float),
         ("min_tokens", natural),
     ):
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(
-            flag, type=kind, default=getattr(sampling, name), help="as in vLLM's SamplingParams"
-        )
-    group.add_argument(
-        "--stop", nargs="+", default=sampling.stop, help="strings that end a caption"
-    )
-    group.add_argument(
-        "--ignore-eos", action="store_true", help="always generate --max-tokens tokens"
-    )
+        _add(group, sampling, name, "as in vLLM's SamplingParams", type=kind)
+    _add(group, sampling, "stop", "strings that end a caption", nargs="+")
+    _add_switch(group, sampling, "ignore_eos", "always generate --max-tokens tokens")
 
 
-def _add_engines(group: Any) -> None:
-    default = EngineConfig()
-    group.add_argument(
-        "--model", default=default.model, help="name or folder; `demo` is the bundled tiny model"
-    )
-    group.add_argument(
+def _add_engines(group: Any, engine: EngineConfig) -> None:
+    _add(group, engine, "model", "name or folder; `demo` is the bundled tiny model")
+    group.add_argument(  # its default depends on the machine
         "--data-parallel-size",
         "-dp",
         type=positive,
         help="number of engines (default: visible GPUs, or GPUs of the cluster, / GPUs per engine)",
     )
-    group.add_argument(
-        "--executor",
-        choices=get_args(ExecutorName),
-        default=default.executor,
-        help="where engines run: on this machine or on a Ray cluster",
-    )
-    group.add_argument(
-        "--ray-address", default=default.ray_address, help="address of the cluster, as in ray.init"
-    )
-    for name, short, text in (
-        ("tensor_parallel_size", "-tp", "GPUs per engine"),
-        ("pipeline_parallel_size", "-pp", "pipeline stages per engine"),
-        ("max_num_seqs", None, "sequences that one engine generates at a time"),
-    ):
-        flags = [f"--{name.replace('_', '-')}", *([short] if short else [])]
-        group.add_argument(*flags, type=positive, default=getattr(default, name), help=text)
-    group.add_argument(
-        "--prepare-threads",
-        type=positive,
-        default=default.prepare_threads,
-        help="threads per engine that decode images",
-    )
-
-
-def _add_patience(group: Any) -> None:
-    default = EngineConfig()
-    group.add_argument(
-        "--max-engine-restarts",
-        type=natural,
-        default=default.max_engine_restarts,
-        help="crashes in a row without a caption that an engine may have; one more retires it",
-    )
+    text = "where engines run: on this machine or on a Ray cluster"
+    _add(group, engine, "executor", text, choices=get_args(ExecutorName))
+    _add(group, engine, "ray_address", "address of the cluster, as in ray.init")
+    _add(group, engine, "tensor_parallel_size", "GPUs per engine", "-tp", type=positive)
+    text = "pipeline stages per engine"
+    _add(group, engine, "pipeline_parallel_size", text, "-pp", type=positive)
+    text = "sequences that one engine generates at a time"
+    _add(group, engine, "max_num_seqs", text, type=positive)
+    _add(group, engine, "prepare_threads", "threads per engine that decode images", type=positive)
+    text = "crashes in a row without a caption that an engine may have; one more retires it"
+    _add(group, engine, "max_engine_restarts", text, type=natural)
     for name, text in (
         ("stall_timeout", "seconds without an answer after which an engine is replaced"),
         ("start_timeout", "seconds that an engine may take to start"),
@@ -288,7 +204,7 @@ def _add_patience(group: Any) -> None:
             dest=f"{name}_s",
             metavar="SECONDS",
             type=above_zero,
-            default=getattr(default, f"{name}_s"),
+            default=getattr(engine, f"{name}_s"),
             help=text,
         )
 
