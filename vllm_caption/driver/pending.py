@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vllm_caption.config import ImageConfig, InputConfig, ResumeConfig
 from vllm_caption.driver.row_maker import RowMaker
@@ -35,40 +36,38 @@ BATCH_SIZE = 256
 # --- one item ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(NamedTuple):
     """Its caption stays. ``stale``: another recipe made it."""
 
     stale: bool
 
 
-@dataclass(frozen=True, slots=True)
-class KeepFailure:
+class KeepFailure(NamedTuple):
     """It failed before, with this kind, and is not tried now."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(NamedTuple):
     """The text of its .txt becomes its caption; nothing is recorded of what made it."""
 
     caption: str
 
 
-@dataclass(frozen=True, slots=True)
-class Caption:
+class Caption(NamedTuple):
     """An engine captions it. ``again``: it has a caption, which the new one replaces."""
 
     again: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """It fails: no caption can have its name or its place."""
 
     error: ItemError
 
+
+FRESH, STALE = Keep(stale=False), Keep(stale=True)
+"""One of these is most of a resumed input, a million times over."""
 
 Need = Keep | KeepFailure | Adopt | Caption | Refuse
 
@@ -87,7 +86,7 @@ def decide(
     if state is not None and is_settled(state, resume, recipe_ids):
         if state.status == "failed":
             return KeepFailure(state.error_kind or "")
-        return Keep(stale=state.recipe_id not in recipe_ids)
+        return FRESH if state.recipe_id in recipe_ids else STALE
     again = state is not None and state.status == "captioned"
     try:
         check_name(file)
@@ -226,16 +225,16 @@ class Pending:
         if isinstance(need, Caption) and state is not None and state.error_kind in INPUT_KINDS:
             need = self._look_again(item) or need
         match need:
-            case Keep(stale):
+            case Keep():
                 batch.num_done += 1
-                batch.num_stale += stale
-            case KeepFailure(kind):
-                batch.failures_kept.append((kind, item.file))
-            case Adopt(caption):
-                batch.rows.append(self._make.adopted(item, caption))
+                batch.num_stale += need.stale
+            case KeepFailure():
+                batch.failures_kept.append((need.kind, item.file))
+            case Adopt():
+                batch.rows.append(self._make.adopted(item, need.caption))
                 batch.num_stale += 1
-            case Refuse(error):
-                failure = GiveUp(item, 1, error.kind, error.reason)
+            case Refuse():
+                failure = GiveUp(item, 1, need.error.kind, need.error.reason)
                 batch.rows.append(self._make.given_up(failure, engine=None))
             case Caption():
                 batch.pending.append(item)
