@@ -560,6 +560,6 @@ def test_hostile_corpus_gives_the_expected_items_and_bad_entries(
     bad = {(b.document, b.element_index) for b in found if isinstance(b, BadEntry)}
     cases = [case for case in expected["items"] if case["document"] != "i_conflict"]
     wanted = {(c["document"], c["index"]) for c in cases if c.get("kind") == "bad_name"}
-    too_long_for_a_file_system = {("i_name_300", 2), ("i_path_5000", 2)}  # found when they are opened
+    too_long_for_a_file_system = {("i_name_300", 2), ("i_path_5000", 2)}  # found when opened
     assert bad == wanted - too_long_for_a_file_system
     assert items.issuperset(c["file"] for c in cases if c["outcome"] == "captioned")
