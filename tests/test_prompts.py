@@ -98,7 +98,7 @@ def test_existing_file_is_taken_as_a_path(elsewhere: Path) -> None:
     assert load_prompt("shape-brief").user == "A file without ending."
     (elsewhere / "other.md").write_text("Other.")
     assert load_prompt("other.md").name == "other"
-    assert load_prompt("./other.md").path == "other.md"
+    assert load_prompt("./other.md").user == "Other."
 
 
 @pytest.mark.parametrize("reference", ["nope", "shape brief", "", "..", "\0", "Describe it. " * 40])

@@ -64,7 +64,6 @@ class Prompt:
     system: str | None = None
     max_words: int | None = None
     forbid_openings: tuple[str, ...] = ()
-    path: str = ""
     source: str = ""
 
 
@@ -100,7 +99,6 @@ def load_prompt(reference: str) -> Prompt:
         system=settings.system,
         max_words=settings.max_words,
         forbid_openings=settings.forbid_openings or (),
-        path=str(path),
         source=source,
     )
     _try_out(prompt, reference, first_line)

@@ -1,7 +1,7 @@
-"""Are so many captions rejected that the run should not go on as it is? Pure counting.
+"""Are so many captions rejected that the user should stop the run? Pure counting.
 
 An answer is rejected when it breaks a rule that is worth another try (`rules.verdict`); each
-costs GPU time and is asked again.
+rejected answer costs GPU time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vllm_caption.errors import CaptionFlag
 
 MIN_ANSWERS: Final = 50
 WINDOW: Final = 200
-"""Recent answers that are looked at: trouble that begins late is seen too."""
+"""Only the most recent answers count, so that trouble that begins late is noticed too."""
 ALARM_SHARE: Final = 0.20
 MAX_SHOWN_CHARS: Final = 120
 
@@ -55,7 +55,7 @@ class Rejections:
         self._examples[worst] = (file, caption)
 
     def alarm(self) -> str | None:
-        """What is to be told now: once in a run, as soon as enough answers show it."""
+        """The warning to log now: once in a run, as soon as enough answers show it."""
         rejected = [flag for flag in self._recent if flag is not None]
         num_recent = len(self._recent)
         too_many = num_recent >= MIN_ANSWERS and len(rejected) > ALARM_SHARE * num_recent

@@ -137,7 +137,8 @@ def _prompt_words(prompt: str) -> list[str]:
 
 
 def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
-    """Cut off alone is fine; nothing to keep is asked again or fails; the rest is flagged."""
+    """Being cut off alone is fine. Any other broken rule is worth another try; when none is left,
+    an empty or looping caption fails the item and the rest are flagged."""
     broken = set(flags) - {"cut_off"}
     if broken & {"empty", "loop"}:
         return "retry_or_fail"

@@ -33,7 +33,7 @@ NEAR: Final = 24
 _LEVEL: Final[dict[Backdrop, int]] = {"white": 255, "black": 0, "gray": 128}
 _SAMPLES_A_SIDE: Final = 64
 _ENOUGH: Final = 256
-"""Pixels, by their alpha, that must be among the samples, lest a thin shape be judged by few."""
+"""Opaque pixels that the samples must hold: a thin shape is not judged by a few of its pixels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def _sentence(image_format: str, error: Exception) -> str:
 def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Composite, Size]:
     """First frame on white, shrunk and upright; and the file's upright size.
 
-    Closes ``source`` once the pixels are there, to make room for what becomes of them.
+    Closes ``source`` once the pixels are there, to make room for their composite.
     """
     _hush_pillow()
     if image_format == "ICO":
@@ -186,7 +186,7 @@ def _largest_icon(data: bytes, max_image_pixels: int) -> bytes:
 
 
 def _fix_transparency(image: ImageFile.ImageFile) -> None:
-    """Bring a PNG's transparent colour to the 8 bits of Pillow's pixels, which Pillow forgets."""
+    """Scale a PNG's transparent colour to the 8 bits of the pixels, as Pillow does not."""
     key = image.info.get("transparency")
     raw_mode = image.tile[0].args if image.tile else None
     if raw_mode == "RGB;16B" and isinstance(key, tuple):

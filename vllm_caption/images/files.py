@@ -1,8 +1,8 @@
-"""From the name of an image to its bytes; the file's content is judged in ``images``.
+"""From the name of an image to its bytes; `decode` judges the content.
 
 Invariants
 - A name is taken literally and never leaves the images root, not even by a link.
-- Only regular files are opened for reading, so nothing here can block for ever.
+- Only regular files are opened for reading, so nothing here can block forever.
 - A file is read once, and not at all unless its first bytes are those of an image.
 
 Not read: PPM (Pillow decodes odd ones pixel by pixel in Python, which would hold up the engine),
@@ -90,7 +90,7 @@ def _real_root(images_root: str) -> str:
 
 
 def _leads_through_link(root: str, file: str) -> bool:
-    """Asked first, because for most files realpath takes longer than all else that is asked."""
+    """Checked first, because for most files realpath would take longer than all other checks."""
     path = root
     for part in file.split("/"):
         path = os.path.join(path, part)  # noqa: PTH118
@@ -100,7 +100,7 @@ def _leads_through_link(root: str, file: str) -> bool:
 
 
 def check_name(file: str) -> None:
-    """Refuse what is not one plain way of naming something below the root."""
+    """Refuse all but one plain way to name something below the root."""
     if not file or "\0" in file:
         raise ItemError("bad_name", "the name is empty or holds a NUL character")
     try:
@@ -143,7 +143,7 @@ def num_bytes(images_root: str, file: str) -> int:
             return found.st_size
     except OSError:
         pass
-    resolve_image(images_root, file)  # raises what a run would say of it
+    resolve_image(images_root, file)  # raises the error that a run would record
     raise ItemError("unreadable", "it changed while it was looked at")
 
 

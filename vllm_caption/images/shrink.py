@@ -1,4 +1,4 @@
-"""How large an image comes to the model, and how it gets there.
+"""The size at which the model sees an image, and how the image is shrunk to it.
 
 Invariants
 - A large image is composited and averaged band by band, so that beside the decoded pixels there is

@@ -24,7 +24,7 @@ from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 @dataclass(slots=True)
 class InputCounts:
     """What was read so far. ``shape_references`` = ``items`` + ``duplicates`` + ``bad_entries`` +
-    ``elsewhere`` (in other shards)."""
+    those of other shards."""
 
     documents: int = 0
     skipped: int = 0
@@ -34,7 +34,6 @@ class InputCounts:
     items: int = 0
     duplicates: int = 0
     bad_entries: int = 0
-    elsewhere: int = 0
     elements_by_type: Counter[str] = field(default_factory=Counter)
     skipped_elements: Counter[str] = field(default_factory=Counter)
 
@@ -116,13 +115,11 @@ class ManifestReader:
             file = _usable_name(element.entry)
         except ItemError as error:
             if self._shard is not None and not self._shard.takes(f"{document.name}[{index}]"):
-                counts.elsewhere += 1
                 return None
             counts.bad_entries += 1
             shown = printable(_named(element.entry))
             return BadEntry(document.name, index, kind, shown, error.reason)
         if self._shard is not None and not self._shard.takes(file):
-            counts.elsewhere += 1
             return None
         if file in self._seen:
             counts.duplicates += 1

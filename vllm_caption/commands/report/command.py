@@ -1,7 +1,7 @@
 """``report``: one HTML file about one output folder, or about several side by side.
 
 Invariant: nothing but the page itself is written, whole or not at all, and no lock is taken, so it
-may stand beside a run.
+may be made during a run.
 """
 
 from __future__ import annotations

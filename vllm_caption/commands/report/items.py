@@ -1,8 +1,8 @@
-"""The items of one or several output folders, one beside the other: what the gallery shows.
+"""The items of one or several output folders, side by side: what the gallery shows.
 
-Invariants: an item is one `file`, once, by document and place in it; where a folder has no row of
-it, that folder's columns are null. Of more than the page can hold, every item that failed or is
-flagged anywhere stays as long as they fit, and of the others an even sample.
+Invariants: each `file` is one item, in the order of documents and elements; where a folder has no
+row of it, that folder's columns are null. If there are more items than the page can hold, those
+that failed or are flagged in any folder stay, with an even sample of the others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Items:
 
 
 def align(records: list[Records], most: int) -> Items:
-    """At most so many items of all the folders."""
+    """At most ``most`` items of all the folders."""
     if len(records) == 1:
         rows = records[0].rows  # one row of each item, in order already
         items = Items(rows.select(["file", *SHARED]), [rows], total=len(rows))

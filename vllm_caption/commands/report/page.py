@@ -1,4 +1,4 @@
-"""Everything counted → one HTML text that needs no network.
+"""The numbers of the folders → one HTML page that needs no network.
 
 Invariants: text reaches the page escaped by the template, or inside the base64 block; the only
 script that runs is the one whose hash the page's own policy names; nothing is loaded from anywhere.
@@ -33,7 +33,7 @@ MAX_BARS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What the page says about one output folder."""
+    """The parts of the page about one output folder."""
 
     records: Records
     facts: facts.Facts
@@ -103,7 +103,7 @@ def _seconds(value: float) -> str:
 
 
 def _with_code(text: str) -> Markup:
-    """What stands between backticks as code."""
+    """Text between backticks as code."""
     pieces = text.split("`")
     forms = ("{}", "<code>{}</code>")
     return Markup("").join(Markup(forms[i % 2]).format(piece) for i, piece in enumerate(pieces))

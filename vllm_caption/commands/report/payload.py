@@ -1,7 +1,7 @@
 """The gallery's data as one block of text for the page: JSON columns, gzip, base64.
 
-Invariants: base64 has no character that HTML knows, so no caption or file name can leave its block;
-columns stand as arrays (names as numbers into lists), so that 100,000 items stay a few megabytes.
+Invariants: base64 has no character with a meaning in HTML, so no caption or file name can leave its
+block; columns are arrays (repeated names are indices), so that 100,000 items take a few megabytes.
 """
 
 from __future__ import annotations

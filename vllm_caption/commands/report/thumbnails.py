@@ -32,8 +32,8 @@ MAX_THREADS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """By the item's number: a data URI, or why there is none; ``notes`` also stand beside
-    pictures that are no longer what the model saw."""
+    """By the item's number: a data URI, or why there is none. A picture that is no longer what the
+    model saw has a note too."""
 
     pictures: dict[int, str] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def choose(items: Items, count: int) -> list[int]:
 
 
 def _keys(items: Items) -> list[Any]:
-    """What each item is alike in; None for those whose image cannot be there."""
+    """What similar items have in common; None for those whose image cannot be shown."""
     types = items.shared["element_type"].to_pylist()
     kinds = [side["error_kind"].to_pylist() for side in items.sides]
     flags = [side["flags"].to_pylist() for side in items.sides]
