@@ -31,7 +31,7 @@ from vllm_caption.driver.engine_slot import (
 from vllm_caption.driver.pending import Batch, InputEnded, Pending
 from vllm_caption.driver.recorder import Recorder
 from vllm_caption.engines.executors.base import Executor
-from vllm_caption.engines.memory_fit import passes, with_advice
+from vllm_caption.engines.memory_errors import passes, with_advice
 from vllm_caption.errors import RunStopped
 from vllm_caption.items import Item
 from vllm_caption.messages import Cancel, Cancelled, ImageRead, Lease

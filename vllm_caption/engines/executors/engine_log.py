@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.engines.memory_fit import WHILE_LOADING
+from vllm_caption.engines.memory_errors import WHILE_LOADING
 
 TAIL_BYTES = 64 * 1024
 _ERROR_LINE = re.compile(rb"(?:^|\] )([\w.]*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)

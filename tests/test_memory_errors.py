@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_caption.engines.memory_fit import WHILE_LOADING, shortage, with_advice
+from vllm_caption.engines.memory_errors import WHILE_LOADING, shortage, with_advice
 
 TAKEN = (
     "ValueError: Free memory on device cuda:3 (61.2/79.1 GiB) on startup is less than desired GPU"
