@@ -1,4 +1,4 @@
-"""How values appear in messages: names, durations, and the sections that commands print."""
+"""How values appear in messages: names, durations, errors, and the sections that commands print."""
 
 from __future__ import annotations
 
@@ -52,3 +52,11 @@ def printable(value: object) -> str:
         except RecursionError:
             value = JSON_TYPES[type(value)]
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value[:MAX_SHOWN_CHARS])
+
+
+def first_line(error: BaseException, skip: tuple[str, ...] = ()) -> str:
+    """The first line of an error that says something: its type if there is none. Lines that start
+    with one of ``skip`` count only if there is no other."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(skip)]
+    return (telling or lines or [type(error).__name__])[0]

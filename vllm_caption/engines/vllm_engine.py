@@ -26,6 +26,7 @@ from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import given_flags
 from vllm_caption.engines.worker import EngineLost, Generation, RequestRefused
 from vllm_caption.errors import UsageError
+from vllm_caption.formatting import first_line
 from vllm_caption.messages import CaptionRequest, FlagsChecked
 
 if TYPE_CHECKING:
@@ -96,9 +97,7 @@ def check_engine_args(
 
 def _first_sentence(error: BaseException) -> str:
     """The part of vLLM's or pydantic's message that a user can act on, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("For further", "1 validation"))]
-    return (telling or lines or [type(error).__name__])[0][:500]
+    return first_line(error, skip=("For further", "1 validation"))[:500]
 
 
 def _try_request(model: str, config: Any) -> Any:

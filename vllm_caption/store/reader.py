@@ -22,6 +22,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from vllm_caption.errors import RunStopped
+from vllm_caption.formatting import first_line
 from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import all_parts, state_folders
 from vllm_caption.store.rows import SCHEMA, ItemState, Row, from_table, to_table
@@ -42,7 +43,7 @@ class UnreadablePart(RunStopped):
     def __init__(self, path: Path, error: Exception) -> None:
         self.path = path
         self.is_damaged = not isinstance(error, PermissionError)
-        self.reason = str(error).partition("\n")[0] or type(error).__name__
+        self.reason = first_line(error)
         remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
         super().__init__(
             f"{path} is damaged ({error}); {remedy}"

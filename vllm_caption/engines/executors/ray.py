@@ -20,6 +20,7 @@ from vllm_caption.engine_flags import named_flags
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.ray_actor import EngineActor
 from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.formatting import first_line
 from vllm_caption.messages import DriverMessage, FlagsChecked, FlagsRefused, WorkerMessage
 
 try:
@@ -72,7 +73,7 @@ class RayExecutor:
         try:
             answer = await self._actors[0].check_flags.remote(flags, image, sampling)
         except RayError as error:
-            raise RunStopped(f"the flags could not be checked: {_first_line(error)}") from None
+            raise RunStopped(f"the flags could not be checked: {first_line(error)}") from None
         if isinstance(answer, FlagsRefused):
             raise answer.as_error()
         if isinstance(answer, str):
@@ -94,7 +95,7 @@ class RayExecutor:
             await placing
         except RayError as error:
             self._actors.pop(engine, None)
-            raise OSError(f"Ray could not place it: {_first_line(error)}") from None
+            raise OSError(f"Ray could not place it: {first_line(error)}") from None
 
     def room(self) -> str:
         """What the cluster has, in words."""
@@ -120,7 +121,7 @@ class RayExecutor:
         try:
             refusal = await actor.start.remote(self.spec)
         except RayError as error:
-            refusal = _first_line(error)
+            refusal = first_line(error)
         except BaseException:  # it took too long, or the run ends: it must not keep its GPU
             ray.kill(actor)
             raise
@@ -175,7 +176,7 @@ class RayWorker:
             await asyncio.wait([calling, gone], return_when=asyncio.FIRST_COMPLETED)
             return calling.result() if calling.done() else None
         except RayError as error:
-            self._last_words = _first_line(error)
+            self._last_words = first_line(error)
             self._gone.set()
             return None
         finally:
@@ -221,7 +222,7 @@ def _check_answers(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> UsageError:
-    remedy = f"no Ray cluster can be joined there ({_first_line(error)}); `ray start --head`"
+    remedy = f"no Ray cluster can be joined there ({first_line(error)}); `ray start --head`"
     return UsageError("--ray-address", address, f"{remedy} starts one")
 
 
@@ -233,8 +234,3 @@ def default_data_parallel_size(address: str, gpus_per_engine: int) -> int:
 
 def _has_ray_backend(engine_args: tuple[str, ...]) -> bool:
     return named_flags(engine_args).get("distributed_executor_backend") == "ray"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
