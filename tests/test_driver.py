@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -300,3 +301,14 @@ def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:
 
     assert not asyncio.run(start_and_drop()).is_running()
     run.output.close(complete=True)
+
+
+def test_gpu_workers_inherit_settings_that_need_no_compiler_unless_the_user_has_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {"PATH": "/bin", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"})
+    LocalExecutor(["0"], tmp_path).close()
+    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert os.environ["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+    assert os.environ["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]

@@ -57,6 +57,13 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # `auto` would put every engine on the first cores
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model runs in the core's process, as with a GPU
 }
+CUDA_ENVIRONMENT = {
+    # FlashInfer's sampler compiles with nvcc and ninja at warm-up; vLLM's own is always there.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    # Where NVML cannot count the GPUs, torch does so through CUDA, after which no fork works.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # NVML's order, by which GPUs are given to engines
+}
 
 
 class LocalExecutor:
@@ -81,8 +88,7 @@ class LocalExecutor:
         self.on_cpu = gpus[0] is None
         self.spec: WorkerSpec | None = None
         os.environ.pop("VLLM_PORT", None)  # independent engines must not share a port
-        for name, value in (COMMON_ENVIRONMENT | (CPU_ENVIRONMENT if self.on_cpu else {})).items():
-            os.environ.setdefault(name, value)
+        _set_environment(CPU_ENVIRONMENT if self.on_cpu else CUDA_ENVIRONMENT)
         self._context: Any = multiprocessing.get_context("forkserver" if self.on_cpu else "spawn")
         # One thread for all starts: a parent-death signal is bound to the thread that started.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
@@ -140,6 +146,17 @@ class LocalExecutor:
     def close(self) -> None:
         """Let the starting thread end; no worker may be alive any more."""
         self._starter.shutdown(wait=False, cancel_futures=True)
+
+
+def _set_environment(of_build: dict[str, str]) -> None:
+    """What workers inherit; what the user has set stays. The environment's own programs (ninja) are
+    on the PATH also where Python is called by its path, without activation."""
+    for name, value in (COMMON_ENVIRONMENT | of_build).items():
+        os.environ.setdefault(name, value)
+    programs = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", os.defpath)
+    if programs not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join((programs, path))
 
 
 class LocalWorker:
