@@ -54,7 +54,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 class ImageFacts(msgspec.Struct, frozen=True, gc=False):
     """What was seen of the file: upright size in pixels before scaling, backdrop, content hash,
-    and `twins.twin_key` of the hash and the prompt that went with it."""
+    and `duplicates.twin_key` of the hash and the prompt that went with it."""
 
     width: int
     height: int
