@@ -17,6 +17,8 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 from support.job import FAKE, draw_shape, input_flags, make_input, rows, run, run_here
 from support.report_folder import RECIPE, many_rows, row, write_folder, write_series
@@ -119,20 +121,20 @@ def test_the_last_row_of_an_item_counts_also_where_only_the_journal_has_it(tmp_p
     assert data_of(page)["sides"][0]["text"] == ["A late circle.", "A shape of b.png."]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "a well-known, 24.5 px wide star", "  one\n two\tthree ", "one\u00a0two\u2009three"),
-        *(
-            "一个红色的圆。",
-            "一个 logo，24 px",
-            "red circle蓝",
-            "まるい\u3000形",
-            "큰 빨간 별",
-            "\U00020000\U00020001",
-        ),
-    ],
+TRICKY = (
+    "aZé9½Ⅷ_-–.,'*! \n\t\r\x0b\x1c\u00a0\u2009\u3000\u200b\u0301"
+    "字〇々圆。，、「」ー・゠がゔ゙゛ｶＡ２！한글"
 )
+TEXTS = st.text(
+    st.sampled_from(TRICKY)
+    | st.characters(exclude_categories=["Cs", "Co", "Cn"], exclude_characters="\u0345")
+)
+
+
+@given(TEXTS)
+@example("a well-known, 24.5 px wide star - round")
+@example("  one\n two\tthree ")
+@example("一个 logo，24 px \u3000蓝red\U00020000")
 def test_words_are_counted_as_the_rules_count_them(text: str) -> None:
     assert num_words(pa.chunked_array([[text]])).tolist() == [len(words(text))]
 

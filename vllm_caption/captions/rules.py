@@ -32,12 +32,24 @@ ECHO_WORDS: Final = (8, 5)
 ECHO_CHARACTERS: Final = (12, 8)
 """How much of the prompt makes an echo: (a run of it in a caption, a caption as a whole)."""
 
-HAN: Final = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WIDE_PUNCTUATION: Final = "\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-_SPACE: Final = r"\s" + "\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f"
-WORD: Final = rf"[{HAN}]|[^{_SPACE}{HAN}{_WIDE_PUNCTUATION}]+"
-"""A word with the punctuation around it, also for engines whose ``\\s`` is ASCII alone (RE2)."""
-_WORD: Final = re.compile(WORD)
+HAN: Final = (
+    "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Letters that are a word each, as the inside of a character class."""
+_WIDE_PUNCTUATION: Final = (
+    "\u3000-\u303f\u3040\u3097-\u309c\u30a0\u30fb"
+    "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+)
+_SPACE: Final = r"\s" + "\x0b\x1c-\x1f\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f"
+_BREAKS: Final = rf"{_SPACE}{HAN}{_WIDE_PUNCTUATION}"
+_WORD: Final = re.compile(rf"[{HAN}]|[^{_BREAKS}]+")
+WORD_RE2: Final = (
+    rf"[{HAN}]|[^{_BREAKS}]*"
+    rf"(?:[^\P{{L}}{_BREAKS}]|[^\P{{N}}{_BREAKS}])[^{_BREAKS}]*"
+)
+"""Matches once for each of `words`. For RE2, which counts a whole column at a time: it has no step
+that drops punctuation on its own afterwards, and its ``\\s`` is ASCII only."""
 _HAN_CHAR: Final = re.compile(rf"[{HAN}]")
 _EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
 _LEADING: Final = re.compile(r"^[\W_]+")

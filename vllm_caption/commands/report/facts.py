@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vllm_caption.captions.rules import WORD
+from vllm_caption.captions.rules import WORD_RE2
 from vllm_caption.commands.report.records import Records
 from vllm_caption.errors import CAPTION_FLAGS
 from vllm_caption.items import SkippedDocument
@@ -110,8 +110,8 @@ def is_flagged(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def num_words(texts: pa.ChunkedArray) -> np.ndarray:
-    """Words of each text, 0 where there is none; a dash between spaces counts as one."""
-    return np.asarray(pc.fill_null(pc.count_substring_regex(texts, WORD), 0), dtype=np.int64)
+    """How many `words` each text has; 0 where there is no text."""
+    return np.asarray(pc.fill_null(pc.count_substring_regex(texts, WORD_RE2), 0), dtype=np.int64)
 
 
 def _median_and_most(column: pa.ChunkedArray) -> tuple[float, float] | None:
