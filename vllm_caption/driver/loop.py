@@ -96,6 +96,8 @@ class Driver:
         ]
         self._held_back = list(self._slots)
         """Slots that have never been started."""
+        self._started: set[EngineSlot] = set()
+        """Slots that have been started and not lost since."""
         self._start_errors = StartErrors(len(self._slots))
         self._failed_starts: dict[EngineSlot, str] = {}
         """Slots that did not start while no engine has ever been up, and why."""
@@ -244,6 +246,7 @@ class Driver:
     def _replace(self, event: Lost) -> None:
         """A slot has no worker any more: suspects, verdicts, and whether it starts again."""
         slot, engine = event.slot, event.slot.number
+        self._started.discard(slot)
         if not self._closing:
             if not event.gone:
                 self._dispatcher.retire(engine)
@@ -258,7 +261,7 @@ class Driver:
             else:
                 self._start_again(slot, event.what, error)
             self._start_slots(self._held_back)
-            if all(slot.is_idle for slot in self._slots):
+            if not self._started:
                 self._retry_failed_starts()
             self._feed_all()
         self._stats.engines[engine].state = self.state(engine)
@@ -291,6 +294,7 @@ class Driver:
         self._held_back = [slot for slot in self._held_back if slot not in slots]
         for slot in slots:
             self._dispatcher.engine_started(slot.number)
+            self._started.add(slot)
             slot.start(self._executor, self._dispatcher.restart_delay_s(slot.number))
 
     def _feed_all(self) -> None:
