@@ -1,8 +1,8 @@
 """A Ray cluster on this machine: nodes are real raylets, GPUs are counted but not there.
 
-`python tests/ray_cluster.py` holds it, in a process of its own, and does what its lines of input
-say: `add RESOURCES` (JSON) answers with the node's number, `lose NUMBER` takes a node away as a
-power cut would.
+Run as a script, in a process of its own, it holds the cluster and follows its lines of input:
+`add RESOURCES` (JSON) answers with the node's number, `lose NUMBER` takes a node away as a power
+cut would.
 """
 
 from __future__ import annotations

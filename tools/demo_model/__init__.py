@@ -1,1 +1,4 @@
-"""How the demo model is made. Nothing here is needed to run the captioning job."""
+"""How the bundled model is made; nothing here is needed to caption.
+
+`python -m tools.demo_model.train` trains, `.evaluate` measures, `.draw` draws labelled pictures.
+"""
