@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 _LABEL_WIDTH: Final = 11
@@ -60,3 +61,37 @@ def first_line(error: BaseException, skip: tuple[str, ...] = ()) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(skip)]
     return (telling or lines or [type(error).__name__])[0]
+
+
+# --- counts ----------------------------------------------------------------------------------
+
+
+def counted(number: int, noun: str) -> str:
+    """As 1 caption or 2,000 captions."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """Every name with its count, in the order given: decode_error 2, poison 1."""
+    return ", ".join(f"{name} {number:,}" for name, number in counts.items())
+
+
+def with_example(kind: str, number: int, example: str) -> str:
+    """One kind of problem: missing_file 5, e.g. a.png: there is no such file."""
+    return f"{kind} {number:,}, e.g. {example}"
+
+
+def byte_size(number: float) -> str:
+    """As 170.7 KiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
+
+
+def join_lines(lines: Iterable[str], max_chars: int) -> str:
+    """The lines as one text; a line longer than ``max_chars`` ends in an ellipsis."""
+    return "\n".join(
+        line if len(line) <= max_chars else f"{line[: max_chars - 1]}…" for line in lines
+    )

@@ -64,7 +64,7 @@ class ManifestReader:
 
     @property
     def no_type_was_skipped(self) -> bool:
-        """The whole input was read and no element has a type to skip: the names may differ."""
+        """The whole input was read, and no element has a type that is to be skipped."""
         counts = self.counts
         wanted = bool(self._skip_types) and counts.elements > 0
         return self.complete and wanted and not counts.skipped_elements
@@ -136,6 +136,14 @@ def check_manifest_folders(config: InputConfig) -> None:
     if not document_names(config.jsons):
         remedy = "holds no file ending in .json; name the folder that holds the manifests"
         raise UsageError("--jsons", config.jsons, remedy)
+
+
+def no_type_skipped(*skip_types: str) -> str:
+    """The warning if `ManifestReader.no_type_was_skipped`. It repeats the types it is given."""
+    given = f" {','.join(skip_types)}" if skip_types else ""
+    return (
+        f"No element has a type of --skip-types{given}: the input may name its types differently."
+    )
 
 
 def document_names(jsons: Path) -> list[str]:

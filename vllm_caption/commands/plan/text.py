@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from typing import Final
 
 from vllm_caption.commands.plan.report import Disk, Images, Items, Plan, Problem, Size, Time
-from vllm_caption.formatting import INDENT, duration, section
+from vllm_caption.formatting import (
+    INDENT,
+    byte_size,
+    counted,
+    duration,
+    join_lines,
+    section,
+    tally,
+)
+from vllm_caption.inputs.manifest import no_type_skipped
 
 MAX_TYPES: Final = 8
 MAX_NAME_CHARS: Final = 32
@@ -15,11 +24,8 @@ MIN_LINE_CHARS: Final = 120
 
 
 def describe(plan: Plan) -> str:
-    """Several lines."""
-    width = max(MIN_LINE_CHARS, shutil.get_terminal_size().columns)
-    return "\n".join(
-        line if len(line) <= width else line[: width - 1] + "…" for line in _lines(plan)
-    )
+    """The whole text."""
+    return join_lines(_lines(plan), max(MIN_LINE_CHARS, shutil.get_terminal_size().columns))
 
 
 def _lines(plan: Plan) -> Iterator[str]:
@@ -51,12 +57,12 @@ def _element_types(plan: Plan) -> Iterator[str]:
     names = [(kind.name or "(empty)")[:MAX_NAME_CHARS] for kind in types[:MAX_TYPES]]
     width = max(map(len, names), default=0)
     for name, kind in zip(names, types, strict=False):
-        what = "skipped" if kind.skipped else f"{_count(kind.items, 'item')}"
+        what = "skipped" if kind.skipped else counted(kind.items, "item")
         yield f"{INDENT}{name:{width}}  {kind.elements:>11,}  {what}"
     if rest := types[MAX_TYPES:]:
-        yield f"{INDENT}{len(rest)} more types, {_count(sum(k.elements for k in rest), 'element')}"
+        yield f"{INDENT}{len(rest)} more types, {counted(sum(k.elements for k in rest), 'element')}"
     if plan.no_type_was_skipped:
-        yield f"{INDENT}No element has a type of --skip-types: the type names may differ."
+        yield INDENT + no_type_skipped()
 
 
 def _items(items: Items) -> Iterator[str]:
@@ -69,15 +75,14 @@ def _items(items: Items) -> Iterator[str]:
     if items.duplicates:
         yield f"{INDENT}{items.duplicates:,} further references to the same files cost nothing"
     if items.adopted:
-        yield f"{INDENT}{_count(items.adopted, 'caption')} without a record will be kept"
+        yield f"{INDENT}{counted(items.adopted, 'caption')} without a record will be kept"
     if items.stale:
         text = "made with a different recipe; --redo stale re-captions them"
         yield f"{INDENT}{items.stale:,} of the captioned were {text}"
     if items.redone:
-        yield f"{INDENT}{_count(items.redone, 'caption')} will be replaced (--redo)"
+        yield f"{INDENT}{counted(items.redone, 'caption')} will be replaced (--redo)"
     if items.failed_before:
-        kinds = ", ".join(f"{kind} {number:,}" for kind, number in items.failed_before.items())
-        yield f"{INDENT}failed before and will be retried: {kinds}"
+        yield f"{INDENT}failed before and will be retried: {tally(items.failed_before)}"
     yield from _problems(items.problems)
 
 
@@ -90,7 +95,7 @@ def _problems(problems: list[Problem]) -> Iterator[str]:
 def _images(images: Images) -> Iterator[str]:
     if not images.found:
         return
-    text = f"{images.found:,} found, {_bytes(images.bytes)}"
+    text = f"{images.found:,} found, {byte_size(images.bytes)}"
     yield section("Images", text + ("" if images.opened else " (not opened)"))
     if (sizes := images.sizes) is not None:
         ordered = (sizes.smallest, sizes.median, sizes.largest)
@@ -102,10 +107,9 @@ def _images(images: Images) -> Iterator[str]:
             f" mean {tokens.mean}, {tokens.total:,} in all (Qwen2.5-VL)"
         )
     if images.backdrops:
-        shares = ", ".join(f"{name} {count:,}" for name, count in images.backdrops.items())
-        yield f"{INDENT}backdrops: {shares}"
+        yield f"{INDENT}backdrops: {tally(images.backdrops)}"
     if (twins := images.twins) is not None and twins.files:
-        groups, saved = _count(twins.groups, "group"), _count(twins.saved, "caption")
+        groups, saved = counted(twins.groups, "group"), counted(twins.saved, "caption")
         yield f"{INDENT}twins: {twins.files:,} files in {groups} of equal bytes, {saved} saved"
     if images.equal_size and not images.opened:
         yield f"{INDENT}twins: at most {images.equal_size:,} files (those of equal size)"
@@ -114,7 +118,7 @@ def _images(images: Images) -> Iterator[str]:
 def _time(times: Time) -> Iterator[str]:
     if not times.images:
         return
-    engines = _count(times.engines, "engine")
+    engines = counted(times.engines, "engine")
     if times.wall_hours is None or times.gpu_hours is None or times.images_per_s is None:
         yield section("Time", f"{times.images:,} images on {engines}; the speed is not known yet:")
         yield f"{INDENT}run a pilot (--pilot 2000), divide its images/s by its number of engines,"
@@ -133,7 +137,7 @@ def _disk(disk: Disk) -> Iterator[str]:
     inodes = "no limit" if disk.inodes_free is None else f"{disk.inodes_free:,} free"
     yield section(
         "Disk",
-        f"{_bytes(disk.bytes_needed)} needed, {_bytes(disk.bytes_free)} free;"
+        f"{byte_size(disk.bytes_needed)} needed, {byte_size(disk.bytes_free)} free;"
         f" {disk.inodes_needed:,} inodes needed, {inodes}",
     )
     if not disk.fits:
@@ -152,20 +156,8 @@ def _next(plan: Plan) -> Iterator[str]:
     yield section("Next", step)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def _pixels(size: Size) -> str:
     return f"{size.width} × {size.height}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:,.1f} TiB"
 
 
 def _figure(number: float) -> str:

@@ -1,4 +1,4 @@
-"""The verdict as a person reads it: counts, a few examples of each kind, what to do about it."""
+"""The verdict as text: counts, a few examples of each kind, and what to do about them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import Iterator
 from typing import Final
 
 from vllm_caption.commands.verify.verdict import ITEM_KINDS, MAX_EXAMPLES, Divergence, Verdict
-from vllm_caption.formatting import INDENT, printable, section
+from vllm_caption.formatting import (
+    INDENT,
+    counted,
+    join_lines,
+    printable,
+    section,
+    with_example,
+)
+from vllm_caption.inputs.manifest import no_type_skipped
 from vllm_caption.store.layout import JOURNAL, MANIFEST
 
 MAX_LINE_CHARS: Final = 160
 
 
 def describe(verdict: Verdict) -> str:
-    """Several lines."""
-    return "\n".join(
-        line if len(line) <= MAX_LINE_CHARS else line[: MAX_LINE_CHARS - 1] + "…"
-        for line in _lines(verdict)
-    )
+    """The whole text."""
+    return join_lines(_lines(verdict), MAX_LINE_CHARS)
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:
@@ -45,9 +50,9 @@ def _documents(verdict: Verdict) -> Iterator[str]:
     for found in verdict.documents_skipped:
         example = found.entries[0]
         shown = f"{printable(example.file)}: {example.detail}"
-        yield f"{INDENT}{found.kind} {found.count:,}, e.g. {shown}"
+        yield INDENT + with_example(found.kind, found.count, shown)
     if verdict.no_type_was_skipped:
-        yield f"{INDENT}No element has a type of --skip-types: the type names may differ."
+        yield INDENT + no_type_skipped()
 
 
 def _items(verdict: Verdict) -> Iterator[str]:
@@ -58,7 +63,7 @@ def _items(verdict: Verdict) -> Iterator[str]:
     if repaired:
         text += f" + {repaired:,} repaired"
     if meanwhile:
-        text += f" + {meanwhile:,} written by the run meanwhile"
+        text += f" + {meanwhile:,} that the run has written meanwhile"
     yield section("Items", text)
     if not verdict.complete:
         yield f"{INDENT}--limit was reached, so orphans cannot be detected"
@@ -79,15 +84,16 @@ def _divergence(divergence: Divergence, *, repaired: bool) -> Iterator[str]:
 def _leftovers(verdict: Verdict) -> Iterator[str]:
     left = verdict.leftovers
     if left.num_temporary:
-        done = "removed" if verdict.repaired else "verify --repair removes them"
-        text = f"{left.num_temporary:,} temporary files of a killed run"
+        text = f"{counted(left.num_temporary, 'temporary file')} of a killed run"
+        done = "removed" if verdict.repaired else "to be removed by verify --repair"
         yield section("Leftovers", f"{text}: {done}")
         yield INDENT + ", ".join(printable(name) for name in left.temporary[:MAX_EXAMPLES])
     if left.journal_rows:
-        text = f"{left.journal_rows:,} rows are in {JOURNAL}, not yet in {MANIFEST}"
-        yield section("Leftovers", f"{text}: the next run, or verify --repair, moves them")
+        text = f"{counted(left.journal_rows, 'row')} in {JOURNAL}, not yet in {MANIFEST}"
+        yield section("Leftovers", f"{text}: to be moved by the next run or by verify --repair")
     if left.torn_journal_lines:
-        yield section("Leftovers", f"{left.torn_journal_lines:,} torn lines in {JOURNAL}")
+        torn = counted(left.torn_journal_lines, "torn line")
+        yield section("Leftovers", f"{torn} in {JOURNAL}")
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -96,4 +102,4 @@ def _verdict(verdict: Verdict) -> str:
         return "everything agrees now"
     if not left:
         return "everything agrees"
-    return f"{left:,} {'divergence' if left == 1 else 'divergences'}"
+    return counted(left, "divergence")
