@@ -1,9 +1,12 @@
-"""Is this caption one that keeps its promises? Pure functions of text, nothing is remembered.
+"""Checks of a caption: the rules of its prompt, and the ways in which a model fails to describe.
+
+Pure functions of text.
 
 Invariants: flags come in one fixed order, worst first; a rule that a prompt does not set is never
 broken; honest short captions ("very very large", "red, green and blue dots") are never flagged.
 
-A *word* is a whitespace-separated word, or one character of Chinese or Japanese.
+A *word* is what stands between white space, or one character of Chinese or Japanese; punctuation
+on its own is no word.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from vllm_caption.errors import CAPTION_FLAGS, CaptionFlag
 Verdict = Literal["accept", "retry_or_flag", "retry_or_fail"]
 
 LOOP_REPEATS: Final = ((12, 2), (4, 3), (2, 4), (1, 5))
-"""(words in a block, times in a row that make a loop), longest first: a long sentence said twice
-is one, a single word only from the fifth time on; two equal things side by side are none."""
+"""(words in a block, times in a row that make a loop), longest first. A long sentence said twice is
+a loop; a single word is one only from the fifth time on."""
 MIN_HALF_WORDS: Final = 4
 MAX_BLOCK_WORDS: Final = 100
 MAX_LOOP_WORDS: Final = 1000
@@ -30,7 +33,7 @@ MIN_WORDS_FOR_VARIETY: Final = 24
 MIN_VARIETY: Final = 0.5
 ECHO_WORDS: Final = (8, 5)
 ECHO_CHARACTERS: Final = (12, 8)
-"""How much of the prompt makes an echo: (a run of it in a caption, a caption as a whole)."""
+"""How many words or characters of the prompt make an echo: (within a caption, as all of it)."""
 
 HAN: Final = (
     "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
@@ -57,7 +60,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _OUTER: Final = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u200b\ufeff"
-# One unit of characters over and over, for what has no words: "aaaa…", "-=-=-=…".
+# The same few characters over and over, for what has no words: "aaaa…", "-=-=-=…".
 _CHARACTER_LOOP: Final = re.compile(r"(\S)\1{11,}|(\S{2,12}?)\2{5,}")
 
 _CANNOT: Final = (
@@ -91,7 +94,7 @@ _REFUSALS: Final = re.compile(
 
 
 class Rules(Protocol):
-    """What a prompt says about its captions."""
+    """What a prompt requires of its captions."""
 
     @property
     def max_words(self) -> int | None: ...
@@ -101,7 +104,7 @@ class Rules(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CaptionRules:
-    """The rules of one run; not ``enabled`` (``--no-checks``): nothing is ever flagged."""
+    """The rules of one run. Unless ``enabled`` (see ``--no-checks``), nothing is ever flagged."""
 
     max_words: int | None = None
     forbid_openings: tuple[str, ...] = ()
@@ -114,10 +117,10 @@ class CaptionRules:
 
 
 def clean_caption(text: str) -> str:
-    """The caption as it is kept: no outer white space, no control characters, encodable.
+    """The caption as it is stored: no outer white space, no control characters, encodable.
 
-    A broken character at the end (a cut in the middle of its bytes) goes too; quotes, markup and
-    all inner text stay.
+    A broken character at the end (cut off within its bytes) is removed too; quotes, markup and all
+    inner text stay.
     """
     text = _CONTROL.sub("", text.replace("\r\n", "\n"))
     text = _LONE_SURROGATE.sub("\ufffd", text)
@@ -127,7 +130,7 @@ def clean_caption(text: str) -> str:
 def check_caption(
     caption: str, finish_reason: str | None, rules: CaptionRules, prompt_text: str = ""
 ) -> tuple[CaptionFlag, ...]:
-    """Every promise that the caption breaks, worst first; nothing if it is fine."""
+    """The flags of a caption, worst first; none if it is fine."""
     if not rules.enabled:
         return ()
     found = words(caption)
@@ -158,7 +161,7 @@ def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
 
 
 def rank(flags: Iterable[CaptionFlag]) -> int:
-    """How bad an attempt is, 0 for none: the worst flag decides, then the next. Lower is better."""
+    """How bad an attempt is: the worst flag decides, then the next worst. 0 without flags."""
     return sum(1 << (len(CAPTION_FLAGS) - 1 - CAPTION_FLAGS.index(flag)) for flag in set(flags))
 
 
@@ -169,11 +172,11 @@ def words(text: str) -> list[str]:
 
 
 def _is_loop(text: str, found: list[str]) -> bool:
-    """A block of words said again and again in a row, or hardly anything new all along."""
+    """Whether a block of words is repeated in a row, or the text hardly says anything new."""
     if _CHARACTER_LOOP.search(text):
         return True
     found = found[:MAX_LOOP_WORDS]
-    if len(set(found)) == len(found):  # no word comes twice, as in most captions
+    if len(set(found)) == len(found):  # no word is repeated, as in most captions
         return False
     is_han = _is_han(found)
     longest = min(len(found) // 2, MAX_BLOCK_WORDS)
@@ -187,7 +190,7 @@ def _is_han(found: Sequence[str]) -> bool:
 
 
 def _repeats(found: Sequence[str], size: int, is_han: bool) -> bool:
-    # A word of Chinese has about one and a half characters.
+    # A Chinese word has about one and a half characters.
     size_in_words = math.ceil(size / 1.5) if is_han else size
     needed = next(times for at_least, times in LOOP_REPEATS if size_in_words >= at_least)
     num_equal = 0
@@ -214,7 +217,7 @@ def _runs(found: Sequence[str], size: int) -> set[tuple[str, ...]]:
 
 
 def is_echo(caption_words: Sequence[str], prompt_words: Sequence[str]) -> bool:
-    """A long run of the prompt's own words, or a caption that is nothing but a piece of it."""
+    """Whether a caption has a long run of the prompt's words, or is just a piece of the prompt."""
     run, whole = ECHO_CHARACTERS if _is_han(caption_words) else ECHO_WORDS
     if len(caption_words) < whole:
         return False
@@ -223,7 +226,7 @@ def is_echo(caption_words: Sequence[str], prompt_words: Sequence[str]) -> bool:
 
 
 def is_refusal(caption: str) -> bool:
-    """The model speaks about itself or asks for the image instead of describing it.
+    """Whether the model speaks about itself, or asks for the image, instead of describing it.
 
     Leading quotes stay in place: "Sorry, I can't" in quotes is lettering on a design.
     """
@@ -231,8 +234,11 @@ def is_refusal(caption: str) -> bool:
 
 
 def opens_with(caption: str, opening: str) -> bool:
-    """Case, leading quotes and markup do not matter. An opening that ends in a letter ends a
-    word: "sure" is found in "Sure, a dot" and not in "Surely"; Chinese has no such limit."""
+    """Whether a caption begins with an opening, whatever its case, leading quotes and markup.
+
+    An opening that ends in a letter must end a word: "sure" matches "Sure, a dot", not "Surely".
+    Chinese has no such limit.
+    """
     wanted = _comparable(opening)
     text = _comparable(caption)
     if not text.startswith(wanted):
@@ -246,6 +252,7 @@ def opens_with(caption: str, opening: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _comparable(text: str) -> str:
-    """Full-width and composed letters as plain ones, and nothing that cannot be seen."""
+    """Compatibility forms (full-width letters, ligatures) as plain letters, without invisible
+    characters."""
     plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
     return " ".join(plain.replace("’", "'").split())

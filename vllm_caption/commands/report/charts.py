@@ -39,7 +39,7 @@ class Strand:
 
     @property
     def most(self) -> float:
-        """The highest point, 0 where there is none."""
+        """The highest point; 0 if there is none."""
         top = self.values if self.high is None else self.high
         known = top[np.isfinite(top)]
         return float(known.max()) if len(known) else 0.0
@@ -48,7 +48,7 @@ class Strand:
 def line_chart(
     title: str, unit: str, strands: Sequence[Strand], borders: Sequence[float] = ()
 ) -> Markup:
-    """Lines over running time; ``borders``: where a run ended and the next began."""
+    """Lines over running time; ``borders``: when one run ended and the next began."""
     end_s = max((float(s.at_s[-1]) for s in strands if len(s.at_s)), default=1.0) or 1.0
     most = max(strand.most for strand in strands)
     y_ticks = ticks(max(most, 100.0) if unit == "%" else most)
@@ -61,12 +61,13 @@ def line_chart(
         body.append(_line(x, TOP, x, TOP + PLOT_HEIGHT, "border"))
     for number, strand in enumerate(strands):
         body.append(_strand(strand, end_s, y_ticks[-1], number))
-    said = "; ".join(_in_words(s, unit, named=len(strands) > 1) for s in strands)
-    return _figure(title, unit, said, body, [s.name for s in strands] if len(strands) > 1 else [])
+    text = "; ".join(_in_words(s, unit, named=len(strands) > 1) for s in strands)
+    return _figure(title, unit, text, body, [s.name for s in strands] if len(strands) > 1 else [])
 
 
 def histogram(title: str, unit: str, values: np.ndarray, *, log: bool = False) -> Markup:
-    """How many items have which value (finite, not none); ``log``: bins that grow by a factor."""
+    """How many items have which value; ``values`` are finite, and not empty. ``log``: each bin is
+    wider than the one before by a constant factor."""
     edges = _edges(values, log=log)
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     y_ticks = ticks(float(counts.max()))
@@ -80,11 +81,11 @@ def histogram(title: str, unit: str, values: np.ndarray, *, log: bool = False) -
             _bar(LEFT + step * i, TOP + PLOT_HEIGHT - height, max(step - 1, 0.5), height, span)
         )
     middle, most = np.quantile(values, (0.5, 0.99))
-    said = (
+    text = (
         f"{len(values):,} items; half are at or below {short(middle)}, 99 % at or below"
-        f" {short(most)}, the most is {short(float(values.max()))} {unit}"
+        f" {short(most)}, the maximum is {short(float(values.max()))} {unit}"
     )
-    return _figure(title, unit, said, body, [])
+    return _figure(title, unit, text, body, [])
 
 
 def bar_chart(title: str, unit: str, bars: Sequence[tuple[str, float]]) -> Markup:
@@ -98,8 +99,8 @@ def bar_chart(title: str, unit: str, bars: Sequence[tuple[str, float]]) -> Marku
         body.append(_text(name_width - 6, y + 11, name[:18], "end"))
         body.append(_bar(name_width, y, max(width, 1), pitch - 6, f"{name}: {value:,.0f} {unit}"))
         body.append(_text(name_width + width + 6, y + 11, label, "start"))
-    said = "; ".join(f"{name}: {short(value)}" for name, value in bars)
-    return _figure(title, unit, said, body, [], height=TOP + len(bars) * pitch + 4)
+    text = "; ".join(f"{name}: {short(value)}" for name, value in bars)
+    return _figure(title, unit, text, body, [], height=TOP + len(bars) * pitch + 4)
 
 
 def _edges(values: np.ndarray, *, log: bool) -> np.ndarray:
@@ -116,13 +117,13 @@ def _edges(values: np.ndarray, *, log: bool) -> np.ndarray:
 
 
 def _bin_marks(edges: np.ndarray) -> list[tuple[float, str]]:
-    """Places and labels of some borders of the bins."""
+    """Positions and labels of some bin edges."""
     step, size = PLOT_WIDTH / (len(edges) - 1), max(1, -(-len(edges) // 8))
     return [(LEFT + step * i, short(float(edges[i]))) for i in range(0, len(edges), size)]
 
 
 def _log_marks(edges: np.ndarray) -> list[tuple[float, str]]:
-    """Places and labels of round numbers on an axis that grows by factors."""
+    """Positions and labels of round numbers on a logarithmic axis."""
     low, high = np.log10(edges[0]), np.log10(edges[-1])
     round_numbers = (1,) if high - low > 2 else (1, 2, 5)
     powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
@@ -177,7 +178,7 @@ def _axes(
 
 
 def _figure(
-    title: str, unit: str, said: str, body: list[Markup], legend: list[str], height: int = HEIGHT
+    title: str, unit: str, text: str, body: list[Markup], legend: list[str], height: int = HEIGHT
 ) -> Markup:
     keys = Markup("").join(
         Markup('<span class="key c{}">{}</span>').format(i, name) for i, name in enumerate(legend)
@@ -186,16 +187,16 @@ def _figure(
         '<figure class="chart"><figcaption>{} <span class="unit">({})</span>{}</figcaption>'
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}. {}">{}</svg>'
         '<p class="said">{}</p></figure>'
-    ).format(title, unit, keys, WIDTH, height, title, said, Markup("").join(body), said)
+    ).format(title, unit, keys, WIDTH, height, title, text, Markup("").join(body), text)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     return Markup(f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
 
 
-def _bar(x: float, y: float, width: float, height: float, said: str) -> Markup:
+def _bar(x: float, y: float, width: float, height: float, tooltip: str) -> Markup:
     box = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-    return Markup(f'<rect class="bar" {box}><title>{escape(said)}</title></rect>')
+    return Markup(f'<rect class="bar" {box}><title>{escape(tooltip)}</title></rect>')
 
 
 def _text(

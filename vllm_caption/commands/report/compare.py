@@ -1,4 +1,4 @@
-"""Two output folders side by side: how their captions of the same images differ, in numbers."""
+"""How the captions of two output folders differ for the same images, in numbers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from vllm_caption.errors import CAPTION_FLAGS
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The first folder against another, over items that both have captioned. ``words``: mean
-    difference in length (other - first); ``flags``: flag, in the first only, in the other only."""
+    """The first folder against another, over items that both have captioned. ``words``: the mean
+    difference in length (other - first); ``flags``: each flag, with its items in the first folder
+    only and in the other only."""
 
     label: str
     both: int

@@ -1,7 +1,7 @@
 """The numbers of one output folder: plain counting over its rows, nothing estimated.
 
-Invariant: captioned + failed is the number of rows, and every count here can be had from the
-manifest with one line of SQL.
+Invariant: captioned + failed is the number of rows, and one line of SQL over the manifest gives
+each count.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that the page says in numbers. ``repeated``: captions that many items share;
+    """Every number on the page. ``repeated``: captions that several items share;
     ``generate_s``: median and 99 %, None where nothing was timed; ``words``: of each caption."""
 
     rows: int
@@ -79,7 +79,7 @@ def count(records: Records) -> Facts:
     """The numbers of one folder."""
     rows = records.rows
     done = rows.filter(pc.equal(rows["status"], "captioned"))
-    said = pc.value_counts(done["caption"])
+    distinct = pc.value_counts(done["caption"])
     return Facts(
         rows=len(rows),
         captioned=len(done),
@@ -90,7 +90,7 @@ def count(records: Records) -> Facts:
         retried=_total(pc.greater(rows["attempts"], 1)),
         prompt_tokens=_total(rows["prompt_tokens"]),
         output_tokens=_total(rows["output_tokens"]),
-        distinct_captions=len(said),
+        distinct_captions=len(distinct),
         kinds=_kinds(rows),
         flags=_flags(done),
         documents=_documents(records.left_out),
@@ -105,7 +105,7 @@ def count(records: Records) -> Facts:
 
 
 def is_flagged(rows: pa.Table) -> pa.ChunkedArray:
-    """Which rows carry a flag."""
+    """Which rows have a flag."""
     return pc.greater(pc.fill_null(pc.list_value_length(rows["flags"]), 0), 0)
 
 
@@ -127,7 +127,7 @@ def measured(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def shares(rows: pa.Table, column: str) -> list[Share]:
-    """The rows by the values of a column, the most frequent first; numbers in their order."""
+    """The rows by the values of a column, the most frequent first; numbers in ascending order."""
     is_done = pc.equal(rows["status"], "captioned")
     table = pa.table(
         {
@@ -177,7 +177,7 @@ def _flags(done: pa.Table) -> list[Group]:
 
 
 def has_flag(rows: pa.Table, flag: str) -> pa.ChunkedArray:
-    """Which rows carry this flag."""
+    """Which rows have this flag."""
     joined = pc.fill_null(pc.binary_join(rows["flags"], ","), "")
     return pc.match_substring(pc.binary_join_element_wise("", joined, "", ","), f",{flag},")
 
@@ -191,7 +191,7 @@ def _documents(left_out: list[SkippedDocument]) -> list[Group]:
 
 
 def _examples(rows: pa.Table, column: str) -> list[tuple[str, str]]:
-    """Evenly over the rows, so that they are not all of one document."""
+    """Spread evenly over the rows, so that not all are from one document."""
     places = np.unique(np.linspace(0, len(rows) - 1, NUM_EXAMPLES).astype(np.int64))
     chosen = rows.take(places)
     texts = pc.fill_null(chosen[column], "").to_pylist()

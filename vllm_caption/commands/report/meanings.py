@@ -1,6 +1,6 @@
-"""What each kind and each flag means, and what the reader can do about it.
+"""What each kind of failure and each flag means, and what the reader can do about it.
 
-Invariant: every kind and every flag of `errors` is here.
+Invariant: every kind and every flag in `errors` has an entry.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ class Meaning(NamedTuple):
     remedy: str
 
 
-_AGAIN: Final = "Rerun the job: failed items are tried again."
+_AGAIN: Final = "Rerun the job: failed items are retried."
 _FIX_FILE: Final = "Repair the file or export it again, then rerun the job."
 _FIX_DOCUMENT: Final = "Fix the document, then rerun the job."
-_REDO: Final = "Look at some; `--redo flagged` captions them again, best with another `--prompt`."
+_REDO: Final = "Look at a few; `--redo flagged` re-captions them, ideally with another `--prompt`."
 
 ITEM_MEANINGS: Final[dict[str, Meaning]] = {
     "bad_name": Meaning("The element has no usable file name.", _FIX_DOCUMENT),
     "path_escape": Meaning(
-        "The name leads out of the images root.",
-        "Name files below --images-root; such names are never followed.",
+        "The name points outside the images root.",
+        "Use names below --images-root; a name that leaves it is never opened.",
     ),
     "missing_file": Meaning(
         "There is no file of this name below the images root.",
@@ -42,16 +42,17 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
         "Rerun with a higher --max-image-pixels if you trust the file.",
     ),
     "output_conflict": Meaning(
-        "Something else has the path of the caption.", "Rename one of the two; then rerun the job."
+        "Something else is stored at the caption's path.",
+        "Rename one of the two; then rerun the job.",
     ),
     "engine_error": Meaning("The engine refused the request.", _AGAIN),
     "poison": Meaning(
-        "The item killed an engine twice while no other item was in it.",
-        "Look at the image; `--redo-kind poison` tries only these again.",
+        "The item killed an engine twice while it was the only item there.",
+        "Look at the image; `--redo-kind poison` retries only these.",
     ),
     "caption_rejected": Meaning(
-        "Every attempt was empty or a loop.",
-        "Try another prompt, or --temperature 0.3: `--redo-kind caption_rejected`.",
+        "Every answer was empty or repeated itself.",
+        "Try another prompt or --temperature 0.3, with `--redo-kind caption_rejected`.",
     ),
 }
 DOCUMENT_MEANINGS: Final[dict[str, Meaning]] = {
@@ -71,11 +72,11 @@ FLAG_MEANINGS: Final[dict[str, Meaning]] = {
     "loop": Meaning("The same words are repeated over and over.", _REDO),
     "refusal": Meaning("The model speaks about itself instead of the image.", _REDO),
     "prompt_echo": Meaning("The caption repeats the prompt.", _REDO),
-    "forbidden_opening": Meaning("It begins with words that the prompt forbids.", _REDO),
-    "too_long": Meaning("It has more words than the prompt's max_words.", _REDO),
+    "forbidden_opening": Meaning("The caption begins with words that the prompt forbids.", _REDO),
+    "too_long": Meaning("The caption has more words than the prompt's max_words.", _REDO),
     "cut_off": Meaning(
-        "It was cut off at --max-tokens.",
-        "Raise --max-tokens; `--redo-kind cut_off` captions these again.",
+        "The caption was cut off at --max-tokens.",
+        "Raise --max-tokens; `--redo-kind cut_off` re-captions these.",
     ),
 }
-UNKNOWN: Final = Meaning("This version does not know this kind.", "Look at the examples.")
+UNKNOWN: Final = Meaning("This version does not know the kind.", "Look at the examples.")
