@@ -8,7 +8,7 @@ import pytest
 from support.job import FAKE, input_flags, make_input, run
 
 from vllm_caption.monitoring.bottleneck import Load, limit
-from vllm_caption.monitoring.rates import Rates, Recent
+from vllm_caption.monitoring.stats import Recent
 
 
 def load(generating: float, **changed: object) -> Load:
@@ -21,7 +21,8 @@ def load(generating: float, **changed: object) -> Load:
         "max_num_seqs": 8,
         "writing": 0.1,
         "computing": 0.2,
-        "rates": Rates(40.0, 800.0, generating),
+        "images_per_s": 40.0,
+        "num_generating": generating,
     }
     return Load(**(values | changed))  # type: ignore[arg-type]
 
@@ -49,9 +50,9 @@ def test_rates_are_of_the_last_half_minute_whatever_the_speed() -> None:
     for number in range(100_000):
         recent.add(number / 1000, 20, 2.0)
     rates = recent.rates(100.0)
-    assert rates.images == pytest.approx(1000, rel=0.02)
-    assert rates.tokens == pytest.approx(20_000, rel=0.02)
-    assert rates.generating == pytest.approx(2000, rel=0.02)
+    assert rates.images_per_s == pytest.approx(1000, rel=0.02)
+    assert rates.tokens_per_s == pytest.approx(20_000, rel=0.02)
+    assert rates.num_generating == pytest.approx(2000, rel=0.02)
 
 
 @pytest.mark.parametrize("stage", ["engine", "decode", "disk"])

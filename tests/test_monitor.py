@@ -22,23 +22,23 @@ from support.job import FAKE, Result, input_flags, make_input, run, start, statu
 
 from vllm_caption.commands.status import describe
 from vllm_caption.monitoring import monitor
+from vllm_caption.monitoring.figures import EngineFigures, HostFigures
 from vllm_caption.monitoring.gpus import GpuReading
 from vllm_caption.monitoring.host import Host, limit_percent, own_groups
 from vllm_caption.monitoring.monitor import Monitor, Reading, sample
 from vllm_caption.monitoring.pressure import Pressure, gpu_memory_limit
-from vllm_caption.monitoring.run_state import View
 from vllm_caption.monitoring.samples import SCHEMA, Series, read_series, thin, write_series
-from vllm_caption.monitoring.stats import EngineStats, HostStats, RunStats
-from vllm_caption.monitoring.status import make_status
+from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.monitoring.status import View, make_status
 from vllm_caption.store.layout import SAMPLES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-CALM = HostStats(50.0, 40.0, 100.0, 500.0, 30.0)
+CALM = HostFigures(50.0, 40.0, 100.0, 500.0, 30.0)
 
 
 def row(number: int, run_id: str = "run-1", engines: int = 2) -> dict[str, Any]:
     """A sample of a run with two engines, one of them with a GPU that is known."""
-    stats = RunStats([EngineStats("up", 11, captioned=number) for _ in range(engines)])
+    stats = RunStats([EngineFigures(n, "up", 11, captioned=number) for n in range(engines)])
     stats.captioned = number
     status = make_status(run_id, "running", stats, 0.0, "")
     gpus = [GpuReading(97.0, 91.0, 64.0)] + [GpuReading()] * (engines - 1)
@@ -63,14 +63,26 @@ def write(root: Path, table: pa.Table) -> None:
 # --- the file ----------------------------------------------------------------------------------
 
 
-def test_file_has_the_columns_that_the_report_reads(tmp_path: Path) -> None:
+def test_file_has_these_columns_and_types(tmp_path: Path) -> None:
     write(tmp_path, series_of(None, 3, "run-1"))
     table = pq.read_table(tmp_path / SAMPLES)
     assert table.schema.equals(SCHEMA)
-    assert table.column_names == [
-        *("at", "run_id", "images_per_s", "tokens_per_s", "captioned", "failed", "in_flight"),
-        *("cpu_percent", "ram_percent", "driver_rss_mib", "disk_free_gib", "engines"),
-    ]
+    engines = table.schema.field("engines").type.value_type
+    assert {field.name: str(field.type) for field in table.schema if field.name != "engines"} == {
+        "at": "timestamp[us, tz=UTC]",
+        "run_id": "string",
+        **dict.fromkeys(("images_per_s", "tokens_per_s"), "float"),
+        **dict.fromkeys(("captioned", "failed"), "int64"),
+        "in_flight": "int32",
+        **dict.fromkeys(("cpu_percent", "ram_percent", "driver_rss_mib", "disk_free_gib"), "float"),
+    }
+    assert {field.name: str(field.type) for field in engines} == {
+        **dict.fromkeys(("engine", "in_flight", "restarts"), "int32"),
+        "state": "string",
+        **dict.fromkeys(("captioned", "output_tokens"), "int64"),
+        **dict.fromkeys(("rss_mib", "gpu_percent"), "float"),
+        **dict.fromkeys(("gpu_memory_percent", "gpu_temperature_c"), "float"),
+    }
     last = table.to_pylist()[-1]
     assert (last["captioned"], last["run_id"]) == (2, "run-1")
     assert last["engines"][0]["gpu_temperature_c"] == 64.0
@@ -123,6 +135,18 @@ def test_earlier_runs_are_thinned_to_their_ends_and_then_the_oldest_go() -> None
     assert thin(table, 3)["run_id"].to_pylist() == ["run-4", "run-5", "run-5"]
 
 
+def test_figures_that_an_older_version_did_not_keep_are_null(tmp_path: Path) -> None:
+    table = series_of(None, 3, "run-1")
+    engines = [[{"engine": 0, "captioned": 7}]] * 3
+    older = table.select(["at", "run_id", "captioned"]).append_column("engines", pa.array(engines))
+    write(tmp_path, older)
+    found = read_series(tmp_path)
+    assert found is not None and found.schema.equals(SCHEMA)
+    (engine,) = found.to_pylist()[-1]["engines"]
+    assert (engine["captioned"], engine["gpu_percent"]) == (7, None)
+    assert found["failed"].null_count == 3
+
+
 def test_file_of_a_folder_without_one_is_none(tmp_path: Path) -> None:
     assert read_series(tmp_path) is None
 
@@ -130,9 +154,9 @@ def test_file_of_a_folder_without_one_is_none(tmp_path: Path) -> None:
 # --- warnings ----------------------------------------------------------------------------------
 
 
-def host(**percent: float) -> HostStats:
+def host(**percent: float) -> HostFigures:
     values = {"cpu": 50.0, "ram": 40.0, "disk": 30.0} | percent
-    return HostStats(values["cpu"], values["ram"], 100.0, 12.5, values["disk"])
+    return HostFigures(values["cpu"], values["ram"], 100.0, 12.5, values["disk"])
 
 
 def pressure(on_cpu: bool = False, limit: float = 90.0) -> Pressure:
@@ -151,41 +175,41 @@ def pressure(on_cpu: bool = False, limit: float = 90.0) -> Pressure:
 def test_resource_that_passes_its_limit_is_told_with_a_remedy(
     percent: dict[str, float], gpu_memory: float | None, said: str
 ) -> None:
-    (told,) = pressure().look(host(**percent), [gpu_memory])
+    (told,) = pressure().check(host(**percent), [gpu_memory])
     assert said in told
 
 
 def test_calm_machine_gives_no_warning() -> None:
-    assert pressure().look(CALM, [50.0, None]) == []
+    assert pressure().check(CALM, [50.0, None]) == []
 
 
 def test_warning_comes_once_and_again_only_after_a_calm_time_between() -> None:
     watched = pressure()
-    told = [len(watched.look(host(ram=p), [])) for p in (91, 95, 85, 92, 81, 99, 79, 85, 91, 92)]
+    told = [len(watched.check(host(ram=p), [])) for p in (91, 95, 85, 92, 81, 99, 79, 85, 91, 92)]
     assert told == [1, 0, 0, 0, 0, 0, 0, 0, 1, 0]
 
 
 def test_warning_lasts_until_the_resource_is_calm() -> None:
     watched = pressure()
-    watched.look(host(ram=91), [])
-    watched.look(host(ram=85), [])
+    watched.check(host(ram=91), [])
+    watched.check(host(ram=85), [])
     assert list(watched.active) == ["RAM"]
-    watched.look(host(ram=79), [])
+    watched.check(host(ram=79), [])
     assert watched.active == {}
 
 
 def test_resources_are_told_apart_and_so_are_the_gpus() -> None:
     watched = pressure()
-    assert len(watched.look(host(ram=95, disk=95), [95.0, 50.0])) == 3
-    assert len(watched.look(host(ram=95, disk=95), [95.0, 95.0])) == 1
+    assert len(watched.check(host(ram=95, disk=95), [95.0, 50.0])) == 3
+    assert len(watched.check(host(ram=95, disk=95), [95.0, 95.0])) == 1
 
 
 def test_cpu_that_the_engines_themselves_run_on_may_be_busy() -> None:
-    assert pressure(on_cpu=True).look(host(cpu=100.0), [None]) == []
+    assert pressure(on_cpu=True).check(host(cpu=100.0), [None]) == []
 
 
 def test_disk_that_cannot_be_asked_gives_no_warning() -> None:
-    assert pressure().look(HostStats(10.0, 10.0, 10.0), []) == []
+    assert pressure().check(HostFigures(10.0, 10.0, 10.0), []) == []
 
 
 @pytest.mark.parametrize(
@@ -272,14 +296,14 @@ def test_limits_of_a_batch_job_are_looked_for_in_every_group_around_it(
 def watched(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
-    read: Callable[[Host], HostStats],
+    read: Callable[[Host], HostFigures],
     gpu: str | None = None,
 ) -> Monitor:
     monkeypatch.setattr(monitor, "FIRST_EVERY_S", 0.01)
     monkeypatch.setattr(monitor, "WRITE_EVERY_S", 0.0)
     monkeypatch.setattr(Host, "read", read)
     made = Monitor(root, [gpu], ())
-    made.follow(make_status("run-1", "running", RunStats([EngineStats("up")]), 0.0, ""))
+    made.follow(make_status("run-1", "running", RunStats([EngineFigures(0, "up")]), 0.0, ""))
     made.start()
     return made
 
@@ -295,7 +319,7 @@ def test_warning_reaches_the_status_and_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = watched(tmp_path, monkeypatch, lambda _: host(ram=93.0))
-    stats = RunStats([EngineStats("up")])
+    stats = RunStats([EngineFigures(0, "up")])
     until(lambda: made.show(stats) or stats.warnings)
     made.close()
     (told,) = made.take_notes()
@@ -309,7 +333,7 @@ def test_gpu_is_in_the_series_in_the_status_and_on_the_screen(
 ) -> None:
     FakeNvml((97, 98, 64)).install(monkeypatch)
     made = watched(tmp_path, monkeypatch, lambda _: CALM, gpu="0")
-    stats = RunStats([EngineStats("up", 11)])
+    stats = RunStats([EngineFigures(0, "up", 11)])
     until(lambda: made.show(stats) or stats.warnings)
     made.close()
     (engine,) = pq.read_table(tmp_path / SAMPLES).to_pylist()[-1]["engines"]
@@ -319,7 +343,7 @@ def test_gpu_is_in_the_series_in_the_status_and_on_the_screen(
     status = make_status("run-1", "running", stats, 0.0, "2026-01-01T00:00:00+00:00")
     text = describe(View("running", "process 1", 0.0, status))
     assert "0 in flight, GPU 97 %, GPU memory 98 %, GPU at 64 °C" in text
-    assert "Host       CPU 50 %, RAM 40 %, 500.0 GiB of disk free" in text
+    assert "Host       CPU 50 %, RAM 40 %, driver 100 MiB, free disk 500.0 GiB" in text
     assert "Warning    GPU memory of engine 0 at 98 %: " in text
 
 
@@ -328,7 +352,7 @@ def test_samples_that_fail_are_told_once_and_cost_nothing_else(
 ) -> None:
     calls: list[int] = []
 
-    def read(_: Host) -> HostStats:
+    def read(_: Host) -> HostFigures:
         calls.append(1)
         if len(calls) % 2:
             raise psutil.AccessDenied(1)
@@ -338,7 +362,7 @@ def test_samples_that_fail_are_told_once_and_cost_nothing_else(
     until(lambda: len(calls) > 20)
     made.close()
     (told,) = made.take_notes()
-    assert told.startswith("The monitor goes on without some of its numbers: ")
+    assert told.startswith("The monitor continues without some of its figures: ")
     assert pq.read_table(tmp_path / SAMPLES).num_rows >= 5
 
 
@@ -349,7 +373,7 @@ def test_damaged_file_is_begun_anew_and_told(
     made = watched(tmp_path, monkeypatch, lambda _: CALM)
     made.close()
     (told,) = made.take_notes()
-    assert "monitor.parquet cannot be read and is begun anew" in told
+    assert "monitor.parquet cannot be read and is started afresh" in told
     assert pq.read_table(tmp_path / SAMPLES).num_rows >= 1
 
 
@@ -367,13 +391,13 @@ def test_monitor_that_hangs_holds_up_neither_the_run_nor_its_end(
     monkeypatch.setattr(monitor, "PATIENCE_S", 0.1)
     free = tmp_path / "free"
 
-    def read(_: Host) -> HostStats:
+    def read(_: Host) -> HostFigures:
         until(free.exists)
         return CALM
 
     made = watched(tmp_path, monkeypatch, read)
     started = time.monotonic()
-    made.show(RunStats([EngineStats()]))
+    made.show(RunStats([EngineFigures(0)]))
     made.close()
     assert time.monotonic() - started < 2
     free.touch()

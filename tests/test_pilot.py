@@ -21,7 +21,8 @@ from vllm_caption.driver.pilot import (
 )
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
-from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.figures import EngineFigures
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.summary import describe_pilot, without_pilot
 
 
@@ -154,7 +155,7 @@ def test_reading_of_chosen_files_finds_these_and_counts_no_others(tmp_path: Path
 
 
 def said(captioned: int, every_s: float, arguments: tuple[str, ...] = ("--pilot", "9")) -> str:
-    stats = RunStats([EngineStats()])
+    stats = RunStats([EngineFigures(0)])
     for number in range(captioned):
         stats.count_caption(0, 1, 1, 100.0 + number * every_s)
     return describe_pilot(

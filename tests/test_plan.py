@@ -25,7 +25,8 @@ from vllm_caption.commands.plan.images import num_vision_tokens
 from vllm_caption.commands.plan.output import Room, read_rate, read_recorded
 from vllm_caption.commands.plan.report import VERSION, Plan
 from vllm_caption.config import RunConfig
-from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.figures import EngineFigures
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.rows import Row
@@ -406,7 +407,7 @@ def test_rate_of_the_last_run_in_the_output_is_shared_out_to_its_busy_engines(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 2)
-    stats = RunStats([EngineStats(captioned=number) for number in (5, 9, 0)])
+    stats = RunStats([EngineFigures(0, captioned=number) for number in (5, 9, 0)])
     status = make_status("run", "ended", stats, 0.0, "2026-11-24")
     (tmp_path / "out").mkdir()
     written = encode_status(msgspec.structs.replace(status, images_per_s=24.0))

@@ -13,12 +13,13 @@ from support.job import FAKE, Terminal, input_flags, make_input, run
 
 from vllm_caption.errors import UsageError
 from vllm_caption.monitoring.event_log import EventLog
-from vllm_caption.monitoring.progress import Progress, describe
-from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.figures import EngineFigures, describe_run
+from vllm_caption.monitoring.progress import Progress
+from vllm_caption.monitoring.stats import RunStats
 
 
 def stats(captioned: int = 0, every_s: float = 0.5) -> RunStats:
-    made = RunStats([EngineStats(state="up"), EngineStats(state="starting")], total=100)
+    made = RunStats([EngineFigures(0, "up"), EngineFigures(1, "starting")], total=100)
     made.scanning = False
     for number in range(captioned):
         made.count_caption(0, 50, 20, number * every_s)
@@ -29,22 +30,22 @@ def test_rate_is_that_of_the_last_half_minute_and_not_since_the_start() -> None:
     made = stats(captioned=10, every_s=10.0)
     for number in range(60):
         made.count_caption(1, 50, 20, 100 + number * 0.5)
-    images_per_s, tokens_per_s = made.rates(130.0)
-    assert 1.9 < images_per_s < 2.1
-    assert 38 < tokens_per_s < 42
+    rates = made.rates(130.0)
+    assert 1.9 < rates.images_per_s < 2.1
+    assert 38 < rates.tokens_per_s < 42
 
 
 def test_line_names_rates_time_to_go_failures_and_engines() -> None:
     made = stats(captioned=40)
     made.count_failure("missing_file", "a.png: there is no such file")
-    text = describe(made, 20.0)
+    text = describe_run(made.figures(20.0), made.engines)
     assert text == "2.0 images/s, 40 tokens/s, ETA 00:29, failed 1, engines 1/2"
 
 
 def test_time_to_go_is_unknown_while_the_input_is_still_read() -> None:
     made = stats(captioned=40)
     made.scanning = True
-    assert "ETA ?" in describe(made, 20.0)
+    assert "ETA ?" in describe_run(made.figures(20.0), made.engines)
 
 
 def test_plain_output_has_a_line_each_50_items_or_10_seconds() -> None:
@@ -105,7 +106,8 @@ def test_engines_have_a_line_each_minute_with_share_rate_and_gpu() -> None:
         progress.update(busy(captioned), now_s)
     (line,) = (line for line in out.getvalue().splitlines() if line.startswith("Engines"))
     assert line == (
-        "Engines: 0: 60 captioned, 1.0 images/s, 16 in flight, GPU 97 %, its memory 91 %, 64 °C;"
+        "Engines: 0: 60 captioned, 1.0 images/s, 16 in flight, GPU 97 %, GPU memory 91 %,"
+        " GPU at 64 °C;"
         " 1: starting, 0 captioned, 0.0 images/s, 0 in flight, 2 restarts"
     )
 

@@ -33,7 +33,8 @@ from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.thumbnails import choose
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, DocumentKind
 from vllm_caption.items import SkippedDocument
-from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.figures import EngineFigures
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.lock import OutputLock
@@ -330,7 +331,7 @@ def test_charts_over_time_come_from_the_monitor_where_there_is_one(tmp_path: Pat
     assert "GPU use <span" not in page
     write_series(root, 900)
     page = page_of(root)
-    for title in ("Speed", "Memory of the engines", "GPU use", "GPU memory", "Machine"):
+    for title in ("Speed", "Engine memory", "GPU use", "GPU memory", "Machine"):
         assert f"<figcaption>{title} <span" in page
     assert "There is no monitor.parquet" not in page
     assert page.count('class="border"') == page.count("running time (h)")
@@ -447,7 +448,7 @@ def test_page_says_whether_a_run_goes_on_or_died_and_what_is_left(
     tmp_path: Path, held: bool, expected: str
 ) -> None:
     root = write_folder(tmp_path / "o", [row()])
-    stats = RunStats([EngineStats()], total=1_001, scanning=False)
+    stats = RunStats([EngineFigures(0)], total=1_001, scanning=False)
     (root / "status.json").write_bytes(
         encode_status(make_status("run-1", "running", stats, 0.0, "2026-11-24T05:00:00+00:00"))
     )

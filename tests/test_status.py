@@ -15,16 +15,16 @@ import pytest
 from support.job import ENVIRONMENT, Terminal, run_here, start
 
 from vllm_caption.commands.status import describe, run_status
-from vllm_caption.monitoring.run_state import look
-from vllm_caption.monitoring.stats import EngineStats, RunStats
-from vllm_caption.monitoring.status import RunStatus, encode_status, make_status
+from vllm_caption.monitoring.figures import EngineFigures, HostFigures
+from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.monitoring.status import RunStatus, encode_status, look, make_status
 from vllm_caption.store.lock import OutputLock, find_holder
 
 AT = "2026-01-01T00:00:00+00:00"
 
 
 def status_of(state: str = "running", captioned: int = 30) -> RunStatus:
-    engines = [EngineStats("up", 11, in_flight=4), EngineStats("starting", restarts=2)]
+    engines = [EngineFigures(0, "up", 11, in_flight=4), EngineFigures(1, "starting", restarts=2)]
     stats = RunStats(engines, total=100, scanning=False, done_before=20)
     for number in range(captioned):
         stats.count_caption(number % 3 == 2, 50, 20, float(number))
@@ -64,7 +64,9 @@ def test_run_that_nobody_holds_while_its_file_says_running_died(tmp_path: Path) 
     held(tmp_path).release()
     exit_code, text = status(tmp_path)
     assert exit_code == 1
-    assert "died: the file says running, but nobody holds the folder; run again to go on" in text
+    assert (
+        "died: the file says running, but no process holds the folder; run again to resume" in text
+    )
 
 
 def test_run_that_has_ended_is_shown_without_speed_and_processes(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_watch_to_a_pipe_is_a_line_each_time_and_the_whole_at_the_end(
     end_after(held(tmp_path), tmp_path, 3, monkeypatch)
     exit_code, text = status(tmp_path, "--watch")
     lines = text.splitlines()
-    line = f"{AT} running 51/100 1 images/s, ETA 00:49, failed 1, engines 1/2"
+    line = f"{AT} running 51/100 1.0 images/s, 20 tokens/s, ETA 00:49, failed 1, engines 1/2"
     assert (exit_code, lines[:3]) == (0, [line] * 3)
     assert lines[3] == "State      ended"
     assert "\x1b" not in text
@@ -215,3 +217,30 @@ def test_reader_that_goes_away_ends_a_command_without_a_traceback(tmp_path: Path
     )
     lock.release()
     assert (len(result.stdout.splitlines()), result.stderr) == (1, "")
+
+
+# --- the file ----------------------------------------------------------------------------------
+
+
+def test_file_has_these_fields_and_types() -> None:
+    status = status_of()
+    status.engines[0].rss_mib = 900.04
+    host = HostFigures(50.0, 40.0, 100.0, 500.0, 30.0)
+    found = json.loads(encode_status(msgspec.structs.replace(status, host=host)))
+    assert {name: type(value).__name__ for name, value in found.items()} == {
+        **dict.fromkeys(("run_id", "state", "started_at", "updated_at"), "str"),
+        **dict.fromkeys(("pid", "total", "done_before", "captioned", "failed"), "int"),
+        "scanning": "bool",
+        **dict.fromkeys(("images_per_s", "tokens_per_s", "eta_s"), "float"),
+        "limited_by": "NoneType",
+        **dict.fromkeys(("failures", "host"), "dict"),
+        **dict.fromkeys(("engines", "warnings"), "list"),
+    }
+    assert set(found["host"]) == {
+        *("cpu_percent", "ram_percent", "driver_rss_mib", "disk_free_gib", "disk_percent"),
+    }
+    assert found["engines"][0] == {
+        **{"engine": 0, "state": "up", "pid": 11, "captioned": 20, "output_tokens": 400},
+        **{"in_flight": 4, "restarts": 0, "rss_mib": 900.0},
+        **dict.fromkeys(("gpu_percent", "gpu_memory_percent", "gpu_temperature_c")),
+    }

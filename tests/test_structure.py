@@ -39,7 +39,7 @@ USERS = {
     "PIL": {"commands.report.thumbnails", "engines.vllm_engine", "engines.worker", "images"},
     "psutil": {"monitoring"},
     "pyarrow": {"commands.report", "images.object_store", "monitoring.samples", "store"},
-    "pynvml": {"engines.hardware", "monitoring"},
+    "pynvml": {"monitoring.gpus"},
     "tqdm": {"monitoring.progress"},
     "yaml": {"captions.prompt"},
 }

@@ -1,4 +1,9 @@
-"""How values appear in messages: names, durations, errors, and the sections that commands print."""
+"""How values appear in messages: durations, errors, names, and the sections that commands print.
+
+Pure functions from a value to text. Invariant: whatever a file name, a document or a library puts
+into a value, the text that `printable`, `encodable_name` and `first_line` return can be encoded as
+UTF-8, and moves no terminal's cursor.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from typing import Final
 _LABEL_WIDTH: Final = 11
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 INDENT: Final = " " * _LABEL_WIDTH
-"""Of lines that belong to the section above them."""
+"""What the further lines of a section begin with."""
 MAX_SHOWN_CHARS: Final = 200
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 JSON_TYPES: Final[dict[type, str]] = {
@@ -26,41 +31,67 @@ JSON_TYPES: Final[dict[type, str]] = {
 
 
 def section(label: str, text: str) -> str:
-    """The first line of a section."""
+    """The first line of a section: its label in a column of its own, then the text."""
     return f"{label:{_LABEL_WIDTH}}{text}"
 
 
+# --- durations -------------------------------------------------------------------------------
+
+
 def duration(seconds: float) -> str:
-    """As 45 s, 7.5 minutes, 3.2 hours or 5.8 days; 1 s at least."""
+    """In words, as 250 ms, 2.4 s, 45 s, 7.5 minutes, 3.2 hours or 5.8 days."""
     if seconds >= 2 * _DAY:
         return f"{seconds / _DAY:.1f} days"
     if seconds >= _HOUR:
         return f"{seconds / _HOUR:.1f} hours"
-    return f"{seconds / _MINUTE:.1f} minutes" if seconds >= _MINUTE else f"{max(seconds, 1):.0f} s"
+    if seconds >= _MINUTE:
+        return f"{seconds / _MINUTE:.1f} minutes"
+    value, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"
+
+
+def clock(seconds: float | None) -> str:
+    """As a clock, which changes evenly: 01:23, 2:01:23 or 5 d 02:01; ? for one that is unknown."""
+    if seconds is None:
+        return "?"
+    minutes, second = divmod(int(seconds), _MINUTE)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02}:{minute:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
+
+
+# --- values of others ------------------------------------------------------------------------
+
+
+def first_line(error: BaseException, max_chars: int = 500, *, skip: tuple[str, ...] = ()) -> str:
+    """The first line of an error's text that says something, else the name of its type.
+
+    ``skip``: beginnings of lines to pass over, unless there is no other line."""
+    lines = [_on_one_line(line) for line in str(error).splitlines()]
+    lines = [line for line in lines if line] or [type(error).__name__]
+    return next((line for line in lines if not line.startswith(skip)), lines[0])[:max_chars]
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def encodable_name(name: str) -> str:
-    """A file system name as text for records: bytes that are not UTF-8 are shown as ``\\xff``."""
+    """A file system name as text for records: a byte that is not UTF-8 is written ``\\xff``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def printable(value: object) -> str:
-    """Any JSON value as text of bounded length: a string as it is, the rest as JSON,
-    and what no terminal or column should hold as an escape."""
+    """Any JSON value as text of bounded length: a string as it is, anything else as JSON, and
+    characters that no terminal or column should hold as escapes."""
     if not isinstance(value, str):
         try:
             value = json.dumps(value, ensure_ascii=False)
         except RecursionError:
             value = JSON_TYPES[type(value)]
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value[:MAX_SHOWN_CHARS])
-
-
-def first_line(error: BaseException, skip: tuple[str, ...] = ()) -> str:
-    """The first line of an error that says something: its type if there is none. Lines that start
-    with one of ``skip`` count only if there is no other."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(skip)]
-    return (telling or lines or [type(error).__name__])[0]
 
 
 # --- counts ----------------------------------------------------------------------------------

@@ -37,11 +37,11 @@ from vllm_caption.images.files import check_images_root
 from vllm_caption.images.object_store import absolute_root, public_root
 from vllm_caption.inputs.manifest import check_manifest_folders
 from vllm_caption.items import Item
-from vllm_caption.monitoring.bottleneck import Load, limit
 from vllm_caption.monitoring.event_log import EventLog
+from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.monitor import Monitor
 from vllm_caption.monitoring.progress import Progress
-from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
@@ -150,7 +150,7 @@ class _Job:
         self._gpus = gpus
         self._started_s = time.monotonic()
         num_engines = config.engine.data_parallel_size
-        self.stats = RunStats([EngineStats() for _ in range(num_engines)])
+        self.stats = RunStats([EngineFigures(number) for number in range(num_engines)])
         self._dispatcher = Dispatcher[Item](
             num_engines,
             max_retries=config.max_retries,
@@ -158,8 +158,6 @@ class _Job:
         )
         self._executor: Executor | None = None
         self._next_status_s = 0.0
-        self._judged_s: float | None = None
-        self._written_s = self._computed_s = 0.0
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
         known = output.item_states()
         self._num_known = 0 if output.shard else len(known)
@@ -253,30 +251,17 @@ class _Job:
         """What happens now and then: the live line, warnings, status.json."""
         self._progress.update(self.stats, now_s)
         self._warn()
-        self._judge(now_s)
+        self.stats.judge(
+            now_s,
+            num_waiting=self._dispatcher.num_waiting,
+            num_in_flight=self._dispatcher.num_in_flight,
+            max_num_seqs=self._config.engine.max_num_seqs,
+            writing_s=self._output.writing_s,
+            computing_s=time.thread_time(),
+        )
         if now_s >= self._next_status_s:
             self._next_status_s = now_s + STATUS_EVERY_S
             self._show("running")
-
-    def _judge(self, now_s: float) -> None:
-        """What limits the run at this moment."""
-        seconds = now_s - (now_s if self._judged_s is None else self._judged_s)
-        written_s, self._written_s = self._written_s, self._output.writing_s
-        computed_s, self._computed_s = self._computed_s, time.thread_time()
-        self._judged_s = now_s
-        engine, stats = self._config.engine, self.stats
-        load = Load(
-            num_up=stats.num_up,
-            num_waiting=self._dispatcher.num_waiting,
-            num_in_flight=self._dispatcher.num_in_flight,
-            scanning=stats.scanning,
-            max_num_seqs=engine.max_num_seqs,
-            writing=(self._written_s - written_s) / max(seconds, 1e-3),
-            computing=(self._computed_s - computed_s) / max(seconds, 1e-3),
-            rates=stats.recent.rates(now_s),
-        )
-        stats.limited_by = limit(load)
-        stats.limits_s[stats.limited_by] = stats.limits_s.get(stats.limited_by, 0.0) + seconds
 
     def _warn(self) -> None:
         for note in self._monitor.take_notes():

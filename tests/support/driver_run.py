@@ -22,7 +22,8 @@ from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSp
 from vllm_caption.engines.executors.local import LocalExecutor
 from vllm_caption.items import Document, Item
 from vllm_caption.messages import FlagsChecked
-from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.figures import EngineFigures
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.store.earlier_captions import read_earlier
@@ -83,7 +84,7 @@ class Run:
         config = self.config
         recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
         make = RowMaker("run", str(self.folder / "raw"), recipe)
-        self.stats = RunStats([EngineStats() for _ in range(self.num_engines)])
+        self.stats = RunStats([EngineFigures(number) for number in range(self.num_engines)])
         self.dispatcher: Dispatcher[Item] = Dispatcher(
             self.num_engines, max_retries=2, max_engine_restarts=engine.max_engine_restarts
         )

@@ -1,4 +1,4 @@
-"""``status``: what a run in an output folder does, or did, for people and for scripts."""
+"""``status``: what the run in an output folder is doing, or how it ended."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ import msgspec
 from vllm_caption.commands.status_shards import EVERY_S, EXIT_DIED, shards_are_newer, show_shards
 from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
 from vllm_caption.flags import Parser, add_output_folder
-from vllm_caption.formatting import section
-from vllm_caption.monitoring.run_state import View, as_dict, finished, interval, look, one_line
-from vllm_caption.monitoring.stats import HostStats
-from vllm_caption.monitoring.status import EngineStatus, RunStatus
+from vllm_caption.formatting import clock, section
+from vllm_caption.monitoring.figures import EngineFigures, measured
+from vllm_caption.monitoring.status import RunStatus, View, look
 
 
 def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     """The command; returns the exit code. Raises UsageError."""
     parser = Parser(
         prog="vllm-caption status",
-        description="Say what the run in an output folder does, or how the last one ended.",
-        epilog="exit codes: 0 it runs or has ended; 1 it died; 2 no run is known there;"
+        description="Show what the run in an output folder is doing, or how the last one ended.",
+        epilog="exit codes: 0 the run is running or has ended; 1 it died; 2 there is no run;"
         " 130 interrupted.",
     )
     add_output_folder(parser)
-    parser.add_argument("--watch", action="store_true", help="again every 2 s until the run ends")
-    parser.add_argument("--json", action="store_true", help="as JSON; with --watch a line each")
+    parser.add_argument("--watch", action="store_true", help="repeat every 2 s until the run ends")
+    parser.add_argument(
+        "--json", action="store_true", help="as JSON; with --watch one line each time"
+    )
     options = parser.parse_args(arguments)
     try:
         if shards_are_newer(options.output):
@@ -48,7 +49,7 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
 
 
 def watch(root: Path, screen: _Screen) -> View:
-    """Show the state every two seconds; returns the last one, when nobody holds the folder."""
+    """Show the state every two seconds; returns the last one, once no run holds the folder."""
     while (view := look(root)).holder is not None:
         screen.show(view)
         time.sleep(EVERY_S)
@@ -56,7 +57,7 @@ def watch(root: Path, screen: _Screen) -> View:
 
 
 class _Screen:
-    """Where looks go: a block that is drawn over itself on a terminal, lines elsewhere."""
+    """Where views are shown: one block that is redrawn on a terminal, lines elsewhere."""
 
     def __init__(self, stream: TextIO, *, as_json: bool, watching: bool) -> None:
         self._stream = stream
@@ -66,16 +67,16 @@ class _Screen:
         self._num_drawn = 0
 
     def show(self, view: View) -> None:
-        """One look of several."""
+        """One view of several."""
         if self._redraws:
             self._draw(view)
         elif self._as_json:
             self._print(_json(view, indent=False))
         else:
-            self._print(one_line(view))
+            self._print(view.one_line())
 
     def show_last(self, view: View) -> None:
-        """The only look, or the last."""
+        """The only view, or the last."""
         if self._redraws:
             self._draw(view)
         elif self._as_json:
@@ -104,16 +105,16 @@ def _lines(view: View) -> Iterator[str]:
     yield section("State", _state(view))
     started = f"started {status.started_at}" if status.started_at else "start unknown"
     yield section("Run", f"{status.run_id}, {started}")
-    yield section("Updated", f"{status.updated_at}, {interval(view.age_s)} ago")
+    yield section("Updated", f"{status.updated_at}, {clock(view.age_s)} ago")
     yield section("Items", _items(status))
     if view.state == "running":
         speed = f"{status.images_per_s:g} images/s, {status.tokens_per_s:g} tokens/s"
-        yield section("Speed", f"{speed}, ETA {interval(status.eta_s)}")
+        yield section("Speed", f"{speed}, ETA {clock(status.eta_s)}")
     if status.failures:
         kinds = sorted(status.failures.items(), key=lambda failure: -failure[1])
         yield section("Failures", ", ".join(f"{kind} {number:,}" for kind, number in kinds))
     if status.host and view.state == "running":
-        yield section("Host", _host(status.host))
+        yield section("Host", ", ".join(measured(status.host)))
     for engine in status.engines:
         yield section(f"Engine {engine.engine}", _engine(engine, view))
     if view.state == "running":
@@ -122,15 +123,15 @@ def _lines(view: View) -> Iterator[str]:
 
 def _state(view: View) -> str:
     if view.state == "died":
-        return "died: the file says running, but nobody holds the folder; run again to go on"
+        return "died: the file says running, but no process holds the folder; run again to resume"
     if view.state == "running":
         return f"running, {view.holder}"
     return "ended" if view.holder is None else f"ended; the folder is held by {view.holder}"
 
 
 def _items(status: RunStatus) -> str:
-    left = max(status.total - finished(status), 0)
-    share = f" ({finished(status) / status.total:.1%})" if status.total else ""
+    left = max(status.total - status.finished, 0)
+    share = f" ({status.finished / status.total:.1%})" if status.total else ""
     return (
         f"{status.total:,}{' or more' if status.scanning else ''}{share}:"
         f" {status.captioned:,} captioned + {status.done_before:,} before"
@@ -138,33 +139,17 @@ def _items(status: RunStatus) -> str:
     )
 
 
-def _engine(engine: EngineStatus, view: View) -> str:
+def _engine(engine: EngineFigures, view: View) -> str:
     captioned = sum(other.captioned for other in view.status.engines)
     share = engine.captioned / captioned if captioned else 0.0
     parts = [f"{engine.captioned:,} captioned ({share:.0%})", f"{engine.restarts} restarts"]
     if view.state == "running":
         process = "" if engine.pid is None else f", process {engine.pid}"
         parts = [f"{engine.state}{process}", *parts, f"{engine.in_flight} in flight"]
-        parts += _gpu(engine)
+        parts += measured(engine)
     return ", ".join(parts)
 
 
-def _gpu(engine: EngineStatus) -> Iterator[str]:
-    for label, value, unit in (
-        ("memory", engine.rss_mib, "MiB"),
-        ("GPU", engine.gpu_percent, "%"),
-        ("GPU memory", engine.gpu_memory_percent, "%"),
-        ("GPU at", engine.gpu_temperature_c, "°C"),
-    ):
-        if value is not None:
-            yield f"{label} {value:.0f} {unit}"
-
-
-def _host(host: HostStats) -> str:
-    disk = "" if host.disk_free_gib is None else f", {host.disk_free_gib:,.1f} GiB of disk free"
-    return f"CPU {host.cpu_percent:.0f} %, RAM {host.ram_percent:.0f} %{disk}"
-
-
 def _json(view: View, *, indent: bool) -> str:
-    encoded = msgspec.json.encode(as_dict(view))
+    encoded = msgspec.json.encode(view.as_dict())
     return (msgspec.json.format(encoded, indent=2) if indent else encoded).decode()

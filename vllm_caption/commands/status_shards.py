@@ -1,4 +1,4 @@
-"""``status`` of an output folder that several shards fill: a line for each, and one for all."""
+"""``status`` of an output folder that shards write to: a line for each, and one for all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import msgspec
 
 from vllm_caption.config import Shard
 from vllm_caption.errors import EXIT_OK, UsageError
-from vllm_caption.monitoring.run_state import View, as_dict, look, one_line
-from vllm_caption.monitoring.status import read_status
+from vllm_caption.monitoring.status import View, look, read_status
 from vllm_caption.store.layout import shard_folders
 
 EXIT_DIED = 1
@@ -21,7 +20,7 @@ Views = dict[Shard, View]
 
 
 def shards_are_newer(root: Path) -> bool:
-    """Whether a shard has said something since the last run of the whole folder."""
+    """Whether a shard has run since the last run of the whole folder."""
     whole = read_status(root)
     found = [status for path in shard_folders(root).values() if (status := read_status(path))]
     newest = max((status.updated_at for status in found), default="")
@@ -45,18 +44,18 @@ def _look(root: Path) -> Views:
         try:
             views[shard] = look(folder)
         except UsageError:
-            continue  # it has not said anything yet
+            continue  # it has only begun
     return views
 
 
 def _lines(views: Views) -> Iterator[str]:
     for shard, view in views.items():
-        yield f"Shard {shard}: {one_line(view)}"
+        yield f"Shard {shard}: {view.one_line()}"
 
 
 def _sum(views: Views) -> str:
     statuses = [view.status for view in views.values()]
-    finished = sum(s.done_before + s.captioned + s.failed for s in statuses)
+    finished = sum(status.finished for status in statuses)
     speed = sum(v.status.images_per_s for v in views.values() if v.state == "running")
     running = sum(view.state == "running" for view in views.values())
     return (
@@ -66,5 +65,5 @@ def _sum(views: Views) -> str:
 
 
 def _json(views: Views) -> str:
-    found: list[dict[str, Any]] = [as_dict(v) | {"shard": str(s)} for s, v in views.items()]
+    found: list[dict[str, Any]] = [v.as_dict() | {"shard": str(s)} for s, v in views.items()]
     return msgspec.json.encode(found).decode()

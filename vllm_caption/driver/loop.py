@@ -35,7 +35,8 @@ from vllm_caption.engines.memory_errors import passes, with_advice
 from vllm_caption.errors import RunStopped
 from vllm_caption.items import Item
 from vllm_caption.messages import Cancel, Cancelled, ImageRead, Lease
-from vllm_caption.monitoring.stats import EngineState, RunStats
+from vllm_caption.monitoring.figures import EngineState
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.start_errors import StartErrors
 

@@ -1,16 +1,12 @@
-"""What this machine offers an engine: which build of vLLM, and which GPUs are visible.
-
-Never touches CUDA in this process (a driver that holds a context takes memory from engine 0):
-devices are counted through the environment and NVML.
-"""
+"""What this machine offers engines: which build of vLLM is installed, and which GPUs each gets."""
 
 from __future__ import annotations
 
-import os
 from importlib import metadata
 from typing import Literal
 
 from vllm_caption.errors import UsageError
+from vllm_caption.monitoring.gpus import visible_gpus
 
 Platform = Literal["cuda", "cpu"]
 
@@ -34,23 +30,6 @@ def runs_on_cpu() -> bool:
         return platform() == "cpu"
     except UsageError:
         return False
-
-
-def visible_gpus() -> list[str]:
-    """Identifiers as `CUDA_VISIBLE_DEVICES` takes them, in order; empty without a GPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
-    import pynvml  # loads the driver's library, so only where it is asked for
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def default_data_parallel_size(gpus_per_engine: int) -> int:

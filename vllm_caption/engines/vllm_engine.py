@@ -76,7 +76,7 @@ def check_engine_args(
     try:
         sampling_params(sampling)
     except _REFUSALS as error:
-        raise UsageError("sampling flags", None, _first_sentence(error)) from None
+        raise UsageError("sampling flags", None, _reason(error)) from None
     parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False))
     given = given_flags(flags)
     namespace = parser.parse_args(list(flags))
@@ -87,7 +87,7 @@ def check_engine_args(
         args = AsyncEngineArgs.from_cli_args(namespace)
         config = args.create_engine_config(UsageContext.LLM_CLASS)
     except _REFUSALS as error:
-        raise UsageError("--model", namespace.model, _first_sentence(error)) from None
+        raise UsageError("--model", namespace.model, _reason(error)) from None
     if not config.model_config.is_multimodal_model:
         raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
     processor = _try_request(args.model, config)
@@ -97,9 +97,9 @@ def check_engine_args(
     return FlagsChecked(pickle.dumps(args), bounds is not None)
 
 
-def _first_sentence(error: BaseException) -> str:
-    """The part of vLLM's or pydantic's message that a user can act on, on one line."""
-    return first_line(error, skip=("For further", "1 validation"))[:500]
+def _reason(error: BaseException) -> str:
+    """The line of vLLM's or pydantic's message that a user can act on."""
+    return first_line(error, skip=("For further", "1 validation"))
 
 
 def _try_request(model: str, config: Any) -> Any:
@@ -114,13 +114,13 @@ def _try_request(model: str, config: Any) -> Any:
         InputProcessor(config, renderer)  # counts the tokens of an image, as each start does
     except _MODEL_REFUSALS as error:
         architecture = config.model_config.hf_config.architectures[0]
-        why = f"vLLM cannot prepare images for {architecture} ({_first_sentence(_root(error))})"
+        why = f"vLLM cannot prepare images for {architecture} ({_reason(_root(error))})"
         raise UsageError("--model", model, f"{why}; {ADVICE}") from None
     messages = _messages("Describe it.", None, Image.new("RGB", (224, 224)))
     try:
         renderer.render_chat([messages], CHAT, _tokenization(renderer))
     except _MODEL_REFUSALS as error:
-        why = f"cannot be asked about an image ({_first_sentence(_root(error))})"
+        why = f"cannot be asked about an image ({_reason(_root(error))})"
         remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
         raise UsageError("--model", model, f"{why}; {remedy}") from None
     return renderer.get_mm_processor().info.get_hf_processor()
@@ -208,11 +208,11 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineLost(str(error)) from error
         except VLLMClientError as error:
-            raise RequestRefused(_first_sentence(_root(error)), retryable=False) from error
+            raise RequestRefused(_reason(_root(error)), retryable=False) from error
         except Exception as error:  # whatever vLLM or a model's processor raises is told in a row
             if self._llm.errored:
-                raise EngineLost(_first_sentence(error)) from error
-            raise RequestRefused(_first_sentence(_root(error)), retryable=retryable) from error
+                raise EngineLost(_reason(error)) from error
+            raise RequestRefused(_reason(_root(error)), retryable=retryable) from error
 
     def shutdown(self) -> None:
         """Stop the engine core and its workers."""

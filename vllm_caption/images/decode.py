@@ -31,6 +31,7 @@ from PIL.Image import Transpose
 
 from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
+from vllm_caption.formatting import first_line
 from vllm_caption.images.composite import Composite, flatten, pad
 from vllm_caption.images.files import read_image
 from vllm_caption.images.png import store_pixels
@@ -92,17 +93,16 @@ def decode_image(data: bytes, image_format: str, config: ImageConfig) -> Prepare
     except Image.DecompressionBombError as error:
         raise ItemError("too_large", "it has more pixels than Pillow will decode") from error
     except Exception as error:  # decoders raise anything; the item's row records it
-        raise ItemError("decode_error", _sentence(image_format, error)) from error
+        raise ItemError("decode_error", _reason(image_format, error)) from error
     return PreparedImage(image, width, height, backdrop, digest)
 
 
-def _sentence(image_format: str, error: Exception) -> str:
+def _reason(image_format: str, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"it starts like {image_format}, but its header is damaged; export it again"
     if isinstance(error, MemoryError):
         return f"there is not enough memory to decode this {image_format}"
-    text = "".join(c if c.isprintable() else " " for c in str(error))[:200]
-    return f"the {image_format} data cannot be decoded: {text or type(error).__name__}"
+    return f"the {image_format} data cannot be decoded: {first_line(error, 200)}"
 
 
 def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Composite, Size]:

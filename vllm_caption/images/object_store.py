@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from vllm_caption.config import is_remote
 from vllm_caption.errors import ItemError, UsageError
+from vllm_caption.formatting import first_line
 
 PATIENCE_S: Final = 30
 FETCH_THREADS: Final = 32
@@ -59,7 +60,7 @@ def check_remote(images_root: str) -> None:
         system, path = _open_root(images_root)
         info = system.get_file_info(path)
     except _FAULTS as error:
-        raise UsageError(_FLAG, shown, f"cannot be read ({_sentence(error)})") from None
+        raise UsageError(_FLAG, shown, f"cannot be read ({_reason(error)})") from None
     if info.type is not fs.FileType.Directory:
         raise UsageError(_FLAG, shown, "holds nothing; name the bucket and prefix of the images")
 
@@ -130,12 +131,11 @@ def remote_size(images_root: str, file: str) -> int:
 def _refusal(error: Exception) -> ItemError:
     if isinstance(error, FileNotFoundError):
         return ItemError("missing_file", "there is no such object below the images root")
-    reason = _sentence(error)
+    reason = _reason(error)
     denied = isinstance(error, PermissionError) or "ACCESS_DENIED" in reason
     return ItemError("unreadable", f"it cannot be read: {reason}", transient=not denied)
 
 
-def _sentence(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """The service's own words, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.partition(" Detail:")[0][:300]
+    return first_line(error, 300).partition(" Detail:")[0]

@@ -1,4 +1,4 @@
-"""What a run tells, as lines with a time: text or one JSON object each.
+"""The log of a run: lines with a time, each as text or as one JSON object.
 
 Invariant: a log that can no longer be written costs its lines, never the run.
 """
@@ -20,7 +20,7 @@ _UNWRITABLE = (OSError, ValueError)
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is told. ``fields``: its numbers, by name."""
+    """One thing that happened. ``fields``: its figures, by name."""
 
     event: str
     text: str
@@ -32,8 +32,8 @@ class EventLog:
     """A file that events are appended to, or none."""
 
     def __init__(self, path: Path | None, *, as_json: bool = False) -> None:
-        """``as_json``: also what is shown elsewhere is to be JSON. Raises UsageError when the file
-        cannot be opened."""
+        """``as_json``: JSON here, and wherever else events are shown. Raises UsageError when the
+        file cannot be opened."""
         self.as_json = as_json
         self._file: TextIO | None = None
         if path is None:
@@ -42,7 +42,7 @@ class EventLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
-            remedy = f"cannot be written ({error.strerror}); name a file in a folder of yours"
+            remedy = f"cannot be written ({error.strerror}); name a file in a writable folder"
             raise UsageError("--log-file", path, remedy) from error
 
     def write(self, event: Event) -> None:
@@ -52,7 +52,7 @@ class EventLog:
                 print(as_line(event, as_json=self.as_json), file=self._file, flush=True)
 
     def close(self) -> None:
-        """No more events."""
+        """End the log."""
         if self._file is not None:
             with contextlib.suppress(*_UNWRITABLE):
                 self._file.close()

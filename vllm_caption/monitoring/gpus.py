@@ -1,27 +1,47 @@
-"""What the GPUs of each engine do, as NVML says: utilisation, memory, temperature.
+"""The GPUs of this machine: how they are named, and what NVML reads of them.
 
-Never touches CUDA. Invariant: no driver, a GPU that is lost, or a value that a GPU does not give
-(a MIG slice has no utilisation) costs that value, which is None, and nothing else.
+The one module that knows how CUDA names GPUs, and NVML. Never touches CUDA in this process: a
+driver that holds a context takes memory from engine 0.
+
+Invariant: without a driver, for a GPU that is lost, or for a value that a GPU does not have (a MIG
+slice has no utilisation), that value alone is None.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import pynvml
 
-_FAULTS = (pynvml.NVMLError, UnicodeDecodeError)
+_FAULTS: Final = (pynvml.NVMLError, UnicodeDecodeError)
 
 
-@dataclass(frozen=True, slots=True)
-class GpuReading:
-    """The GPUs of one engine at one moment: mean utilisation, fullest memory, hottest chip."""
+class GpuReading(msgspec.Struct, frozen=True):
+    """The GPUs of one engine at one moment, by the names of `EngineFigures`: mean utilisation,
+    fullest memory, hottest chip."""
 
     gpu_percent: float | None = None
-    memory_percent: float | None = None
-    temperature_c: float | None = None
+    gpu_memory_percent: float | None = None
+    gpu_temperature_c: float | None = None
+
+
+def visible_gpus() -> list[str]:
+    """The names of the GPUs that engines may use, in order: indices, UUIDs or MIG slices, as
+    `CUDA_VISIBLE_DEVICES` takes them. Empty without a GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for part in visible.split(",") if (name := part.strip()) not in ("", "-1")]
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
 
 
 class Gpus:
@@ -46,7 +66,7 @@ class Gpus:
         return [_read(handles) for handles in self._handles]
 
     def close(self) -> None:
-        """Let the driver's library go."""
+        """Release NVML."""
         if self._initialised:
             _ask(pynvml.nvmlShutdown)
 
@@ -59,7 +79,7 @@ def _handles(names: Sequence[str]) -> Iterator[Any]:
 
 
 def _handle(name: str) -> Any:
-    """A GPU by its index, or by its UUID, of which CUDA takes the beginning."""
+    """A GPU by its index, or by its UUID, which CUDA also takes abbreviated."""
     if name.isdecimal():
         return pynvml.nvmlDeviceGetHandleByIndex(int(name))
     for index in range(pynvml.nvmlDeviceGetCount()):
@@ -76,8 +96,8 @@ def _read(handles: Sequence[Any]) -> GpuReading:
     known = [value for value in used if value is not None]
     return GpuReading(
         gpu_percent=sum(known) / len(known) if known else None,
-        memory_percent=max((value for value in full if value is not None), default=None),
-        temperature_c=max((value for value in heat if value is not None), default=None),
+        gpu_memory_percent=max((value for value in full if value is not None), default=None),
+        gpu_temperature_c=max((value for value in heat if value is not None), default=None),
     )
 
 

@@ -1,6 +1,6 @@
-"""What the machine around the engines does: CPU, memory, disk, and the memory of each process.
+"""The machine around the engines: CPU, memory, disk, and the memory of each worker.
 
-Invariant: a value that cannot be had is None.
+Invariant: a value that cannot be read is None.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from vllm_caption.monitoring.stats import HostStats
+from vllm_caption.monitoring.figures import HostFigures
 
 MIB, GIB = 2**20, 2**30
 CGROUP, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -20,22 +20,22 @@ _NO_LIMIT = 2**60
 
 
 class Host:
-    """This machine. CPU use is that since the last reading."""
+    """This machine. CPU use is of the time since the last reading."""
 
     def __init__(self, disk: Path) -> None:
         """``disk``: a folder on the disk that is watched."""
         self._disk = disk
         self._driver = psutil.Process()
         self._groups = [CGROUP, *own_groups(CGROUP, OWN_GROUP)]
-        psutil.cpu_percent()  # the first answer means nothing
+        psutil.cpu_percent()  # the first answer is always 0
 
-    def read(self) -> HostStats:
-        """The present state."""
+    def read(self) -> HostFigures:
+        """The present figures."""
         try:
             disk = psutil.disk_usage(str(self._disk))
-        except OSError:  # the folder is gone for a moment
+        except OSError:  # the folder is away for a moment
             disk = None
-        return HostStats(
+        return HostFigures(
             cpu_percent=psutil.cpu_percent(),
             ram_percent=max(psutil.virtual_memory().percent, *map(limit_percent, self._groups)),
             driver_rss_mib=self._driver.memory_info().rss / MIB,
@@ -54,8 +54,8 @@ class Host:
 
 
 def own_groups(root: Path, own: Path) -> list[Path]:
-    """The control groups (version 2) that this process is in, inside out: those of a container, of
-    a batch job, of a service. Each may have a limit."""
+    """The control groups (version 2) around this process, innermost first: of a container, a batch
+    job, a service. Each may have a limit."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -65,9 +65,9 @@ def own_groups(root: Path, own: Path) -> list[Path]:
 
 
 def limit_percent(group: Path) -> float:
-    """Memory of a control group that no cache can give back, of its limit; 0.0 without a limit.
+    """Percent of its memory limit that a control group uses, without caches; 0.0 without a limit.
 
-    The kernel kills at this limit, however much the machine has left.
+    The kernel kills at this limit, however much memory the machine has left.
     """
     try:
         limit = (group / "memory.max").read_text().strip()

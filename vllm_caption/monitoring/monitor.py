@@ -1,12 +1,13 @@
-"""The numbers of a run over time, and warnings when the machine runs out of something.
+"""The thread that measures: it samples the machine, keeps the samples, and warns.
 
 Everything that asks the machine happens in a thread of its own; the driver's loop only hands over
-its counts and takes what was seen last. Invariant: nothing that goes wrong here costs the run more
-than the numbers; it is told once.
+its counts and takes the last reading. Invariant: whatever goes wrong here costs the run the figures
+at most, and is reported once.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
@@ -17,20 +18,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import psutil
 
+from vllm_caption.monitoring.figures import EngineFigures, HostFigures
 from vllm_caption.monitoring.gpus import GpuReading, Gpus
 from vllm_caption.monitoring.host import Host
 from vllm_caption.monitoring.pressure import Pressure, gpu_memory_limit
-from vllm_caption.monitoring.samples import FAULTS, Series, read_series, write_series
-from vllm_caption.monitoring.stats import HostStats, RunStats
+from vllm_caption.monitoring.samples import (
+    FAULTS,
+    OF_ENGINE,
+    OF_HOST,
+    OF_RUN,
+    Series,
+    read_series,
+    write_series,
+)
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import RunStatus
 from vllm_caption.store.layout import SAMPLES
 
 EVERY_S: Final = 5.0
 FIRST_EVERY_S: Final = 2.0
 FIRST_S: Final = 60.0
-"""So long the samples are denser: a short run has some too."""
+"""Samples are denser for this long, so that a short run has some too."""
 WRITE_EVERY_S: Final = 60.0
 PATIENCE_S: Final = 5.0
 _FAULTS: Final = (*FAULTS, psutil.Error)
@@ -38,11 +49,18 @@ _FAULTS: Final = (*FAULTS, psutil.Error)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was seen last. ``rss_mib``: by process id of a worker."""
+    """One look at the machine. ``gpus``: by engine; ``rss_mib``: by process id of a worker."""
 
-    host: HostStats
+    host: HostFigures
     gpus: list[GpuReading]
     rss_mib: dict[int, float]
+
+    def put_into(self, engines: Sequence[EngineFigures]) -> None:
+        """Set the measured figures of each engine."""
+        for engine, gpu in zip(engines, self.gpus, strict=True):
+            engine.rss_mib = None if engine.pid is None else self.rss_mib.get(engine.pid)
+            for name, value in msgspec.structs.asdict(gpu).items():
+                setattr(engine, name, value)
 
 
 class Monitor:
@@ -73,28 +91,24 @@ class Monitor:
         self._thread.start()
 
     def show(self, stats: RunStats) -> None:
-        """Put what was seen last into the run's numbers."""
+        """Put the last reading into the run's statistics."""
         if (reading := self._reading) is None:
             return
         stats.host = reading.host
         stats.warnings = self._warnings
-        for engine, gpu in zip(stats.engines, reading.gpus, strict=True):
-            engine.rss_mib = None if engine.pid is None else reading.rss_mib.get(engine.pid)
-            engine.gpu_percent = gpu.gpu_percent
-            engine.gpu_memory_percent = gpu.memory_percent
-            engine.gpu_temperature_c = gpu.temperature_c
+        reading.put_into(stats.engines)
 
     def follow(self, status: RunStatus) -> None:
-        """The run's present counts: the next sample takes them."""
+        """Hand over the run's present counts, for the next sample."""
         self._status = status
 
     def take_notes(self) -> Iterator[str]:
-        """What the user is to be told, once each."""
+        """What the user is to read, once each."""
         while self._notes:
             yield self._notes.popleft()
 
     def close(self) -> None:
-        """Take the last sample, write the file; a machine that hangs is not waited for."""
+        """Take the last sample and write the file, unless the machine hangs."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(PATIENCE_S)
@@ -114,7 +128,7 @@ class Monitor:
                     written_s = time.monotonic()
                     write_series(self._folder, series.table())
             except _FAULTS as error:
-                self._note(f"The monitor goes on without some of its numbers: {error}")
+                self._note(f"The monitor continues without some of its figures: {error}")
         gpus.close()
         os.close(self._folder)
 
@@ -122,7 +136,7 @@ class Monitor:
         try:
             return Series(read_series(self._root))
         except FAULTS as error:
-            self._note(f"{self._root / SAMPLES} cannot be read and is begun anew: {error}")
+            self._note(f"{self._root / SAMPLES} cannot be read and is started afresh: {error}")
             return Series()
 
     def _sample(self, series: Series, gpus: Gpus, host: Host, *, last: bool) -> None:
@@ -130,10 +144,9 @@ class Monitor:
         self._reading = reading
         if (status := self._status) is None:
             return
-        row = sample(status, reading, datetime.now(UTC))
-        series.add(row, last=last)
-        memory = [gpu.memory_percent for gpu in reading.gpus]
-        self._notes.extend(self._pressure.look(reading.host, memory))
+        series.add(sample(status, reading, datetime.now(UTC)), last=last)
+        memory = [gpu.gpu_memory_percent for gpu in reading.gpus]
+        self._notes.extend(self._pressure.check(reading.host, memory))
         self._warnings = list(self._pressure.active.values())
 
     def _note(self, text: str) -> None:
@@ -146,31 +159,13 @@ class Monitor:
 
 def sample(status: RunStatus, reading: Reading, at: datetime) -> dict[str, Any]:
     """One row of monitor.parquet."""
+    engines = [copy.copy(engine) for engine in status.engines]
+    reading.put_into(engines)
     return {
         "at": at,
         "run_id": status.run_id,
-        "images_per_s": status.images_per_s,
-        "tokens_per_s": status.tokens_per_s,
-        "captioned": status.captioned,
-        "failed": status.failed,
-        "in_flight": sum(engine.in_flight for engine in status.engines),
-        "cpu_percent": reading.host.cpu_percent,
-        "ram_percent": reading.host.ram_percent,
-        "driver_rss_mib": reading.host.driver_rss_mib,
-        "disk_free_gib": reading.host.disk_free_gib,
-        "engines": [
-            {
-                "engine": engine.engine,
-                "state": engine.state,
-                "captioned": engine.captioned,
-                "output_tokens": engine.output_tokens,
-                "in_flight": engine.in_flight,
-                "restarts": engine.restarts,
-                "rss_mib": None if engine.pid is None else reading.rss_mib.get(engine.pid),
-                "gpu_percent": gpu.gpu_percent,
-                "gpu_memory_percent": gpu.memory_percent,
-                "gpu_temperature_c": gpu.temperature_c,
-            }
-            for engine, gpu in zip(status.engines, reading.gpus, strict=True)
-        ],
+        **{name: getattr(status, name) for name in OF_RUN},
+        "in_flight": sum(engine.in_flight for engine in engines),
+        **{name: getattr(reading.host, name) for name in OF_HOST},
+        "engines": [{name: getattr(engine, name) for name in OF_ENGINE} for engine in engines],
     }

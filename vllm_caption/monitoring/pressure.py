@@ -1,7 +1,7 @@
-"""When the machine runs out of something: pure rules, and what the user is told.
+"""Warnings when the machine runs out of something. Pure: from figures to sentences.
 
 Invariant: one warning per resource when it passes its limit, and another only after it has fallen
-well below in between.
+well below the limit in between.
 """
 
 from __future__ import annotations
@@ -10,33 +10,35 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from vllm_caption.engine_flags import named_flags
-from vllm_caption.monitoring.stats import HostStats
+from vllm_caption.monitoring.figures import HostFigures
 
 LIMIT_PERCENT: Final = 90.0
 CALM_BELOW: Final = 10.0
-"""Points below its limit at which a resource counts as calm again."""
+"""A resource that is this many points below its limit counts as calm again."""
 VLLM_GPU_MEMORY: Final = 0.92
 """vLLM's own default of --gpu-memory-utilization."""
 GPU_MEMORY_MARGIN: Final = 4.0
 
 
 class Pressure:
-    """What has been warned about so far. ``active``: resource → the warning, while it lasts."""
+    """The warnings so far. ``active``: resource → its warning, while it lasts."""
 
     def __init__(
         self, folder: str, *, on_cpu: bool, gpu_memory_limit: float = LIMIT_PERCENT
     ) -> None:
-        """``on_cpu``: the engines are to use up the CPU, so its use is no warning."""
+        """``on_cpu``: the engines are meant to use up the CPU, so there is no warning of that."""
         self._folder = folder
         self._on_cpu = on_cpu
         self._gpu_memory_limit = gpu_memory_limit
         self.active: dict[str, str] = {}
 
-    def look(self, host: HostStats, gpu_memory: Sequence[float | None]) -> list[str]:
-        """The present numbers, percent of GPU memory by engine; returns what is to be told now."""
+    def check(self, host: HostFigures, gpu_memory: Sequence[float | None]) -> list[str]:
+        """Take the present figures, percent of GPU memory by engine; returns the new warnings."""
         return [text for text in self._checked(host, gpu_memory) if text]
 
-    def _checked(self, host: HostStats, gpu_memory: Sequence[float | None]) -> Iterable[str | None]:
+    def _checked(
+        self, host: HostFigures, gpu_memory: Sequence[float | None]
+    ) -> Iterable[str | None]:
         if not self._on_cpu:
             remedy = "engines may wait for images; end other work, or see queue_s in the manifest"
             yield self._check("CPU", host.cpu_percent, f"the CPU is busy: {remedy}")
@@ -46,7 +48,7 @@ class Pressure:
         what = f"the disk of {self._folder} is nearly full: {room}; a full disk stops the run"
         yield self._check("disk", host.disk_percent, what)
         for index, percent in enumerate(gpu_memory):
-            remedy = "if it dies of it, lower --gpu-memory-utilization or --max-num-seqs"
+            remedy = "if the engine runs out, lower --gpu-memory-utilization or --max-num-seqs"
             what = f"the GPU memory of engine {index} is nearly used up: {remedy}"
             resource = f"GPU memory of engine {index}"
             yield self._check(resource, percent, what, self._gpu_memory_limit)
@@ -65,10 +67,10 @@ class Pressure:
 
 
 def gpu_memory_limit(engine_args: Sequence[str]) -> float:
-    """Percent above which GPU memory is a warning: vLLM takes its share at start, and fills it, so
-    only what goes clearly beyond the share says something."""
+    """Percent above which GPU memory is worth a warning: vLLM takes its share at the start and
+    fills it, so only use that goes clearly beyond the share is news."""
     try:
         share = float(named_flags(engine_args)["gpu_memory_utilization"])
-    except (KeyError, ValueError):  # a bad value vLLM refuses itself
+    except (KeyError, ValueError):  # vLLM itself refuses a bad value
         share = VLLM_GPU_MEMORY
     return min(max(LIMIT_PERCENT, 100 * share + GPU_MEMORY_MARGIN), 99.0)

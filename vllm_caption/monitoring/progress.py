@@ -1,4 +1,4 @@
-"""What a run tells: a tqdm bar on a terminal, plain lines elsewhere (each 50 items or 10 s), or
+"""What a run shows: a tqdm bar on a terminal, plain lines elsewhere (each 50 items or 10 s), or
 only what matters; and all of it, with times, in a log file.
 
 Invariant: a stream that can no longer be written (a closed terminal, a full disk behind `2>`, a
@@ -10,22 +10,32 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
+import msgspec
 from tqdm import tqdm
 
+from vllm_caption.formatting import clock
 from vllm_caption.monitoring.event_log import Event, EventLog, Level, as_line
-from vllm_caption.monitoring.stats import EngineStats, RunStats
+from vllm_caption.monitoring.figures import (
+    EngineFigures,
+    describe_run,
+    measured,
+    num_up,
+    progress_line,
+    rounded,
+)
+from vllm_caption.monitoring.stats import RunStats
 
-PLAIN_EVERY_ITEMS = 50
-PLAIN_EVERY_S = 10.0
-ENGINES_EVERY_S = 60.0
-_UNWRITABLE = (OSError, ValueError)
+PLAIN_EVERY_ITEMS: Final = 50
+PLAIN_EVERY_S: Final = 10.0
+ENGINES_EVERY_S: Final = 60.0
+_BAR: Final = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{desc}]"
+_UNWRITABLE: Final = (OSError, ValueError)
 
 
 class Progress:
-    """Shows one run's numbers on one stream and in one log file."""
+    """Shows one run's figures on one stream and in one log file."""
 
     def __init__(
         self,
@@ -43,9 +53,8 @@ class Progress:
         self._shown_s = self._engines_shown_s = float("-inf")
         self._captioned_then: list[int] = []
         if not quiet and not self._log.as_json and stream.isatty():
-            shape = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             self._bar = tqdm(
-                total=0, unit="image", file=stream, bar_format=shape, dynamic_ncols=True
+                total=0, unit="image", file=stream, bar_format=_BAR, dynamic_ncols=True
             )
 
     def tell(self, line: str, event: str = "message", level: Level = "info") -> None:
@@ -53,7 +62,7 @@ class Progress:
         self._tell(Event(event, line, level))
 
     def warn(self, line: str) -> None:
-        """The same for what may want a hand."""
+        """The same for what may need attention."""
         self.tell(line, "warning", "warning")
 
     def record(self, event: str, text: str) -> None:
@@ -61,37 +70,46 @@ class Progress:
         self._log.write(Event(event, text))
 
     def update(self, stats: RunStats, now_s: float) -> None:
-        """Show the present numbers; cheap enough to call often."""
+        """Show the present figures; cheap enough to call often."""
+        run = stats.figures(now_s)
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
-                self._bar.total = stats.total
-                self._bar.n = stats.finished
-                self._bar.set_postfix_str(describe(stats, now_s))
+                self._bar.total, self._bar.n = run.total, run.finished
+                elapsed = clock(self._bar.format_dict["elapsed"])
+                self._bar.set_description_str(f"{elapsed}, {describe_run(run, stats.engines)}")
         due = (
-            stats.finished - self._shown_finished >= PLAIN_EVERY_ITEMS
+            run.finished - self._shown_finished >= PLAIN_EVERY_ITEMS
             or now_s - self._shown_s >= PLAIN_EVERY_S
         )
-        if due and stats.total:
-            self._shown_finished, self._shown_s = stats.finished, now_s
-            plus = "+" if stats.scanning else ""
-            line = f"{stats.finished}/{stats.total}{plus} {describe(stats, now_s)}"
-            self._number(Event("progress", line, fields=_fields(stats, now_s)))
-            self._update_engines(stats, now_s)
+        if due and run.total:
+            self._shown_finished, self._shown_s = run.finished, now_s
+            fields = {
+                "finished": run.finished,
+                **msgspec.structs.asdict(run),
+                "engines_up": num_up(stats.engines),
+            }
+            line = progress_line(run, stats.engines)
+            self._show_figures(Event("progress", line, fields=fields))
+            self._update_engines(stats.engines, now_s)
 
-    def _update_engines(self, stats: RunStats, now_s: float) -> None:
-        """Now and then, how the work is shared and what each GPU does."""
+    def _update_engines(self, engines: list[EngineFigures], now_s: float) -> None:
+        """Once a minute: how the engines share the work, and what was measured of each."""
         if (seconds := now_s - self._engines_shown_s) < ENGINES_EVERY_S:
             return
-        then = self._captioned_then or [0] * len(stats.engines)
-        rates = [(e.captioned - c) / seconds for e, c in zip(stats.engines, then, strict=True)]
         if self._captioned_then:
-            shown = (f"{i}: {describe_engine(e, rates[i])}" for i, e in enumerate(stats.engines))
-            fields = {
-                "engines": [_engine_fields(e, r) for e, r in zip(stats.engines, rates, strict=True)]
-            }
-            self._number(Event("engines", "Engines: " + "; ".join(shown), fields=fields))
+            rated = [
+                (engine, (engine.captioned - then) / seconds)
+                for engine, then in zip(engines, self._captioned_then, strict=True)
+            ]
+            shown = (f"{e.engine}: {describe_engine(e, rate)}" for e, rate in rated)
+            fields = [
+                {**msgspec.structs.asdict(rounded(engine)), "images_per_s": round(rate, 2)}
+                for engine, rate in rated
+            ]
+            event = Event("engines", "Engines: " + "; ".join(shown), fields={"engines": fields})
+            self._show_figures(event)
         self._engines_shown_s = now_s
-        self._captioned_then = [engine.captioned for engine in stats.engines]
+        self._captioned_then = [engine.captioned for engine in engines]
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -99,8 +117,8 @@ class Progress:
             with contextlib.suppress(*_UNWRITABLE):
                 self._bar.close()
 
-    def _number(self, event: Event) -> None:
-        """What a bar shows anyway, and what quiet leaves out."""
+    def _show_figures(self, event: Event) -> None:
+        """As a line of text, unless a bar shows them or nothing is to be shown."""
         if self._quiet or self._bar is not None:
             self._log.write(event)
         else:
@@ -114,6 +132,17 @@ class Progress:
             else:
                 line = as_line(event, as_json=True) if self._log.as_json else event.text
                 print(line, file=self._stream, flush=True)
+
+
+def describe_engine(engine: EngineFigures, images_per_s: float) -> str:
+    """One engine in a few words; what is not known is left out."""
+    parts = [f"{engine.captioned:,} captioned", f"{images_per_s:.1f} images/s"]
+    parts += [f"{engine.in_flight} in flight"]
+    if engine.state != "up":
+        parts.insert(0, engine.state)
+    if engine.restarts:
+        parts.append(f"{engine.restarts} restarts")
+    return ", ".join([*parts, *measured(engine)])
 
 
 class DocumentProgress:
@@ -141,65 +170,3 @@ class DocumentProgress:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
-
-
-def describe(stats: RunStats, now_s: float) -> str:
-    """Rates, time to go, failures and engines, in one short text."""
-    images_per_s, tokens_per_s = stats.rates(now_s)
-    eta_s = stats.eta_s(now_s)
-    eta = "?" if eta_s is None else tqdm.format_interval(int(eta_s))
-    parts = [
-        f"{images_per_s:.1f} images/s",
-        f"{tokens_per_s:.0f} tokens/s",
-        f"ETA {eta}",
-        f"failed {stats.failed}",
-        f"engines {stats.num_up}/{len(stats.engines)}",
-    ]
-    if stats.limited_by is not None:
-        parts.append(f"limited by {stats.limited_by}")
-    return ", ".join(parts)
-
-
-def describe_engine(engine: EngineStats, images_per_s: float) -> str:
-    """One engine in a few words; what is not known is left out."""
-    parts = [f"{engine.captioned:,} captioned", f"{images_per_s:.1f} images/s"]
-    parts += [f"{engine.in_flight} in flight"]
-    if engine.state != "up":
-        parts.insert(0, engine.state)
-    if engine.restarts:
-        parts.append(f"{engine.restarts} restarts")
-    if engine.gpu_percent is not None:
-        parts.append(f"GPU {engine.gpu_percent:.0f} %")
-    if engine.gpu_memory_percent is not None:
-        parts.append(f"its memory {engine.gpu_memory_percent:.0f} %")
-    if engine.gpu_temperature_c is not None:
-        parts.append(f"{engine.gpu_temperature_c:.0f} °C")
-    return ", ".join(parts)
-
-
-def _fields(stats: RunStats, now_s: float) -> Mapping[str, object]:
-    images_per_s, tokens_per_s = stats.rates(now_s)
-    return {
-        "finished": stats.finished,
-        "total": stats.total,
-        "scanning": stats.scanning,
-        "captioned": stats.captioned,
-        "failed": stats.failed,
-        "images_per_s": round(images_per_s, 2),
-        "tokens_per_s": round(tokens_per_s, 1),
-        "eta_s": stats.eta_s(now_s),
-        "engines_up": stats.num_up,
-    }
-
-
-def _engine_fields(engine: EngineStats, images_per_s: float) -> Mapping[str, object]:
-    return {
-        "state": engine.state,
-        "captioned": engine.captioned,
-        "images_per_s": round(images_per_s, 2),
-        "in_flight": engine.in_flight,
-        "restarts": engine.restarts,
-        "gpu_percent": engine.gpu_percent,
-        "gpu_memory_percent": engine.gpu_memory_percent,
-        "gpu_temperature_c": engine.gpu_temperature_c,
-    }

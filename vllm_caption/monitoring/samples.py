@@ -1,18 +1,34 @@
-"""monitor.parquet: the numbers of all runs of an output folder over time, bounded in size.
+"""monitor.parquet: the figures of all runs of an output folder over time, bounded in size.
 
-Invariants: the file is replaced whole, below the folder that was opened at start; the first and
-the last sample of a run stay longest; every number is the one that was seen at `at`.
+A file of its own beside the thread that fills it (`monitor`): the report reads it without NVML and
+psutil.
+
+Invariants: the file is replaced as a whole, in the folder that was opened at the start; the first
+and the last sample of a run stay longest; every value is the one that was measured at `at`.
+
+Why it is bounded: a week with a sample each 5 s is 121,000 samples, and the file is written once a
+minute. Measured with 8 and 64 engines, all of them take 12 and 74 MiB on disk, 55 and 378 MiB in
+memory (0.9 GiB while it is written), and 1.7 and 9 s for each write. Of the 1,890 samples that a
+bounded series keeps it is 0.3 and 1.9 MiB, 1 and 6 MiB, and 0.15 and 0.5 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vllm_caption.monitoring.figures import (
+    IN_FLIGHT,
+    EngineFigures,
+    Figure,
+    HostFigures,
+    RunFigures,
+    listed,
+)
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.layout import SAMPLES
 
@@ -21,41 +37,29 @@ MAX_POINTS_BEFORE: Final = 4096
 FAULTS: Final = (OSError, ValueError, KeyError, pa.ArrowException)
 """What reading or writing the file can raise."""
 
-ENGINE: Final = pa.struct(
-    [
-        ("engine", pa.int32()),
-        ("state", pa.string()),
-        ("captioned", pa.int64()),
-        ("output_tokens", pa.int64()),
-        ("in_flight", pa.int32()),
-        ("restarts", pa.int32()),
-        ("rss_mib", pa.float32()),
-        ("gpu_percent", pa.float32()),
-        ("gpu_memory_percent", pa.float32()),
-        ("gpu_temperature_c", pa.float32()),
-    ]
-)
+
+def _columns(figures: Iterable[tuple[str, Figure]]) -> list[tuple[str, pa.DataType]]:
+    return [(name, pa.type_for_alias(figure.column)) for name, figure in figures]
+
+
+OF_RUN: Final = listed(RunFigures)
+OF_HOST: Final = listed(HostFigures)
+OF_ENGINE: Final = listed(EngineFigures)
 SCHEMA: Final = pa.schema(
     [
         ("at", pa.timestamp("us", tz="UTC")),
         ("run_id", pa.string()),
-        ("images_per_s", pa.float32()),
-        ("tokens_per_s", pa.float32()),
-        ("captioned", pa.int64()),
-        ("failed", pa.int64()),
-        ("in_flight", pa.int32()),
-        ("cpu_percent", pa.float32()),
-        ("ram_percent", pa.float32()),
-        ("driver_rss_mib", pa.float32()),
-        ("disk_free_gib", pa.float32()),
-        ("engines", pa.list_(ENGINE)),
+        *_columns(OF_RUN.items()),
+        *_columns([("in_flight", IN_FLIGHT)]),
+        *_columns(OF_HOST.items()),
+        ("engines", pa.list_(pa.struct(_columns(OF_ENGINE.items())))),
     ]
 )
 
 
 class Series:
-    """The samples of this run after those of earlier ones. A run that gets long keeps every
-    second of its samples, then every fourth, and so on, evenly over its whole length."""
+    """The samples of this run after those of earlier ones. A run that gets long keeps every second
+    of its samples, then every fourth, and so on, evenly over its whole length."""
 
     def __init__(
         self,
@@ -92,8 +96,8 @@ class Series:
 
 
 def thin(table: pa.Table, most: int) -> pa.Table:
-    """At most so many samples: every second one goes, but for the ends of each run, as often as
-    needed; then the oldest."""
+    """At most so many samples: every second one goes, except for the ends of each run, as often as
+    needed; then the oldest. A folder that many runs wrote to keeps a trace of each."""
     while table.num_rows > most:
         runs = table["run_id"].to_pylist()
         around = zip([None, *runs], runs, [*runs[1:], None], strict=False)
@@ -106,13 +110,15 @@ def thin(table: pa.Table, most: int) -> pa.Table:
 
 
 def read_series(root: Path) -> pa.Table | None:
-    """What earlier runs left; None where there is nothing. Raises FAULTS."""
+    """The samples of earlier runs; None where there are none. Raises FAULTS."""
     path = root / SAMPLES
     if not path.exists():
         return None
     with path.open("rb") as file:
         table = pq.ParquetFile(file).read()
-    return table.select(SCHEMA.names).cast(SCHEMA)
+    # A figure that an older version did not know is null.
+    every = pa.concat_tables([SCHEMA.empty_table(), table], promote_options="permissive")
+    return every.select(SCHEMA.names).cast(SCHEMA)
 
 
 def write_series(folder: int, table: pa.Table) -> None:

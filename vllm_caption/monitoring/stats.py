@@ -1,51 +1,77 @@
-"""The numbers of a run while it runs: what the live line, status.json and the summary show."""
+"""The counts of a run while it runs, and its rates.
+
+Invariant: statistics are told, never asked: nothing is decided by them.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final
 
 from vllm_caption.captions.rejection_alarm import Rejections
-from vllm_caption.monitoring.bottleneck import Limit
-from vllm_caption.monitoring.rates import Recent
+from vllm_caption.monitoring.bottleneck import Limit, Load, limit
+from vllm_caption.monitoring.figures import EngineFigures, HostFigures, RunFigures, num_up
 
-EngineState = Literal["waiting", "starting", "up", "retired", "stopped"]
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """One engine slot."""
-
-    state: EngineState = "waiting"
-    pid: int | None = None
-    captioned: int = 0
-    output_tokens: int = 0
-    restarts: int = 0
-    in_flight: int = 0
-    rss_mib: float | None = None
-    gpu_percent: float | None = None
-    gpu_memory_percent: float | None = None
-    gpu_temperature_c: float | None = None
+WINDOW_S: Final = 30.0
+BUCKET_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class HostStats:
-    """The machine around the engines; None is not known."""
+class Rates:
+    """Captions and their tokens; ``num_generating``: how many were being generated at a time."""
 
-    cpu_percent: float
-    ram_percent: float
-    driver_rss_mib: float
-    disk_free_gib: float | None = None
-    disk_percent: float | None = None
+    images_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    num_generating: float = 0.0
+
+
+@dataclass(slots=True)
+class _Bucket:
+    begin_s: float
+    images: int = 0
+    tokens: int = 0
+    generate_s: float = 0.0
+
+
+class Recent:
+    """The captions of the last half minute, in buckets: its cost does not grow with the speed."""
+
+    def __init__(self) -> None:
+        self._buckets: deque[_Bucket] = deque()
+
+    def add(self, at_s: float, tokens: int, generate_s: float) -> None:
+        """One caption, which took ``generate_s`` to generate."""
+        begin_s = at_s // BUCKET_S * BUCKET_S
+        if not self._buckets or self._buckets[-1].begin_s < begin_s:
+            self._buckets.append(_Bucket(begin_s))
+        bucket = self._buckets[-1]
+        bucket.images += 1
+        bucket.tokens += tokens
+        bucket.generate_s += generate_s
+
+    def rates(self, now_s: float) -> Rates:
+        """All zero while there is too little to say."""
+        buckets = self._buckets
+        while buckets and buckets[0].begin_s < now_s - WINDOW_S:
+            buckets.popleft()
+        num_images = sum(bucket.images for bucket in buckets)
+        if num_images < 2:
+            return Rates()
+        span_s = max(now_s - buckets[0].begin_s, 1e-3)
+        return Rates(
+            images_per_s=num_images / span_s,
+            tokens_per_s=sum(bucket.tokens for bucket in buckets) / span_s,
+            num_generating=sum(bucket.generate_s for bucket in buckets) / span_s,
+        )
 
 
 @dataclass(slots=True)
 class RunStats:
     """Counts of one run. ``done_before``: captions of earlier runs that are kept."""
 
-    engines: list[EngineStats]
+    engines: list[EngineFigures]
     total: int = 0
     scanning: bool = True
     done_before: int = 0
@@ -61,7 +87,7 @@ class RunStats:
     examples: dict[str, str] = field(default_factory=dict)
     flags: Counter[str] = field(default_factory=Counter)
     rejections: Rejections = field(default_factory=Rejections)
-    host: HostStats | None = None
+    host: HostFigures | None = None
     warnings: list[str] = field(default_factory=list)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     first_caption_s: float | None = None
@@ -69,16 +95,12 @@ class RunStats:
     recent: Recent = field(default_factory=Recent)
     limited_by: Limit | None = None
     limits_s: dict[Limit, float] = field(default_factory=dict)
+    _judged: tuple[float, float, float] | None = None
 
     @property
     def finished(self) -> int:
         """Items of the input that need nothing more in this run."""
         return self.done_before + self.adopted + self.captioned + self.failed
-
-    @property
-    def num_up(self) -> int:
-        """Engines that can take requests."""
-        return sum(engine.state == "up" for engine in self.engines)
 
     def count_caption(
         self,
@@ -99,6 +121,71 @@ class RunStats:
             self.first_caption_s = at_s
         self.recent.add(at_s, output_tokens, generate_s)
 
+    def count_failure(self, kind: str, example: str) -> None:
+        """One item failed; the first of a kind is kept to be shown."""
+        self.failed += 1
+        self.failures[kind] += 1
+        self.examples.setdefault(kind, example)
+
+    def judge(
+        self,
+        now_s: float,
+        *,
+        num_waiting: int,
+        num_in_flight: int,
+        max_num_seqs: int,
+        writing_s: float,
+        computing_s: float,
+    ) -> None:
+        """Find what limits the run now, and count the time since the last call for it.
+
+        ``writing_s``, ``computing_s``: what the driver has spent on either so far."""
+        before_s, written_s, computed_s = self._judged or (now_s, writing_s, computing_s)
+        self._judged = (now_s, writing_s, computing_s)
+        seconds, rates = now_s - before_s, self.rates(now_s)
+        self.limited_by = limit(
+            Load(
+                num_up=num_up(self.engines),
+                num_waiting=num_waiting,
+                num_in_flight=num_in_flight,
+                scanning=self.scanning,
+                max_num_seqs=max_num_seqs,
+                writing=(writing_s - written_s) / max(seconds, 1e-3),
+                computing=(computing_s - computed_s) / max(seconds, 1e-3),
+                images_per_s=rates.images_per_s,
+                num_generating=rates.num_generating,
+            )
+        )
+        self.limits_s[self.limited_by] = self.limits_s.get(self.limited_by, 0.0) + seconds
+
+    # --- as figures ----------------------------------------------------------------------------
+
+    def figures(self, now_s: float) -> RunFigures:
+        """The present numbers."""
+        rates = self.rates(now_s)
+        return RunFigures(
+            total=self.total,
+            scanning=self.scanning,
+            done_before=self.done_before + self.adopted,
+            captioned=self.captioned,
+            failed=self.failed,
+            images_per_s=round(rates.images_per_s, 2),
+            tokens_per_s=round(rates.tokens_per_s, 1),
+            eta_s=self.eta_s(now_s),
+            limited_by=self.limited_by,
+        )
+
+    def rates(self, now_s: float) -> Rates:
+        """Of the last half minute."""
+        return self.recent.rates(now_s)
+
+    def eta_s(self, now_s: float) -> float | None:
+        """Seconds to the end at the recent rate; None while that cannot be said."""
+        rate = self.rates(now_s).images_per_s
+        if self.scanning or rate == 0:
+            return None
+        return max(self.total - self.finished, 0) / rate
+
     @property
     def mean_images_per_s(self) -> float | None:
         """From the first caption to the last; None while that says nothing."""
@@ -108,21 +195,3 @@ class RunStats:
     def generating_s(self) -> float:
         """Seconds from the first caption to the last."""
         return 0.0 if self.first_caption_s is None else self.last_caption_s - self.first_caption_s
-
-    def count_failure(self, kind: str, example: str) -> None:
-        """One item failed; the first of a kind is kept to be shown."""
-        self.failed += 1
-        self.failures[kind] += 1
-        self.examples.setdefault(kind, example)
-
-    def rates(self, now_s: float) -> tuple[float, float]:
-        """Recent captions per second and output tokens per second."""
-        rates = self.recent.rates(now_s)
-        return rates.images, rates.tokens
-
-    def eta_s(self, now_s: float) -> float | None:
-        """Seconds to the end at the recent rate; None while that cannot be said."""
-        rate, _ = self.rates(now_s)
-        if self.scanning or rate == 0:
-            return None
-        return max(self.total - self.finished, 0) / rate

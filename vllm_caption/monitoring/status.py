@@ -1,107 +1,66 @@
-"""status.json: what a run is doing, replaced whole every few seconds, readable by anything."""
+"""status.json: what a run is doing, replaced as a whole every few seconds, readable by anything.
+
+Whether a run that says "running" lives is known from the lock of its folder alone.
+"""
 
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
-from vllm_caption.monitoring.stats import HostStats, RunStats
+from vllm_caption.errors import UsageError
+from vllm_caption.monitoring.figures import (
+    EngineFigures,
+    HostFigures,
+    RunFigures,
+    progress_line,
+    rounded,
+)
+from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.store.layout import STATUS
+from vllm_caption.store.lock import find_holder
+
+State = Literal["running", "ended", "died"]
 
 
-class EngineStatus(msgspec.Struct, frozen=True):
-    """One engine slot."""
-
-    engine: int
-    state: str
-    pid: int | None
-    captioned: int
-    output_tokens: int
-    restarts: int
-    in_flight: int = 0
-    rss_mib: float | None = None
-    gpu_percent: float | None = None
-    gpu_memory_percent: float | None = None
-    gpu_temperature_c: float | None = None
-
-
-class RunStatus(msgspec.Struct, frozen=True):
-    """One run at one moment. Times are ISO 8601 UTC; rates are of the last 30 s."""
+class RunStatus(RunFigures, frozen=True, kw_only=True):
+    """One run at one moment. Times are ISO 8601 UTC. What has a default is not in the files of
+    older versions."""
 
     run_id: str
     state: str
     pid: int
-    updated_at: str
-    total: int
-    scanning: bool
-    done_before: int
-    captioned: int
-    failed: int
-    images_per_s: float
-    tokens_per_s: float
-    eta_s: float | None
-    failures: dict[str, int]
-    engines: list[EngineStatus]
     started_at: str = ""
-    host: HostStats | None = None
-    warnings: list[str] = []
-    limited_by: str | None = None
+    updated_at: str
+    failures: dict[str, int]
+    engines: list[EngineFigures]
+    host: HostFigures | None = None
+    warnings: list[str] = msgspec.field(default_factory=list)
 
 
 def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str) -> RunStatus:
     """The present numbers of a run. ``now_s`` is of the clock that the stats were counted by."""
-    images_per_s, tokens_per_s = stats.rates(now_s)
     return RunStatus(
+        **msgspec.structs.asdict(stats.figures(now_s)),
         run_id=run_id,
         state=state,
         pid=os.getpid(),
-        updated_at=at,
-        total=stats.total,
-        scanning=stats.scanning,
-        done_before=stats.done_before + stats.adopted,
-        captioned=stats.captioned,
-        failed=stats.failed,
-        images_per_s=round(images_per_s, 2),
-        tokens_per_s=round(tokens_per_s, 1),
-        eta_s=stats.eta_s(now_s),
-        failures=dict(stats.failures),
-        engines=[
-            EngineStatus(
-                engine=index,
-                state=e.state,
-                pid=e.pid,
-                captioned=e.captioned,
-                output_tokens=e.output_tokens,
-                restarts=e.restarts,
-                in_flight=e.in_flight,
-                rss_mib=_rounded(e.rss_mib),
-                gpu_percent=_rounded(e.gpu_percent),
-                gpu_memory_percent=_rounded(e.gpu_memory_percent),
-                gpu_temperature_c=_rounded(e.gpu_temperature_c),
-            )
-            for index, e in enumerate(stats.engines)
-        ],
         started_at=stats.started_at,
-        host=stats.host and _rounded_host(stats.host),
+        updated_at=at,
+        failures=dict(stats.failures),
+        engines=[rounded(engine) for engine in stats.engines],
+        host=stats.host and rounded(stats.host),
         warnings=list(stats.warnings),
-        limited_by=stats.limited_by,
     )
 
 
-def _rounded_host(host: HostStats) -> HostStats:
-    return HostStats(
-        cpu_percent=round(host.cpu_percent, 1),
-        ram_percent=round(host.ram_percent, 1),
-        driver_rss_mib=round(host.driver_rss_mib, 1),
-        disk_free_gib=_rounded(host.disk_free_gib),
-        disk_percent=_rounded(host.disk_percent),
-    )
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def encode_status(status: RunStatus) -> bytes:
+    """The content of status.json."""
+    return msgspec.json.format(msgspec.json.encode(status), indent=2)
 
 
 def read_status(root: Path) -> RunStatus | None:
@@ -112,6 +71,51 @@ def read_status(root: Path) -> RunStatus | None:
         return None
 
 
-def encode_status(status: RunStatus) -> bytes:
-    """The content of status.json."""
-    return msgspec.json.format(msgspec.json.encode(status), indent=2)
+# --- of a folder -----------------------------------------------------------------------------
+
+
+class View(msgspec.Struct, frozen=True):
+    """One look at an output folder. ``holder``: the run that holds it, in words; ``age_s``: of its
+    status.json."""
+
+    state: State
+    holder: str | None
+    age_s: float
+    status: RunStatus
+
+    def one_line(self) -> str:
+        """For a log."""
+        progress = progress_line(self.status, self.status.engines)
+        return f"{self.status.updated_at} {self.state} {progress}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the content of status.json, and what was seen around it."""
+        seen = {"state": self.state, "holder": self.holder, "age_s": round(self.age_s, 1)}
+        return msgspec.to_builtins(self.status) | seen  # type: ignore[no-any-return]
+
+
+def look(root: Path) -> View:
+    """The present state. Raises UsageError where there is none."""
+    view = _look(root)
+    # A run may have ended or begun between the two readings: a death is what is seen twice.
+    return view if view.state != "died" else _look(root)
+
+
+def _look(root: Path) -> View:
+    status, holder = read_status(root), find_holder(root)
+    if status is None:
+        remedy = f"holds no {STATUS}; name the folder of a run"
+        if holder is not None:
+            remedy = f"is held by {holder}, which has no {STATUS} yet; ask again in a moment"
+        raise UsageError("--output", root, remedy)
+    state: State = "running" if status.state == "running" else "ended"
+    if state == "running" and holder is None:
+        state = "died"
+    return View(state, holder, _seconds_since(status.updated_at), status)
+
+
+def _seconds_since(moment: str) -> float:
+    try:
+        return max((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # a file that was edited
+        return 0.0

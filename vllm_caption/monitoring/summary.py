@@ -144,9 +144,10 @@ def describe_pilot(
     ]
     left, images_per_s = num_items - size, stats.mean_images_per_s
     if images_per_s and left:
+        time = duration(max(left / images_per_s, 1))
         lines.append(
-            f"  It will take about {duration(left / images_per_s)} for the other {left:,} items at"
-            f" the pilot's {images_per_s:.1f} images/s, less if some have a caption already."
+            f"  It will take about {time} for the other {left:,} items at the pilot's"
+            f" {images_per_s:.1f} images/s, less if some have a caption already."
         )
         if stats.generating_s < SHORT_PILOT_S:
             lines.append(

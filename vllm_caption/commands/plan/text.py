@@ -124,7 +124,7 @@ def _time(times: Time) -> Iterator[str]:
         yield f"{INDENT}run a pilot (--pilot 2000), divide its images/s by its number of engines,"
         yield f"{INDENT}and plan again with --images-per-s (captions per second of one engine)"
         return
-    wall = duration(3600 * times.wall_hours)
+    wall = duration(max(3600 * times.wall_hours, 1))
     yield section("Time", f"{wall}, {_figure(times.gpu_hours)} GPU hours, excluding start-up")
     gpus = "" if times.gpus_per_engine == 1 else f" of {times.gpus_per_engine} GPUs"
     yield (

@@ -21,11 +21,12 @@ from markupsafe import Markup
 
 from vllm_caption import __version__
 from vllm_caption.commands.report import facts, meanings
-from vllm_caption.commands.report.charts import bar_chart, histogram, short, time_unit
+from vllm_caption.commands.report.charts import bar_chart, histogram, short
 from vllm_caption.commands.report.compare import compare
 from vllm_caption.commands.report.items import Items
 from vllm_caption.commands.report.records import Records
 from vllm_caption.commands.report.series import charts_over_time
+from vllm_caption.formatting import duration
 
 FOLDER: Final = Path(__file__).parent / "page"
 MAX_BARS: Final = 24
@@ -66,7 +67,7 @@ def render(sections: list[Section], items: Items, payload: str, num_pictures: in
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["seconds"] = _seconds
+    environment.filters["duration"] = duration
     environment.filters["number"] = "{:,}".format
     environment.filters["brief"] = _brief
     environment.filters["marked"] = _with_code
@@ -92,14 +93,6 @@ def render(sections: list[Section], items: Items, payload: str, num_pictures: in
 def _brief(value: int) -> str:
     """All digits below a million."""
     return f"{value:,}" if value < 1_000_000 else short(value)
-
-
-def _seconds(value: float) -> str:
-    """A duration in the unit that suits it: 0.25 s, 90 s, 5 min, 3.5 h."""
-    if value < 1:
-        return f"{value * 1000:.3g} ms"
-    unit_s, unit = time_unit(value)
-    return f"{value / unit_s:.3g} {unit}"
 
 
 def _with_code(text: str) -> Markup:

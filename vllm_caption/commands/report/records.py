@@ -17,9 +17,8 @@ import pyarrow as pa
 
 from vllm_caption.errors import CaptionJobError, RunStopped, UsageError
 from vllm_caption.items import SkippedDocument
-from vllm_caption.monitoring.run_state import look
 from vllm_caption.monitoring.samples import FAULTS, read_series
-from vllm_caption.monitoring.status import RunStatus
+from vllm_caption.monitoring.status import RunStatus, look
 from vllm_caption.store.documents import read_documents
 from vllm_caption.store.layout import state_folders
 from vllm_caption.store.reader import FolderRows, is_last, read_folder

@@ -1,12 +1,13 @@
-"""Numbers over time: of monitor.parquet, or, for the speed, of the times at which rows finished.
+"""Figures over time: from monitor.parquet, or, for the speed, from the times of the rows.
 
-Running time is what counts on the axis: the pauses between runs are left out. Columns that a
-monitor file lacks, or that hold nothing, have no chart.
+The axis is running time: pauses between runs are left out. Figures that hold nothing have no chart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,8 @@ import pyarrow.compute as pc
 
 from vllm_caption.commands.report.charts import Strand, line_chart
 from vllm_caption.commands.report.records import Records
+from vllm_caption.monitoring.figures import IN_FLIGHT, Figure
+from vllm_caption.monitoring.samples import OF_ENGINE, OF_HOST, OF_RUN
 from vllm_caption.store.layout import SAMPLES
 
 MAX_POINTS: Final = 240
@@ -44,18 +47,12 @@ def charts_over_time(records: Records) -> tuple[list[str], list[str]]:
     series = records.series
     clock = _clock(_micros(series["at"]), series["run_id"].to_pylist())
     charts = [
-        *_lines(series, clock, "Speed", "images/s", {"images": "images_per_s"}),
-        *_lines(series, clock, "Speed in tokens", "tokens/s", {"tokens": "tokens_per_s"}),
-        *_lines(series, clock, "Machine", "%", {"CPU": "cpu_percent", "RAM": "ram_percent"}),
-        *_lines(series, clock, "Memory of the driver", "MiB", {"driver": "driver_rss_mib"}),
-        *_bands(series, clock, "Memory of the engines", "MiB", "rss_mib"),
-        *_bands(series, clock, "GPU use", "%", "gpu_percent"),
-        *_bands(series, clock, "GPU memory", "%", "gpu_memory_percent"),
-        *_bands(series, clock, "GPU temperature", "°C", "gpu_temperature_c"),
-        *_lines(series, clock, "Items with the engines", "items", {"in flight": "in_flight"}),
-        *_lines(series, clock, "Free disk", "GiB", {"free": "disk_free_gib"}),
+        *_lines(series, clock, OF_RUN),
+        *_bands(series, clock, OF_ENGINE),
+        *_lines(series, clock, {"in_flight": IN_FLIGHT}),
+        *_lines(series, clock, OF_HOST),
     ]
-    if not any("GPU use" in chart for chart in charts):
+    if not any(OF_ENGINE["gpu_percent"].chart in chart for chart in charts):
         notes.append("No GPU was measured, so there are no charts of GPUs.")
     return charts or _speed_of_rows(records.rows), notes
 
@@ -96,52 +93,48 @@ def _clock(at_us: np.ndarray, runs: list[Any]) -> Clock:
     return Clock(at_s, [float(s) for s in at_s[begins]], group)
 
 
-def _lines(
-    series: pa.Table, clock: Clock, title: str, unit: str, columns: dict[str, str]
-) -> list[str]:
-    strands = []
-    for name, column in columns.items():
-        values = _column(series, column)
-        if values is not None:
-            strands.append(Strand(name, _mean(clock.at_s, clock), _mean(values, clock)))
-    return [line_chart(title, unit, strands, clock.borders)] if strands else []
+def _lines(series: pa.Table, clock: Clock, figures: Mapping[str, Figure]) -> Iterator[str]:
+    """One chart for each title, with a line for each of its figures."""
+    titled = [(name, figure) for name, figure in figures.items() if figure.chart]
+    for (title, unit), group in groupby(titled, lambda entry: (entry[1].chart, entry[1].unit)):
+        strands = [
+            Strand(figure.label, _mean(clock.at_s, clock), _mean(_numbers(series[name]), clock))
+            for name, figure in group
+            if series[name].null_count < len(series)
+        ]
+        if strands:
+            yield line_chart(title, unit, strands, clock.borders)
 
 
-def _bands(series: pa.Table, clock: Clock, title: str, unit: str, field: str) -> list[str]:
-    """The engines' mean, and a band from the least to the most of them."""
-    found = _of_engines(series, field)
-    if found is None:
-        return []
-    mean, low, high = (_mean(values, clock) for values in found)
-    is_one = bool(np.array_equal(low, high, equal_nan=True))
-    strand = Strand(
-        "engine" if is_one else "mean of the engines, with least and most",
-        _mean(clock.at_s, clock),
-        mean,
-        None if is_one else low,
-        None if is_one else high,
-    )
-    return [line_chart(title, unit, [strand], clock.borders)]
+def _bands(series: pa.Table, clock: Clock, figures: Mapping[str, Figure]) -> Iterator[str]:
+    """For each figure, the engines' mean, and a band from the least to the most of them."""
+    for name, figure in figures.items():
+        found = _of_engines(series["engines"], name) if figure.chart else None
+        if found is None:
+            continue
+        mean, low, high = (_mean(values, clock) for values in found)
+        is_one = bool(np.array_equal(low, high, equal_nan=True))
+        strand = Strand(
+            "engine" if is_one else "mean of the engines, with least and most",
+            _mean(clock.at_s, clock),
+            mean,
+            None if is_one else low,
+            None if is_one else high,
+        )
+        yield line_chart(figure.chart, figure.unit, [strand], clock.borders)
 
 
-def _column(series: pa.Table, name: str) -> np.ndarray | None:
-    if name not in series.column_names or series[name].null_count == len(series):
-        return None
-    try:
-        values = pc.cast(series[name], pa.float64())
-    except pa.ArrowException:  # a column of this name that holds something else
-        return None
-    return np.asarray(pc.fill_null(values, float("nan")))
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), float("nan")))
 
 
-def _of_engines(series: pa.Table, field: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _of_engines(
+    engines: pa.ChunkedArray, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Mean, least and most of all engines at each sample."""
-    if "engines" not in series.column_names:
-        return None
     rows = []
-    for engines in series["engines"].to_pylist():
-        values = [e.get(field) for e in engines or () if isinstance(e, dict)]
-        known = [float(v) for v in values if v is not None]
+    for sample in engines.to_pylist():
+        known = [engine[name] for engine in sample or () if engine[name] is not None]
         gap = float("nan")
         rows.append((sum(known) / len(known), min(known), max(known)) if known else (gap, gap, gap))
     mean, low, high = np.array(rows).T

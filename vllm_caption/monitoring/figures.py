@@ -1,0 +1,150 @@
+"""The figures of a run: the one list of their names, order, types and units.
+
+`status.json`, `monitor.parquet`, the log, the `status` command and the charts of the report are all
+made from these structs: a figure that is added to one of them appears in every one of those places.
+Only what measures or counts a figure stands elsewhere.
+
+Invariant: None is a value that is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Final, Literal, TypeVar, get_type_hints
+
+import msgspec
+
+from vllm_caption.formatting import clock
+
+EngineState = Literal["waiting", "starting", "up", "retired", "stopped"]
+AnyFigures = TypeVar("AnyFigures", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """How a figure is kept over time, and how it is shown.
+
+    ``column``: the name of its Arrow type in `monitor.parquet`. ``label``: what stands before the
+    value in a line of text; figures without one are worded where they are shown. ``chart``: the
+    title of its chart in the report; figures with the same title share one, and there is none
+    without a title."""
+
+    column: str
+    label: str = ""
+    unit: str = ""
+    chart: str = ""
+    decimals: int = 0
+
+
+class EngineFigures(msgspec.Struct):
+    """One engine slot. ``captioned`` and ``output_tokens`` are of this run so far."""
+
+    engine: Annotated[int, Figure("int32")]
+    state: Annotated[str, Figure("string")] = "waiting"
+    """An `EngineState`, or whatever another version of this package wrote."""
+    pid: int | None = None
+    captioned: Annotated[int, Figure("int64")] = 0
+    output_tokens: Annotated[int, Figure("int64")] = 0
+    in_flight: Annotated[int, Figure("int32")] = 0
+    restarts: Annotated[int, Figure("int32")] = 0
+    rss_mib: Annotated[float | None, Figure("float32", "memory", "MiB", "Engine memory")] = None
+    gpu_percent: Annotated[float | None, Figure("float32", "GPU", "%", "GPU use")] = None
+    gpu_memory_percent: Annotated[
+        float | None, Figure("float32", "GPU memory", "%", "GPU memory")
+    ] = None
+    gpu_temperature_c: Annotated[
+        float | None, Figure("float32", "GPU at", "°C", "GPU temperature")
+    ] = None
+
+
+class HostFigures(msgspec.Struct, frozen=True):
+    """The machine around the engines."""
+
+    cpu_percent: Annotated[float, Figure("float32", "CPU", "%", "Machine")]
+    ram_percent: Annotated[float, Figure("float32", "RAM", "%", "Machine")]
+    driver_rss_mib: Annotated[float, Figure("float32", "driver", "MiB", "Driver memory")]
+    disk_free_gib: Annotated[
+        float | None, Figure("float32", "free disk", "GiB", "Free disk", decimals=1)
+    ] = None
+    disk_percent: float | None = None
+
+
+class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The run as a whole. Rates are of the last 30 s; ``done_before``: captions that earlier runs
+    made, or that were found; ``total`` still grows while ``scanning``."""
+
+    total: int
+    scanning: bool
+    done_before: int
+    captioned: Annotated[int, Figure("int64")]
+    failed: Annotated[int, Figure("int64")]
+    images_per_s: Annotated[float, Figure("float32", "images", "images/s", "Speed")]
+    tokens_per_s: Annotated[float, Figure("float32", "tokens", "tokens/s", "Speed in tokens")]
+    eta_s: float | None
+    limited_by: str | None = None
+
+    @property
+    def finished(self) -> int:
+        """Items that are settled, by this run or before."""
+        return self.done_before + self.captioned + self.failed
+
+
+IN_FLIGHT: Final = Figure("int32", "in flight", "items", "Items with the engines")
+"""The sum of the engines' own, in `monitor.parquet` only."""
+
+
+@cache
+def listed(figures: type[msgspec.Struct]) -> dict[str, Figure]:
+    """The figures of a struct that are kept over time, by name and in order."""
+    hints = get_type_hints(figures, include_extras=True).items()
+    return {
+        name: note
+        for name, hint in hints
+        for note in getattr(hint, "__metadata__", ())
+        if isinstance(note, Figure)
+    }
+
+
+def rounded(figures: AnyFigures) -> AnyFigures:
+    """A copy that is as precise as a reader needs."""
+    values = msgspec.structs.asdict(figures)
+    short = {name: round(value, 1) for name, value in values.items() if isinstance(value, float)}
+    return msgspec.structs.replace(figures, **short)
+
+
+def num_up(engines: Sequence[EngineFigures]) -> int:
+    """Engines that can take requests."""
+    return sum(engine.state == "up" for engine in engines)
+
+
+# --- as text ---------------------------------------------------------------------------------
+
+
+def describe_run(run: RunFigures, engines: Sequence[EngineFigures]) -> str:
+    """Rates, time to go, failures and engines, in one short text."""
+    parts = [
+        f"{run.images_per_s:.1f} images/s",
+        f"{run.tokens_per_s:.0f} tokens/s",
+        f"ETA {clock(run.eta_s)}",
+        f"failed {run.failed}",
+        f"engines {num_up(engines)}/{len(engines)}",
+    ]
+    if run.limited_by is not None:
+        parts.append(f"limited by {run.limited_by}")
+    return ", ".join(parts)
+
+
+def progress_line(run: RunFigures, engines: Sequence[EngineFigures]) -> str:
+    """How far the run is, on one line."""
+    more = "+" if run.scanning else ""
+    return f"{run.finished}/{run.total}{more} {describe_run(run, engines)}"
+
+
+def measured(figures: msgspec.Struct) -> Iterator[str]:
+    """The figures that have a label, such as "GPU memory 91 %"; what is not known is left out."""
+    for name, figure in listed(type(figures)).items():
+        value = getattr(figures, name)
+        if figure.label and value is not None:
+            yield f"{figure.label} {value:,.{figure.decimals}f} {figure.unit}"
