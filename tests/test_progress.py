@@ -107,8 +107,7 @@ def test_engines_have_a_line_each_minute_with_share_rate_and_gpu() -> None:
     (line,) = (line for line in out.getvalue().splitlines() if line.startswith("Engines"))
     assert line == (
         "Engines: 0: 60 captioned, 1.0 images/s, 16 in flight, GPU 97 %, GPU memory 91 %,"
-        " GPU at 64 °C;"
-        " 1: starting, 0 captioned, 0.0 images/s, 0 in flight, 2 restarts"
+        " GPU at 64 °C; 1: starting, 0 captioned, 0.0 images/s, 0 in flight, 2 restarts"
     )
 
 
@@ -140,6 +139,8 @@ def test_json_log_is_one_object_per_line_whatever_is_told(tmp_path: Path) -> Non
     assert set(events[0]) == {"time", "level", "event", "text", "fields"}
     assert (events[1]["fields"]["captioned"], events[1]["fields"]["eta_s"]) == (40, 30.0)
     assert events[3]["fields"]["engines"][0]["gpu_temperature_c"] == 64.0
+    known = {*EngineFigures.__struct_fields__, "images_per_s"}
+    assert set(events[3]["fields"]["engines"][0]) == known
     assert (events[4]["level"], events[4]["text"]) == ("warning", "RAM at 93 %\nwatch it")
     assert [json.loads(line)["event"] for line in shown.splitlines()] == [
         *("message", "progress", "progress", "engines", "warning"),

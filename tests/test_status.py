@@ -224,7 +224,7 @@ def test_reader_that_goes_away_ends_a_command_without_a_traceback(tmp_path: Path
 
 def test_file_has_these_fields_and_types() -> None:
     status = status_of()
-    status.engines[0].rss_mib = 900.04
+    status.engines[0].rss_mib = 900.0
     host = HostFigures(50.0, 40.0, 100.0, 500.0, 30.0)
     found = json.loads(encode_status(msgspec.structs.replace(status, host=host)))
     assert {name: type(value).__name__ for name, value in found.items()} == {
