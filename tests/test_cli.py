@@ -158,7 +158,7 @@ def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     monkeypatch.setattr("vllm_caption.job.check_manifest_folders", interrupt)
     monkeypatch.setattr("vllm_caption.commands.plan.command.check_manifest_folders", interrupt)
     monkeypatch.setattr("vllm_caption.commands.verify.command.check_manifest_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.monitoring.run_state.find_holder", interrupt)
+    monkeypatch.setattr("vllm_caption.monitoring.status.find_holder", interrupt)
     monkeypatch.setattr("vllm_caption.commands.report.command.read_all", interrupt)
     folders = [] if command in ("status", "report") else input_flags(tmp_path)
     result = run_here(command, *folders, f"--output={tmp_path / 'o'}")
