@@ -222,25 +222,25 @@ def test_reader_that_goes_away_ends_a_command_without_a_traceback(tmp_path: Path
 # --- the file ----------------------------------------------------------------------------------
 
 
-def test_file_has_these_fields_and_types() -> None:
+def test_file_has_these_fields_in_this_order_and_of_these_types() -> None:
     status = status_of()
     status.engines[0].rss_mib = 900.0
     host = HostFigures(50.0, 40.0, 100.0, 500.0, 30.0)
     found = json.loads(encode_status(msgspec.structs.replace(status, host=host)))
-    assert {name: type(value).__name__ for name, value in found.items()} == {
-        **dict.fromkeys(("run_id", "state", "started_at", "updated_at"), "str"),
-        **dict.fromkeys(("pid", "total", "done_before", "captioned", "failed"), "int"),
-        "scanning": "bool",
-        **dict.fromkeys(("images_per_s", "tokens_per_s", "eta_s"), "float"),
-        "limited_by": "NoneType",
-        **dict.fromkeys(("failures", "host"), "dict"),
-        **dict.fromkeys(("engines", "warnings"), "list"),
-    }
-    assert set(found["host"]) == {
-        *("cpu_percent", "ram_percent", "driver_rss_mib", "disk_free_gib", "disk_percent"),
-    }
-    assert found["engines"][0] == {
-        **{"engine": 0, "state": "up", "pid": 11, "captioned": 20, "output_tokens": 400},
-        **{"in_flight": 4, "restarts": 0, "rss_mib": 900.0},
-        **dict.fromkeys(("gpu_percent", "gpu_memory_percent", "gpu_temperature_c")),
-    }
+    assert [(name, type(value).__name__) for name, value in found.items()] == [
+        *[("run_id", "str"), ("state", "str"), ("pid", "int"), ("updated_at", "str")],
+        *[("total", "int"), ("scanning", "bool"), ("done_before", "int")],
+        *[("captioned", "int"), ("failed", "int")],
+        *[("images_per_s", "float"), ("tokens_per_s", "float"), ("eta_s", "float")],
+        *[("failures", "dict"), ("engines", "list"), ("started_at", "str"), ("host", "dict")],
+        *[("warnings", "list"), ("limited_by", "NoneType")],
+    ]
+    assert list(found["host"].items()) == [
+        *[("cpu_percent", 50.0), ("ram_percent", 40.0), ("driver_rss_mib", 100.0)],
+        *[("disk_free_gib", 500.0), ("disk_percent", 30.0)],
+    ]
+    assert list(found["engines"][0].items()) == [
+        *[("engine", 0), ("state", "up"), ("pid", 11), ("captioned", 20), ("output_tokens", 400)],
+        *[("restarts", 0), ("in_flight", 4), ("rss_mib", 900.0)],
+        *[("gpu_percent", None), ("gpu_memory_percent", None), ("gpu_temperature_c", None)],
+    ]

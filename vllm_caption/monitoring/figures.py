@@ -47,8 +47,8 @@ class EngineFigures(msgspec.Struct):
     pid: int | None = None
     captioned: Annotated[int, Figure("int64")] = 0
     output_tokens: Annotated[int, Figure("int64")] = 0
-    in_flight: Annotated[int, Figure("int32")] = 0
     restarts: Annotated[int, Figure("int32")] = 0
+    in_flight: Annotated[int, Figure("int32")] = 0
     rss_mib: Annotated[float | None, Figure("float32", "memory", "MiB", "Engine memory")] = None
     gpu_percent: Annotated[float | None, Figure("float32", "GPU", "%", "GPU use")] = None
     gpu_memory_percent: Annotated[
