@@ -112,7 +112,7 @@ def test_run_without_shards_takes_in_what_shards_have_left(tmp_path: Path) -> No
     done = len(captions(out))
     result = run(*input_flags(tmp_path), f"--output={out}", *QUICK, command=FAKE)
     assert f"captioned {NUM_ITEMS} ({NUM_ITEMS - done} in this run)" in result.stdout
-    assert "captions without a record" not in result.stdout
+    assert "without a record" not in result.stdout
     assert set(rows(out)) == set(files)
     assert all(row["recipe_id"] for row in rows(out).values())
 

@@ -103,8 +103,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def tally(counts: Mapping[str, int]) -> str:
-    """Every name with its count, in the order given: decode_error 2, poison 1."""
-    return ", ".join(f"{name} {number:,}" for name, number in counts.items())
+    """The names with their counts, most frequent first: decode_error 2, poison 1."""
+    by_count = sorted(counts.items(), key=lambda count: -count[1])
+    return ", ".join(f"{name} {number:,}" for name, number in by_count)
 
 
 def with_example(kind: str, number: int, example: str) -> str:

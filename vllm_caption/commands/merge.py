@@ -15,6 +15,7 @@ from pathlib import Path
 from vllm_caption.config import RunConfig, Shard
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import Parser, add_output_folder
+from vllm_caption.formatting import tally
 from vllm_caption.images.files import check_name
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.layout import MANIFEST, shard_folders, state_folders
@@ -133,12 +134,10 @@ def _lines(merged: Merged, root: Path) -> Iterator[str]:
         left = f"; missing: {', '.join(map(str, missing))}" if missing else ""
         yield f"Shards: {len(present)} of {count}{left}"
     if merged.taken:
-        taken = ", ".join(f"{status} {n:,}" for status, n in merged.taken.most_common())
-        yield f"From other folders: {taken}"
+        yield f"From other folders: {tally(merged.taken)}"
     for sentence in merged.refused[:3]:
         yield f"  not taken: {sentence}"
     if len(merged.refused) > 3:
         yield f"  not taken: {len(merged.refused) - 3:,} more"
-    items = ", ".join(f"{status} {n:,}" for status, n in merged.statuses.most_common())
-    yield f"Items: {items or 'none'}"
+    yield f"Items: {tally(merged.statuses) or 'none'}"
     yield f"Manifest: {root}/{MANIFEST}"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from vllm_caption.config import Shard
-from vllm_caption.formatting import duration, printable
-from vllm_caption.inputs.manifest import InputCounts
+from vllm_caption.formatting import counted, duration, printable, tally, with_example
+from vllm_caption.inputs.manifest import InputCounts, no_type_skipped
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.store.layout import MANIFEST, REPORT, caption_name
@@ -54,12 +54,12 @@ def summarise(
 def _documents(read: InputRead) -> Iterator[str]:
     stopped = "" if read.is_complete else " (stopped before the end of the input)"
     yield f"Documents: {read.counts.documents} read, {read.counts.skipped} skipped{stopped}"
-    for reason, number in Counter(s.kind for s in read.skipped).most_common():
-        example = next(s for s in read.skipped if s.kind == reason)
-        yield f"  {reason} {number}, e.g. {printable(example.document)}: {example.reason}"
+    for kind, number in Counter(s.kind for s in read.skipped).most_common():
+        first = next(s for s in read.skipped if s.kind == kind)
+        example = f"{printable(first.document)}: {first.reason}"
+        yield f"  {with_example(kind, number, example)}"
     if read.unmatched_types:
-        names = ",".join(read.unmatched_types)
-        yield f"  No element has a type of --skip-types {names}: the type names may differ."
+        yield f"  {no_type_skipped(*read.unmatched_types)}"
 
 
 def _items(stats: RunStats) -> Iterator[str]:
@@ -70,22 +70,21 @@ def _items(stats: RunStats) -> Iterator[str]:
         f" failed {stats.failed}" + (f", not tried {left}" if left else "")
     )
     for kind, number in stats.failures.most_common():
-        yield f"  {kind} {number}, e.g. {stats.examples[kind]}"
+        yield f"  {with_example(kind, number, stats.examples[kind])}"
     if stats.twins:
         yield f"  {stats.twins} share the caption of a byte-identical image (see --no-dedup)."
     if stats.retried:
         yield f"  {stats.retried} attempts gave no caption and were retried."
     if stats.adopted:
-        yield f"  {stats.adopted} captions without a record were found and kept."
+        yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."
 
 
 def _captions(stats: RunStats) -> Iterator[str]:
     if stats.flags:
-        yield "Flags: " + ", ".join(f"{flag} {n}" for flag, n in stats.flags.most_common())
+        yield f"Flags: {tally(stats.flags)}"
     if rejected := stats.rejections.rejected:
-        kinds = ", ".join(f"{flag} {n}" for flag, n in stats.rejections.by_flag.most_common())
-        answers = stats.rejections.answers
-        yield f"Rejected answers: {rejected} of {answers} ({kinds})"
+        flags = tally(stats.rejections.by_flag)
+        yield f"Rejected answers: {rejected} of {stats.rejections.answers} ({flags})"
     if stats.stale:
         yield (
             f"{stats.stale} kept captions were made with a different recipe;"
