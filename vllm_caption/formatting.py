@@ -11,8 +11,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
+Name = TypeVar("Name", bound=str)
 _LABEL_WIDTH: Final = 11
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 INDENT: Final = " " * _LABEL_WIDTH
@@ -102,7 +103,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def tally(counts: Mapping[str, int]) -> str:
+def tally(counts: Mapping[Name, int]) -> str:
     """The names with their counts, most frequent first: decode_error 2, poison 1."""
     by_count = sorted(counts.items(), key=lambda count: -count[1])
     return ", ".join(f"{name} {number:,}" for name, number in by_count)

@@ -14,7 +14,7 @@ import msgspec
 from vllm_caption.commands.status_shards import EVERY_S, EXIT_DIED, shards_are_newer, show_shards
 from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
 from vllm_caption.flags import Parser, add_output_folder
-from vllm_caption.formatting import clock, section
+from vllm_caption.formatting import clock, section, tally
 from vllm_caption.monitoring.figures import EngineFigures, measured
 from vllm_caption.monitoring.status import RunStatus, View, look
 
@@ -111,8 +111,7 @@ def _lines(view: View) -> Iterator[str]:
         speed = f"{status.images_per_s:g} images/s, {status.tokens_per_s:g} tokens/s"
         yield section("Speed", f"{speed}, ETA {clock(status.eta_s)}")
     if status.failures:
-        kinds = sorted(status.failures.items(), key=lambda failure: -failure[1])
-        yield section("Failures", ", ".join(f"{kind} {number:,}" for kind, number in kinds))
+        yield section("Failures", tally(status.failures))
     if status.host and view.state == "running":
         yield section("Host", ", ".join(measured(status.host)))
     for engine in status.engines:
