@@ -131,9 +131,8 @@ def remote_size(images_root: str, file: str) -> int:
 def _refusal(error: Exception) -> ItemError:
     if isinstance(error, FileNotFoundError):
         return ItemError("missing_file", "there is no such object below the images root")
-    reason = _reason(error)
-    denied = isinstance(error, PermissionError) or "ACCESS_DENIED" in reason
-    return ItemError("unreadable", f"it cannot be read: {reason}", transient=not denied)
+    denied = isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error)
+    return ItemError("unreadable", f"it cannot be read: {_reason(error)}", transient=not denied)
 
 
 def _reason(error: BaseException) -> str:

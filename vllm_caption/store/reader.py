@@ -46,7 +46,7 @@ class UnreadablePart(RunStopped):
         self.reason = first_line(error)
         remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
         super().__init__(
-            f"{path} is damaged ({error}); {remedy}"
+            f"{path} is damaged ({self.reason}); {remedy}"
             if self.is_damaged
             else f"{path} may not be read by this user; it is not damaged"
         )
