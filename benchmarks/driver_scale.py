@@ -26,7 +26,7 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 PARTS = {
-    "scan": ("/inputs/", "/driver/pending.py"),
+    "scan": ("/inputs/", "/driver/resume.py"),
     "dispatch": ("/scheduling/",),
     "prompt and rules": ("/captions/", "jinja2"),
     "captions to .txt": ("/store/caption_files.py",),

@@ -120,7 +120,7 @@ def plan(folder: Path) -> dict[str, float]:
 def scan(folder: Path) -> dict[str, float]:
     """What a resumed run does before and beside its engines."""
     from vllm_caption.captions.prompt import load_prompt
-    from vllm_caption.driver.pending import Pending
+    from vllm_caption.driver.resume import Pending
     from vllm_caption.driver.row_maker import RowMaker
     from vllm_caption.store.caption_files import CaptionFiles
     from vllm_caption.store.checkpoint import Checkpoint

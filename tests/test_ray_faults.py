@@ -33,6 +33,7 @@ from vllm_caption.config import EngineConfig
 from vllm_caption.engines.executors.base import WorkerSpec
 from vllm_caption.engines.executors.ray import RayExecutor
 from vllm_caption.errors import RunStopped
+from vllm_caption.monitoring.figures import num_up
 
 GATED = [f"gated/{number}.png" for number in range(8)]
 
@@ -87,7 +88,7 @@ def test_engine_joins_when_a_node_comes_in_the_middle_of_the_run(
         assert sorted(engine.state for engine in run.stats.engines) == ["up", "waiting"]
         await until(lambda: run.told)
         cluster.add_node(num_cpus=2, num_gpus=1)
-        await until(lambda: run.stats.num_up == 2)
+        await until(lambda: num_up(run.stats.engines) == 2)
 
     run_with(run, happens)
     assert_all_captioned_once(run)
@@ -104,7 +105,7 @@ def test_actor_that_is_killed_is_replaced_and_only_what_it_held_is_repeated(
         await until(lambda: run.stats.captioned >= 20)
         worker = psutil.Process(run.stats.engines[0].pid)
         worker.parent().send_signal(signal.SIGKILL)
-        await until(lambda: run.stats.engines[0].restarts == 1 and run.stats.num_up == 1)
+        await until(lambda: run.stats.engines[0].restarts == 1 and num_up(run.stats.engines) == 1)
         assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
     run_with(run, happens)
@@ -118,14 +119,14 @@ def test_node_that_is_lost_costs_only_what_its_engine_held(
     run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray)
 
     async def happens() -> None:
-        await until(lambda: run.stats.num_up == 2 and run.stats.captioned >= 20)
+        await until(lambda: num_up(run.stats.engines) == 2 and run.stats.captioned >= 20)
         await until(lambda: all(run.dispatcher.in_flight_of(engine) for engine in (0, 1)))
         cluster.lose_node(node)
         await until(lambda: sum(engine.restarts for engine in run.stats.engines) == 1)
 
     run_with(run, happens)
     assert_all_captioned_once(run)
-    assert run.stats.num_up <= 1
+    assert num_up(run.stats.engines) <= 1
 
 
 def test_cluster_without_room_for_any_engine_ends_the_run_with_a_sentence(

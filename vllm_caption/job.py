@@ -19,9 +19,9 @@ from vllm_caption.captions.prompt import Prompt, load_prompt
 from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import RunConfig
 from vllm_caption.driver.loop import Driver
-from vllm_caption.driver.pending import Pending
 from vllm_caption.driver.pilot import choose_pilot
 from vllm_caption.driver.recorder import Recorder
+from vllm_caption.driver.resume import Pending
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.choice import local_gpus, make_executor

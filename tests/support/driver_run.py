@@ -15,8 +15,8 @@ from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import EngineConfig, InputConfig, RunConfig
 from vllm_caption.demo import MODEL_DIR
 from vllm_caption.driver.loop import Driver
-from vllm_caption.driver.pending import Batch, InputEnded
 from vllm_caption.driver.recorder import Recorder
+from vllm_caption.driver.resume import Batch, InputEnded
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.local import LocalExecutor

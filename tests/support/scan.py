@@ -13,7 +13,7 @@ from vllm_caption.config import (
     ResumeConfig,
     SamplingConfig,
 )
-from vllm_caption.driver.pending import Batch, Pending
+from vllm_caption.driver.resume import Batch, Pending
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.recipe import make_recipe

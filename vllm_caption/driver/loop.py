@@ -28,8 +28,8 @@ from vllm_caption.driver.engine_slot import (
     SlotEvent,
     close_all,
 )
-from vllm_caption.driver.pending import Batch, InputEnded, Pending
 from vllm_caption.driver.recorder import Recorder
+from vllm_caption.driver.resume import Batch, InputEnded, Pending
 from vllm_caption.engines.executors.base import Executor
 from vllm_caption.engines.memory_errors import passes, with_advice
 from vllm_caption.errors import RunStopped

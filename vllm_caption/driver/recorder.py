@@ -15,7 +15,7 @@ import msgspec
 from vllm_caption.captions.prompt import Prompt, render
 from vllm_caption.captions.rules import CaptionRules, check_caption, clean_caption
 from vllm_caption.config import SamplingConfig
-from vllm_caption.driver.pending import Batch
+from vllm_caption.driver.resume import Batch
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.errors import ABSENT_KINDS, INPUT_KINDS, ItemError, RunStopped
 from vllm_caption.formatting import printable

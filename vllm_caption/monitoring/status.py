@@ -92,7 +92,10 @@ class View(msgspec.Struct, frozen=True):
 
     def one_line(self) -> str:
         """For a log."""
-        progress = progress_line(self.status, self.status.engines)
+        status = self.status
+        if self.state != "running":  # what limited it at its last moment says nothing
+            status = msgspec.structs.replace(status, limited_by=None)
+        progress = progress_line(status, status.engines)
         return f"{self.status.updated_at} {self.state} {progress}"
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``plan``: what a run with the same flags would do, without an engine, leaving no trace.
 
 Invariants: only the ``--json`` file is written and no lock is taken, so a plan can be made beside a
-run; `driver.pending.decide` decides about each item, as in a run; memory grows only with the rows
+run; `driver.resume.decide` decides about each item, as in a run; memory grows only with the rows
 and the distinct file names, as in a run.
 """
 

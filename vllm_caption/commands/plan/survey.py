@@ -20,7 +20,7 @@ from vllm_caption.commands.plan.report import (
     Time,
 )
 from vllm_caption.config import RunConfig
-from vllm_caption.driver.pending import Adopt, Caption, Keep, KeepFailure, Refuse, decide
+from vllm_caption.driver.resume import Adopt, Caption, Keep, KeepFailure, Refuse, decide
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import printable
 from vllm_caption.inputs.manifest import ManifestReader
