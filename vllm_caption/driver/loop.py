@@ -15,6 +15,7 @@ decided about an item is on disk before the next event is looked at.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -89,8 +90,8 @@ class Driver:
         self._open_engines = open_engines
         self._first_alone = first_alone
         self._on_tick = on_tick
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._put = self._events.put_nowait
+        self._events: deque[Event] = deque()
+        self._arrived = asyncio.Event()
         self._slots = [
             EngineSlot(number, self._put, config.start_timeout_s)
             for number in range(len(stats.engines))
@@ -99,6 +100,8 @@ class Driver:
         """Slots that have never been started."""
         self._started: set[EngineSlot] = set()
         """Slots that have been started and not lost since."""
+        self._none_is_usable = False
+        """Every slot is retired; changes only when one is lost."""
         self._start_errors = StartErrors(len(self._slots))
         self._failed_starts: dict[EngineSlot, str] = {}
         """Slots that did not start while no engine has ever been up, and why."""
@@ -128,7 +131,11 @@ class Driver:
         pending.start(self._put)
         try:
             while not self._is_over():
-                self._handle(await self._events.get())
+                if self._events:
+                    self._handle(self._events.popleft())
+                else:
+                    self._arrived.clear()
+                    await self._arrived.wait()
         finally:
             self._closing = True
             pending.leave()
@@ -136,8 +143,8 @@ class Driver:
                 if task is not None:
                     task.cancel()
             await close_all(self._slots, at_once=self._must_leave())
-        while not self._events.empty():  # what the workers said last
-            self._handle(self._events.get_nowait())
+        while self._events:  # what the workers said last
+            self._handle(self._events.popleft())
         self._stats.scanning = False
         if self._stopped is not None:
             raise self._stopped
@@ -158,20 +165,23 @@ class Driver:
             self._tell(f"Interrupted: finishing {left} items in flight; once more to stop now.")
         self._put(Interrupted())
 
+    def _put(self, event: Event) -> None:
+        self._events.append(event)
+        self._arrived.set()
+
     # --- the end -------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
         if self._must_leave() or self._dispatcher.finished:
             return True
-        return self._executor is not None and all(map(self._is_spent, self._slots))
+        return self._none_is_usable and all(map(self._is_spent, self._slots))
 
     def _must_leave(self) -> bool:
         return self._stopped is not None or self.interrupts > 1
 
     def _is_spent(self, slot: EngineSlot) -> bool:
-        """Whether nothing more can come of a slot."""
-        retired = not self._dispatcher.may_restart(slot.number)
-        return retired and (slot.is_idle or not self._dispatcher.busy(slot.number))
+        """Whether nothing more can come of a slot that is retired."""
+        return slot.is_idle or not self._dispatcher.busy(slot.number)
 
     # --- beside the loop -----------------------------------------------------------------------
 
@@ -265,6 +275,7 @@ class Driver:
             if not self._started:
                 self._retry_failed_starts()
             self._feed_all()
+        self._none_is_usable = self._dispatcher.num_usable == 0
         self._stats.engines[engine].state = self.state(engine)
         self._stats.engines[engine].pid = None
 
@@ -304,7 +315,7 @@ class Driver:
 
     def _feed(self, slot: EngineSlot) -> None:
         """The engine may have room."""
-        if not slot.is_up or self._must_leave():
+        if slot.state != "up" or self._must_leave():
             return
         if not self._dispatcher.busy(slot.number):  # an idle engine's clock starts with its work
             slot.touch()
