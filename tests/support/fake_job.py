@@ -35,10 +35,10 @@ def fake_main(
     from vllm_caption import job
     from vllm_caption.cli import main
     from vllm_caption.engines import hardware
-    from vllm_caption.engines.executors import choice
+    from vllm_caption.engines.executors import local
 
     slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
-    choice.LocalExecutor = FakeExecutor  # type: ignore[misc]
+    local.LocalExecutor = FakeExecutor  # type: ignore[misc]
     job.start_vllm = start_engine
     if "--executor=ray" in arguments:
         from vllm_caption.engines.executors.ray import RayExecutor

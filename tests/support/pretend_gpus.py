@@ -35,8 +35,7 @@ def compiler() -> str | None:
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
 
 
-@cache
-def library_folder(*names: str) -> Path:
+def build_libraries(*names: str) -> Path:
     """A new folder with these of `LIBRARIES`, which is removed when the test process ends."""
     folder = Path(tempfile.mkdtemp(prefix="pretend-gpus-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -44,6 +43,10 @@ def library_folder(*names: str) -> Path:
         target = ["-o", str(folder / name), f"-Wl,-soname,{name}", str(SOURCES / LIBRARIES[name])]
         subprocess.run([compiler() or "cc", "-O1", "-shared", "-fPIC", *target], check=True)
     return folder
+
+
+library_folder = cache(build_libraries)
+"""The same, built once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,15 +46,11 @@ def complete_config(
 
 
 def _count_engines(options: argparse.Namespace, *, needs_vllm: bool) -> int:
-    from vllm_caption.engines import hardware
+    from vllm_caption.engines.executors.choice import default_data_parallel_size
 
     per_engine = options.tensor_parallel_size * options.pipeline_parallel_size
     try:
-        if options.executor == "local":
-            return hardware.default_data_parallel_size(per_engine)
-        from vllm_caption.engines.executors import ray
-
-        return ray.default_data_parallel_size(options.ray_address, per_engine)
+        return default_data_parallel_size(options.executor, options.ray_address, per_engine)
     except UsageError:
         if needs_vllm:
             raise

@@ -1,13 +1,28 @@
 /* A libcuda (libcuda.so.1) that finds no device: with it vLLM's CUDA build loads, and every start of
-   an engine ends where CUDA itself is initialised. PRETEND_CUDA: newest CUDA of the driver [13.0]. */
+   an engine ends where CUDA itself is initialised.
+
+     PRETEND_CUDA     newest CUDA that the driver supports [13.0]
+     PRETEND_TRACE    see trace.h */
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "trace.h"
+
 enum { SUCCESS = 0, NO_DEVICE = 100 };
+
+int cuInit(unsigned flags) {
+    trace();
+    return NO_DEVICE;
+}
+
+int cuGetProcAddress_v2(const char *name, void **function, int version, unsigned long long flags, int *status) {
+    trace();
+    *function = 0;
+    return NO_DEVICE;
+}
 
 /* What torch, Triton and vLLM link against or look up. */
 #define NONE(name) int name(void) { return NO_DEVICE; }
-NONE(cuInit)
 NONE(cuCtxGetCurrent)
 NONE(cuCtxSetCurrent)
 NONE(cuDeviceGet)
@@ -17,7 +32,6 @@ NONE(cuDevicePrimaryCtxRetain)
 NONE(cuFuncGetAttribute)
 NONE(cuFuncSetAttribute)
 NONE(cuFuncSetCacheConfig)
-NONE(cuGetProcAddress_v2)
 NONE(cuLaunchCooperativeKernel)
 NONE(cuLaunchKernel)
 NONE(cuLinkAddData_v2)

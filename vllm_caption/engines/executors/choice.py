@@ -1,14 +1,32 @@
-"""The executor of a run, as `--executor` says. Ray is imported only if it is chosen."""
+"""Everything that depends on `--executor`. An executor is imported only if it is chosen.
+
+Each `match` covers every `ExecutorName`: mypy reports the places that a new name must be added to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vllm_caption.config import EngineConfig
+from vllm_caption.config import EngineConfig, ExecutorName
 from vllm_caption.engines import hardware
-from vllm_caption.engines.executors.base import Executor
-from vllm_caption.engines.executors.local import LocalExecutor
+
+if TYPE_CHECKING:
+    from vllm_caption.engines.executors.base import Executor
+
+
+def default_data_parallel_size(
+    executor: ExecutorName, ray_address: str, gpus_per_engine: int
+) -> int:
+    """An engine for every group of GPUs that can be had. Raises UsageError."""
+    match executor:
+        case "local":
+            return hardware.default_data_parallel_size(gpus_per_engine)
+        case "ray":
+            from vllm_caption.engines.executors import ray
+
+            return ray.default_data_parallel_size(ray_address, gpus_per_engine)
 
 
 def local_gpus(config: EngineConfig) -> list[str | None]:
@@ -16,17 +34,23 @@ def local_gpus(config: EngineConfig) -> list[str | None]:
 
     Raises UsageError when fewer GPUs are visible than the engines need.
     """
-    if config.executor == "ray":
-        return [None] * config.data_parallel_size
-    return hardware.assign_gpus(config.data_parallel_size, config.gpus_per_engine)
+    match config.executor:
+        case "local":
+            return hardware.assign_gpus(config.data_parallel_size, config.gpus_per_engine)
+        case "ray":
+            return [None] * config.data_parallel_size
 
 
 def make_executor(
     config: EngineConfig, gpus: list[str | None], logs: Path, tell: Callable[[str], None]
 ) -> Executor:
     """``gpus``: as `local_gpus` gives them. Raises UsageError."""
-    if config.executor == "local":
-        return LocalExecutor(gpus, logs, check_timeout_s=config.start_timeout_s)
-    from vllm_caption.engines.executors.ray import RayExecutor
+    match config.executor:
+        case "local":
+            from vllm_caption.engines.executors.local import LocalExecutor
 
-    return RayExecutor(config, logs, tell, on_cpu=hardware.runs_on_cpu())
+            return LocalExecutor(gpus, logs, check_timeout_s=config.start_timeout_s)
+        case "ray":
+            from vllm_caption.engines.executors.ray import RayExecutor
+
+            return RayExecutor(config, logs, tell, on_cpu=hardware.runs_on_cpu())
