@@ -130,6 +130,7 @@ def test_the_same_start_error_everywhere_ends_the_run_and_nothing_is_tried_twice
     run = Run(tmp_path, names(4), num_engines=4, start_engine=start_broken, first_alone=True)
     with pytest.raises(RunStopped, match=r"no engine can start: .*no kernel image"):
         asyncio.run(run.run())
+    assert sorted(run.state_of_first_at_start) == [0, 1]  # the others were spared the attempt
     assert sum(engine.restarts for engine in run.stats.engines) == 0
     assert run.told == []
 

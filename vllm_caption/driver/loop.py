@@ -80,8 +80,8 @@ class Driver:
         on_tick: Callable[[float], None] = lambda now_s: None,
     ) -> None:
         """``tell`` shows one line to the user. ``open_engines`` is awaited once there is work for
-        an engine. ``first_alone``: start the others once engine 0 is up, with what it left in the
-        caches. ``on_tick`` is called with the loop's time twice a second."""
+        an engine. ``first_alone``: start one engine at a time until one is up, and the others with
+        what that left in the caches. ``on_tick`` is called with the loop's time twice a second."""
         self._config = config
         self._recorder = recorder
         self._dispatcher = dispatcher
@@ -220,7 +220,7 @@ class Driver:
                     raise event.failure
             case Opened() if not (self.interrupts or self._closing):
                 self._executor = event.opening.result()
-                self._start_slots(self._held_back[: 1 if self._first_alone else None])
+                self._start_slots(self._next_to_start())
             case Tick() if not self._closing:
                 self._watch(asyncio.get_running_loop().time())
             case Broken():
@@ -271,7 +271,7 @@ class Driver:
                 self._failed_starts[slot] = error  # until another engine is up, or has failed too
             else:
                 self._start_again(slot, event.what, error)
-            self._start_slots(self._held_back)
+            self._start_slots(self._next_to_start())
             if not self._started:
                 self._retry_failed_starts()
             self._feed_all()
@@ -299,6 +299,11 @@ class Driver:
         return self._must_leave() or self._dispatcher.finished or self.interrupts > 0
 
     # --- slots ---------------------------------------------------------------------------------
+
+    def _next_to_start(self) -> list[EngineSlot]:
+        """Slots never started whose turn it is: where engines start alone, one, until one is up."""
+        alone = self._first_alone and self._start_errors.none_was_up
+        return self._held_back[: 1 if alone else None]
 
     def _start_slots(self, slots: list[EngineSlot]) -> None:
         if self._executor is None or self._is_ending():
