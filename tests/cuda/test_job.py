@@ -184,7 +184,8 @@ def test_two_engines_have_a_gpu_each_and_share_the_work(tmp_path: Path, caches: 
         PretendGpus(2, uuids=uuids), caches, CUDA_VISIBLE_DEVICES=",".join(uuids)
     )
     machine = Machine(tmp_path, environment, ("--data-parallel-size=2",))
-    ended = machine.run("--max-num-seqs=8")
+    # Slow enough that there is work left when the second engine is up, a minute after the first.
+    ended = machine.run("--max-num-seqs=1", "--max-tokens=120")
     assert_complete(machine, ended)
     assert ended.devices == uuids
     made = [engine["captioned"] for engine in status(machine.output)["engines"]]
