@@ -313,3 +313,39 @@ def test_gpu_workers_inherit_settings_that_need_no_compiler_unless_the_user_has_
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert os.environ["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
     assert os.environ["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("silent", "a caption without a word; the model says nothing"),
+        ("refused", "this image is refused"),
+        ("exclaim", "a caption of nothing but '!'; .*--dtype bfloat16 or float32"),
+    ],
+)
+def test_the_same_error_for_everyone_stops_the_run_and_charges_nobody(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    files = [f"{name}/{number}.png" for number in range(80)]
+    run = Run(tmp_path, files)
+    with pytest.raises(RunStopped, match=rf"the same error for everyone, 64 answers .*: {said}"):
+        asyncio.run(run.run())
+    assert rows(run.config.output) == captions(run.config.output) == {}
+    assert run.stats.failed == 0
+
+
+def test_same_errors_of_the_few_that_failed_before_do_not_stop_a_rerun(tmp_path: Path) -> None:
+    files = [f"refused/{number}.png" for number in range(12)]
+    asyncio.run(Run(tmp_path, files, max_same_errors=0).run())
+    again = Run(tmp_path, files, max_same_errors=4)
+    again.failed_before = set(files)
+    asyncio.run(again.run())
+    assert set(again.kinds()) == set(files)
+
+
+def test_a_caption_shows_that_the_errors_around_it_are_their_items_own(tmp_path: Path) -> None:
+    bad = [f"refused/{number}.png" for number in range(60)]
+    run = Run(tmp_path, [*bad[:4], "good.png", *bad[4:]], num_engines=1, max_same_errors=40)
+    asyncio.run(run.run())
+    assert run.kinds() == dict.fromkeys(bad, "engine_error")
+    assert captions(run.config.output) == {"good.png": "caption of good.png"}

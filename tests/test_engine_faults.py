@@ -83,3 +83,18 @@ def test_weights_that_do_not_fit_are_told_as_such_with_what_helps(tmp_path: Path
     assert "Tried to allocate 130.00 GiB while the weights were loaded" in last
     assert "take a smaller or quantised model" in last
     assert "--gpu-memory-utilization" not in last
+
+
+def test_model_that_says_nothing_to_anyone_stops_the_run_and_every_item_stays_to_be_done(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 24)
+    arguments = ("--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    result = run_here(*arguments, "--stop", *"aeiou", "--max-same-errors=32")
+    assert result.exit_code == 3
+    (said,) = (line for line in result.stderr.splitlines() if "the same error for everyone" in line)
+    assert "a caption without a word; the model says nothing: is it an instruct model" in said
+    assert rows(tmp_path / "out") == captions(tmp_path / "out") == {}
+    assert run_here(*arguments).exit_code == 0
+    assert {row["attempts"] for row in rows(tmp_path / "out").values()} == {1}
+    assert captions(tmp_path / "out").keys() == set(files)

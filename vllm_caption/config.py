@@ -192,6 +192,7 @@ class RunConfig:
     checks: bool = True
     dedup: bool = True
     max_retries: int = 3
+    max_same_errors: int = 64
     checkpoint_interval: int = 1000
     quiet: bool = False
     log_file: Path | None = None

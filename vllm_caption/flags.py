@@ -146,6 +146,8 @@ def _add_captions(group: Any, run: RunConfig) -> None:
         group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
     text = "retries of an item that failed or whose caption broke a rule"
     _add(group, run, "max_retries", text, type=natural)
+    text = "stop when so many answers are the same error and none is a caption; 0: never"
+    _add(group, run, "max_same_errors", text, type=natural)
 
 
 def _add_images(group: Any, image: ImageConfig) -> None:

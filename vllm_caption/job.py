@@ -46,6 +46,7 @@ from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
+from vllm_caption.scheduling.same_errors import SameErrors
 from vllm_caption.store.earlier_captions import read_earlier
 from vllm_caption.store.layout import STATUS
 from vllm_caption.store.output import Output
@@ -193,6 +194,7 @@ class _Job:
             self._dispatcher,
             self.stats,
             await asyncio.to_thread(self._twins),
+            SameErrors(config.max_same_errors),
         )
         on_gpus = config.engine.executor == "local" and any(self._gpus)
         driver = Driver(

@@ -26,6 +26,7 @@ from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
+from vllm_caption.scheduling.same_errors import SameErrors
 from vllm_caption.store.earlier_captions import read_earlier
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
@@ -39,9 +40,11 @@ def local(config: RunConfig, tell: Callable[[str], None]) -> Executor:
 class Given:
     """Items that are given instead of an input."""
 
-    def __init__(self, items: list[Item], done: Collection[str]) -> None:
-        pending = [item for item in items if item.file not in done]
-        self._batch = Batch(pending=pending, num_found=len(items))
+    def __init__(
+        self, items: list[Item], done: Collection[str], failed_before: Collection[str] = ()
+    ) -> None:
+        pending = [item for item in items if item.file not in done or item.file in failed_before]
+        self._batch = Batch(pending=pending, failed_before=set(failed_before), num_found=len(items))
 
     def start(self, put: Callable[[Batch | InputEnded], None]) -> None:
         """All in one batch."""
@@ -62,6 +65,8 @@ class Run:
     start_engine: Any = start_fake
     engine: dict[str, Any] = field(default_factory=dict)
     first_alone: bool = False
+    max_same_errors: int = 64
+    failed_before: set[str] = field(default_factory=set)
     make_executor: Callable[[RunConfig, Callable[[str], None]], Executor] = local
     told: list[str] = field(default_factory=list)
     state_of_first_at_start: dict[int, str] = field(default_factory=dict)
@@ -73,6 +78,7 @@ class Run:
             engine=engine,
             output=self.folder / "out",
             max_retries=2,
+            max_same_errors=self.max_same_errors,
         )
         for number, file in enumerate(self.files):
             path = self.folder / "raw" / file
@@ -99,6 +105,7 @@ class Run:
             self.dispatcher,
             self.stats,
             twins,
+            SameErrors(self.config.max_same_errors),
         )
 
     def driver(self, open_engines: Callable[[], Awaitable[Executor]]) -> Driver:
@@ -119,7 +126,8 @@ class Run:
         document = Document(name="design")
         items = [Item(file, document, i, "SvgElement") for i, file in enumerate(self.files)]
         try:
-            await self.driver(self._open).run(Given(items, self.output.item_states()))
+            given = Given(items, self.output.item_states(), self.failed_before)
+            await self.driver(self._open).run(given)
         finally:
             self.executor.close()
             self.output.close(complete=True)

@@ -47,6 +47,8 @@ class FakeEngine:
             await asyncio.sleep(0.01)
         if "moody" in request.file and request.temperature is None:
             return Generation("", "stop", 10, 0)
+        if "exclaim" in request.file:
+            return Generation("!!!!!!!!!!!!!!!!!!!!!!!!", "length", 10, 24)
         if "silent" in request.file:
             return Generation("", "stop", 10, 0)
         if "bug" in request.file:

@@ -1,7 +1,8 @@
 """The recorder: leases → requests, answers → decisions → output.
 
 It decides nothing; it carries out what the dispatcher, the caption rules and the search for
-duplicates have decided, and counts it. Invariant: when a method returns, its decision is on disk.
+duplicates have decided, and counts it. Invariant: when a method returns, its decision is on disk;
+failures that may be the run's fault wait in memory until the next answers show whose they are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from vllm_caption.messages import Captioned, CaptionRequest, Failed, ImageRead
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.scheduling.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
 from vllm_caption.scheduling.duplicates import Twin, Twins
+from vllm_caption.scheduling.same_errors import (
+    AnswerError,
+    SameErrors,
+    caption_error,
+    engine_error,
+)
 from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.output import Output
 
@@ -43,6 +50,7 @@ class Recorder:
         dispatcher: Dispatcher[Item],
         stats: RunStats,
         twins: Twins,
+        same_errors: SameErrors,
     ) -> None:
         self._sampling = sampling
         self._prompt = prompt
@@ -53,6 +61,10 @@ class Recorder:
         self._dispatcher = dispatcher
         self._stats = stats
         self._twins = twins
+        self._same_errors = same_errors
+        self._failed_before: set[str] = set()
+        self._open: list[tuple[GiveUp[Item], int]] = []
+        """Failures, each with its engine, that are the run's fault if nothing else comes."""
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
         self._images_root = public_root(images_root)
         self._images = None if isinstance(images_root, str) else FolderIdentity(images_root)
@@ -70,6 +82,9 @@ class Recorder:
             self._stats.count_failure(kind, f"{printable(file)}: not tried again (--redo-kind)")
         self._stats.done_before += batch.num_done
         self._stats.stale += batch.num_stale
+        self._failed_before |= batch.failed_before
+        if batch.num_done > batch.num_stale:
+            self._same_errors.clear()
         self._dispatcher.add(batch.pending)
 
     def requests(self, engine: int, window: int) -> tuple[CaptionRequest, ...]:
@@ -99,20 +114,49 @@ class Recorder:
         return max(self._sampling.temperature, 0.2 + 0.2 * rejected), seed
 
     def answered(self, engine: int, answer: Captioned | Failed) -> None:
-        """One attempt is over."""
+        """One attempt is over. Raises RunStopped where its error is everybody's."""
+        item = self._dispatcher.held(engine, answer.lease)
+        error: AnswerError | None = None
         if isinstance(answer, Captioned):
             caption = clean_caption(answer.caption)
             flags = check_caption(caption, answer.finish_reason, self._rules, self._asked)
-            if item := self._dispatcher.held(engine, answer.lease):
+            error = caption_error(answer.caption, flags)
+            if item is not None:
                 self._stats.rejections.count(printable(item.file), caption, flags)
+                if error is None:
+                    self._same_errors.clear()
+                    self.settle_open()
             cleaned = msgspec.structs.replace(answer, caption=caption)
             decision = self._dispatcher.captioned(engine, cleaned, flags)
         else:
+            if answer.kind == "engine_error":
+                error = engine_error(answer.reason)
             decision = self._dispatcher.failed(engine, answer)
             if isinstance(decision, GiveUp) and self._all_gone(answer):
                 raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
-        if decision is not None:
+        if decision is None or item is None:
+            return
+        waits = error is not None and self._may_be_everybodys(item, error)
+        if waits and isinstance(decision, GiveUp):
+            self._open.append((decision, engine))
+        else:
             self.settle(decision, engine)
+
+    def _may_be_everybodys(self, item: Item, error: AnswerError) -> bool:
+        if item.file in self._failed_before:
+            return False
+        fault = self._same_errors.add(item.file, error)
+        if fault == "run":
+            raise RunStopped(self._same_errors.conclusion(error))
+        if fault == "items":
+            self.settle_open()
+        return fault == "open"
+
+    def settle_open(self) -> None:
+        """The failures that waited are their items' own fault."""
+        waiting, self._open = self._open, []
+        for failure, engine in waiting:
+            self.settle(failure, engine)
 
     def _all_gone(self, answer: Failed) -> bool:
         """A folder is looked at here, an object store by the worker: it may keep one waiting."""

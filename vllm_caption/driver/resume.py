@@ -119,10 +119,12 @@ def is_settled(state: ItemState, resume: ResumeConfig, recipe_ids: frozenset[str
 class Batch:
     """A stretch of the input, decided: items for the engines, rows that need no engine, and counts.
 
+    ``failed_before``: files that are pending and have failed in an earlier run.
     ``failures_kept``: kind and file. ``num_found``: items found so far, here and before.
     """
 
     pending: list[Item] = field(default_factory=list)
+    failed_before: set[str] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
     failures_kept: list[tuple[str, str]] = field(default_factory=list)
     num_done: int = 0
@@ -238,6 +240,8 @@ class Pending:
                 batch.rows.append(self._make.given_up(failure, engine=None))
             case Caption():
                 batch.pending.append(item)
+                if state is not None and state.status == "failed":
+                    batch.failed_before.add(item.file)
 
     def _look_again(self, item: Item) -> Refuse | None:
         """Whether an image that was at fault still is."""

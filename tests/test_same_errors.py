@@ -1,0 +1,121 @@
+"""When one error for everyone ends the run, and when it stays the items' own."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_caption.captions.rules import CaptionRules, check_caption, clean_caption
+from vllm_caption.scheduling.same_errors import (
+    AFTER_SUCCESS,
+    MAX_DIFFERENT,
+    AnswerError,
+    Fault,
+    SameErrors,
+    caption_error,
+    engine_error,
+)
+
+REFUSED = engine_error("the chat template takes no system message")
+
+
+def add_many(errors: SameErrors, number: int, error: AnswerError = REFUSED) -> list[Fault]:
+    """Answers to as many items."""
+    return [errors.add(f"{item}.png", error) for item in range(number)]
+
+
+def error_of(text: str) -> AnswerError | None:
+    """Of a model's text, through the rules of captions."""
+    return caption_error(text, check_caption(clean_caption(text), "stop", CaptionRules()))
+
+
+def test_the_same_error_for_all_is_the_runs_as_soon_as_there_are_enough() -> None:
+    assert add_many(SameErrors(64), 64) == ["open"] * 63 + ["run"]
+
+
+def test_a_good_answer_makes_the_errors_before_it_their_items_own() -> None:
+    errors = SameErrors(64)
+    add_many(errors, 63)
+    errors.clear()
+    assert add_many(errors, 64)[-1] == "open"
+
+
+def test_after_a_caption_it_takes_many_more_since_neighbours_are_alike() -> None:
+    errors = SameErrors(64)
+    errors.clear()
+    assert add_many(errors, 64 * AFTER_SUCCESS) == ["open"] * (64 * AFTER_SUCCESS - 1) + ["run"]
+
+
+def test_one_item_that_is_tried_again_and_again_is_no_evidence() -> None:
+    errors = SameErrors(64)
+    assert {errors.add("a.png", REFUSED) for _ in range(200)} == {"open"}
+
+
+def test_errors_that_differ_in_numbers_or_quoted_names_are_the_same() -> None:
+    errors = SameErrors(16)
+    found = [
+        errors.add(f"{n}.png", engine_error(f"prompt of {n} tokens of '{n}.png' at 0x{n:x}"))
+        for n in range(16)
+    ]
+    assert found[-1] == "run"
+
+
+def test_two_errors_in_turn_end_the_run_too() -> None:
+    errors = SameErrors(16)
+    other = AnswerError("a caption without a word", "")
+    found = [errors.add(f"{n}.png", (REFUSED, other)[n % 2]) for n in range(31)]
+    assert found == ["open"] * 30 + ["run"]
+
+
+def test_errors_that_are_all_different_are_the_items_own() -> None:
+    errors = SameErrors(16)
+    kinds = "abcdefghij"
+    found = [errors.add(f"{n}.png", engine_error(kinds[n] * 3)) for n in range(len(kinds))]
+    assert found[: MAX_DIFFERENT + 1] == ["open"] * MAX_DIFFERENT + ["items"]
+    assert "run" not in found
+
+
+def test_without_a_limit_nothing_waits_and_nothing_ends() -> None:
+    assert set(add_many(SameErrors(0), 1000)) == {"items"}
+
+
+def test_a_limit_below_the_number_of_items_holds_as_it_is() -> None:
+    assert add_many(SameErrors(2), 2) == ["open", "run"]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n", "...", "*"])
+def test_text_without_a_word_is_an_error(text: str) -> None:
+    error = error_of(text)
+    assert error is not None
+    assert error.said == "a caption without a word"
+    assert "instruct model" in error.remedy
+
+
+@pytest.mark.parametrize("text", ["!!!!!!!!", "! ! ! !", "!" * 400])
+def test_text_of_one_sign_names_the_overflow_and_the_types_that_have_none(text: str) -> None:
+    error = error_of(text)
+    assert error is not None
+    assert error.said == "a caption of nothing but '!'"
+    assert "--dtype bfloat16 or float32" in error.remedy
+
+
+@pytest.mark.parametrize("text", ["a red dot", "Sorry, I cannot see the image.", "very very large"])
+def test_text_that_can_be_a_caption_is_none(text: str) -> None:
+    assert error_of(text) is None
+
+
+def test_prompt_that_does_not_fit_is_told_with_the_flags_that_make_room() -> None:
+    error = engine_error(
+        "The decoder prompt (length 900) is longer than the maximum model length of 512."
+    )
+    assert "--max-model-len" in error.remedy
+
+
+def test_conclusion_says_the_error_once_what_to_do_and_that_nobody_is_charged() -> None:
+    errors = SameErrors(16)
+    add_many(errors, 16)
+    said = errors.conclusion(REFUSED)
+    assert said.startswith(
+        "the same error for everyone, 16 answers and none is a caption: the chat"
+    )
+    assert "No item is charged: run again" in said
+    assert "--max-same-errors 0" in said

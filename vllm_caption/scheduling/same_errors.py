@@ -1,0 +1,109 @@
+"""Is an error the items' fault or the run's? Decided from the answers since the last good one.
+
+A mistake in the settings (a prompt that is too long, a chat template that takes no system text, a
+model that overflows in 16 bit) gives every item the same error. Failing a million items one by one
+helps nobody: the run stops, names the error once, and charges no item.
+
+Pure counting. Invariants:
+- a good answer clears everything: an engine that captions one image can caption others;
+- items that failed in an earlier run are never counted (the caller leaves them out), so a rerun
+  over the few that are left never stops for what is wrong with these few;
+- once something has been captioned it takes many more answers: neighbours in the input are alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Final, Literal, NamedTuple
+
+from vllm_caption.captions.rejection_alarm import REMEDIES
+from vllm_caption.captions.rules import verdict
+from vllm_caption.errors import CaptionFlag
+
+Fault = Literal["items", "run", "open"]
+"""Whose fault an error is; open: the next answers will show it."""
+
+MIN_ITEMS: Final = 8
+"""Answers to so many items, at least: one item alone is asked several times."""
+AFTER_SUCCESS: Final = 16
+"""How many times as many answers it takes once something has been captioned."""
+MAX_DIFFERENT: Final = 4
+"""Errors that are counted apart; where there are more, each is its item's own."""
+MIN_REPEATS: Final = 4
+_VARYING: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"")
+"""Sizes, counts, addresses and quoted values: two errors that differ in these are the same."""
+_TOO_LONG: Final = ("longer than the maximum model length", "maximum context length")
+
+
+class AnswerError(NamedTuple):
+    """What is wrong with an answer that is no caption, and what helps if all answers are so."""
+
+    said: str
+    remedy: str
+
+
+def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | None:
+    """Of a text that a model gave; None where it can be a caption. ``flags``: worst first."""
+    if verdict(flags) != "retry_or_fail":
+        return None
+    shown = "".join(text.split())
+    if len(shown) >= MIN_REPEATS and len(set(shown)) == 1 and not shown[0].isalnum():
+        remedy = "numbers that overflow in 16 bit look like this: add --dtype bfloat16 or float32"
+        return AnswerError(f"a caption of nothing but {shown[0]!r}", remedy)
+    said = "a caption without a word" if flags[0] == "empty" else "a caption that repeats itself"
+    return AnswerError(said, REMEDIES[flags[0]])
+
+
+def engine_error(reason: str) -> AnswerError:
+    """Of a request that the engine, or the prompt's template, refused."""
+    remedy = "it names what to change; logs/ has the engine's own words"
+    if any(sign in reason for sign in _TOO_LONG):
+        remedy = "raise --max-model-len, shorten the prompt, or lower --max-pixels"
+    return AnswerError(reason, remedy)
+
+
+class SameErrors:
+    """The errors of one run since its last good answer."""
+
+    def __init__(self, max_same_errors: int) -> None:
+        """``max_same_errors``: answers with one error that end a run; 0: none ever does."""
+        self._limit = max_same_errors
+        self._answers: Counter[str] = Counter()
+        self._items: dict[str, set[str]] = {}
+        self._any_success = False
+
+    def clear(self) -> None:
+        """A good answer, or a caption of an earlier run that was made in the same way."""
+        self._any_success = True
+        self._forget()
+
+    def add(self, item: str, error: AnswerError) -> Fault:
+        """One answer was an error. "items": so are the earlier ones that were open."""
+        if not self._limit:
+            return "items"
+        same = _VARYING.sub("#", error.said)
+        each_its_own = same not in self._answers and len(self._answers) >= MAX_DIFFERENT
+        if each_its_own:
+            self._forget()
+        self._answers[same] += 1
+        items = self._items.setdefault(same, set())
+        if len(items) < MIN_ITEMS:
+            items.add(item)
+        needed = self._limit * (AFTER_SUCCESS if self._any_success else 1)
+        if self._answers[same] >= needed and len(items) >= min(MIN_ITEMS, needed):
+            return "run"
+        return "items" if each_its_own else "open"
+
+    def conclusion(self, error: AnswerError) -> str:
+        """The sentence to stop with, after `add` has said "run"."""
+        number = self._answers[_VARYING.sub("#", error.said)]
+        since = "since the last caption" if self._any_success else "and none is a caption"
+        return (
+            f"the same error for everyone, {number} answers {since}: {error.said}; {error.remedy}."
+            " No item is charged: run again. --max-same-errors 0 fails such items one by one"
+        )
+
+    def _forget(self) -> None:
+        self._answers.clear()
+        self._items.clear()
