@@ -349,3 +349,22 @@ def test_a_caption_shows_that_the_errors_around_it_are_their_items_own(tmp_path:
     asyncio.run(run.run())
     assert run.kinds() == dict.fromkeys(bad, "engine_error")
     assert captions(run.config.output) == {"good.png": "caption of good.png"}
+
+
+def test_answer_and_error_that_cannot_be_encoded_are_cleaned_and_kill_no_worker(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, ["halved.png", "refused.png"], num_engines=1)
+    asyncio.run(run.run())
+    made = rows(run.config.output)
+    assert made["halved.png"]["caption"] == "half a star \ufffd in red"
+    assert made["refused.png"]["error"] == "this image is refused \ufffd"
+    assert run.stats.engines[0].restarts == 0
+
+
+def test_death_of_a_worker_is_told_with_who_killed_it(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(4, n1="poison.png"), num_engines=1)
+    asyncio.run(run.run())
+    died = [line for line in run.told if "died" in line]
+    assert died
+    assert all("its process ended (killed from outside by SIGKILL: by a" in line for line in died)

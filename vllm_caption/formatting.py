@@ -1,8 +1,8 @@
 """How values appear in messages: durations, errors, names, and the sections that commands print.
 
 Pure functions from a value to text. Invariant: whatever a file name, a document or a library puts
-into a value, the text that `printable`, `encodable_name` and `first_line` return can be encoded as
-UTF-8, and moves no terminal's cursor.
+into a value, the text that `printable`, `encodable`, `encodable_name` and `first_line` return can
+be encoded as UTF-8, and moves no terminal's cursor.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ def first_line(error: BaseException, max_chars: int = 500, *, skip: tuple[str, .
 
 def _on_one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def encodable(text: str) -> str:
+    """Any text, so that it can be sent: half a character (a lone surrogate) becomes \ufffd."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def encodable_name(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from vllm_caption.errors import ItemKind, UsageError
+from vllm_caption.formatting import encodable
 
 Backdrop = Literal["none", "white", "black", "gray"]
 """What lies behind the transparent parts; "none": the image had no transparency."""
@@ -135,8 +136,8 @@ class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
     @staticmethod
     def of(error: UsageError) -> FlagsRefused:
         """What crosses the border in the place of an exception."""
-        value = None if error.value is None else str(error.value)
-        return FlagsRefused(error.field, value, error.remedy)
+        value = None if error.value is None else encodable(str(error.value))
+        return FlagsRefused(error.field, value, encodable(error.remedy))
 
     def as_error(self) -> UsageError:
         """The exception again."""

@@ -34,7 +34,7 @@ class FakeEngine:
 
     async def render(self, request: CaptionRequest, image: Image) -> object:
         if "refused" in request.file:
-            raise RequestRefused("this image is refused", retryable=False)
+            raise RequestRefused("this image is refused \udcff", retryable=False)
         return image.size
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
@@ -49,11 +49,17 @@ class FakeEngine:
             return Generation("", "stop", 10, 0)
         if "exclaim" in request.file:
             return Generation("!!!!!!!!!!!!!!!!!!!!!!!!", "length", 10, 24)
+        if "halved" in request.file:
+            return Generation("half a star \ud83c in red", "stop", 10, 4)
         if "silent" in request.file:
             return Generation("", "stop", 10, 0)
         if "bug" in request.file:
             raise ZeroDivisionError("nobody expected this")
         return Generation(f"caption of {request.file}", "stop", 10, 4)
+
+    def exit_codes(self) -> tuple[int, ...]:
+        """It has no process of its own."""
+        return ()
 
     def shutdown(self) -> None:
         """Nothing to stop."""

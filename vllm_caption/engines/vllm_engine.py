@@ -45,6 +45,7 @@ DEFAULTS = {
 }
 """Every image is seen once, so caches only cost; a caption needs one image and no video; statistics
 that nobody reads take 4 % of the front end. As everywhere, a flag that the user gives wins."""
+DEATH_S = 1.0
 CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
 ADVICE = (
     "choose a model that vLLM runs with images, such as HuggingFaceTB/SmolVLM-Instruct,"
@@ -173,6 +174,8 @@ class VllmEngine:
         self._llm = llm
         self._sampling = sampling
         self._tokenize = _tokenization(llm.renderer)
+        manager = getattr(getattr(llm.engine_core, "resources", None), "engine_manager", None)
+        self._processes = tuple(getattr(manager, "processes", ()))
 
     async def render(self, request: CaptionRequest, image: Image) -> object:
         """Chat template, tokens and processed pixels of one request."""
@@ -213,6 +216,12 @@ class VllmEngine:
             if self._llm.errored:
                 raise EngineLost(_reason(error)) from error
             raise RequestRefused(_reason(_root(error)), retryable=retryable) from error
+
+    def exit_codes(self) -> tuple[int, ...]:
+        """Of its cores that have ended."""
+        for process in self._processes:  # a death is seen before the process can be waited for
+            process.join(DEATH_S)
+        return tuple(p.exitcode for p in self._processes if p.exitcode is not None)
 
     def shutdown(self) -> None:
         """Stop the engine core and its workers."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_caption.config import ImageConfig, is_remote
 from vllm_caption.errors import ABSENT_KINDS, ItemError
+from vllm_caption.formatting import encodable
 from vllm_caption.images.decode import PreparedImage, decode_image, prepare_image
 from vllm_caption.images.files import read_image
 from vllm_caption.images.object_store import FETCH_THREADS, RemoteRoot
@@ -71,6 +72,9 @@ class CaptionEngine(Protocol):
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         """Generate to the end. Raises RequestRefused, EngineLost."""
+
+    def exit_codes(self) -> tuple[int, ...]:
+        """Of its processes that have ended; negative: by that signal."""
 
     def shutdown(self) -> None:
         """Stop the engine and its processes."""
@@ -165,7 +169,7 @@ class Worker:
             rendered_at = time.perf_counter()
             answer = await self._engine.generate(request, rendered)
         except RequestRefused as refused:
-            reason, retryable = str(refused), refused.retryable
+            reason, retryable = encodable(str(refused)), refused.retryable
             return Failed(request.lease, "engine_error", reason, retryable, facts)
         timings = Timings(
             queue_s=started - received,
@@ -174,7 +178,7 @@ class Worker:
         )
         return Captioned(
             request.lease,
-            answer.caption,
+            encodable(answer.caption),
             answer.finish_reason,
             answer.prompt_tokens,
             answer.output_tokens,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from vllm_caption.engines.deaths import OomKills, describe_end
 from vllm_caption.engines.memory_errors import WHILE_LOADING
+from vllm_caption.formatting import encodable
 
 TAIL_BYTES = 64 * 1024
 _ERROR_LINE = re.compile(rb"(?:^|\] )([\w.]*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
@@ -17,7 +20,9 @@ _ELSEWHERE = "root cause"
 """What vLLM's errors say when the cause is in another process's traceback."""
 _LOADING: Final = re.compile(rb", in load_model\s*$", re.MULTILINE)
 """A line of the traceback of an error that came while the engine loaded its weights."""
-_NO_CAUSE = "its process ended without an error of its own, as after a kill or without memory"
+_NO_CAUSE = "its process ended without an error of its own"
+_EXIT_CODES: Final = re.compile(r"Failed core proc\(s\): {.*?: (-?\d+)")
+"""vLLM's error of an engine that did not start names how its core ended."""
 
 
 class EngineLog:
@@ -26,23 +31,33 @@ class EngineLog:
     def __init__(self, path: str) -> None:
         """Send this process's output, and that of what it starts, there, not to the terminal."""
         self.path = path
+        self._oom_kills = OomKills.now()
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._begin = os.fstat(log).st_size
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
         os.close(log)
 
-    def explain(self, error: BaseException) -> str:
+    def explain(self, error: BaseException, exit_codes: Callable[[], Sequence[int]] = tuple) -> str:
         """One line for the end of an engine: its error, or the last one that another process of
-        the engine has written, where the error only says that the cause is there."""
+        the engine has written, where the error only says that the cause is there; where none has,
+        how that process ended, by its exit code."""
         said = f"{type(error).__name__}: {error}"
         if _ELSEWHERE in said:
             written = self._written()
             causes = [line.decode("utf-8", "replace") for line in _ERROR_LINE.findall(written)]
-            said = next((line for line in reversed(causes) if _ELSEWHERE not in line), _NO_CAUSE)
+            cause = next((line for line in reversed(causes) if _ELSEWHERE not in line), None)
+            named = [int(code) for code in _EXIT_CODES.findall(said)]
+            said = cause or self._without_words([*named, *exit_codes()])
             if _LOADING.search(written):
                 said += f" {WHILE_LOADING}"
-        return f"{said} (log: {self.path})"
+        return encodable(f"{said} (log: {self.path})")
+
+    def _without_words(self, exit_codes: Sequence[int]) -> str:
+        code = next((code for code in exit_codes if code), None)
+        if code is None:
+            return _NO_CAUSE
+        return f"{_NO_CAUSE} ({describe_end(code, self._oom_kills, OomKills.now())})"
 
     def _written(self) -> bytes:
         """The end of what this process and those that it started have written."""

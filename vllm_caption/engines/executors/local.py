@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
+from vllm_caption.engines.deaths import OomKills, describe_end
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.channel import Channel, driver_channel, worker_channel
 from vllm_caption.engines.executors.engine_log import EngineLog
@@ -165,6 +166,8 @@ class LocalWorker:
     def __init__(self, process: Any, channel: Channel[DriverMessage, WorkerMessage]) -> None:
         self._process = process
         self._channel = channel
+        self._oom_kills = OomKills.now()
+        self._is_killed = False
         self.pid: int = process.pid
         self.receive = channel.receive
         self.send = channel.send
@@ -172,6 +175,7 @@ class LocalWorker:
 
     def kill(self) -> None:
         """SIGKILL to the worker and its engine processes."""
+        self._is_killed = self._is_killed or self._process.exitcode is None
         kill_session(self.pid)
         if self._process.exitcode is None:  # it may not lead a session yet
             self._process.kill()
@@ -187,7 +191,9 @@ class LocalWorker:
         code = self._process.exitcode
         if code is None:
             return Ended("it does not end, even by SIGKILL", gone=False)
-        return Ended(f"killed by signal {-code}" if code < 0 else f"exit code {code}")
+        if self._is_killed:
+            return Ended("killed by the driver")
+        return Ended(describe_end(code, self._oom_kills, OomKills.now()))
 
     async def _ended_within(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -281,6 +287,6 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
     threads, find_twins = spec.prepare_threads, spec.find_twins
     worker = Worker(link, engine, spec.images_root, spec.image, threads, find_twins)
     if (death := await worker.serve()) is not None:
-        link.send(EngineDown(log.explain(death)))
+        link.send(EngineDown(log.explain(death, engine.exit_codes)))
     await link.flush()
     engine.shutdown()
