@@ -104,6 +104,8 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
             output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
         except RunStopped as error:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
+        for note in output.take_notes():
+            progress.warn(note)
     text = summarise(
         job.stats,
         job.input_read,
@@ -266,7 +268,7 @@ class _Job:
             self._show("running")
 
     def _warn(self) -> None:
-        for note in self._monitor.take_notes():
+        for note in (*self._monitor.take_notes(), *self._output.take_notes()):
             self._progress.warn(note)
         if alarm := self.stats.rejections.alarm():
             self._progress.warn(alarm)

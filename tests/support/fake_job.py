@@ -1,6 +1,7 @@
 """The whole job with fake engines: real command line, driver, processes, messages and files.
 
 `python -m support.fake_job FLAGS` is `python -m vllm_caption FLAGS` without vLLM behind it.
+With `FAKE_WAITS_S` set, a disk that fails is waited for that long before each attempt.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ def fake_main(
     from vllm_caption.cli import main
     from vllm_caption.engines import hardware
     from vllm_caption.engines.executors import local
+    from vllm_caption.store.disk import attempts
 
+    if "FAKE_WAITS_S" in os.environ:
+        attempts.WAITS_S = (float(os.environ["FAKE_WAITS_S"]),) * 3  # type: ignore[misc]
     slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
     local.LocalExecutor = FakeExecutor  # type: ignore[misc]
     job.start_vllm = start_engine

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO
 
+from vllm_caption.store.disk.verdicts import judge
 from vllm_caption.store.layout import temporary_name
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -24,8 +25,9 @@ def write_file(
     temporary: str | None = None,
     sync_content: bool = False,
     sync_name: bool = False,
-) -> None:
-    """Write or replace one file. Raises OSError, and what ``content`` raises.
+) -> OSError | None:
+    """Write or replace one file. Raises OSError, and what ``content`` raises; returns the answer of
+    a file system that does not know how to sync, which the file is written without.
 
     ``content``: the bytes, or what writes them to the opened file.
     ``dir_fd``: an opened folder that ``path`` is relative to: if another file system is mounted
@@ -44,6 +46,7 @@ def write_file(
     if temporary is None:
         folder, name = os.path.split(path)
         temporary = os.path.join(folder, temporary_name(name))
+    unsynced: OSError | None = None
     renamed = False
     try:
         descriptor = os.open(temporary, _FLAGS, 0o666, dir_fd=dir_fd)
@@ -52,7 +55,7 @@ def write_file(
                 while content:
                     content = content[os.write(descriptor, content) :]
                 if sync_content:
-                    os.fsync(descriptor)
+                    unsynced = _sync(descriptor)
             finally:
                 os.close(descriptor)
         else:
@@ -60,7 +63,7 @@ def write_file(
                 content(file)
                 if sync_content:
                     file.flush()
-                    os.fsync(descriptor)
+                    unsynced = _sync(descriptor)
         os.replace(temporary, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         renamed = True
     finally:
@@ -68,12 +71,26 @@ def write_file(
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=dir_fd)
     if sync_name:
-        _sync_folder(os.path.dirname(path) or ".", dir_fd)
+        unsynced = _sync_folder(os.path.dirname(path) or ".", dir_fd) or unsynced
+    return unsynced
 
 
-def _sync_folder(path: str, dir_fd: int | None) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd)
+def _sync(descriptor: int) -> OSError | None:
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if judge(error.errno, "sync") == "optional":
+            return error
+        raise
+    return None
+
+
+def _sync_folder(path: str, dir_fd: int | None) -> OSError | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd)
+    except PermissionError as error:  # a folder may be written that may not be read
+        return error
+    try:
+        return _sync(descriptor)
     finally:
         os.close(descriptor)

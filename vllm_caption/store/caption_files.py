@@ -18,6 +18,8 @@ from typing import Final, Literal, NamedTuple
 
 from vllm_caption.errors import ItemError
 from vllm_caption.store.atomic import write_file
+from vllm_caption.store.disk.attempts import Disk
+from vllm_caption.store.disk.verdicts import CONFLICTS, DENIALS, judge
 from vllm_caption.store.layout import (
     CAPTION_SUFFIX,
     MANIFEST,
@@ -32,7 +34,6 @@ MAX_NAME_BYTES: Final = 255
 MAX_PATH_BYTES: Final = 4095
 MAX_CAPTION_BYTES: Final = 64 * 2**20
 """A larger file is no caption."""
-_OBSTACLES: Final = (NotADirectoryError, FileExistsError, IsADirectoryError)
 
 State = Literal["there", "empty", "gone", "unreadable"]
 
@@ -50,8 +51,9 @@ class Inspected(NamedTuple):
 class CaptionFiles:
     """The .txt files below one output folder. ``file`` is an item's name in the manifests."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self._root = os.fspath(root)
+        self._disk = disk or Disk()
         self._made: set[str] = set()
 
     def check_name(self, file: str) -> None:
@@ -68,14 +70,20 @@ class CaptionFiles:
         return f"{self._root}/{caption_name(file)}"
 
     def read(self, file: str) -> str | None:
-        """The caption on disk; None when there is none, or only an empty file."""
+        """The caption on disk; None when there is none, or only an empty file.
+
+        Raises ItemError where there is one that may not be read, OSError for the disk.
+        """
+        path = Path(self.path(file))
         try:
-            text = Path(self.path(file)).read_text("utf-8", errors="replace")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            text = self._disk.attempt("caption", lambda: path.read_text("utf-8", errors="replace"))
+        except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # such a path cannot hold a caption
+            if judge(error.errno, "caption") == "item":  # such a path cannot hold a caption
                 return None
+            if error.errno in DENIALS:
+                raise _denied("its .txt cannot be read", error) from error
             raise
         return text if text.strip() else None
 
@@ -108,7 +116,7 @@ class CaptionFiles:
     def check_place(self, file: str) -> None:
         """Raise ItemError when what is on disk leaves no place for this caption."""
         try:
-            mode = os.stat(self.path(file)).st_mode
+            mode = self._disk.attempt("caption", lambda: os.stat(self.path(file)).st_mode)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -130,24 +138,43 @@ class CaptionFiles:
         temporary = temporary_caption_name(hashlib.sha1(os.fsencode(name)).hexdigest())
         temporary = f"{folder}/{temporary}" if folder else temporary
         content = caption.encode("utf-8")
-        try:
+
+        def write() -> None:
+            self._make_folder(folder)
+            write_file(path, content, dir_fd=self._root_fd, temporary=temporary)
+
+        def write_or_make_folders_again() -> None:
             try:
-                self._make_folder(folder)
-                write_file(path, content, dir_fd=self._root_fd, temporary=temporary)
+                write()
             except FileNotFoundError:  # somebody removed a folder that was made here
                 self._made.clear()
-                self._make_folder(folder)
-                write_file(path, content, dir_fd=self._root_fd, temporary=temporary)
+                write()
+
+        try:
+            self._disk.attempt("caption", write_or_make_folders_again)
         except OSError as error:
             if refusal := _refusal(error):
                 raise refusal from error
+            if error.errno in DENIALS and self._root_takes_files():
+                raise _denied("its .txt cannot be written", error) from error
             raise
+
+    def _root_takes_files(self) -> bool:
+        """Whether a denial is about one file or folder, and not about the disk."""
+        name = temporary_caption_name("0" * 40)
+        try:
+            write_file(name, b"", dir_fd=self._root_fd)
+            os.unlink(name, dir_fd=self._root_fd)
+        except OSError:
+            return False
+        return True
 
     @cached_property
     def _root_fd(self) -> int:
         """Everything is written below one opened folder: if another file system is mounted over it,
         captions stay with their rows."""
-        return os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        return self._disk.attempt("start", lambda: os.open(self._root, flags))
 
     def _make_folder(self, folder: str) -> None:
         if not folder or folder in self._made:
@@ -192,8 +219,17 @@ def _too_long() -> ItemError:
 
 def _refusal(error: OSError) -> ItemError | None:
     """The item's fault, if it is one, rather than the disk's."""
-    if isinstance(error, _OBSTACLES):
+    if error.errno in CONFLICTS:
         return _conflict()
     if error.errno == errno.ENAMETOOLONG:
         return _too_long()
+    if judge(error.errno, "caption") == "item":
+        reason = f"the file system of --output takes no such name ({error.strerror})"
+        return ItemError("bad_name", f"{reason}; rename it, or choose another --output")
     return None
+
+
+def _denied(what: str, error: OSError) -> ItemError:
+    """A denial that did not pass."""
+    reason = f"{what} ({error.strerror}); give this user the rights to its folder"
+    return ItemError("output_conflict", reason)

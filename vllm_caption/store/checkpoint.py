@@ -11,38 +11,51 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.store.atomic import write_file
+from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.journal import Journal, read_journal
 from vllm_caption.store.layout import MANIFEST, part_name, part_number, parts, temporary_parts
 from vllm_caption.store.reader import ROWS_AT_A_TIME, last_rows, read_states
 from vllm_caption.store.rows import SCHEMA, ItemState, Row, to_table
+
+UNSYNCED: Final = "The file system of --output cannot sync: a power loss may cost the last rows"
 
 
 class Checkpoint:
     """The manifest of one output folder, opened for writing by the one run that holds its lock."""
 
     def __init__(
-        self, root: Path, interval: int, reconcile: Callable[[Row], Row] = lambda row: row
+        self,
+        root: Path,
+        interval: int,
+        reconcile: Callable[[Row], Row] = lambda row: row,
+        disk: Disk | None = None,
     ) -> None:
         """``reconcile``: makes a row that a killed run left in its journal agree with its .txt."""
+        self._disk = disk = disk or Disk()
         self.folder = root / MANIFEST
         self._interval = interval
-        self.folder.mkdir(parents=True, exist_ok=True)
+        disk.attempt("start", lambda: self.folder.mkdir(parents=True, exist_ok=True))
         # Parts are written below an opened folder, as the .txt files are: see `CaptionFiles`.
-        self._folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        for leftover in temporary_parts(self.folder):
-            leftover.unlink()
-        self._next_part = 1 + max((part_number(path) for path in parts(self.folder)), default=0)
-        self._rows = [reconcile(row) for row in read_journal(root).rows]
-        self._journal = Journal(root)
+        self._folder_fd = disk.attempt(
+            "start", lambda: os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        )
+        for leftover in disk.attempt("start", lambda: temporary_parts(self.folder)):
+            disk.try_once("remove", leftover.unlink, f"{leftover} cannot be removed")
+        present = disk.attempt("start", lambda: parts(self.folder))
+        self._next_part = 1 + max(map(part_number, present), default=0)
+        found = disk.attempt("file", lambda: read_journal(root))
+        self._rows = [reconcile(row) for row in found.rows]
+        self._journal = Journal(root, disk)
         self.write_part()  # what a killed run left in its journal
 
     def append(self, row: Row) -> None:
@@ -56,51 +69,80 @@ class Checkpoint:
         """Turn the journal into a Parquet part."""
         if self._rows:
             self._journal.sync_file_system()
-            self._write([to_table(self._rows)])
+            self._write(lambda: [to_table(self._rows)])
             self._rows.clear()
         self._journal.clear()
 
     def states(self) -> dict[str, ItemState]:
         """The state of every item that has a row in a part."""
-        return read_states(parts(self.folder))
+        return self._disk.attempt("file", lambda: read_states(parts(self.folder)))
 
     def take_over(self, path: Path) -> None:
         """Make a part of another manifest, on the same file system, the newest of this one."""
         self.write_part()
-        os.replace(path, part_name(self._next_part), dst_dir_fd=self._folder_fd)
-        os.fsync(self._folder_fd)
+        name = part_name(self._next_part)
+        self._disk.attempt("file", lambda: os.replace(path, name, dst_dir_fd=self._folder_fd))
+        self._disk.attempt("sync", lambda: self._disk.try_once("sync", self._sync_folder, UNSYNCED))
         self._next_part += 1
 
+    def _sync_folder(self) -> None:
+        os.fsync(self._folder_fd)
+
     def compact(self) -> None:
-        """One part with the last row of every item, in the items' order of finishing."""
+        """One part with the last row of every item, in the items' order of finishing. Where that
+        fails, every row is there still, and the next run that finishes does it."""
         self.write_part()
-        old = parts(self.folder)
+        try:
+            self._compact()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            text = f"The parts of {self.folder} were not made one ({reason}); the next run does it."
+            self._disk.note(text, "compaction")
+
+    def _compact(self) -> None:
+        old = self._disk.attempt("file", lambda: parts(self.folder))
         if len(old) < 2:
             return
-        self._write(last_rows(old))
+        self._write(lambda: last_rows(old))
+        # Where one stays, its rows count no more than before, and the next run removes it.
         for path in old:
-            os.unlink(path.name, dir_fd=self._folder_fd)
+            self._remove(path.name)
+
+    def _remove(self, name: str) -> None:
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._folder_fd)
+
+        self._disk.try_once("remove", remove, f"A part in {self.folder} cannot be removed")
 
     def close(self) -> None:
         """Write what is left as a part."""
         self.write_part()
         self._journal.close()
-        os.close(self._folder_fd)
+        with contextlib.suppress(OSError):
+            os.close(self._folder_fd)
 
-    def _write(self, tables: Iterable[pa.Table]) -> None:
+    def _write(self, tables: Callable[[], Iterable[pa.Table]]) -> None:
+        name = part_name(self._next_part)
+
         def fill(file: BinaryIO) -> None:
             with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-                for table in _gathered(tables):
+                for table in _gathered(tables()):
                     writer.write_table(table)
 
-        # On the disk, name and all, before its rows leave the journal and the parts it replaces go.
-        write_file(
-            part_name(self._next_part),
-            fill,
-            dir_fd=self._folder_fd,
-            sync_content=True,
-            sync_name=True,
-        )
+        def write() -> OSError | None:
+            # On the disk, name and all, before its rows leave the journal and the parts that it
+            # replaces go. Each attempt writes it whole: after a failed fsync, the next one may
+            # succeed without the content.
+            return write_file(name, fill, dir_fd=self._folder_fd, sync_content=True, sync_name=True)
+
+        try:
+            unsynced = self._disk.attempt("file", write)
+        except OSError:  # its rows are in the journal or in older parts: not here as well
+            self._remove(name)
+            raise
+        if unsynced is not None:
+            self._disk.note(f"{UNSYNCED} ({unsynced.strerror}).", UNSYNCED)
         self._next_part += 1
 
 

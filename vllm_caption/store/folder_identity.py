@@ -16,6 +16,17 @@ class FolderIdentity:
         """False where the folder is gone, or the path leads to another one."""
         return self._identity is not None and self._look() == self._identity
 
+    def is_another(self) -> bool:
+        """True where it is known that the folder is gone, or that the path leads to another one: a
+        disk that fails for a moment does not say so."""
+        try:
+            found = self._folder.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) != self._identity
+
     def _look(self) -> tuple[int, int] | None:
         try:
             found = self._folder.stat()

@@ -5,13 +5,16 @@ Invariant: a row is appended whole or not at all, and survives the death of this
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.layout import JOURNAL
 from vllm_caption.store.rows import Row
 
@@ -32,7 +35,7 @@ def read_journal(folder: Path) -> JournalRows:
         lines = (folder / JOURNAL).read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         lines = []
-    for line in lines:
+    for line in filter(None, lines):
         try:
             rows.append(decoder.decode(line))
         except ValueError:  # msgspec's DecodeError, or bytes that are not UTF-8
@@ -43,33 +46,56 @@ def read_journal(folder: Path) -> JournalRows:
 class Journal:
     """The journal of one folder, opened for appending."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self._disk = disk
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._descriptor = os.open(folder / JOURNAL, flags, 0o644)
+        self._descriptor = disk.attempt("file", lambda: os.open(folder / JOURNAL, flags, 0o644))
         self._encoder = msgspec.json.Encoder()
+        self._torn = True
+        """Its end may be the beginning of a line: a killed run's, or of a write that failed and
+        could not be taken back."""
 
     def append(self, row: Row) -> None:
         """Add one row."""
         line = self._encoder.encode(row) + b"\n"
+        self._disk.attempt("file", lambda: self._append(line))
+
+    def _append(self, line: bytes) -> None:
         size = os.fstat(self._descriptor).st_size
+        if self._torn and size:
+            line = b"\n" + line
         try:
+            self._torn = True
             while line:  # a full disk may take a part of a write without an error
                 line = line[os.write(self._descriptor, line) :]
+            self._torn = False
         except OSError:
-            os.ftruncate(self._descriptor, size)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
             raise
 
     def sync_file_system(self) -> None:
         """Bring everything written so far on this file system to the disk, captions included: one
         call per part, where an fsync per caption would halve the speed."""
-        if ctypes.CDLL(None, use_errno=True).syncfs(self._descriptor) != 0:
+        without = "The file system of --output has no syncfs: a power loss may cost captions"
+        self._disk.attempt(
+            "sync", lambda: self._disk.try_once("sync", self._sync_file_system, without)
+        )
+
+    def _sync_file_system(self) -> None:
+        try:
+            failed = ctypes.CDLL(None, use_errno=True).syncfs(self._descriptor) != 0
+        except AttributeError:  # a C library without it
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+        if failed:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), "syncfs")
 
     def clear(self) -> None:
         """Remove every row."""
-        os.ftruncate(self._descriptor, 0)
+        self._disk.attempt("file", lambda: os.ftruncate(self._descriptor, 0))
 
     def close(self) -> None:
         """Append no more."""
-        os.close(self._descriptor)
+        with contextlib.suppress(OSError):  # of a network drive, about rows that are in a part
+            os.close(self._descriptor)

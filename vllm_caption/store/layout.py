@@ -7,6 +7,7 @@ folder itself, but for the captions, which lie where a run without shards would 
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -93,13 +94,22 @@ def part_number(path: Path) -> int:
 
 
 def parts(folder: Path) -> list[Path]:
-    """The parts in one manifest folder, oldest first."""
-    return sorted(folder.glob("part-*.parquet"), key=part_number)
+    """The parts in one manifest folder, oldest first; none where there is no folder. Raises OSError
+    where it cannot be listed: a run that saw no parts there would write over them."""
+    return sorted(_listed(folder, "part-*.parquet"), key=part_number)
 
 
 def temporary_parts(folder: Path) -> list[Path]:
     """Parts in a manifest folder that are being written, or were when their writer died."""
-    return list(folder.glob(temporary_name("*")))
+    return _listed(folder, temporary_name("*"))
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """Not by pathlib's glob, to which a folder that may not be listed is an empty one."""
+    try:
+        return [path for path in folder.iterdir() if fnmatchcase(path.name, pattern)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 # --- logs ------------------------------------------------------------------------------------
@@ -126,7 +136,7 @@ def state_folder(root: Path, shard: Shard | None) -> Path:
 def shard_folders(root: Path) -> dict[Shard, Path]:
     """The shards of an output folder, those with the newest rows last."""
     found = {}
-    for path in (root / SHARDS).glob("*-of-*"):
+    for path in _listed(root / SHARDS, "*-of-*"):
         if name := _SHARD.fullmatch(path.name):
             found[Shard(int(name[1]), int(name[2]))] = path
     return dict(sorted(found.items(), key=lambda entry: (_newest(entry[1]), entry[0])))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from vllm_caption.config import Shard
@@ -17,6 +18,7 @@ from vllm_caption.items import SkippedDocument
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.layout import (
@@ -48,23 +50,28 @@ class Output:
         self.logs = self.root / LOGS
         self.shard = shard
         self.writing_s = 0.0
+        self._disk = Disk()
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
-            self._lock = OutputLock(root, shard)
+            make = partial(self.logs.mkdir, parents=True, exist_ok=True)
+            self._disk.attempt("start", make)
+            self._lock = OutputLock(root, shard, self._disk)
         except OSError as error:
             problem = f"cannot be written ({error.strerror})"
             remedy = f"{problem}; choose another folder or fix its permissions"
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
-                self.files = CaptionFiles(root)
+                self.files = CaptionFiles(root, self._disk)
                 self._identity = FolderIdentity(root)
-                self._checkpoint = Checkpoint(self.root, checkpoint_interval, self._reconcile)
+                self._checkpoint = self._open_checkpoint(self.root, checkpoint_interval)
                 if shard is None:
                     self._merge_shards()
         except RunStopped:
             self._lock.release()
             raise
+
+    def _open_checkpoint(self, folder: Path, interval: int) -> Checkpoint:
+        return Checkpoint(folder, interval, self._reconcile, self._disk)
 
     def _reconcile(self, row: Row) -> Row:
         """A row that a killed run left, with its .txt: one that a power loss took is written again;
@@ -83,14 +90,16 @@ class Output:
         """Their parts become parts of this manifest; their logs and samples stay where they are."""
         for folder in shard_folders(self.root).values():
             # What a killed shard left in its journal becomes a part.
-            Checkpoint(folder, 1, self._reconcile).close()
+            self._open_checkpoint(folder, 1).close()
             for path in parts(folder / MANIFEST):
                 self._checkpoint.take_over(path)
             for recipe in read_recipes(folder).values():
-                record_recipe(self.root, recipe)
+                self.record_recipe(recipe)
             documents = folder / DOCUMENTS
             if documents.exists():
-                documents.replace(self.root / documents.name)
+                target = self.root / documents.name
+                move = partial(documents.replace, target)
+                self._disk.try_once("inform", move, f"{target} cannot be written")
 
     def item_states(self) -> dict[str, ItemState]:
         """The state of every item that has a row; for a shard, also those of the output folder's
@@ -108,25 +117,33 @@ class Output:
     def record_recipe(self, recipe: Recipe) -> str | None:
         """Keep how the run makes its captions; a sentence if that file was damaged."""
         with _stopping():
-            return record_recipe(self.root, recipe)
+            return self._disk.attempt("file", lambda: record_recipe(self.root, recipe))
 
     def record_documents(self, skipped: list[SkippedDocument]) -> None:
         """Keep which documents this run skipped, and why."""
-        with _stopping():
-            write_documents(self.root, skipped)
+        self._inform(DOCUMENTS, lambda: write_documents(self.root, skipped))
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a file of the folder that is replaced as a whole every few seconds, and so worth no
-        waiting for the disk. Raises RunStopped also when the folder is not the one it was."""
-        with _stopping():
-            if not self._identity.still_there():
+        """Write a file of the folder that is replaced as a whole every few seconds: where that
+        fails, the next time will do. Raises RunStopped when the folder is not the one it was."""
+        if self._identity.is_another():
+            with _stopping():
                 raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
-            write_file(self.root / name, content)
+        self._inform(name, lambda: write_file(self.root / name, content))
+
+    def _inform(self, name: str, write: Callable[[], object]) -> None:
+        without = f"{self.root / name} cannot be written now, which costs the run nothing"
+        self._disk.try_once("inform", write, without)
+
+    def take_notes(self) -> Iterator[str]:
+        """What this file system cannot do, and what failed for a moment: sentences, once each."""
+        return self._disk.take_notes()
 
     def read_caption(self, file: str) -> str | None:
         """The caption on disk; None when there is none."""
-        with _stopping():
+        with _stopping(), suppress(ItemError):
             return self.files.read(file)
+        return None
 
     def save_caption(self, row: Row) -> None:
         """Write a caption, then its row.
@@ -149,14 +166,16 @@ class Output:
     def remove_leftover(self, path: str) -> None:
         """Remove a temporary file that a killed run left; nothing was ever visible there."""
         with _stopping():
-            (self._captions_root / path).unlink(missing_ok=True)
+            leftover = partial((self._captions_root / path).unlink, missing_ok=True)
+            self._disk.try_once("remove", leftover, f"{path} cannot be removed")
 
     def set_part_aside(self, path: Path) -> None:
         """Move a part that cannot be read out of the dataset; nothing is deleted."""
         with _stopping():
             aside = self.root / DAMAGED_PARTS
             aside.mkdir(exist_ok=True)
-            path.replace(aside / f"{time.time_ns()}-{path.name}")
+            target = aside / f"{time.time_ns()}-{path.name}"
+            self._disk.attempt("file", lambda: path.replace(target))
 
     def save_row(self, row: Row) -> None:
         """Record an item that failed, or a caption whose .txt is there already."""

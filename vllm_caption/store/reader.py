@@ -4,7 +4,7 @@ Invariants:
 - parts are read in the order of their numbers: of several rows of one item the last one counts;
 - rows move from the journal to a part, so the journal is read first: a row can be seen twice, never
   missed;
-- a part that cannot be read is an `UnreadablePart`.
+- a part that cannot be read is an `UnreadablePart`, unless its disk is at fault (OSError).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from vllm_caption.errors import RunStopped
 from vllm_caption.formatting import first_line
+from vllm_caption.store.disk.verdicts import OUTAGES
 from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import all_parts, state_folders
 from vllm_caption.store.rows import SCHEMA, ItemState, Row, from_table, to_table
@@ -154,6 +155,8 @@ def _blaming(*paths: Path) -> Iterator[None]:
     except (FileNotFoundError, UnreadablePart):
         raise
     except _FAULTS as error:
+        if isinstance(error, OSError) and error.errno in OUTAGES:
+            raise  # it says nothing about the bytes
         if len(paths) == 1:
             raise UnreadablePart(paths[0], error) from error
         for path in paths:

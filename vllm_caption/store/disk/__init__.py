@@ -1,0 +1,1 @@
+"""What the output's file system can do, and what its errors mean."""
