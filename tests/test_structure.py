@@ -32,7 +32,6 @@ USERS = {
     "torch": {"engines.vllm_engine"},
     "ray": {"engines.executors.ray"},
     "deflate": {"images.png"},
-    "filelock": {"store.lock"},
     "jinja2": {"captions.prompt", "commands.report"},
     "markupsafe": {"commands.report"},
     "numpy": {"commands.report", "images", "store"},
