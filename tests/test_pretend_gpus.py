@@ -10,7 +10,8 @@ import pynvml
 import pytest
 from support.pretend_gpus import PretendGpus, needs_compiler
 
-from vllm_caption.monitoring.gpus import GpuReading, Gpus, visible_gpus
+from vllm_caption.monitoring.gpu_devices import visible_gpus
+from vllm_caption.monitoring.gpus import GpuReading, Gpus
 
 pytestmark = needs_compiler
 GIB = 2**30
@@ -95,7 +96,7 @@ def test_no_driver_and_a_driver_without_gpus_are_told_apart(
 
 
 def test_a_process_that_is_started_sees_them() -> None:
-    code = "from vllm_caption.monitoring.gpus import visible_gpus; print(visible_gpus())"
+    code = "from vllm_caption.monitoring.gpu_devices import visible_gpus; print(visible_gpus())"
     environment = {name: os.environ[name] for name in os.environ if name != "CUDA_VISIBLE_DEVICES"}
     environment |= PretendGpus(2).environment()
     answer = subprocess.run(

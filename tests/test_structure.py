@@ -38,12 +38,13 @@ USERS = {
     "PIL": {"commands.report.thumbnails", "engines.vllm_engine", "engines.worker", "images"},
     "psutil": {"monitoring"},
     "pyarrow": {"commands.report", "images.object_store", "monitoring.samples", "store"},
-    "pynvml": {"monitoring.gpus"},
+    "huggingface_hub": {"engines.model_folder"},
+    "pynvml": {"monitoring.gpu_devices", "monitoring.gpus"},
     "tqdm": {"monitoring.progress"},
     "yaml": {"captions.prompt"},
 }
 """Library → the modules, or whole packages, that may import it."""
-COMMANDS = ("run", "plan", "status", "verify", "report", "merge", "demo")
+COMMANDS = ("run", "doctor", "plan", "status", "verify", "report", "merge", "demo")
 HEAVY = ("vllm", "torch", "transformers", "ray")
 MAX_MODULES = 13
 

@@ -84,6 +84,10 @@ def _run_command(command: str, arguments: list[str]) -> int:
             from vllm_caption.commands.plan.command import run_plan
 
             return run_plan(arguments)
+        case "doctor":
+            from vllm_caption.commands.doctor import run_doctor
+
+            return run_doctor(arguments)
         case "verify":
             from vllm_caption.commands.verify.command import run_verify
 

@@ -31,11 +31,11 @@ from vllm_caption.config import (
 )
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
 
-COMMANDS: Final = ("run", "demo", "plan", "status", "verify", "report", "merge")
+COMMANDS: Final = ("run", "demo", "doctor", "plan", "status", "verify", "report", "merge")
 """The first word of a command line; `run` may be left out."""
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 EPILOG = """\
-other commands, each with its own --help: plan, status, verify, report, merge, demo.
+other commands, each with its own --help: doctor, plan, status, verify, report, merge, demo.
 
 all other flags go to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
 are checked before anything starts; see `vllm serve --help=all`.

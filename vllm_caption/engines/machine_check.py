@@ -1,0 +1,471 @@
+"""Whether engines can start on this machine, asked before one does.
+
+Facts are read at the edge (`read_machine`), verdicts are pure functions of them. A verdict is a
+problem only where no start could succeed: what is not known for certain is left to the engine.
+Each sentence says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from vllm_caption.config import EngineConfig
+from vllm_caption.engine_flags import named_flags
+from vllm_caption.engines.hardware import platform
+from vllm_caption.engines.model_folder import (
+    WITHOUT_WEIGHTS,
+    ask_hub,
+    cached_folder,
+    check_model_folder,
+    is_offline,
+    resolve_model,
+)
+from vllm_caption.engines.weights import Weights, read_weights
+from vllm_caption.errors import UsageError
+from vllm_caption.formatting import byte_size, duration
+from vllm_caption.monitoring.gpu_devices import (
+    VISIBLE,
+    Gpu,
+    GpuDriver,
+    Holder,
+    describe_gpus,
+    read_driver,
+)
+
+State = Literal["ok", "warning", "problem"]
+GIB: Final = 2**30
+LEAST_CAPABILITY: Final = (7, 5)
+"""Of the GPUs that CUDA 13 and vLLM's wheels for it are compiled for; older ones need CUDA 12."""
+LEAST_DRIVERS: Final = {12: "525", 13: "580"}
+"""CUDA's major version → the first driver branch that runs all its minor versions (NVIDIA's table
+"CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility")."""
+GPU_MEMORY_UTILIZATION: Final = 0.92
+"""vLLM's default (0.32)."""
+WORKING_BYTES: Final = GIB // 2
+"""What an engine takes at the least besides its weights: CUDA's context alone takes about that."""
+SHM_BYTES: Final = 10 * 16 * 2**20
+"""The message queue of an engine with several workers (vLLM: ten chunks of 16 MiB)."""
+PATIENCE_S: Final = 20.0
+"""The memory of a killed process is free again within seconds."""
+SHM: Final = Path("/dev/shm")
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of the verdict. ``passing``: the problem may be gone in a moment."""
+
+    subject: str
+    state: State
+    text: str
+    passing: bool = False
+
+    def as_error(self) -> UsageError:
+        """The problem, as a run tells it."""
+        return UsageError(self.subject, None, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What engines of the CUDA build would find here.
+
+    ``gpus``: of each engine; ``compiler`` and ``headers``: None where there is none; ``kernels``:
+    whether Triton's own helper was compiled here before; ``shm_bytes``: free in /dev/shm, None
+    where that cannot be asked.
+    """
+
+    driver: GpuDriver
+    gpus: tuple[tuple[Gpu, ...], ...]
+    cuda: tuple[int, int] | None
+    compiler: str | None
+    headers: Path | None
+    kernels: bool
+    shm_bytes: int | None
+
+
+def check_machine(
+    config: EngineConfig, gpus: Sequence[str | None], weights: Weights | None
+) -> list[Check]:
+    """Every check of the machine that engines will start on; empty with vLLM's CPU build.
+
+    ``gpus``: `CUDA_VISIBLE_DEVICES` of each engine, as `hardware.assign_gpus` gives them.
+    """
+    if not any(gpus) or platform() == "cpu":
+        return []
+    return grouped(judge(read_machine([name or "" for name in gpus]), config, weights))
+
+
+async def await_machine(
+    config: EngineConfig, gpus: Sequence[str | None], tell: Callable[[str], None]
+) -> None:
+    """Return when engines can start; memory that an ended process still holds is waited for.
+
+    Raises UsageError with the reason why none can.
+    """
+    if not any(gpus):  # engines on the CPU, or on other machines
+        return
+    weights = await asyncio.to_thread(find_weights, config)
+    give_up_s = time.monotonic() + PATIENCE_S
+    waits = False
+    while True:
+        checks = await asyncio.to_thread(check_machine, config, gpus, weights)
+        problem = problem_among(checks)
+        if problem is None:
+            break
+        if not problem.passing or time.monotonic() >= give_up_s:
+            raise problem.as_error()
+        if not waits:
+            told = f"{problem.subject}: {problem.text}"
+            tell(f"{told}. Waiting up to {duration(PATIENCE_S)} for it.")
+        waits = True
+        await asyncio.sleep(1)
+    for check in checks:
+        if check.state == "warning":
+            tell(f"{check.subject}: {check.text}")
+
+
+def find_weights(config: EngineConfig) -> Weights | None:
+    """The model's weights, in its folder, in the Hub's cache or as the Hub describes them; None
+    where none of them says. Raises UsageError for a folder that cannot be loaded."""
+    model, flags = resolve_model(config.model), config.engine_args
+    if Path(model).exists():
+        return check_model_folder(model, flags)
+    if WITHOUT_WEIGHTS in named_flags(flags):
+        return None
+    cached = cached_folder(model, flags)
+    with contextlib.suppress(UsageError, OSError):  # a part is there: vLLM gets the rest
+        if cached is not None and (found := read_weights(cached)):
+            return found
+    with contextlib.suppress(OSError, ImportError):
+        return None if is_offline() else ask_hub(model, flags)
+    return None
+
+
+def grouped(checks: Iterable[Check]) -> list[Check]:
+    """The same checks, in their order, where what is true of several GPUs is said once."""
+    subjects: dict[tuple[State, str, bool], list[str]] = {}
+    for check in checks:
+        listed = subjects.setdefault((check.state, check.text, check.passing), [])
+        if check.subject not in listed:
+            listed.append(check.subject)
+    return [
+        Check(_joined(listed), state, text, passing)
+        for (state, text, passing), listed in subjects.items()
+    ]
+
+
+def _joined(subjects: Sequence[str]) -> str:
+    """As `GPU 0, 1, 2`."""
+    first, *more = subjects
+    return ", ".join((first, *(subject.removeprefix("GPU ") for subject in more)))
+
+
+def problem_among(checks: Sequence[Check]) -> Check | None:
+    """The first problem that will not pass by itself, else the first that may."""
+    problems = [check for check in checks if check.state == "problem"]
+    return min(problems, key=lambda check: check.passing, default=None)
+
+
+# --- the facts --------------------------------------------------------------------------------
+
+
+def read_machine(gpus: Sequence[str]) -> Machine:
+    """Look at this machine; takes milliseconds and starts nothing."""
+    described = iter(describe_gpus([name for names in gpus for name in names.split(",")]))
+    headers = _python_header()
+    return Machine(
+        driver=read_driver(),
+        gpus=tuple(tuple(next(described) for _ in names.split(",")) for names in gpus),
+        cuda=torch_cuda(),
+        compiler=find_compiler(),
+        headers=headers if headers.is_file() else None,
+        kernels=_has_compiled_before(),
+        shm_bytes=_free_bytes(SHM),
+    )
+
+
+def torch_cuda() -> tuple[int, int] | None:
+    """The CUDA that torch is built for, without importing it; None where that cannot be read."""
+    found = importlib.util.find_spec("torch")
+    if found is None or not found.submodule_search_locations:
+        return None
+    try:
+        text = (Path(found.submodule_search_locations[0]) / "version.py").read_text("utf-8")
+    except OSError:
+        return None
+    version = re.search(r"""^cuda\b[^=]*= *['"](\d+)\.(\d+)""", text, re.MULTILINE)
+    return version and (int(version[1]), int(version[2]))
+
+
+def find_compiler() -> str | None:
+    """The C compiler that Triton would call: `CC`, gcc, clang, in this order."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+
+
+def _python_header() -> Path:
+    """`Python.h` of this Python, where Triton looks for it."""
+    scheme = sysconfig.get_default_scheme()
+    if scheme == "posix_local":  # Debian's: the headers are where its packages put them
+        scheme = "posix_prefix"
+    return Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+
+
+def _has_compiled_before() -> bool:
+    """Whether Triton's cache holds the helper that it compiles first."""
+    home = os.environ.get("TRITON_HOME") or str(Path("~").expanduser())
+    cache = Path(os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache"))
+    try:
+        return next(cache.glob("*/cuda_utils*.so"), None) is not None
+    except OSError:
+        return False
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+# --- the verdicts -----------------------------------------------------------------------------
+
+
+def judge(machine: Machine, config: EngineConfig, weights: Weights | None) -> Iterator[Check]:
+    """What these facts mean for these engines."""
+    yield judge_driver(machine.driver, machine.cuda)
+    if machine.driver.fault:
+        return  # the rest is not known
+    per_engine = [list(_judge_gpus(gpus, machine, config, weights)) for gpus in machine.gpus]
+    stopped = [next((c for c in checks if c.state == "problem"), None) for checks in per_engine]
+    some_can = None in stopped
+    for checks in per_engine:
+        for check in checks:
+            if check.state == "problem" and some_can:
+                text = f"{check.text}; meanwhile the other engines run without it"
+                yield Check(check.subject, "warning", text)
+            else:
+                yield check
+    yield from _judge_compiler(machine)
+    if config.gpus_per_engine > 1:
+        yield _judge_shm(machine, config)
+
+
+def judge_driver(driver: GpuDriver, cuda: tuple[int, int] | None) -> Check:
+    """Whether there is a driver, new enough for the CUDA that torch is built for."""
+    if driver.fault:
+        text = f"does not answer (NVML: {driver.fault}); install it, or see `nvidia-smi`"
+        return Check("NVIDIA driver", "problem", text)
+    supports = f", for CUDA up to {_version(driver.cuda)}" if driver.cuda else ""
+    if cuda and driver.cuda and driver.cuda[0] < cuda[0]:
+        least = LEAST_DRIVERS.get(cuda[0])
+        text = (
+            f"{driver.version} supports CUDA up to {_version(driver.cuda)}, and the installed torch"
+            f" needs CUDA {_version(cuda)}; update the driver"
+            + (f" to {least} or newer" if least else "")
+        )
+        return Check("NVIDIA driver", "problem", text)
+    return Check("NVIDIA driver", "ok", f"{driver.version}{supports}")
+
+
+def _judge_gpus(
+    gpus: Sequence[Gpu], machine: Machine, config: EngineConfig, weights: Weights | None
+) -> Iterator[Check]:
+    """The GPUs of one engine: each one's state, then whether the model fits."""
+    for gpu in gpus:
+        yield _judge_gpu(gpu, machine)
+    if len(gpus) > 1 and any(gpu.is_slice for gpu in gpus):
+        text = "a MIG slice works alone; use --tensor-parallel-size 1 --pipeline-parallel-size 1"
+        yield Check(_name(gpus[0]), "problem", text)
+    if not any(gpu.fault for gpu in gpus):
+        budget = Budget.of(gpus, config)
+        if budget is not None:
+            yield from _judge_memory(gpus, budget, config, weights)
+
+
+def _judge_gpu(gpu: Gpu, machine: Machine) -> Check:
+    if gpu.fault:
+        text = f"does not answer (NVML: {gpu.fault}); leave it out with {VISIBLE}, or reset it"
+        return Check(_name(gpu), "problem", text)
+    if gpu.capability and gpu.capability < LEAST_CAPABILITY:
+        text = (
+            f"{gpu.product} has compute capability {_version(gpu.capability)}, and vLLM's build for"
+            f" CUDA {_version(machine.cuda or (13, 0))} needs {_version(LEAST_CAPABILITY)} (Turing)"
+            f" or higher; use a newer GPU, or leave this one out with {VISIBLE}"
+        )
+        return Check(_name(gpu), "problem", text)
+    words = [gpu.product or "unknown GPU"]
+    if gpu.capability:
+        words.append(f"compute capability {_version(gpu.capability)}")
+    if gpu.total_bytes is not None and gpu.free_bytes is not None:
+        words.append(f"{byte_size(gpu.free_bytes)} of {byte_size(gpu.total_bytes)} free")
+    if gpu.holders:
+        words.append(f"held by {_holders(gpu.holders)}")
+    return Check(_name(gpu), "ok", ", ".join(words))
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Memory of the smallest GPU of an engine, in bytes: ``total`` and ``free`` of the GPU, and how
+    much vLLM would take for everything. ``as_needed``: it takes no fixed share."""
+
+    total: int
+    free: int
+    wanted: int
+    as_needed: bool
+
+    @staticmethod
+    def of(gpus: Sequence[Gpu], config: EngineConfig) -> Budget | None:
+        """None where NVML does not know a GPU's memory."""
+        known = [(gpu.total_bytes, gpu.free_bytes) for gpu in gpus]
+        sizes = [(total, free) for total, free in known if total is not None and free is not None]
+        if len(sizes) < len(known):
+            return None
+        total = min(total for total, _ in sizes)
+        flags = named_flags(config.engine_args)
+        share = _number(flags.get("gpu_memory_utilization")) or GPU_MEMORY_UTILIZATION
+        as_needed = "kv_cache_memory_bytes" in flags
+        wanted = total if as_needed else int(share * total)
+        return Budget(total, min(free for _, free in sizes), wanted, as_needed)
+
+
+def _judge_memory(
+    gpus: Sequence[Gpu], budget: Budget, config: EngineConfig, weights: Weights | None
+) -> Iterator[Check]:
+    """Whether the weights fit, and whether others have left what vLLM asks for."""
+    needed = None if weights is None else weight_bytes(weights, config)
+    holders = [holder for gpu in gpus for holder in gpu.holders]
+    held = f", held by {_holders(holders)}" if holders else ""
+    where = "" if config.gpus_per_engine == 1 else f" on each of an engine's {len(gpus)} GPUs"
+    if needed is not None and needed + WORKING_BYTES > budget.wanted:
+        has = f"{gpus[0].product} has: {byte_size(budget.total)}"
+        if budget.wanted < budget.total:
+            has += f" ({byte_size(budget.wanted)} of them for an engine)"
+        text = (
+            f"its weights take {byte_size(needed)}{_precision(config)}{where}, more than {has};"
+            f" {_what_would_fit(needed, budget, config)}"
+        )
+        yield Check(f"--model {config.model}", "problem", text)
+    elif needed is not None and needed + WORKING_BYTES > budget.free:
+        text = (
+            f"{byte_size(budget.free)} of {byte_size(budget.total)} are free{held}, and the weights"
+            f" of --model {config.model} take {byte_size(needed)}{where}; end what holds the"
+            f" memory, or leave this GPU out with {VISIBLE}"
+        )
+        yield Check(_name(gpus[0]), "problem", text, passing=True)
+    elif budget.free < budget.wanted and "kv_cache_memory_bytes" not in named_flags(
+        config.engine_args
+    ):
+        fits = int(100 * budget.free / budget.total) / 100
+        text = (
+            f"{byte_size(budget.free)} of {byte_size(budget.total)} are free{held}, and an engine"
+            f" asks for {byte_size(budget.wanted)}; end what holds the memory, or use"
+            f" --gpu-memory-utilization {fits:.2f}"
+        )
+        yield Check(_name(gpus[0]), "problem", text, passing=True)
+
+
+def weight_bytes(weights: Weights, config: EngineConfig) -> int:
+    """The least that the weights take on each GPU of an engine."""
+    flags = named_flags(config.engine_args)
+    per_weight = 4.0 if flags.get("dtype") in ("float32", "float") else 2.0
+    quantization = flags.get("quantization", "")
+    if "bitsandbytes" in quantization:
+        per_weight = 0.5
+    elif quantization:  # made while loading, to 8 bits; or stored so, and then no float is counted
+        per_weight = 1.0
+    offloaded = int((_number(flags.get("cpu_offload_gb")) or 0) * GIB)
+    return max(weights.loaded_bytes(per_weight) // config.gpus_per_engine - offloaded, 0)
+
+
+def _precision(config: EngineConfig) -> str:
+    flags = named_flags(config.engine_args)
+    return "" if {"quantization", "dtype"} & flags.keys() else " in 16 bit"
+
+
+def _what_would_fit(needed: int, budget: Budget, config: EngineConfig) -> str:
+    whole = needed * config.gpus_per_engine
+    sizes = (2, 4, 8, 16)
+    more = next((n for n in sizes if whole // n + WORKING_BYTES <= budget.wanted), sizes[-1])
+    return (
+        "use a quantised model (such as Qwen/Qwen2.5-VL-7B-Instruct-AWQ), a smaller one"
+        f" (Qwen/Qwen2.5-VL-3B-Instruct), or {more} GPUs per engine with"
+        f" --tensor-parallel-size {more}"
+    )
+
+
+def _judge_compiler(machine: Machine) -> Iterator[Check]:
+    """Triton compiles a helper with the C compiler when an engine starts for the first time."""
+    if machine.compiler is None and not machine.kernels:
+        text = (
+            "there is no gcc or clang on the PATH, and Triton needs one when an engine starts;"
+            " install it (apt install gcc, dnf install gcc), or name one with CC"
+        )
+        yield Check("C compiler", "problem", text)
+    elif machine.compiler is not None:
+        yield Check("C compiler", "ok", machine.compiler)
+    if machine.headers is None and not machine.kernels:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        text = (
+            f"{_python_header()} is not there, and Triton needs it when an engine starts; install"
+            f" python{version}-dev (Debian, Ubuntu) or python{version}-devel (Fedora, Red Hat)"
+        )
+        yield Check("Python.h", "problem", text)
+    elif machine.headers is not None:
+        yield Check("Python.h", "ok", str(machine.headers))
+
+
+def _judge_shm(machine: Machine, config: EngineConfig) -> Check:
+    if machine.shm_bytes is None:
+        return Check(str(SHM), "problem", "is not there; engines with several GPUs need it")
+    needed = SHM_BYTES * len(machine.gpus)
+    free = f"{byte_size(machine.shm_bytes)} free"
+    if machine.shm_bytes < needed:
+        text = (
+            f"{free}, and engines with {config.gpus_per_engine} GPUs each need {byte_size(needed)};"
+            " start the container with --ipc=host or --shm-size=8g"
+        )
+        return Check(str(SHM), "problem", text)
+    return Check(str(SHM), "ok", free)
+
+
+def _name(gpu: Gpu) -> str:
+    return f"GPU {gpu.name}" if gpu.name.isdecimal() else gpu.name
+
+
+def _holders(holders: Sequence[Holder]) -> str:
+    """As `process 4000 (python, 69.0 GiB)`; the first two."""
+    named = [
+        f"process {holder.pid} ({', '.join(filter(None, _about(holder)))})"
+        for holder in holders[:2]
+    ]
+    more = [f"{len(holders) - 2} more"] if len(holders) > 2 else []
+    return " and ".join([*named, *more]).replace(" ()", "")
+
+
+def _about(holder: Holder) -> tuple[str, str]:
+    return holder.name, "" if holder.num_bytes is None else byte_size(holder.num_bytes)
+
+
+def _version(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _number(text: str | None) -> float | None:
+    """None where there is none; vLLM says what is wrong with it."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
