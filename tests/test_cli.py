@@ -24,7 +24,8 @@ from vllm_caption.engines.model_folder import resolve_model
 FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --executor
 --frequency-penalty --ignore-eos --images-root --json-detail --jsons --limit --log-file --log-json
---max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-side
+--max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-same-errors
+--max-side
 --max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output --pilot
 --pipeline-parallel-size --prepare-threads --presence-penalty --prompt --quiet --ray-address --redo
 --redo-kind --repetition-penalty --seed --shard --skip-types --stall-timeout --start-timeout --stop

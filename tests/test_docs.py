@@ -113,12 +113,13 @@ Ran = list[tuple[Command, list[str], int]]
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Ran]:
     """Every page at once: most of their time is waiting."""
 
-    def run(page: Path) -> Ran:
-        return list(run_all(page, tmp_path_factory.mktemp(page.stem)))
+    def run(page: Path, folder: Path) -> Ran:
+        return list(run_all(page, folder))
 
     pages = [page for page in PAGES_WITH_COMMANDS if page.name != "ray.md" or not ray_runs()]
+    folders = [tmp_path_factory.mktemp(page.stem) for page in pages]  # not safe in threads
     with ThreadPoolExecutor(len(pages)) as threads:
-        return dict(zip(pages, threads.map(run, pages), strict=True))
+        return dict(zip(pages, threads.map(run, pages, folders), strict=True))
 
 
 def ray_runs() -> bool:
