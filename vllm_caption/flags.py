@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -100,8 +101,8 @@ def _add(group: Any, config: object, name: str, text: str, *short: str, **option
 def add_input(group: Any) -> None:
     """Flags of every command that reads the input."""
     config = InputConfig()
-    _add(group, config, "jsons", "folder of manifests", type=Path)
-    _add(group, config, "json_detail", "folder of their detail files", type=Path)
+    _add(group, config, "jsons", "folder of manifests", type=parse_path)
+    _add(group, config, "json_detail", "folder of their detail files", type=parse_path)
     text = "what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
     _add(group, config, "images_root", text, type=parse_images_root)
     text = "element types that are not captioned, comma-separated, in upper or lower case"
@@ -111,7 +112,7 @@ def add_input(group: Any) -> None:
 
 def add_output_folder(group: Any) -> None:
     """The flag of every command that reads or writes an output folder."""
-    _add(group, RunConfig(), "output", "folder of captions", type=Path)
+    _add(group, RunConfig(), "output", "folder of captions", type=parse_path)
 
 
 def _add_output(group: Any, run: RunConfig) -> None:
@@ -129,7 +130,7 @@ def _add_output(group: Any, run: RunConfig) -> None:
     )
     _add_switch(group, run, "quiet", "no progress, only warnings and the summary")
     text = "append all messages there, with times, also with --quiet"
-    _add(group, run, "log_file", text, type=Path)
+    _add(group, run, "log_file", text, type=parse_path)
     _add_switch(group, run, "log_json", "write messages as JSON, one object per line")
 
 
@@ -138,7 +139,7 @@ def _add_switch(group: Any, config: object, name: str, text: str) -> None:
 
 
 def _add_captions(group: Any, run: RunConfig) -> None:
-    _add(group, run, "prompt", "a file, or a name in prompts/")
+    _add(group, run, "prompt", "a file, or a name in prompts/", type=_parse_name)
     for name, text in (
         ("checks", "accept every caption as it is"),
         ("dedup", "caption byte-identical images separately"),
@@ -178,7 +179,8 @@ def _add_sampling(group: Any, sampling: SamplingConfig) -> None:
 
 
 def _add_engines(group: Any, engine: EngineConfig) -> None:
-    _add(group, engine, "model", "name or folder; `demo` is the bundled tiny model")
+    text = "name or folder; `demo` is the bundled tiny model"
+    _add(group, engine, "model", text, type=_parse_name)
     group.add_argument(  # its default depends on the machine
         "--data-parallel-size",
         "-dp",
@@ -238,10 +240,27 @@ def above_zero(text: str) -> float:
     return value
 
 
+def parse_path(text: str) -> Path:
+    """A file or folder. `~` is the home folder here too, since a shell leaves it in `--output=~/x`;
+    no library gets to see it."""
+    return Path(_parse_name(text))
+
+
+def _parse_name(text: str) -> str:
+    """A path, or another name."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name a file or folder (this one is `.`)")
+    found = os.path.expanduser(text)  # noqa: PTH111 (pathlib raises another error)
+    if found.startswith("~"):
+        remedy = "begin a name that has a ~ of its own with ./"
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; {remedy}")
+    return found
+
+
 def parse_images_root(text: str) -> Path | str:
     """A folder, or the URI of one, unchanged. Raises UsageError."""
     if not is_remote(text):
-        return Path(text)
+        return parse_path(text)
     parts = urlsplit(text)
     if parts.username is not None or parts.password is not None:
         shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -301,6 +320,7 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     if values["min_pixels"] > values["max_pixels"]:
         remedy = f"is more than --max-pixels {values['max_pixels']}"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)
+    _check_output(values)
     if is_remote(values["images_root"]):
         values = values | {"window_factor": REMOTE_WINDOW_FACTOR}
     return RunConfig(
@@ -311,6 +331,16 @@ def make_config(values: dict[str, Any]) -> RunConfig:
         resume=ResumeConfig(**_taken(ResumeConfig, values)),
         **_taken(RunConfig, values),
     )
+
+
+def _check_output(values: dict[str, Any]) -> None:
+    """Captions may lie beside their images; among manifests, what a run writes would be read as
+    one."""
+    output = os.path.realpath(values["output"])
+    for name in ("jsons", "json_detail"):
+        if output == os.path.realpath(values[name]):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError("--output", values["output"], f"is {flag} too; name another folder")
 
 
 def _taken(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:

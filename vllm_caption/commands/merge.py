@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vllm_caption.config import RunConfig, Shard
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
-from vllm_caption.flags import Parser, add_output_folder
+from vllm_caption.flags import Parser, add_output_folder, parse_path
 from vllm_caption.formatting import tally
 from vllm_caption.images.files import check_name
 from vllm_caption.store.caption_files import CaptionFiles
@@ -48,7 +48,7 @@ def run_merge(arguments: Sequence[str]) -> int:
     )
     add_output_folder(parser)
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="DIR", help="output folders of other runs"
+        "folders", nargs="*", type=parse_path, metavar="DIR", help="output folders of other runs"
     )
     options = parser.parse_args(arguments)
     merged = merge(options.output, options.folders)

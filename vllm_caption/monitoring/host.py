@@ -36,6 +36,8 @@ class Host:
             disk = psutil.disk_usage(str(self._disk))
         except OSError:  # the folder is away for a moment
             disk = None
+        if disk is not None and not disk.total:  # its size is not known
+            disk = None
         return HostFigures(
             cpu_percent=psutil.cpu_percent(),
             ram_percent=max(psutil.virtual_memory().percent, *map(limit_percent, self._groups)),

@@ -36,7 +36,7 @@ def read_documents(root: Path) -> list[SkippedDocument]:
     if not path.exists():
         return []
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        table = pq.read_table(path.absolute(), columns=list(_COLUMNS))
         columns = [table[name].to_pylist() for name in _COLUMNS]
     except _FAULTS as error:
         remedy = "remove it: the next run writes it again"

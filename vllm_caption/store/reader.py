@@ -4,6 +4,7 @@ Invariants:
 - parts are read in the order of their numbers: of several rows of one item the last one counts;
 - rows move from the journal to a part, so the journal is read first: a row can be seen twice, never
   missed;
+- pyarrow gets absolute paths: it takes a leading `~` for the home folder;
 - a part that cannot be read is an `UnreadablePart`, unless its disk is at fault (OSError).
 """
 
@@ -62,7 +63,7 @@ def read_part(path: Path, columns: Sequence[str] = ("file",)) -> Iterator[pa.Tab
 
     Raises UnreadablePart, and FileNotFoundError where the part was compacted away.
     """
-    with _blaming(path), pq.ParquetFile(path) as part:
+    with _blaming(path), pq.ParquetFile(path.absolute()) as part:
         left = part.metadata.num_rows
         for batch in part.iter_batches(ROWS_AT_A_TIME):
             batch.validate(full=True)
@@ -86,7 +87,7 @@ def _read(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
     """As `read_part` of each, but only these columns are looked at: much faster."""
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     for first in range(0, len(paths), _PARTS_AT_A_TIME):
-        names = [os.fspath(path) for path in paths[first : first + _PARTS_AT_A_TIME]]
+        names = [os.fspath(path.absolute()) for path in paths[first : first + _PARTS_AT_A_TIME]]
         for batch in ds.dataset(names, schema=SCHEMA, format="parquet").to_batches(
             columns=list(columns),
             batch_size=ROWS_AT_A_TIME,
@@ -99,7 +100,7 @@ def _read(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
 def num_rows(path: Path) -> int:
     """Rows of one part, from its footer. Raises as `read_part`."""
     with _blaming(path):
-        return int(pq.read_metadata(path).num_rows)
+        return int(pq.read_metadata(path.absolute()).num_rows)
 
 
 def is_last(files: pa.ChunkedArray) -> np.ndarray:

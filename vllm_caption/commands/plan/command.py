@@ -22,7 +22,7 @@ from vllm_caption.commands.plan.text import describe
 from vllm_caption.commands.run import complete_config
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
-from vllm_caption.flags import Parser, above_zero, parse_known, run_parser
+from vllm_caption.flags import Parser, above_zero, parse_known, parse_path, run_parser
 from vllm_caption.images.files import check_images_root
 from vllm_caption.inputs.manifest import check_manifest_folders, document_names
 from vllm_caption.monitoring.progress import DocumentProgress
@@ -47,7 +47,7 @@ def _add_flags(parser: Parser) -> None:
         " configuration; 3 a part of the manifest is damaged; 130 interrupted."
     )
     group = parser.add_argument_group("plan")
-    group.add_argument("--json", type=Path, metavar="FILE", help="also write the plan there")
+    group.add_argument("--json", type=parse_path, metavar="FILE", help="also write the plan there")
     group.add_argument(
         "--images",
         action="store_true",

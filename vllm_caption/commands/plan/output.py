@@ -40,9 +40,10 @@ class Rate(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a file system has left; ``inodes`` is None where it has no such limit."""
+    """What a file system has left: ``num_bytes`` is None where it does not say, ``inodes`` also
+    where it has no such limit."""
 
-    num_bytes: int
+    num_bytes: int | None
     inodes: int | None
 
 
@@ -70,7 +71,8 @@ def room(path: Path) -> Room:
     """What an unprivileged process may still use of the file system that holds ``path``."""
     found = os.statvfs(path)
     inodes = found.f_favail if found.f_files else None
-    return Room(found.f_bavail * found.f_frsize, inodes)
+    is_known = found.f_blocks > 0 and found.f_frsize > 0  # some network drives answer with zeros
+    return Room(found.f_bavail * found.f_frsize if is_known else None, inodes)
 
 
 def disk_needs(
@@ -90,7 +92,8 @@ def disk_needs(
     inodes = captions + new_folders + num_parts + FEW_FILES + config.engine.data_parallel_size
     free = room(path)
     needed = caption_bytes + manifest_bytes
-    fits = needed <= free.num_bytes and (free.inodes is None or inodes <= free.inodes)
+    has_bytes = free.num_bytes is None or needed <= free.num_bytes
+    fits = has_bytes and (free.inodes is None or inodes <= free.inodes)
     return Disk(
         path=os.fspath(path),
         caption_bytes=caption_bytes,

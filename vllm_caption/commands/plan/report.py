@@ -122,13 +122,14 @@ class Time(msgspec.Struct, frozen=True):
 
 class Disk(msgspec.Struct, frozen=True):
     """What the run will write, and what is free at ``path``, the nearest existing folder of the
-    output. ``inodes_free`` is None where the file system has no such limit."""
+    output. ``bytes_free`` is None where the file system does not say, ``inodes_free`` also where it
+    has no such limit; what is not known fits."""
 
     path: str
     caption_bytes: int
     manifest_bytes: int
     bytes_needed: int
-    bytes_free: int
+    bytes_free: int | None
     inodes_needed: int
     inodes_free: int | None
     fits: bool

@@ -134,10 +134,11 @@ def _time(times: Time) -> Iterator[str]:
 
 
 def _disk(disk: Disk) -> Iterator[str]:
+    free = "an unknown amount" if disk.bytes_free is None else byte_size(disk.bytes_free)
     inodes = "no limit" if disk.inodes_free is None else f"{disk.inodes_free:,} free"
     yield section(
         "Disk",
-        f"{byte_size(disk.bytes_needed)} needed, {byte_size(disk.bytes_free)} free;"
+        f"{byte_size(disk.bytes_needed)} needed, {free} free;"
         f" {disk.inodes_needed:,} inodes needed, {inodes}",
     )
     if not disk.fits:

@@ -20,7 +20,7 @@ from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.thumbnails import choose, make_thumbnails
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
-from vllm_caption.flags import Parser, natural, parse_images_root, positive
+from vllm_caption.flags import Parser, natural, parse_images_root, parse_path, positive
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.layout import COMPARISON, REPORT, temporary_name
 
@@ -104,14 +104,18 @@ def _parser() -> Parser:
 
 def _add_folders(parser: Parser) -> None:
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="DIR", help="output folders to put side by side"
+        "folders",
+        nargs="*",
+        type=parse_path,
+        metavar="DIR",
+        help="output folders to put side by side",
     )
     parser.add_argument(
-        "--output", type=Path, help=f"folder of captions (default: {RunConfig().output})"
+        "--output", type=parse_path, help=f"folder of captions (default: {RunConfig().output})"
     )
     parser.add_argument(
         "--html",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help=f"the page (default: {REPORT} in DIR; of several, {COMPARISON} in the first)",
     )

@@ -18,7 +18,7 @@ from vllm_caption.commands.verify.text import describe
 from vllm_caption.commands.verify.verdict import Verdict
 from vllm_caption.config import InputConfig, RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
-from vllm_caption.flags import Parser, add_input, add_output_folder
+from vllm_caption.flags import Parser, add_input, add_output_folder, parse_path
 from vllm_caption.images.object_store import public_root
 from vllm_caption.inputs.manifest import check_manifest_folders, document_names
 from vllm_caption.monitoring.progress import DocumentProgress
@@ -62,7 +62,9 @@ def _parser() -> Parser:
     add_input(parser.add_argument_group("input"))
     group = parser.add_argument_group("output")
     add_output_folder(group)
-    group.add_argument("--json", type=Path, metavar="FILE", help="also write the full result there")
+    group.add_argument(
+        "--json", type=parse_path, metavar="FILE", help="also write the full result there"
+    )
     group.add_argument(
         "--repair",
         action="store_true",

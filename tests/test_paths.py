@@ -1,0 +1,118 @@
+"""A path on the command line means one thing to every part of the job, or is refused in a line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from support.faulty_disk import Fault, faulty_disk, needs_compiler
+from support.job import FAKE, QUICK, Result, captions, input_flags, make_input, run, run_here
+
+
+def refused(*arguments: str) -> str:
+    """The one line with which a command line is refused."""
+    result = run_here(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *[("run", f"--{name}=") for name in ("output", "jsons", "json-detail", "images-root")],
+        *[("run", f"--{name}=") for name in ("log-file", "prompt", "model")],
+        ("plan", "--output="),
+        ("plan", "--json="),
+        ("verify", "--output="),
+        ("verify", "--json="),
+        ("status", "--output="),
+        ("report", "--output="),
+        ("report", "--html="),
+        ("report", ""),
+        ("merge", "--output="),
+        ("merge", ""),
+    ],
+)
+def test_empty_path_is_refused_and_never_the_working_directory(arguments: tuple[str, ...]) -> None:
+    assert "it is empty; name a file or folder (this one is `.`)" in refused(*arguments)
+
+
+@pytest.mark.parametrize("flag", ["--output", "--jsons", "--images-root", "--prompt", "--model"])
+def test_home_folder_of_nobody_is_refused(flag: str) -> None:
+    line = refused("run", f"{flag}=~nobody-of-this-name/x")
+    assert "there is no such home folder; begin a name that has a ~ of its own with ./" in line
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("name", ["jsons", "json_detail"])
+def test_output_that_is_a_folder_of_manifests_is_refused(
+    tmp_path: Path, command: str, name: str
+) -> None:
+    make_input(tmp_path, 1)
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    for output in (tmp_path / name, tmp_path / "link", tmp_path / "raw" / ".." / name):
+        line = refused(command, "--model=demo", *input_flags(tmp_path), f"--output={output}")
+        assert f"is --{name.replace('_', '-')} too; name another folder" in line
+    assert not list(tmp_path.rglob("status.json"))
+
+
+def at(folder: Path, command: str, *arguments: str) -> Result:
+    """A command line in this folder, whose home is the folder `home`."""
+    flags = [*arguments]
+    if command in ("run", "plan", "verify"):
+        flags += input_flags(folder)
+    if command in ("run", "plan"):
+        flags += QUICK
+    environment = {"HOME": str(folder / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    (folder / "home").mkdir(exist_ok=True)
+    if command == "run":
+        return run(*flags, command=FAKE, environment=environment, cwd=folder)
+    return run(command, *flags, environment=environment, cwd=folder)
+
+
+@pytest.mark.parametrize(("given", "place"), [("~/out", "home/out"), ("./~/out", "~/out")])
+def test_tilde_is_the_home_folder_for_every_command_and_a_plain_name_behind_a_dot(
+    tmp_path: Path, given: str, place: str
+) -> None:
+    files = make_input(tmp_path, 3)
+    output = f"--output={given}"
+    assert at(tmp_path, "run", output).exit_code == 0
+    assert set(captions(tmp_path / place)) == set(files)
+    rerun = at(tmp_path, "run", output)
+    assert (rerun.exit_code, "(0 in this run)" in rerun.stdout) == (0, True)
+    assert "nothing is left to caption" in at(tmp_path, "plan", output).stdout
+    assert "everything agrees" in at(tmp_path, "verify", output).stdout
+    for command in ("status", "report", "merge"):
+        assert at(tmp_path, command, output).exit_code == 0, command
+    assert (tmp_path / place / "report.html").exists()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"jsons", "json_detail", "raw", "home", place.partition("/")[0]}
+    assert list((tmp_path / "home").iterdir()) == ([tmp_path / place] if "home" in place else [])
+
+
+def test_captions_may_lie_beside_their_images(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    before = {file: (tmp_path / "raw" / file).read_bytes() for file in files}
+    arguments = (*input_flags(tmp_path), f"--output={tmp_path / 'raw'}")
+    for made in (3, 0):
+        result = run(*arguments, *QUICK, command=FAKE)
+        assert result.exit_code == 0
+        assert f"captioned 3 ({made} in this run)" in result.stdout
+    assert set(captions(tmp_path / "raw")) == set(files)
+    assert {file: (tmp_path / "raw" / file).read_bytes() for file in files} == before
+    assert "everything agrees" in run_here("verify", *arguments).stdout
+
+
+@needs_compiler
+def test_free_space_that_is_unknown_is_no_reason_against_a_run(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    arguments = ("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    environment = faulty_disk(Fault("statvfs", errno.ENOSYS, part=os.fspath(tmp_path)))
+    result = run(*arguments, environment=environment)
+    assert result.exit_code == 0
+    assert "an unknown amount free; " in result.stdout
+    assert "DOES NOT FIT" not in result.stdout
