@@ -40,7 +40,7 @@ from vllm_caption.engines.model_folder import (
 )
 from vllm_caption.engines.weights import Weights
 from vllm_caption.errors import EXIT_OK, EXIT_USAGE, UsageError
-from vllm_caption.flags import Parser, parse_known, run_parser
+from vllm_caption.flags import Parser, parse_known, parse_path, run_parser
 from vllm_caption.formatting import byte_size
 from vllm_caption.monitoring.gpu_devices import visible_gpus
 from vllm_caption.monitoring.host import available_bytes, usable_cores
@@ -98,7 +98,9 @@ def _add_flags(parser: Parser) -> None:
     parser.epilog = "exit codes: 0 a run would start; 2 it would not: each problem says what to do."
     group = parser.add_argument_group("doctor")
     text = "also write the checks there; without FILE, print them as JSON"
-    group.add_argument("--json", nargs="?", const=STDOUT, type=Path, metavar="FILE", help=text)
+    group.add_argument(
+        "--json", nargs="?", const=STDOUT, type=parse_path, metavar="FILE", help=text
+    )
 
 
 def _read_config(options: argparse.Namespace, engine_args: tuple[str, ...]) -> RunConfig:
@@ -223,6 +225,8 @@ def _check_output(output: Path) -> list[Check]:
         text = f"is in use by {holder}; wait for it, stop it, or choose another folder"
         return [Check(subject, "problem", text)]
     free = room(folder).num_bytes
+    if free is None:
+        return [Check(subject, "ok", "its disk does not say how much is free")]
     if free < LITTLE_DISK:
         text = f"{byte_size(free)} free on its disk; `plan` says how much a run needs"
         return [Check(subject, "warning", text)]
