@@ -46,6 +46,10 @@ check: $(CPU)/.installed ## lint, types, and the tests that need no engine
 test-gpu: .venv-cuda/.installed ## what only a GPU can show: the job on this machine's GPUs, one test after the other
 	CUDA_PYTHON=.venv-cuda/bin/python .venv-cuda/bin/python -m pytest -m gpu tests/cuda
 
+.PHONY: gpu
+gpu: .venv-cuda/.installed ## the first thing to run on a GPU: 9 minutes, results in build/gpu; GPU="--only demo,job8" for some
+	.venv-cuda/bin/python -m tools.gpu $(GPU)
+
 .PHONY: check-cuda
 check-cuda: $(CPU)/.installed build/check-cuda/.installed ## the CUDA build on pretended GPUs: 10 GB, a C++ compiler, half an hour; TESTS="-k mig" for some
 	build/check-cuda/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .

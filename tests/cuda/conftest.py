@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.job import make_input
-from support.seven_billion import make_seven_billion
+
+from tools.gpu.seven_billion import make_seven_billion
 
 collect_ignore_glob = [] if "CUDA_PYTHON" in os.environ else ["test_*.py"]
 
