@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.pretend_gpus import PretendGpus, needs_compiler
-from support.seven_billion import make_seven_billion
 
+from tools.gpu.seven_billion import make_seven_billion
 from vllm_caption.config import EngineConfig
 from vllm_caption.engines import hardware, machine_check
 from vllm_caption.engines.hardware import assign_gpus

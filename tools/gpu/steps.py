@@ -26,7 +26,8 @@ from tools.gpu.verdicts import outcome_problems, run_problems
 from tools.gpu.visit import Finding, Step
 from vllm_caption.demo import SAMPLE_DIR
 from vllm_caption.engines.executors.local import COMMON_ENVIRONMENT, CUDA_ENVIRONMENT
-from vllm_caption.monitoring.gpus import visible_gpus
+from vllm_caption.errors import UsageError
+from vllm_caption.monitoring.gpu_devices import visible_gpus
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.layout import engine_log, parts
 
@@ -68,6 +69,14 @@ class Ran:
         return sum(engine["restarts"] for engine in self.status.get("engines", ()))
 
 
+def num_gpus() -> int:
+    """The GPUs that engines may use; none where they are named wrongly, as `doctor` says."""
+    try:
+        return len(visible_gpus())
+    except UsageError:
+        return 0
+
+
 class Steps:
     """All steps, over one folder."""
 
@@ -84,7 +93,7 @@ class Steps:
         """In the order in which they are tried; the seconds are guesses for one H100."""
         graphs = '--compilation-config={"max_cudagraph_capture_size": 512}'
         encoder = '--compilation-config={"cudagraph_mm_encoder": true}'
-        several = f"the job on all {len(visible_gpus())} GPUs, each with work of its own"
+        several = f"the job on all {num_gpus()} GPUs, each with work of its own"
         steps = [
             Step("doctor", "whether the job will run here", 5, 60, self.doctor),
             Step("demo", "captions equal to a CPU's", 40, 150, self.demo),
@@ -99,7 +108,7 @@ class Steps:
             self._variant("capture_sizes", "CUDA graphs up to 512 tokens", graphs),
             self._variant("mm_encoder", "CUDA graphs of the vision encoder", encoder),
         ]
-        return tuple(step for step in steps if step.name != "every_gpu" or len(visible_gpus()) > 1)
+        return tuple(step for step in steps if step.name != "every_gpu" or num_gpus() > 1)
 
     def _variant(self, name: str, shows: str, flag: str) -> Step:
         return Step(name, shows, 50, 150, lambda limit_s: self.job(name, 64, limit_s, flag))
@@ -179,7 +188,7 @@ class Steps:
 
     def every_gpu(self, limit_s: float) -> Finding:
         """The job as users start it: an engine on each GPU."""
-        engines = len(visible_gpus())
+        engines = num_gpus()
         given = copies(self._folder / "copies-for-all", COPIES * engines)
         more = f"--data-parallel-size={engines}"  # the last one counts
         ran = self._caption("every_gpu", given, 64, limit_s, more)
