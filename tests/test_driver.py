@@ -78,6 +78,16 @@ def test_empty_caption_is_asked_again_with_other_sampling(tmp_path: Path) -> Non
     assert (row["status"], row["attempts"]) == ("captioned", 2)
 
 
+def test_reasoning_is_no_part_of_a_caption_and_alone_is_none(tmp_path: Path) -> None:
+    run = Run(tmp_path, names(6, n1="thinks.png", n2="muses.png"))
+    asyncio.run(run.run())
+    assert captions(run.config.output)["thinks.png"] == "caption of thinks.png"
+    row = rows(run.config.output)["muses.png"]
+    assert (row["status"], row["error_kind"], row["attempts"]) == ("failed", "caption_rejected", 3)
+    assert row["error"] == "every attempt broke a rule, the best one: reasoning, cut_off"
+    assert "muses.png" not in captions(run.config.output)
+
+
 def test_item_that_kills_its_engine_is_poison_and_costs_nobody_else_anything(
     tmp_path: Path,
 ) -> None:
@@ -319,6 +329,7 @@ def test_gpu_workers_inherit_settings_that_need_no_compiler_unless_the_user_has_
     ("name", "said"),
     [
         ("silent", "a caption without a word; the model says nothing"),
+        ("muses", "reasoning without an answer; .*raise --max-tokens"),
         ("refused", "this image is refused"),
         ("exclaim", "a caption of nothing but '!'; .*--dtype bfloat16 or float32"),
     ],

@@ -122,6 +122,30 @@ def test_fifo_as_a_prompt_is_refused_without_waiting(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------- front matter
+@pytest.mark.parametrize(
+    ("given", "code"), [("zh", "zh"), ("zh-CN", "zh"), ("pt_BR", "pt"), ("EN", "en")]
+)
+def test_front_matter_sets_language_and_lines(write: Write, given: str, code: str) -> None:
+    prompt = load_prompt(write(f"---\nlanguage: {given}\nsingle_line: true\n---\nDescribe."))
+    assert (prompt.language, prompt.single_line) == (code, True)
+    prompt = load_prompt(write("---\nmax_words: 9\n---\nDescribe."))
+    assert (prompt.language, prompt.single_line) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("language: Chinese", "unknown `language: Chinese` in the front matter; known: af, am,"),
+        ("language: no", "`language"),
+        ("single_line: 1", "`single_line"),
+    ],
+)
+def test_unknown_language_is_refused_with_the_known_ones(
+    write: Write, line: str, words: str
+) -> None:
+    assert words in refusal(write(f"---\n{line}\n---\nDescribe."))
+
+
 def test_front_matter_sets_name_system_and_rules(write: Write) -> None:
     prompt = load_prompt(
         write(

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import itertools
+import json
+import random
 import time
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_caption.captions.prompt import load_prompt
+import vllm_caption.demo
+from tools.demo_model.captions import Style
+from tools.demo_model.captions import caption as true_caption
+from tools.demo_model.scenes import sample_scene
+from vllm_caption.captions.prompt import Prompt, load_prompt
 from vllm_caption.captions.rules import (
     CaptionRules,
     check_caption,
     clean_caption,
+    judge,
     opens_with,
     rank,
     verdict,
@@ -350,6 +359,218 @@ def test_cut_off_follows_the_finish_reason(finish_reason: str | None, cut_off: b
     assert ("cut_off" in check_caption("A red", finish_reason, NO_RULES)) is cut_off
 
 
+# --------------------------------------------------------------------- what stands around a caption
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "Sure! Here is a short description: a red dot.",
+        "Sure, here's the caption you asked for.",
+        "Certainly! The element is a red dot.",
+        "Of course. I will describe it.",
+        "Sure!",
+        "Here is a concise description of the shape: a red dot.",
+        "Here's the description: a red dot",
+        "**Here is the caption:** a red dot",
+        "Below is a description of the design element.",
+        "This is a description of a red dot.",
+        "Description: a red dot.",
+        "**Caption**: a red dot.",
+        "Answer:a red dot",
+        "Image description: a red dot",
+        "### Response\nA red dot",
+        "assistant\nA red dot.",
+        "Assistant: a red dot",
+        "assistant",
+        "user\nDescribe it.",
+        "addCriterion\nA red dot.",
+        "A red dot. addCriterion",
+        "<|im_start|>A red dot",
+        "A red dot.<|endoftext|>",
+        "[/INST] A red dot",
+        "好的，这是一个红色的圆点。",
+        "好的！以下是描述：红色的圆点",
+        "当然，以下是对该元素的描述：红色的圆点。",
+        "當然可以！這是紅色的圓點。",
+        "以下是对该设计元素的简短描述：红色的圆点",
+        "描述：红色的圆点",
+        "はい、以下は画像の説明です：赤い丸",
+        "네, 다음은 설명입니다: 빨간 원",
+        "Natürlich! Hier ist die Beschreibung: ein roter Punkt.",
+        "Bien sûr ! Voici une description : un point rouge.",
+        "Claro! Aquí está la descripción: un punto rojo.",
+        "Конечно! Вот описание: красная точка.",
+        "Ｓｕｒｅ！ Ｈｅｒｅ ｉｓ a red dot",
+    ],
+)
+def test_words_before_the_caption_are_a_preface(caption: str) -> None:
+    assert "preface" in flags(caption)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "“Sure! Here is your coupon” in pink lettering.",
+        "Sure-fire logo with a flame.",
+        "Here lies a gravestone, gray, with a cross.",
+        "Assistant icon: a robot head with a headset.",
+        "User",
+        "User avatar, a gray circle with a head.",
+        "A speech bubble that says “Answer: 42”.",
+        "Caption bar, black, at the bottom.",
+        "OK: the hand gesture, yellow.",
+        "Okay sign, green on white.",
+        "Model of a house, isometric.",
+        "System tray icon, blue.",
+        "This is a red dot.",
+        "Below the star is a red dot.",
+        "A description field with three gray lines.",
+        "好的字样，红色书法。",
+        "当然二字的黑色印章。",
+        "以下划线装饰的标题框。",
+        "描述性图标，灰色。",
+        "はい・いいえボタン、青色。",
+        "네모난 빨간 상자.",
+    ],
+)
+def test_caption_about_such_words_has_no_preface(caption: str) -> None:
+    assert "preface" not in flags(caption)
+
+
+@pytest.mark.parametrize(
+    "caption", ["```\nA red dot\n```", "```json\n{}", "A red dot\n```", "A dot:\n  ```\nred\n```"]
+)
+def test_block_of_code_is_flagged(caption: str) -> None:
+    assert "code_fence" in flags(caption)
+
+
+@pytest.mark.parametrize("caption", ["A `code` tag in gray.", "Three backticks ``` in black."])
+def test_marks_of_code_within_a_line_are_not_flagged(caption: str) -> None:
+    assert "code_fence" not in flags(caption)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A red dot!!!!!",
+        "A red dot" + "." * 7,
+        "红色的圆点。。。。。",
+        "A red dot,,,,,,,,",
+        "红色……………",
+    ],
+)
+def test_tail_of_the_same_punctuation_is_flagged(caption: str) -> None:
+    assert "punctuation_tail" in flags(caption)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A red dot...",
+        "Wow!!! in red",
+        "The lettering “Sale!!!!!!” in red.",
+        "红色的圆点……",
+        "等等......",
+        "Five stars ★★★★★",
+        "A password field: •••••••",
+        "A dashed line -------",
+        "Waves ~~~~~~~~",
+    ],
+)
+def test_shapes_made_of_characters_are_no_tail_of_punctuation(caption: str) -> None:
+    assert "punctuation_tail" not in flags(caption)
+
+
+# -------------------------------------------------------------------------------------- script
+@pytest.mark.parametrize(
+    ("language", "caption"),
+    [
+        ("zh", "A solid red circle in the centre."),
+        ("zh", "赤い丸が中央にあります。"),
+        ("zh", "빨간 원."),
+        ("en", "一个红色的实心圆形，位于画面中央。"),
+        ("en", "Красная точка в центре."),
+        ("ja", "一个红色的实心圆形，位于画面中央"),
+        ("ja", "A red circle"),
+        ("ko", "A red circle"),
+        ("ko", "红色的圆"),
+        ("ru", "A red circle in the centre"),
+        ("ru", "红色的圆"),
+        ("ar", "A red circle"),
+        ("de", "Красная точка"),
+        ("he", "A red circle"),
+        ("th", "A red circle"),
+        ("el", "Ａ ｒｅｄ circle"),
+        ("hi", "A red circle"),
+    ],
+)
+def test_caption_in_another_script_than_the_language_is_flagged(
+    language: str, caption: str
+) -> None:
+    assert "wrong_script" in flags(caption, CaptionRules(language=language))
+    assert "wrong_script" not in flags(caption)
+
+
+@pytest.mark.parametrize(
+    ("language", "caption"),
+    [
+        ("zh", "白色的“HAPPY BIRTHDAY TO YOU MY FRIEND”字样。"),
+        ("zh", "红色 SALE 字样"),
+        ("zh", "圆角矩形 logo，24 px，#FF0000"),
+        ("zh", "日式的「のり」字样图标"),
+        ("zh", "紅色的實心圓形。"),
+        ("en", "Red Chinese characters 新年快乐 on a white banner."),
+        ("en", "The characters “恭喜发财大吉大利” in gold."),
+        ("en", "Café sign, naïve style, 50 µm."),
+        ("en", "24"),
+        ("en", "★ ★ ★"),
+        ("en", "𝐁𝐨𝐥𝐝 lettering"),
+        ("ja", "赤い丸が中央にあります。"),
+        ("ja", "赤色円形"),
+        ("ja", "ロゴ「OPEN」"),
+        ("ja", "時々"),
+        ("ko", "중앙의 빨간 원, 로고 SALE."),
+        ("ru", "Красная надпись SALE на белом."),
+        ("ar", "دائرة حمراء في الوسط"),
+        ("fa", "دایره قرمز"),
+        ("he", "עיגול אדום"),
+        ("th", "วงกลมสีแดง"),
+        ("hi", "एक लाल वृत्त"),
+        ("el", "Ένας κόκκινος κύκλος"),
+        ("de", "Ein dünner schwarzer Kreis."),
+        ("vi", "Một hình tròn màu đỏ"),
+        ("sr", "Crveni krug"),
+        ("sr", "Црвени круг"),
+    ],
+)
+def test_caption_in_the_script_of_the_language_may_name_foreign_lettering(
+    language: str, caption: str
+) -> None:
+    assert "wrong_script" not in flags(caption, CaptionRules(language=language))
+
+
+# -------------------------------------------------------------------------- captions that are true
+def true_captions() -> list[str]:
+    """Labels of two corpora of real shapes, and what the bundled model was trained to say."""
+    data = Path(__file__).parent / "data" / "crello_like" / "expected.json"
+    sample = Path(vllm_caption.demo.__file__).parent / "sample" / "labels.json"
+    items = [*json.loads(data.read_text())["items"].values()]
+    items += json.loads(sample.read_text()).values()
+    texts = [item["label"] for item in items if "label" in item]
+    chance = random.Random(1)
+    for style in get_args(Style):
+        texts += [true_caption(sample_scene(chance).words, style) for _ in range(200)]
+    return texts
+
+
+def test_no_true_caption_breaks_a_rule() -> None:
+    texts = true_captions()
+    assert len(texts) > 1000
+    for text in texts:
+        language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en"
+        found = check_caption(text, "stop", CaptionRules(language=language))
+        assert (judge(text, "stop", NO_RULES)[0], found) == (text, ())
+
+
 # ----------------------------------------------------------------------------- rules, verdicts
 def test_flags_come_in_one_order_worst_first() -> None:
     rules = CaptionRules(3, ("the image",))
@@ -373,6 +594,12 @@ def test_rules_are_those_of_the_prompt(enabled: bool) -> None:
     assert rules == CaptionRules(prompt.max_words, prompt.forbid_openings, enabled)
 
 
+def test_rules_hold_language_and_lines_of_the_prompt() -> None:
+    prompt = Prompt("p", "Describe.", language="zh", single_line=True)
+    rules = CaptionRules.from_prompt(prompt)
+    assert (rules.language, rules.single_line) == ("zh", True)
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
@@ -383,6 +610,11 @@ def test_rules_are_those_of_the_prompt(enabled: bool) -> None:
         (("forbidden_opening",), "retry_or_flag"),
         (("prompt_echo",), "retry_or_flag"),
         (("refusal",), "retry_or_flag"),
+        (("wrong_script",), "retry_or_flag"),
+        (("preface",), "retry_or_flag"),
+        (("code_fence",), "retry_or_flag"),
+        (("punctuation_tail",), "retry_or_flag"),
+        (("reasoning",), "retry_or_fail"),
         (("empty", "cut_off"), "retry_or_fail"),
         (("loop", "too_long"), "retry_or_fail"),
     ],
@@ -415,6 +647,8 @@ def test_rank_puts_the_worst_flag_first_and_then_the_next() -> None:
         (" \n A dot.\t\n", "A dot."),
         ("\ufeff\u200bA dot\u3000", "A dot"),
         ("One\r\nTwo\n\tThree", "One\nTwo\n\tThree"),
+        ("One\rTwo\r\r\nThree\r", "One Two \nThree"),
+        ("One\x0bTwo\x0cThree\x85Four", "One Two Three Four"),
         ("A\0 d\x1bo\x07t", "A dot"),
         ('"A dot"', '"A dot"'),
         ("**A dot**", "**A dot**"),
@@ -430,11 +664,28 @@ def test_cleaning_takes_outer_white_space_and_control_characters_only(
     assert clean_caption(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One\nTwo", "One Two"),
+        ("One \r\n\n\tTwo\rThree\n", "One Two Three"),
+        ("One\u2028Two\u2029Three", "One Two Three"),
+        ("One  two\tthree", "One  two\tthree"),
+    ],
+)
+def test_single_line_caption_has_blanks_for_its_line_breaks(text: str, expected: str) -> None:
+    caption, _ = judge(text, "stop", CaptionRules(single_line=True))
+    assert caption == expected
+    assert len(caption.splitlines()) == 1
+
+
 @given(st.text(st.characters() | st.characters(categories=["Cs", "Cc"]), max_size=60))
 def test_clean_caption_can_be_written_and_stays_as_it_is(text: str) -> None:
-    cleaned = clean_caption(text)
-    cleaned.encode()
-    assert clean_caption(cleaned) == cleaned
+    for single_line in (False, True):
+        cleaned = clean_caption(text, single_line=single_line)
+        cleaned.encode()
+        assert clean_caption(cleaned, single_line=single_line) == cleaned
+    assert len(cleaned.splitlines()) <= 1
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.lists(st.text(max_size=5), max_size=3))

@@ -40,7 +40,18 @@ EngineKind = Literal["engine_error", "poison"]
 CaptionKind = Literal["caption_rejected"]
 ItemKind = InputKind | EngineKind | CaptionKind
 CaptionFlag = Literal[
-    "empty", "loop", "refusal", "prompt_echo", "forbidden_opening", "too_long", "cut_off"
+    "empty",
+    "reasoning",
+    "loop",
+    "refusal",
+    "prompt_echo",
+    "wrong_script",
+    "preface",
+    "code_fence",
+    "punctuation_tail",
+    "forbidden_opening",
+    "too_long",
+    "cut_off",
 ]
 """What is wrong with a caption; see `captions.rules`."""
 

@@ -53,6 +53,11 @@ class FakeEngine:
             return Generation("half a star \ud83c in red", "stop", 10, 4)
         if "silent" in request.file:
             return Generation("", "stop", 10, 0)
+        if "muses" in request.file:
+            return Generation("<think>Okay, the user wants", "length", 10, 100)
+        if "thinks" in request.file:
+            answer = f"<think>Okay.</think>\n\ncaption of {request.file}"
+            return Generation(answer, "stop", 10, 9)
         if "bug" in request.file:
             raise ZeroDivisionError("nobody expected this")
         return Generation(f"caption of {request.file}", "stop", 10, 4)

@@ -27,6 +27,7 @@ import yaml
 from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from vllm_caption.captions.scripts import SCRIPTS, language_code
 from vllm_caption.errors import ItemError, UsageError
 from vllm_caption.items import Document, Item
 
@@ -53,6 +54,8 @@ class _FrontMatter(msgspec.Struct, frozen=True):
     system: _Text | None = None
     max_words: Annotated[int, msgspec.Meta(gt=0)] | None = None
     forbid_openings: tuple[_Text, ...] | None = None
+    language: _Text | None = None
+    single_line: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Prompt:
     system: str | None = None
     max_words: int | None = None
     forbid_openings: tuple[str, ...] = ()
+    language: str | None = None
+    single_line: bool = False
     source: str = ""
 
 
@@ -99,6 +104,8 @@ def load_prompt(reference: str) -> Prompt:
         system=settings.system,
         max_words=settings.max_words,
         forbid_openings=settings.forbid_openings or (),
+        language=_language(settings.language, reference),
+        single_line=bool(settings.single_line),
         source=source,
     )
     _try_out(prompt, reference, first_line)
@@ -158,6 +165,16 @@ def _settings(front_matter: str, reference: str) -> _FrontMatter:
     except msgspec.ValidationError as error:
         problem, _, key = str(error).partition(" - at `$.")
         raise _refusal(reference, f"`{key} in the front matter: {problem}") from None
+
+
+def _language(given: str | None, reference: str) -> str | None:
+    if given is None:
+        return None
+    code = language_code(given)
+    if code not in SCRIPTS:
+        hint = f"known: {', '.join(sorted(SCRIPTS))}"
+        raise _refusal(reference, f"unknown `language: {given}` in the front matter; {hint}")
+    return code
 
 
 def _printed(value: object) -> object:

@@ -22,9 +22,15 @@ MAX_SHOWN_CHARS: Final = 120
 REMEDIES: Final[dict[CaptionFlag, str]] = {
     "empty": "the model says nothing: is it an instruct model for images? look at the prompt,"
     " --stop and --min-tokens",
+    "reasoning": "the model reasons and gives no answer: raise --max-tokens (2000 or more), or take"
+    " the instruct version of the model; leave --reasoning-parser out if it never reasons",
     "loop": "try --repetition-penalty 1.05, fewer --max-tokens, or a larger model",
     "refusal": "say in the prompt that the image is a graphic element, or take another model",
     "prompt_echo": "is it an instruct model? a base model continues the prompt instead of obeying",
+    "wrong_script": "write the whole prompt, its system text too, in the language of the caption",
+    "preface": "ask in the prompt for the description alone, without an introduction",
+    "code_fence": "ask in the prompt for plain text",
+    "punctuation_tail": "try --repetition-penalty 1.05, or a --stop string",
     "forbidden_opening": "say in the prompt how a caption begins, or shorten forbid_openings in its"
     " front matter",
     "too_long": "ask for fewer words in the prompt, or raise max_words in its front matter",

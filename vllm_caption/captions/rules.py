@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, Protocol, Self
 
+from vllm_caption.captions.form import has_fence, has_preface, has_tail
+from vllm_caption.captions.reasoning import answer_of
+from vllm_caption.captions.scripts import in_other_script, without_quotations
 from vllm_caption.errors import CAPTION_FLAGS, CaptionFlag
 
 Verdict = Literal["accept", "retry_or_flag", "retry_or_fail"]
@@ -56,7 +59,10 @@ that drops punctuation on its own afterwards, and its ``\\s`` is ASCII only."""
 _HAN_CHAR: Final = re.compile(rf"[{HAN}]")
 _EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
 _LEADING: Final = re.compile(r"^[\W_]+")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
+_SPACE_CONTROL: Final = re.compile(r"[\x0b-\x0d\x1c-\x1f\x85]")
+"""Control characters that part words: a lone carriage return, a form feed."""
+_LINE_BREAK: Final = re.compile(r"\s*[\n\u2028\u2029]\s*")
 _INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _OUTER: Final = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u200b\ufeff"
@@ -100,31 +106,63 @@ class Rules(Protocol):
     def max_words(self) -> int | None: ...
     @property
     def forbid_openings(self) -> tuple[str, ...]: ...
+    @property
+    def language(self) -> str | None: ...
+    @property
+    def single_line(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRules:
-    """The rules of one run. Unless ``enabled`` (see ``--no-checks``), nothing is ever flagged."""
+    """The rules of one run. Unless ``enabled`` (see ``--no-checks``), no caption is ever flagged.
+
+    ``language``: a key of `scripts.SCRIPTS`.
+    """
 
     max_words: int | None = None
     forbid_openings: tuple[str, ...] = ()
     enabled: bool = True
+    language: str | None = None
+    single_line: bool = False
 
     @classmethod
     def from_prompt(cls, prompt: Rules, enabled: bool = True) -> Self:
         """The rules that the prompt's front matter sets."""
-        return cls(prompt.max_words, prompt.forbid_openings, enabled)
+        return cls(
+            prompt.max_words,
+            prompt.forbid_openings,
+            enabled,
+            prompt.language,
+            prompt.single_line,
+        )
 
 
-def clean_caption(text: str) -> str:
+def judge(
+    answer: str, finish_reason: str | None, rules: CaptionRules, prompt_text: str = ""
+) -> tuple[str, tuple[CaptionFlag, ...]]:
+    """The caption of a model's answer, as it is stored, and its flags.
+
+    Reasoning with nothing behind it is no caption, whatever the rules: its text is returned, for
+    messages, with the flag `reasoning`.
+    """
+    caption = answer_of(answer)
+    if caption is None:
+        flags: tuple[CaptionFlag, ...] = ("reasoning",)
+        return clean_caption(answer), (*flags, "cut_off") if finish_reason == "length" else flags
+    caption = clean_caption(caption, single_line=rules.single_line)
+    return caption, check_caption(caption, finish_reason, rules, prompt_text)
+
+
+def clean_caption(text: str, *, single_line: bool = False) -> str:
     """The caption as it is stored: no outer white space, no control characters, encodable.
 
     A broken character at the end (cut off within its bytes) is removed too; quotes, markup and all
-    inner text stay.
+    inner text stay. ``single_line``: a line break, with the blanks around it, becomes one blank.
     """
-    text = _CONTROL.sub("", text.replace("\r\n", "\n"))
-    text = _LONE_SURROGATE.sub("\ufffd", text)
-    return text.strip(_OUTER).rstrip(_OUTER + "\ufffd")
+    text = _SPACE_CONTROL.sub(" ", text.replace("\r\n", "\n"))
+    text = _LONE_SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
+    text = text.strip(_OUTER).rstrip(_OUTER + "\ufffd")
+    return _LINE_BREAK.sub(" ", text) if single_line else text
 
 
 def check_caption(
@@ -136,9 +174,15 @@ def check_caption(
     found = words(caption)
     broken: dict[CaptionFlag, bool] = {
         "empty": not found,
+        "reasoning": False,  # see `judge`
         "loop": _is_loop(caption, found),
         "refusal": is_refusal(caption),
         "prompt_echo": is_echo(found, _prompt_words(prompt_text)),
+        "wrong_script": rules.language is not None
+        and in_other_script(words(without_quotations(caption)), rules.language),
+        "preface": has_preface(caption),
+        "code_fence": has_fence(caption),
+        "punctuation_tail": has_tail(caption),
         "forbidden_opening": any(opens_with(caption, o) for o in rules.forbid_openings),
         "too_long": rules.max_words is not None and len(found) > rules.max_words,
         "cut_off": finish_reason == "length",
@@ -153,9 +197,9 @@ def _prompt_words(prompt: str) -> list[str]:
 
 def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
     """Being cut off alone is fine. Any other broken rule is worth another try; when none is left,
-    an empty or looping caption fails the item and the rest are flagged."""
+    an empty or looping caption, or reasoning alone, fails the item and the rest are flagged."""
     broken = set(flags) - {"cut_off"}
-    if broken & {"empty", "loop"}:
+    if broken & {"empty", "reasoning", "loop"}:
         return "retry_or_fail"
     return "retry_or_flag" if broken else "accept"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_caption.captions.prompt import Prompt, render
-from vllm_caption.captions.rules import CaptionRules, check_caption, clean_caption
+from vllm_caption.captions.rules import CaptionRules, judge
 from vllm_caption.config import SamplingConfig
 from vllm_caption.driver.resume import Batch
 from vllm_caption.driver.row_maker import RowMaker
@@ -118,8 +118,7 @@ class Recorder:
         item = self._dispatcher.held(engine, answer.lease)
         error: AnswerError | None = None
         if isinstance(answer, Captioned):
-            caption = clean_caption(answer.caption)
-            flags = check_caption(caption, answer.finish_reason, self._rules, self._asked)
+            caption, flags = judge(answer.caption, answer.finish_reason, self._rules, self._asked)
             error = caption_error(answer.caption, flags)
             if item is not None:
                 self._stats.rejections.count(printable(item.file), caption, flags)

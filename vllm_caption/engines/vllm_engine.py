@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.reasoning import ReasoningParserManager
 from vllm.renderers import ChatParams, renderer_from_config
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
+from vllm_caption.captions.reasoning import is_mark, is_part_of_mark, opened_by, reasoning_alone
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import given_flags
 from vllm_caption.engines.worker import EngineLost, Generation, RequestRefused
@@ -46,6 +51,8 @@ DEFAULTS = {
 """Every image is seen once, so caches only cost; a caption needs one image and no video; statistics
 that nobody reads take 4 % of the front end. As everywhere, a flag that the user gives wins."""
 DEATH_S = 1.0
+PROMPT_END_TOKENS = 24
+"""Of a prompt, where a chat template may open the model's reasoning."""
 CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
 ADVICE = (
     "choose a model that vLLM runs with images, such as HuggingFaceTB/SmolVLM-Instruct,"
@@ -91,6 +98,7 @@ def check_engine_args(
         raise UsageError("--model", namespace.model, _reason(error)) from None
     if not config.model_config.is_multimodal_model:
         raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
+    _check_reasoning_parser(config)
     processor = _try_request(args.model, config)
     bounds = None if "mm_processor_kwargs" in given else _pixel_bounds(processor, image)
     if bounds:
@@ -125,6 +133,15 @@ def _try_request(model: str, config: Any) -> Any:
         remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
         raise UsageError("--model", model, f"{why}; {remedy}") from None
     return renderer.get_mm_processor().info.get_hf_processor()
+
+
+def _check_reasoning_parser(config: Any) -> None:
+    if not (name := config.structured_outputs_config.reasoning_parser):
+        return
+    try:
+        _answer_text(config, cached_tokenizer_from_config(config.model_config))
+    except (*_MODEL_REFUSALS, KeyError) as error:
+        raise UsageError("--reasoning-parser", name, _reason(error)) from None
 
 
 def _messages(user: str, system: str | None, image: Image) -> list[dict[str, object]]:
@@ -164,14 +181,65 @@ def start_engine(engine_args: bytes, sampling: SamplingConfig, *, on_cpu: bool) 
         enable_log_requests=args.enable_log_requests,
         disable_log_stats=args.disable_log_stats,
     )
-    return VllmEngine(llm, sampling)
+    return VllmEngine(llm, sampling, _answer_text(config, llm.get_tokenizer()))
+
+
+def _answer_text(config: Any, tokenizer: Any) -> AnswerText:
+    settings = config.structured_outputs_config
+    if settings.reasoning_parser_plugin:
+        ReasoningParserManager.import_reasoning_parser(settings.reasoning_parser_plugin)
+    return AnswerText(tokenizer, settings.reasoning_parser)
+
+
+def _reasoning_parser(name: str, tokenizer: Any) -> Any:
+    """None for one that can only follow an answer while it is generated."""
+    parser = ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
+    try:
+        return None if parser.extract_reasoning("", None) is None else parser
+    except NotImplementedError:
+        return None
+
+
+class AnswerText:
+    """Output of an engine → the text of its answer, in which `captions.reasoning` knows reasoning.
+
+    vLLM drops special tokens from a text. Where marks of reasoning are among them, or a parser of
+    vLLM's wants to see them, they are kept, and all others removed here.
+    """
+
+    def __init__(self, tokenizer: Any, parser: str) -> None:
+        """``parser``: as in ``--reasoning-parser``; "": the marks of all models are looked for.
+        Raises what vLLM raises for one that does not suit the tokenizer."""
+        self._tokenizer = tokenizer
+        self._parser = _reasoning_parser(parser, tokenizer) if parser else None
+        special = set(getattr(tokenizer, "all_special_tokens", ()))
+        self.keeps_special_tokens = bool(self._parser) or any(map(is_mark, special))
+        # The longest first: one may begin another.
+        dropped = sorted((t for t in special if not is_part_of_mark(t)), key=len, reverse=True)
+        self._dropped = re.compile("|".join(map(re.escape, dropped)) or r"(?!)")
+        self._opened = lru_cache(maxsize=64)(self._opened_by)
+
+    def read(self, prompt_token_ids: Sequence[int], text: str) -> str:
+        """The answer to a prompt."""
+        reasoning, answer = None, text
+        if self._parser is not None:
+            reasoning, answer = self._parser.extract_reasoning(text, None)
+        if answer == text:
+            text = self._opened(tuple(prompt_token_ids[-PROMPT_END_TOKENS:])) + text
+        else:
+            text = answer if answer and answer.strip() else reasoning_alone(reasoning or text)
+        return self._dropped.sub("", text) if self.keeps_special_tokens else text
+
+    def _opened_by(self, prompt_end: tuple[int, ...]) -> str:
+        return opened_by(self._tokenizer.decode(list(prompt_end), skip_special_tokens=False))
 
 
 class VllmEngine:
     """One vLLM engine, asked request by request."""
 
-    def __init__(self, llm: AsyncLLM, sampling: SamplingConfig) -> None:
+    def __init__(self, llm: AsyncLLM, sampling: SamplingConfig, answers: AnswerText) -> None:
         self._llm = llm
+        self._answers = answers
         self._sampling = sampling
         self._tokenize = _tokenization(llm.renderer)
         manager = getattr(getattr(llm.engine_core, "resources", None), "engine_manager", None)
@@ -189,6 +257,7 @@ class VllmEngine:
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         """Generate one caption to its end."""
         params = sampling_params(self._sampling, request.temperature, request.seed)
+        params.skip_special_tokens = not self._answers.keeps_special_tokens
         final = None
         with self._told(retryable=True):
             async for answer in self._llm.generate(rendered, params, str(request.lease)):
@@ -197,7 +266,7 @@ class VllmEngine:
             raise RequestRefused("the engine ended the request without an answer", retryable=True)
         output = final.outputs[0]
         return Generation(
-            caption=output.text,
+            caption=self._answers.read(final.prompt_token_ids or (), output.text),
             finish_reason=output.finish_reason,
             prompt_tokens=len(final.prompt_token_ids or ()),
             output_tokens=len(output.token_ids),

@@ -33,6 +33,10 @@ MAX_DIFFERENT: Final = 4
 MIN_REPEATS: Final = 4
 _VARYING: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"")
 """Sizes, counts, addresses and quoted values: two errors that differ in these are the same."""
+_SAID: Final[dict[CaptionFlag, str]] = {
+    "empty": "a caption without a word",
+    "reasoning": "reasoning without an answer",
+}
 _TOO_LONG: Final = ("longer than the maximum model length", "maximum context length")
 
 
@@ -51,8 +55,7 @@ def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | No
     if len(shown) >= MIN_REPEATS and len(set(shown)) == 1 and not shown[0].isalnum():
         remedy = "numbers that overflow in 16 bit look like this: add --dtype bfloat16 or float32"
         return AnswerError(f"a caption of nothing but {shown[0]!r}", remedy)
-    said = "a caption without a word" if flags[0] == "empty" else "a caption that repeats itself"
-    return AnswerError(said, REMEDIES[flags[0]])
+    return AnswerError(_SAID.get(flags[0], "a caption that repeats itself"), REMEDIES[flags[0]])
 
 
 def engine_error(reason: str) -> AnswerError:

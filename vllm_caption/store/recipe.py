@@ -28,9 +28,9 @@ SAMPLING_SETTINGS: Final = (
 )
 ENGINE_FLAGS: Final = (
     *("dtype", "hf_overrides", "kv_cache_dtype", "mm_processor_kwargs", "quantization", "revision"),
-    *("tokenizer", "tokenizer_revision"),
+    *("reasoning_parser", "tokenizer", "tokenizer_revision"),
 )
-"""vLLM's flags that change what the model says."""
+"""vLLM's flags that change what the model says, or what of it is the caption."""
 
 
 class Recipe(msgspec.Struct, frozen=True):

@@ -69,9 +69,16 @@ DOCUMENT_MEANINGS: Final[dict[str, Meaning]] = {
 }
 FLAG_MEANINGS: Final[dict[str, Meaning]] = {
     "empty": Meaning("The caption is empty.", _REDO),
+    "reasoning": Meaning(
+        "The model reasoned and gave no answer.", "Raise --max-tokens, or use an instruct model."
+    ),
     "loop": Meaning("The same words are repeated over and over.", _REDO),
     "refusal": Meaning("The model speaks about itself instead of the image.", _REDO),
     "prompt_echo": Meaning("The caption repeats the prompt.", _REDO),
+    "wrong_script": Meaning("The caption is not in the script of the prompt's language.", _REDO),
+    "preface": Meaning("Words about the answer, or a role's name, precede the caption.", _REDO),
+    "code_fence": Meaning("The caption stands in a block of code.", _REDO),
+    "punctuation_tail": Meaning("The caption ends in the same punctuation over and over.", _REDO),
     "forbidden_opening": Meaning("The caption begins with words that the prompt forbids.", _REDO),
     "too_long": Meaning("The caption has more words than the prompt's max_words.", _REDO),
     "cut_off": Meaning(

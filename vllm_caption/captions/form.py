@@ -1,0 +1,75 @@
+"""Text around a caption that is not part of it: a preface, a code fence, a tail of punctuation.
+
+Pure functions of text. Invariant: lettering in quotation marks is never taken for any of these.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+TAIL: Final = 5
+"""So many of the same punctuation in a row at the end of a caption are too many."""
+DOTS_IN_TAIL: Final = 7
+"""Six dots are an ellipsis in Chinese, three elsewhere."""
+_TAIL_CHARACTERS: Final = frozenset(".,;:!?…。，、；：！？\"'”’)）")
+_YES: Final = (
+    r"(?:sure(?:\ thing)?|certainly|of\ course|absolutely|okay|ok|alright|no\ problem|got\ it"
+    r"|great\ question)"
+)
+_THING: Final = (
+    r"(?:description|caption|summary|answer|response|alt(?:ernative)?(?:\ |-)text|analysis)"
+)
+_PREFACES: Final = re.compile(
+    rf"""
+    ^{_YES}[!.,:;]+\s*(?:here|i|i'[a-z]+|let|below)\b
+    |^{_YES}!+\s*(?:this|the|that|$)
+    |^(?:here(?:'s|\ is|\ are)|below\ is|this\ is|the\ following\ is)\ (?:\w+\ ){{0,4}}{_THING}\b
+        (?=\s*(?:[:.,]|of\b|for\b|in\b|based\b|that\b|with\b))
+    |^(?:(?:image|short|brief|concise|detailed|final)\ )?{_THING}\s*[:：\n]
+    |^assistant\s*(?::|\n|$)|^(?:user|human|system|model)\ ?\n
+    |\baddcriterion\b
+    |^\[/?inst\]|<\|[a-z_]+\|>|^</?s>
+    |^(?:好的|好|当然(?:可以)?|當然(?:可以)?|没问题|沒問題)[，,。！!：:]\s*(?:这|這|以下|下面|我|根据|根據)
+    |^(?:以下|下面)(?:是|為|为)[^。：:\n]{{0,24}}(?:描述|说明|說明|标题|標題|回答|答案)\s*[：:\n]
+    |^(?:描述|说明|說明|标题|標題|回答|答案)\s*[：:]
+    |^(?:はい|もちろん(?:です)?|承知しました|かしこまりました)[、。！!]\s*(?:以下|こちら|この)
+    |^以下(?:は|に)[^。：:\n]{{0,24}}(?:説明|キャプション|回答)
+    |^(?:물론입니다|물론이죠|네|알겠습니다)[,.!]\s*(?:다음|여기|아래|이)
+    |^(?:natürlich|gerne?)[!,.]\s*(?:hier|ich)\b|^hier\ ist\ (?:\w+\ ){{0,3}}beschreibung\b
+    |^(?:bien\ sûr|d'accord)[!,.\ ]+(?:voici|je)\b|^voici\ (?:\w+\ ){{0,3}}description\b
+    |^(?:claro|por\ supuesto)[!,.]\s*(?:aquí|esta|este|aqui)\b
+    |^aquí\ (?:está|tienes)\ (?:\w+\ ){{0,3}}descripción\b
+    |^(?:конечно|хорошо)[!,.]\s*(?:вот|это)\b|^вот\ (?:\w+\ ){{0,3}}описание\b
+    """,
+    re.VERBOSE,
+)
+_FENCE: Final = re.compile(r"^[ \t]*```|```\s*$", re.MULTILINE)
+_MARKUP: Final = "*_#> \t\n"
+_INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_MAX_CHARS: Final = 400
+"""A preface is short: so much of a caption is looked at."""
+
+
+def has_preface(caption: str) -> bool:
+    """Whether a caption begins with words about the answer ("Sure! Here is"), a label or the name
+    of a role, or holds a piece of a chat template."""
+    plain = unicodedata.normalize("NFKC", caption[:_MAX_CHARS])
+    plain = _INVISIBLE.sub("", plain).casefold().replace("’", "'")
+    plain = re.sub(r"[^\S\n]+", " ", plain)
+    return _PREFACES.search(re.sub(r"\*\*|__", "", plain).lstrip(_MARKUP)) is not None
+
+
+def has_fence(caption: str) -> bool:
+    """Whether a line begins, or the caption ends, with the marks of a block of code."""
+    return _FENCE.search(caption) is not None
+
+
+def has_tail(caption: str) -> bool:
+    """Whether a caption ends in the same punctuation over and over."""
+    last = caption[-1:]
+    if last not in _TAIL_CHARACTERS:
+        return False
+    length = len(caption) - len(caption.rstrip(last))
+    return length >= (DOTS_IN_TAIL if last == "." else TAIL)
