@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from vllm_caption.errors import ItemError
+from vllm_caption.formatting import printable
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.disk.attempts import Disk
+from vllm_caption.store.disk.folding import Claims, Folding
 from vllm_caption.store.disk.verdicts import CONFLICTS, DENIALS, judge
 from vllm_caption.store.layout import (
     CAPTION_SUFFIX,
@@ -51,19 +53,28 @@ class Inspected(NamedTuple):
 class CaptionFiles:
     """The .txt files below one output folder. ``file`` is an item's name in the manifests."""
 
-    def __init__(self, root: Path, disk: Disk | None = None) -> None:
+    def __init__(
+        self, root: Path, disk: Disk | None = None, folding: Folding | None = None
+    ) -> None:
+        """``folding``: what the disk does not tell apart in names; by default, nothing."""
         self._root = os.fspath(root)
+        self.claims = Claims(folding or Folding())
         self._disk = disk or Disk()
         self._made: set[str] = set()
 
     def check_name(self, file: str) -> None:
-        """Raise ItemError when no .txt can be named after ``file``."""
-        if is_reserved(file):
+        """Raise ItemError when no .txt can be named after ``file``, also because another item has
+        that name on this disk already."""
+        if is_reserved(self.claims.key(file)):
             reason = "its caption needs a folder with the name of a file that the job itself writes"
             raise ItemError("output_conflict", reason)
         if len(os.fsencode(os.path.basename(file))) > MAX_NAME_BYTES - len(CAPTION_SUFFIX):
             reason = f"with {CAPTION_SUFFIX} the name is over {MAX_NAME_BYTES} bytes; shorten it"
             raise ItemError("bad_name", reason)
+        if (other := self.claims.claim(file)) is not None:
+            reason = f"on this disk its .txt is that of {printable(other)}, whose name differs only"
+            remedy = "rename one of them, or choose another --output"
+            raise ItemError("output_conflict", f"{reason} in case or accents; {remedy}")
 
     def path(self, file: str) -> str:
         """Where the caption of ``file`` lies."""

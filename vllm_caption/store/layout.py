@@ -27,6 +27,8 @@ REPORT: Final = "report.html"
 COMPARISON: Final = "compare.html"
 LOCK: Final = ".run.lock"
 OWNER: Final = ".run.owner.json"
+PROBE: Final = ".probe-é.tmp"
+"""What a disk is asked with about the spelling of names; there for an instant only."""
 LOGS: Final = "logs"
 PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
@@ -34,7 +36,7 @@ SHARDS: Final = "shards"
 _REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, SAMPLES)
 """What a run replaces as a whole."""
 _OTHERS: Final = (
-    *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, REPORT, COMPARISON, LOCK, OWNER),
+    *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, REPORT, COMPARISON, LOCK, OWNER, PROBE),
 )
 
 
@@ -49,7 +51,7 @@ _PATTERNS: Final = (
     rf"{SHARDS}/\d+-of-\d+",
 )
 _RESERVED: Final = re.compile(f"(?:{'|'.join(_PATTERNS)})/")
-_TEMPORARY_FILES: Final = frozenset(map(temporary_name, _REPLACED))
+_TEMPORARY_FILES: Final = frozenset((*map(temporary_name, _REPLACED), PROBE))
 _TEMPORARY_CAPTION: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 _SHARD: Final = re.compile(r"(\d+)-of-(\d+)")
 

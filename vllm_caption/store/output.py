@@ -19,6 +19,7 @@ from vllm_caption.store.atomic import write_file
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
+from vllm_caption.store.disk.folding import ask_disk
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.layout import (
@@ -61,7 +62,7 @@ class Output:
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
-                self.files = CaptionFiles(root, self._disk)
+                self.files = CaptionFiles(root, self._disk, ask_disk(root))
                 self._identity = FolderIdentity(root)
                 self._checkpoint = self._open_checkpoint(self.root, checkpoint_interval)
                 if shard is None:
@@ -104,10 +105,11 @@ class Output:
     def item_states(self) -> dict[str, ItemState]:
         """The state of every item that has a row; for a shard, also those of the output folder's
         manifest."""
-        if self.shard is None:
-            return self._checkpoint.states()
-        whole = read_states(parts(self._captions_root / MANIFEST))
-        return whole | self._checkpoint.states()
+        states = self._checkpoint.states()
+        if self.shard is not None:
+            states = read_states(parts(self._captions_root / MANIFEST)) | states
+        self.files.claims.record(file for file, s in states.items() if s.status == "captioned")
+        return states
 
     def ids_of(self, recipe: Recipe) -> frozenset[str]:
         """Under which the rows of the folder name a recipe."""

@@ -26,6 +26,7 @@ from vllm_caption.formatting import printable
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.disk.folding import look_at_disk
 from vllm_caption.store.recipe import ids_of, make_recipe
 
 
@@ -41,7 +42,9 @@ class Survey:
         self._recipe_id = recipe.id
         self._recipe_ids = ids_of(recipe, config.output)
         self._prompt_name = prompt.name
-        self._files = CaptionFiles(config.output)
+        self._files = CaptionFiles(config.output, folding=look_at_disk(config.output))
+        captioned = (f for f, state in recorded.states.items() if state.status == "captioned")
+        self._files.claims.record(captioned)
         self._reader = ManifestReader(config.input)
         self._document_problems, self._problems = Problems(), Problems()
         root = os.fspath(config.input.images_root)

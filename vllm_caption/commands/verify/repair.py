@@ -29,6 +29,7 @@ class Repair:
 
     def __init__(self, output: Output, images_root: str) -> None:
         self._output = output
+        self.files = output.files
         self._images_root = images_root
         self._run_id = f"verify-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         self._wanted: dict[str, _Wanted] = {}

@@ -29,6 +29,7 @@ from vllm_caption.images.files import check_name
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.store.caption_files import CaptionFiles, Inspected
+from vllm_caption.store.disk.folding import look_at_disk
 from vllm_caption.store.layout import CAPTION_SUFFIX
 from vllm_caption.store.lock import find_holder
 
@@ -51,7 +52,8 @@ class Survey:
         self._records: Records = read_records(root)
         self._num_rows = len(self._records)
         self._reader = ManifestReader(config)
-        self._files = CaptionFiles(root)
+        self._files = repair.files if repair else CaptionFiles(root, folding=look_at_disk(root))
+        self._files.claims.record(self._records.captioned)
         self._agreeing = self._meanwhile = self._bad_entries = 0
         self._leftovers = Leftovers(
             0 if self._holder else self._records.journal_rows,

@@ -1,0 +1,89 @@
+"""Which names are one name on this disk, and which item has such a name.
+
+A disk that folds case, or composes accents, is asked once, by a file that is then looked for under
+another spelling. There, `Star.png` and `star.png` have one .txt, and whose it is decides this: the
+item whose row holds a caption, else the one that comes first in the input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+from vllm_caption.store.layout import LOCK, PROBE
+
+
+class Folding(NamedTuple):
+    """What a disk does not tell apart: upper and lower ``case``; an accented letter and the letter
+    with its accent behind it (``accents``)."""
+
+    case: bool = False
+    accents: bool = False
+
+    def key(self, name: str) -> str:
+        """The same for all spellings of one name. Where case is folded, more may be the same here
+        than on the disk (ß and ss): one item too many is refused, none is overwritten."""
+        if self.accents:
+            name = normalize("NFC", name)
+        return name.casefold() if self.case else name
+
+
+def ask_disk(folder: Path) -> Folding:
+    """What the disk of a folder does not tell apart. Writes a probe file, and removes it."""
+    probe = folder / PROBE
+    try:
+        probe.touch()
+        return Folding(
+            case=_exists(folder / _other_case(PROBE)),
+            accents=_exists(folder / normalize("NFD", PROBE)),
+        )
+    except OSError:  # a disk that takes no accents
+        return look_at_disk(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def look_at_disk(folder: Path) -> Folding:
+    """The same without writing: of a folder that had a run, whether its disk folds case."""
+    return Folding(case=_exists(folder / LOCK) and _exists(folder / _other_case(LOCK)))
+
+
+def _other_case(name: str) -> str:
+    return "".join(letter.upper() if letter.isascii() else letter for letter in name)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
+
+
+class Claims:
+    """Who has each name that may have several spellings. Remembers nothing where none can."""
+
+    def __init__(self, folding: Folding) -> None:
+        self._folding = folding
+        self._can_meet = any(folding)
+        self._owners: dict[str, str] = {}
+
+    def key(self, file: str) -> str:
+        """The one spelling that counts on this disk."""
+        return self._folding.key(file) if self._can_meet else file
+
+    def record(self, files: Iterable[str]) -> None:
+        """These have captions; of several with one name the last one, which wrote last."""
+        if self._can_meet:
+            self._owners.update((self.key(file), file) for file in files)
+
+    def claim(self, file: str) -> str | None:
+        """Give ``file`` its name, unless another item has it: that one is returned."""
+        if not self._can_meet:
+            return None
+        owner = self._owners.setdefault(self.key(file), file)
+        return None if owner == file else owner
