@@ -120,7 +120,7 @@ def plan(folder: Path) -> dict[str, float]:
 def scan(folder: Path) -> dict[str, float]:
     """What a resumed run does before and beside its engines."""
     from vllm_caption.captions.prompt import load_prompt
-    from vllm_caption.driver.resume import Pending
+    from vllm_caption.driver.resume import Pending, Wanted
     from vllm_caption.driver.row_maker import RowMaker
     from vllm_caption.store.caption_files import CaptionFiles
     from vllm_caption.store.checkpoint import Checkpoint
@@ -134,11 +134,11 @@ def scan(folder: Path) -> dict[str, float]:
     reading = Pending(
         config.input,
         config.image,
-        config.resume,
-        frozenset({recipe.id}),
+        Wanted(config.resume, frozenset({recipe.id})),
         known,
         CaptionFiles(folder / "out"),
         make,
+        lambda _: (),
     )
     for batch in reading.batches():
         pending += batch.pending

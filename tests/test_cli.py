@@ -25,11 +25,11 @@ FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --executor
 --frequency-penalty --ignore-eos --images-root --json-detail --jsons --limit --log-file --log-json
 --max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-same-errors
---max-side
---max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output --pilot
---pipeline-parallel-size --prepare-threads --presence-penalty --prompt --quiet --ray-address --redo
---redo-kind --repetition-penalty --seed --shard --skip-types --stall-timeout --start-timeout --stop
---temperature --tensor-parallel-size --top-k --top-p --version
+--max-side --max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output
+--overwrite-edited --pilot --pipeline-parallel-size --prepare-threads --presence-penalty --prompt
+--quiet --ray-address --redo --redo-file --redo-kind --repetition-penalty --seed --shard
+--skip-types --stall-timeout --start-timeout --stop --temperature --tensor-parallel-size --top-k
+--top-p --version
 """
 PAGE_FILES = ("page.html.jinja", "page.css", "gallery.js")
 
@@ -276,6 +276,12 @@ def test_build_of_vllm_is_known_by_its_name_or_version(
 
     monkeypatch.setattr("importlib.metadata.version", version)
     assert platform() == found
+
+
+def test_overwrite_edited_without_a_redo_is_a_mistake() -> None:
+    result = run_here("--overwrite-edited")
+    assert result.exit_code == 2
+    assert "--overwrite-edited: belongs to a --redo; say which captions" in result.stderr
 
 
 def test_redo_and_redo_kind_together_are_a_mistake() -> None:

@@ -165,7 +165,6 @@ def said(captioned: int, every_s: float, arguments: tuple[str, ...] = ("--pilot"
         num_documents=20,
         output=Path("my out"),
         arguments=arguments,
-        redoes_all=False,
     )
 
 

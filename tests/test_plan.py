@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from support import CRELLO_LIKE
 from support.job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
-from support.scan import scan
+from support.scan import RECIPE, leave, row_of, scan, txt_of
 
 from vllm_caption.commands.plan.command import make_plan, parse_plan
 from vllm_caption.commands.plan.images import num_vision_tokens
@@ -29,7 +29,6 @@ from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.store.checkpoint import Checkpoint
-from vllm_caption.store.rows import Row
 
 
 def config_of(folder: Path, *flags: str) -> RunConfig:
@@ -52,16 +51,13 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
-def row_of(file: str, **columns: Any) -> Row:
-    common = {"document": "d", "element_index": 0, "element_type": "SvgElement"}
-    common |= {"status": "captioned", "finished_at": 1, "run_id": "run"}
-    return Row(file=file, **(common | columns))
-
-
 def record(output: Path, *rows: tuple[str, str, dict[str, Any]], in_journal: bool = False) -> None:
-    """An output folder with these rows: (file, status, further columns)."""
+    """An output folder with these rows, (file, status, further columns), and with their .txt."""
     output.mkdir(exist_ok=True)
     made = [row_of(file, status=status, **rest) for file, status, rest in rows]
+    for row in made:
+        if row.caption is not None:
+            make_parent(output / f"{row.file}.txt").write_text(row.caption)
     if in_journal:
         lines = b"".join(msgspec.json.encode(row) + b"\n" for row in made)
         (output / "journal.jsonl").write_bytes(lines + b'{"file": "torn')
@@ -201,16 +197,50 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
         (files[3], "failed", {"error_kind": "decode_error"}),
         (files[4], "failed", {"error_kind": "engine_error"}),
     )
-    adopted = tmp_path / "out" / f"{files[5]}.txt"
-    adopted.parent.mkdir()
-    adopted.write_text("of the old script")
+    txt_of(tmp_path, files[5]).write_text("of the old script")
     items = plan_of(tmp_path).items
-    assert (items.total, items.done, items.adopted, items.stale) == (8, 4, 1, 2)
+    assert (items.total, items.done, items.adopted, items.stale) == (8, 4, 1, 1)
     assert items.to_caption == 4
     assert items.failed_before == {"decode_error": 1, "engine_error": 1}
     redone = {r: plan_of(tmp_path, f"--redo={r}").items for r in ("stale", "flagged", "all")}
-    assert {r: i.to_caption for r, i in redone.items()} == {"stale": 6, "flagged": 5, "all": 8}
+    assert {r: i.to_caption for r, i in redone.items()} == {"stale": 5, "flagged": 5, "all": 7}
     assert {r: i.redone for r, i in redone.items()} == {"stale": 1, "flagged": 1, "all": 3}
+    assert {r: i.spared for r, i in redone.items()} == {"stale": 0, "flagged": 0, "all": 1}
+    everything = plan_of(tmp_path, "--redo=all", "--overwrite-edited").items
+    assert (everything.to_caption, everything.redone, everything.spared) == (8, 4, 0)
+
+
+def test_captions_of_people_are_named_apart_and_never_advised_to_be_replaced(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 4)
+    leave(tmp_path, row_of(files[0]), row_of(files[1]), row_of(files[2], recipe_id=None))
+    txt_of(tmp_path, files[1]).write_text("by hand, and better")
+    items = plan_of(tmp_path).items
+    assert (items.stale, items.edited, items.adopted_before) == (1, 1, 1)
+    flags = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    for redo in ((), ("--redo=stale",), ("--redo=flagged",)):
+        text = run_here("plan", *flags, *redo).stdout
+        assert "1 edited caption, 1 adopted caption: kept, also by --redo" in text
+        assert "overwrite" not in text
+    text = run_here("plan", *flags, "--redo=all").stdout
+    assert "2 of these would be captioned again with --overwrite-edited" in text
+
+
+def test_lost_txt_files_are_counted_by_what_a_run_does_about_them(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 5)
+    current = plan_of(tmp_path).recipe_id
+    leave(tmp_path, *(row_of(file, recipe_id=current) for file in files[:3]), row_of(files[3]))
+    for file in files[1:4]:
+        txt_of(tmp_path, file).unlink()
+    items = plan_of(tmp_path).items
+    assert (items.done, items.restored, items.to_caption, items.gone) == (3, 2, 2, 1)
+    flags = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    text = run_here("plan", *flags).stdout
+    assert (
+        "3 .txt files missing or empty: 2 to write again from their rows, 1 to caption again"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,35 +248,50 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
     [
         *([], ["--redo=failed"], ["--redo=flagged"], ["--redo=stale"], ["--redo=all"]),
         *(["--redo-kind=engine_error"], ["--redo-kind=too_long,poison"]),
+        *(["--redo=stale", "--overwrite-edited"], ["--redo=all", "--overwrite-edited"]),
     ],
 )
 def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path, flags: list[str]) -> None:
     states = {
         "new": None,
         "captioned": ("captioned", {"recipe_id": "old"}),
+        "current": ("captioned", {"recipe_id": RECIPE.id}),
+        "adopted": ("captioned", {"recipe_id": None}),
         "flagged": ("captioned", {"recipe_id": "old", "flags": ("too_long",)}),
+        "current_flagged": ("captioned", {"recipe_id": RECIPE.id, "flags": ("too_long",)}),
         "engine_error": ("failed", {"error_kind": "engine_error"}),
         "poison": ("failed", {"error_kind": "poison"}),
     }
-    places = ("free", "text", "folder")
+    places = ("own", "text", "empty", "free", "folder")
     files = {f"{state}_{place}": (state, place) for state in states for place in places}
     write_document(tmp_path, "design", list(files), ["SvgElement"] * len(files))
-    for file, (_, place) in files.items():
-        draw_shape(0).save(make_parent(tmp_path / "raw" / file), format="PNG")
-        if place == "text":
-            make_parent(tmp_path / "out" / f"{file}.txt").write_text("of the old script")
-        elif place == "folder":
-            (tmp_path / "out" / f"{file}.txt").mkdir(parents=True)
     known = ((file, states[state]) for file, (state, _) in files.items())
     record(tmp_path / "out", *[(file, *found) for file, found in known if found])
+    for file, (_, place) in files.items():
+        draw_shape(0).save(make_parent(tmp_path / "raw" / file), format="PNG")
+        path = make_parent(txt_of(tmp_path, file))
+        if place != "own":
+            path.unlink(missing_ok=True)
+        if place == "text":
+            path.write_text("of the old script, or edited")
+        elif place == "empty":
+            path.touch()
+        elif place == "folder":
+            path.mkdir()
 
     config = config_of(tmp_path, *flags)
-    found, _ = scan(tmp_path, read_recorded(tmp_path / "out").states, resume=config.resume)
-    items = plan_of(tmp_path, *flags).items
+    plan = plan_of(tmp_path, *flags)
+    assert plan.recipe_id == RECIPE.id
+    items = plan.items
+    found, _ = scan(tmp_path, resume=config.resume)
     adopted = [row for row in found.rows if row.status == "captioned"]
     assert items.to_caption == len(found.pending)
-    assert (items.done - items.adopted, items.adopted) == (found.num_done, len(adopted))
-    assert items.stale == found.num_stale
+    assert items.done == found.num_done + len(adopted) + len(found.restored)
+    assert (items.adopted, items.restored) == (len(adopted), len(found.restored))
+    assert (items.adopted_before, items.edited, items.stale) == tuple(
+        found.kept[origin] for origin in ("adopted", "edited", "stale")
+    )
+    assert (items.spared, items.gone) == (found.num_spared, found.num_gone)
     refused = [row.error_kind for row in found.rows if row.status == "failed"]
     kept = [kind for kind, _ in found.failures_kept]
     assert kinds(items.problems) == Counter([*refused, *kept])

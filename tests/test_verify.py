@@ -155,7 +155,7 @@ def test_txt_that_was_changed_by_hand_counts_and_gets_a_row_of_unknown_recipe(
 ) -> None:
     out = complete(tmp_path)
     (out / f"{FILES[4]}.txt").write_text("a better text\n")
-    assert kinds(verify(config_of(tmp_path), out)) == {"changed": 1}
+    assert kinds(verify(config_of(tmp_path), out)) == {"edited": 1}
     assert verify(config_of(tmp_path), out, repair=True).agrees
     row = rows(out)[FILES[4]]
     assert (row["caption"], row["recipe_id"]) == ("a better text\n", None)

@@ -81,7 +81,8 @@ class Shard:
 @dataclass(frozen=True, slots=True)
 class InputConfig:
     """Where the manifests and images are, and which elements are captioned. ``images_root``: a
-    folder, or the URI of one as a string; ``only``: these files and no others (a pilot)."""
+    folder, or the URI of one as a string; ``only``: these files and no others (a pilot);
+    ``patterns``: only files of these names, or that match one of them as a glob."""
 
     jsons: Path = Path("jsons")
     json_detail: Path = Path("json_detail")
@@ -89,6 +90,7 @@ class InputConfig:
     skip_types: tuple[str, ...] = ("TextElement", "ImageElement")
     limit: int | None = None
     only: frozenset[str] | None = None
+    patterns: tuple[str, ...] = ()
     shard: Shard | None = None
 
 
@@ -172,10 +174,19 @@ class EngineConfig:
 @dataclass(frozen=True, slots=True)
 class ResumeConfig:
     """Which items that were tried before are captioned again, besides the failed ones; with
-    ``redo_kinds``, those that failed with such a kind or have such a flag, and no others."""
+    ``redo_kinds``, those that failed with such a kind or have such a flag, and no others;
+    ``redo_files``: items of these names, and nothing else. ``overwrite_edited``: also where a
+    person wrote the caption."""
 
     redo: Redo | None = None
     redo_kinds: tuple[str, ...] = ()
+    redo_files: tuple[str, ...] = ()
+    overwrite_edited: bool = False
+
+    @property
+    def is_redo(self) -> bool:
+        """The user chooses what is captioned again."""
+        return bool(self.redo or self.redo_kinds or self.redo_files)
 
 
 @dataclass(frozen=True, slots=True)

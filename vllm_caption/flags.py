@@ -34,6 +34,11 @@ from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
 
 COMMANDS: Final = ("run", "demo", "doctor", "plan", "status", "verify", "report", "merge")
 """The first word of a command line; `run` may be left out."""
+_REDO_FLAGS: Final = {
+    "redo_files": "--redo-file",
+    "redo_kinds": "--redo-kind",
+    "redo": "--redo",
+}
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 EPILOG = """\
 other commands, each with its own --help: doctor, plan, status, verify, report, merge, demo.
@@ -128,6 +133,18 @@ def _add_output(group: Any, run: RunConfig) -> None:
         help="of the items tried before, caption again only those that failed with one of these"
         " kinds or have one of these flags, comma-separated",
     )
+    group.add_argument(
+        "--redo-file",
+        dest="redo_files",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        type=_file_pattern,
+        default=run.resume.redo_files,
+        help="caption only the items of these names again; a name may be a pattern, as 'icons/*'",
+    )
+    text = "with --redo: also captions that were edited by hand or adopted"
+    _add_switch(group, run.resume, "overwrite_edited", text)
     _add_switch(group, run, "quiet", "no progress, only warnings and the summary")
     text = "append all messages there, with times, also with --quiet"
     _add(group, run, "log_file", text, type=parse_path)
@@ -273,6 +290,12 @@ def parse_images_root(text: str) -> Path | str:
     return text
 
 
+def _file_pattern(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a name as `file` in the manifests")
+    return text
+
+
 def _shard(text: str) -> Shard:
     try:
         return Shard.parse(text)
@@ -314,13 +337,19 @@ def make_config(values: dict[str, Any]) -> RunConfig:
 
     Raises UsageError where two of them contradict each other.
     """
-    if values["redo"] and values["redo_kinds"]:
+    given = [name for name in ("redo_files", "redo_kinds", "redo") if values[name]]
+    if len(given) > 1:
+        first, second = (_REDO_FLAGS[name] for name in given[:2])
         remedy = "both choose what is captioned again; give one of them"
-        raise UsageError("--redo-kind", ",".join(values["redo_kinds"]), f"and --redo {remedy}")
+        raise UsageError(first, ",".join(values[given[0]]), f"and {second} {remedy}")
+    if values["overwrite_edited"] and not given:
+        remedy = "belongs to a --redo; say which captions are made again"
+        raise UsageError("--overwrite-edited", None, remedy)
     if values["min_pixels"] > values["max_pixels"]:
         remedy = f"is more than --max-pixels {values['max_pixels']}"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)
     _check_output(values)
+    values = values | {"patterns": values["redo_files"]}
     if is_remote(values["images_root"]):
         values = values | {"window_factor": REMOTE_WINDOW_FACTOR}
     return RunConfig(

@@ -15,13 +15,22 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import msgspec
+
 from vllm_caption.captions.prompt import Prompt, load_prompt
 from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import RunConfig
 from vllm_caption.driver.loop import Driver
 from vllm_caption.driver.pilot import choose_pilot
 from vllm_caption.driver.recorder import Recorder
-from vllm_caption.driver.resume import Pending
+from vllm_caption.driver.redo import (
+    RedoProgress,
+    earlier_runs,
+    encode_redo,
+    read_redo,
+    what_is_redone,
+)
+from vllm_caption.driver.resume import Pending, Wanted
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.choice import local_gpus, make_executor
@@ -33,6 +42,7 @@ from vllm_caption.errors import (
     EXIT_SOME_FAILED,
     EXIT_STOPPED,
     RunStopped,
+    UsageError,
 )
 from vllm_caption.images.files import check_images_root
 from vllm_caption.images.object_store import absolute_root, public_root
@@ -49,7 +59,7 @@ from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.scheduling.same_errors import SameErrors
 from vllm_caption.store.earlier_captions import read_earlier
-from vllm_caption.store.layout import STATUS
+from vllm_caption.store.layout import REDO, STATUS
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
 
@@ -97,6 +107,8 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
     exit_code, stopped = EXIT_STOPPED, ""
     try:
         exit_code = asyncio.run(job.run())
+        if exit_code in (EXIT_OK, EXIT_SOME_FAILED) and job.scan.reader.complete and not pilot:
+            job.finish_redo()
     except RunStopped as error:
         stopped = str(error)
     finally:
@@ -123,7 +135,6 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
             num_documents=pilot.num_documents,
             output=config.output,
             arguments=config.arguments,
-            redoes_all=config.resume.redo == "all",
         )
         text += f"\n{steps}"
     progress.record("summary", text)
@@ -166,9 +177,43 @@ class _Job:
         known = output.item_states()
         self._num_known = 0 if output.shard else len(known)
         self._recipe_ids = output.ids_of(make.recipe)
+        self._redo = self._begin_redo()
         self.scan = Pending(
-            config.input, config.image, config.resume, self._recipe_ids, known, output.files, make
+            config.input,
+            config.image,
+            Wanted(config.resume, self._recipe_ids, frozenset(self._redo.runs)),
+            known,
+            output.files,
+            make,
+            output.captions_of,
         )
+
+    def _begin_redo(self) -> RedoProgress:
+        """What earlier runs of the same redo have done; from now on this run is one of them."""
+        resume, recipe_id = self._config.resume, self._make.recipe.id
+        recorded = read_redo(self._output.root)
+        runs = earlier_runs(recorded, resume, self._recipe_ids)
+        progress = RedoProgress(
+            what_is_redone(resume), recipe_id, runs, overwrote=resume.overwrite_edited
+        )
+        if runs:
+            self._progress.tell(
+                f"Going on with {progress.what}, which run {runs[0]} began: what it has captioned"
+                " since is kept."
+            )
+        if resume.is_redo:
+            self._record_redo(progress)
+        return progress
+
+    def finish_redo(self) -> None:
+        """The redo has seen the whole input: the same line begins a new one."""
+        if self._config.resume.is_redo:
+            self._record_redo(msgspec.structs.replace(self._redo, is_finished=True))
+
+    def _record_redo(self, progress: RedoProgress) -> None:
+        runs = (*progress.runs, self._make.run_id)
+        content = encode_redo(msgspec.structs.replace(progress, runs=runs))
+        self._output.replace(REDO, content)
 
     @property
     def seconds(self) -> float:
@@ -180,7 +225,8 @@ class _Job:
         """What was read of the input so far."""
         reader = self.scan.reader
         unmatched = self._config.input.skip_types if reader.no_type_was_skipped else ()
-        return InputRead(reader.counts, reader.complete, self.scan.skipped, unmatched)
+        names = reader.unmatched_patterns
+        return InputRead(reader.counts, reader.complete, self.scan.skipped, unmatched, names)
 
     async def run(self) -> int:
         """Caption everything that is left; returns the exit code."""
@@ -216,6 +262,9 @@ class _Job:
         try:
             await driver.run(self.scan)
             self._output.record_documents(self.scan.skipped)
+        except UsageError:  # nothing could be taken, and here is why
+            self._output.record_documents(self.scan.skipped)
+            raise
         finally:
             if self._executor is not None:
                 self._executor.close()
@@ -227,7 +276,8 @@ class _Job:
         return self._exit_code(interrupted=driver.interrupts > 0)
 
     def _twins(self) -> Twins:
-        if self._config.resume.redo == "all" or not self._config.dedup:
+        resume = self._config.resume
+        if resume.redo == "all" or resume.redo_files or not self._config.dedup:
             return Twins()
         return Twins(read_earlier(self._output.root, self._recipe_ids, self._num_known))
 

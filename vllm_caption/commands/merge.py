@@ -23,7 +23,7 @@ from vllm_caption.store.lock import find_holder
 from vllm_caption.store.output import Output
 from vllm_caption.store.reader import FolderRows, read_folder
 from vllm_caption.store.recipe import read_recipes
-from vllm_caption.store.rows import ItemState, Row
+from vllm_caption.store.rows import KnownItems, Row
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def _take_recipes(folder: Path, output: Output) -> None:
 def _take_rows(
     files: CaptionFiles,
     output: Output,
-    states: dict[str, ItemState],
+    states: KnownItems,
     merged: Merged,
     rows: FolderRows,
 ) -> None:
@@ -109,7 +109,7 @@ def _take_rows(
         except ItemError as error:
             merged.refused.append(f"{row.file}: {error}")
             continue
-        states[row.file] = ItemState.of(row)
+        states.add(row)
         merged.taken[row.status] += 1
 
 

@@ -79,13 +79,26 @@ class Recorder:
                 example = f"{printable(row.file)}: {row.error}"
                 self._stats.count_failure(row.error_kind or "", example)
         for kind, file in batch.failures_kept:
-            self._stats.count_failure(kind, f"{printable(file)}: not tried again (--redo-kind)")
+            self._stats.count_failure(kind, f"{printable(file)}: not tried again")
+        for item, caption in batch.restored:
+            self._restore(item, caption)
         self._stats.done_before += batch.num_done
-        self._stats.stale += batch.num_stale
+        self._stats.kept.update(batch.kept)
+        self._stats.spared += batch.num_spared
+        self._stats.gone += batch.num_gone
         self._failed_before |= batch.failed_before
-        if batch.num_done > batch.num_stale:
+        if batch.kept["current"] or batch.restored:
             self._same_errors.clear()
         self._dispatcher.add(batch.pending)
+
+    def _restore(self, item: Item, caption: str) -> None:
+        try:
+            self._output.restore_caption(item.file, caption)
+        except ItemError as error:
+            self._fail(GiveUp(item, 1, error.kind, error.reason), None)
+            return
+        self._stats.done_before += 1
+        self._stats.restored += 1
 
     def requests(self, engine: int, window: int) -> tuple[CaptionRequest, ...]:
         """What this engine should start now; may be nothing."""

@@ -1,12 +1,14 @@
 """What is left to do: the input, against what earlier runs have done.
 
-`decide` is the one place where a run, and its plan, find out what an item needs. Done is done,
-whatever made it: a captioned row, or a .txt that is not empty. A failed item is tried again; what
-else is captioned again is the user's choice.
+`decide` is the one place where a run, and its plan, find out what an item needs. An item is done
+when it has a caption: a .txt that is not empty, whatever made it. A row that says "captioned" is no
+caption where the .txt is gone. A failed item is tried again; what else is captioned again is the
+user's choice.
 
-Invariants: a caption that cannot be placed is refused before an engine sees its image; a rerun over
-files that are still broken starts no engine; the end of the input is always reported, and a failure
-never passes for it.
+Invariants: what a person wrote is replaced only where the user asks for that in so many words; a
+caption that cannot be placed is refused before an engine sees its image; a rerun over files that
+are still broken starts no engine; the end of the input is always reported, and a failure never
+passes for it.
 """
 
 from __future__ import annotations
@@ -15,31 +17,43 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
-from vllm_caption.config import ImageConfig, InputConfig, ResumeConfig
+from vllm_caption.config import ImageConfig, InputConfig, ResumeConfig, is_remote
+from vllm_caption.driver.nothing_taken import Unusable, no_image
 from vllm_caption.driver.row_maker import RowMaker
-from vllm_caption.errors import INPUT_KINDS, ItemError, RunStopped
+from vllm_caption.errors import INPUT_KINDS, CaptionJobError, ItemError, RunStopped, UsageError
 from vllm_caption.images.decode import prepare_image
-from vllm_caption.images.files import check_name
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.images.files import check_name, num_bytes
+from vllm_caption.inputs.manifest import ManifestReader, Names
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.scheduling.dispatcher import GiveUp
 from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.rows import ItemState, Row
+from vllm_caption.store.rows import ItemState, KnownItems, Row
 
 BATCH_SIZE = 256
+MAX_MISSING = 1000
+MAX_MISSING_REMOTE = 100
+"""Images that are missing, before any other is found, after which the images root must be wrong."""
 
 
 # --- one item ------------------------------------------------------------------------------------
 
+Origin = Literal["current", "stale", "edited", "adopted"]
+"""Where a caption that is kept comes from: this run's recipe; another recipe; a person who changed
+its .txt after it was made; somewhere else, without a record of what made it."""
+THEIRS: frozenset[Origin] = frozenset({"edited", "adopted"})
+
 
 class Keep(NamedTuple):
-    """Its caption stays. ``stale``: another recipe made it."""
+    """Its caption stays. ``spared``: the user asked for all captions, or for this one by its name,
+    but not for the replacement of what people wrote."""
 
-    stale: bool
+    origin: Origin
+    spared: bool = False
 
 
 class KeepFailure(NamedTuple):
@@ -52,12 +66,18 @@ class Adopt(NamedTuple):
     """The text of its .txt becomes its caption; nothing is recorded of what made it."""
 
     caption: str
+    spared: bool = False
+
+
+class Restore(NamedTuple):
+    """Its .txt is gone, and is written again from its row: this run would make the same."""
 
 
 class Caption(NamedTuple):
-    """An engine captions it. ``again``: it has a caption, which the new one replaces."""
+    """An engine captions it: it is "new" (or has failed), its .txt is "gone" and the caption in its
+    row is of another recipe, or the user wants it "again"."""
 
-    again: bool
+    cause: Literal["new", "gone", "again"]
 
 
 class Refuse(NamedTuple):
@@ -66,50 +86,112 @@ class Refuse(NamedTuple):
     error: ItemError
 
 
-FRESH, STALE = Keep(stale=False), Keep(stale=True)
+KEPT: dict[Origin, Keep] = {
+    "current": Keep("current"),
+    "stale": Keep("stale"),
+    "edited": Keep("edited"),
+    "adopted": Keep("adopted"),
+}
 """One of these is most of a resumed input, a million times over."""
 
-Need = Keep | KeepFailure | Adopt | Caption | Refuse
+Need = Keep | KeepFailure | Adopt | Restore | Caption | Refuse
 
 
-def decide(
-    file: str,
-    state: ItemState | None,
-    files: CaptionFiles,
-    resume: ResumeConfig,
-    recipe_ids: frozenset[str],
-) -> Need:
-    """What an item needs, by its last row and, where that does not settle it, by what is on disk.
+class Decided(NamedTuple):
+    """An item of the input and what it needs."""
 
-    ``recipe_ids``: those of this run's recipe.
-    """
-    if state is not None and is_settled(state, resume, recipe_ids):
-        if state.status == "failed":
-            return KeepFailure(state.error_kind or "")
-        return FRESH if state.recipe_id in recipe_ids else STALE
-    again = state is not None and state.status == "captioned"
+    item: Item
+    need: Need
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user wants captioned again. ``recipe_ids``: those of this run's recipe;
+    ``redo_runs``: the runs that have worked on this redo before."""
+
+    resume: ResumeConfig
+    recipe_ids: frozenset[str]
+    redo_runs: frozenset[str] = frozenset()
+
+    @property
+    def names_all(self) -> bool:
+        """Every item that is read is asked for, whatever its state."""
+        return self.resume.redo == "all" or bool(self.resume.redo_files)
+
+    def again(self, state: ItemState) -> bool:
+        """Whether an item is to be captioned again that has this row, with a caption."""
+        redo = self.resume.redo
+        if self._is_settled(state):
+            return False
+        if self.resume.redo_kinds:
+            return self._is_of_kinds(state)
+        if redo == "stale":
+            return state.recipe_id not in self.recipe_ids
+        return self.names_all or (redo == "flagged" and bool(state.flags))
+
+    def retried(self, state: ItemState) -> bool:
+        """Whether an item is tried again that has this row, without a caption."""
+        if self._is_settled(state):
+            return False
+        return not self.resume.redo_kinds or self._is_of_kinds(state)
+
+    def _is_settled(self, state: ItemState) -> bool:
+        """This redo has come to this row."""
+        return state.run_id in self.redo_runs and state.recipe_id in self.recipe_ids
+
+    def _is_of_kinds(self, state: ItemState) -> bool:
+        kinds = {state.error_kind, *state.flags.split(",")}
+        return not kinds.isdisjoint(self.resume.redo_kinds)
+
+
+def decide(file: str, known: KnownItems, files: CaptionFiles, wanted: Wanted) -> Need:
+    """What an item needs, by its last row and by what is on disk."""
+    state = known.get(file)
     try:
         check_name(file)
         files.check_name(file)
-        if not again and resume.redo not in ("all", "stale"):
-            caption = files.read(file)
-            if caption is not None:
-                return Adopt(caption)
-        files.check_place(file)
+        if state is None or state.status != "captioned":
+            need = _without_caption(file, state, files, wanted)
+        else:
+            need = _with_caption(file, state, known, files, wanted)
+        if isinstance(need, Caption | Restore):
+            files.check_place(file)
     except ItemError as error:
         return Refuse(error)
-    return Caption(again)
+    return need
 
 
-def is_settled(state: ItemState, resume: ResumeConfig, recipe_ids: frozenset[str]) -> bool:
-    """Whether the last row of an item stays its last."""
-    if resume.redo_kinds:  # these and no others
-        return {state.error_kind, *state.flags.split(",")}.isdisjoint(resume.redo_kinds)
-    if state.status != "captioned" or resume.redo == "all":
-        return False
-    if resume.redo == "stale":
-        return state.recipe_id in recipe_ids
-    return resume.redo != "flagged" or not state.flags
+def _with_caption(
+    file: str, state: ItemState, known: KnownItems, files: CaptionFiles, wanted: Wanted
+) -> Need:
+    again, is_current = wanted.again(state), state.recipe_id in wanted.recipe_ids
+    text = files.compare(file, known.trace(file), surely=again)
+    if text == "gone":
+        return Restore() if is_current and not again else Caption("gone")
+    if text == "edited":
+        origin: Origin = "edited"
+    elif state.recipe_id is None:
+        origin = "adopted"
+    else:
+        origin = "current" if is_current else "stale"
+    if not again:
+        return KEPT[origin]
+    if origin in THEIRS and not wanted.resume.overwrite_edited:
+        return Keep(origin, spared=wanted.names_all)
+    return Caption("again")
+
+
+def _without_caption(
+    file: str, state: ItemState | None, files: CaptionFiles, wanted: Wanted
+) -> Need:
+    text = files.read(file)
+    if text is not None:
+        if wanted.names_all and wanted.resume.overwrite_edited:
+            return Caption("again")
+        return Adopt(text, spared=wanted.names_all)
+    if state is not None and not wanted.retried(state):
+        return KeepFailure(state.error_kind or "")
+    return Caption("new")
 
 
 # --- the whole input -----------------------------------------------------------------------------
@@ -117,56 +199,146 @@ def is_settled(state: ItemState, resume: ResumeConfig, recipe_ids: frozenset[str
 
 @dataclass(slots=True)
 class Batch:
-    """A stretch of the input, decided: items for the engines, rows that need no engine, and counts.
+    """A stretch of the input, decided: items for the engines, rows and .txt files that need no
+    engine, and counts.
 
-    ``failed_before``: files that are pending and have failed in an earlier run.
-    ``failures_kept``: kind and file. ``num_found``: items found so far, here and before.
+    ``failed_before``: files that are pending and have failed in an earlier run. ``restored``: items
+    with the caption of their row, whose .txt is to be written again. ``failures_kept``: kind and
+    file. ``kept``: captions that stay, by what made them; ``num_spared``: captions that
+    --overwrite-edited would replace. ``num_gone``: of the pending items, those whose .txt is gone.
+    ``num_found``: items found so far, here and before.
     """
 
     pending: list[Item] = field(default_factory=list)
     failed_before: set[str] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
+    restored: list[tuple[Item, str]] = field(default_factory=list)
     failures_kept: list[tuple[str, str]] = field(default_factory=list)
-    num_done: int = 0
-    num_stale: int = 0
+    kept: Counter[Origin] = field(default_factory=Counter)
+    num_spared: int = 0
+    num_gone: int = 0
     num_found: int = 0
+
+    @property
+    def num_done(self) -> int:
+        """Captions that stay."""
+        return self.kept.total()
 
     @property
     def size(self) -> int:
         """Items and entries decided."""
-        return len(self.pending) + len(self.rows) + len(self.failures_kept) + self.num_done
+        listed = len(self.pending) + len(self.rows) + len(self.restored) + len(self.failures_kept)
+        return listed + self.num_done
 
 
 @dataclass(frozen=True, slots=True)
 class InputEnded:
     """There is no more input, or reading it failed."""
 
-    failure: RunStopped | None
+    failure: CaptionJobError | None
+
+
+class Pass:
+    """One pass over the input: its entries in their order, each item with what it needs.
+
+    A pass that takes nothing raises UsageError: at once where the first images are all missing, at
+    its end where there was no item. With ``--redo``, ``--limit`` counts the items that are taken,
+    so that the same line takes the next ones.
+    """
+
+    def __init__(
+        self,
+        config: InputConfig,
+        known: KnownItems,
+        files: CaptionFiles,
+        wanted: Wanted,
+        seen: Callable[[], Names] = set[str],
+    ) -> None:
+        self._limit = config.limit if wanted.resume.is_redo else None
+        self._config = replace(config, limit=None) if wanted.resume.is_redo else config
+        self.reader = ManifestReader(self._config, seen)
+        self._known = known
+        self._files = files
+        self._wanted = wanted
+        self._images_root = os.fspath(config.images_root)
+
+    def __iter__(self) -> Iterator[Decided | BadEntry | SkippedDocument]:
+        unusable, num_taken = Unusable(), 0
+        max_missing = MAX_MISSING_REMOTE if is_remote(self._images_root) else MAX_MISSING
+        held: list[Decided | BadEntry | SkippedDocument] = []
+        missing: list[str] | None = None if self._wanted.resume.redo_files else []
+        """Images that were looked for in vain; None once anything else has been found."""
+        for entry in self.reader:
+            found: Decided | BadEntry | SkippedDocument
+            if isinstance(entry, Item):
+                need = decide(entry.file, self._known, self._files, self._wanted)
+                found = Decided(entry, need)
+                num_taken += isinstance(need, Caption | Refuse)
+                if missing is not None:
+                    missing = self._still_missing(missing, found)
+            else:
+                unusable.add(entry)
+                found = entry
+            if missing is None:
+                yield from held
+                held.clear()
+                yield found
+            else:
+                held.append(found)
+            if num_taken == self._limit or (missing and len(missing) == max_missing):
+                break
+        if missing is not None:
+            yield from (found for found in held if isinstance(found, SkippedDocument))
+            if missing:
+                raise no_image(self._config.images_root, missing)
+        if self.reader.complete:
+            unusable.check(self._config, self.reader.counts)
+        yield from (found for found in held if not isinstance(found, SkippedDocument))
+
+    def _still_missing(self, missing: list[str], found: Decided) -> list[str] | None:
+        """The images that are missing, if this one is too."""
+        item, need = found
+        if isinstance(need, KeepFailure):
+            is_missing = need.kind == "missing_file"
+        else:
+            is_missing = isinstance(need, Caption) and self._has_no_image(item)
+        if not is_missing:
+            return None
+        return [*missing, item.file]
+
+    def _has_no_image(self, item: Item) -> bool:
+        try:
+            num_bytes(self._images_root, item.file)
+        except ItemError as error:
+            return error.kind == "missing_file"
+        return False
 
 
 class Pending:
-    """One pass over the input."""
+    """One pass over the input, in batches for the driver."""
 
     def __init__(
         self,
         config: InputConfig,
         image: ImageConfig,
-        resume: ResumeConfig,
-        recipe_ids: frozenset[str],
-        states: dict[str, ItemState],
+        wanted: Wanted,
+        known: KnownItems,
         files: CaptionFiles,
         make: RowMaker,
+        captions_of: Callable[[Container[str]], Iterable[tuple[str, str]]],
     ) -> None:
-        """``states``: of every item that has a row; changed by the pass and empty at its end."""
-        self.reader = ManifestReader(config, lambda: _NamesRead(states))
+        """``known``: changed by the pass and empty at its end. ``captions_of``: (file, caption) of
+        the given files, from their rows."""
+        self._pass = Pass(config, known, files, wanted, lambda: _NamesRead(known))
+        self.reader = self._pass.reader
         self.skipped: list[SkippedDocument] = []
         self._images_root = os.fspath(config.images_root)
         self._image = image
-        self._resume = resume
-        self._recipe_ids = recipe_ids
-        self._states = states
-        self._files = files
+        self._known = known
         self._make = make
+        self._captions_of = captions_of
+        self._gone: dict[str, Item] = {}
+        """Items whose .txt is written again from their rows, all in one pass over these."""
         self._left = False
 
     def start(self, put: Callable[[Batch | InputEnded], None]) -> None:
@@ -185,13 +357,15 @@ class Pending:
         self._left = True
 
     def _read(self, send: Callable[[Batch | InputEnded], None]) -> None:
-        failure: RunStopped | None = RunStopped(
+        failure: CaptionJobError | None = RunStopped(
             "internal error while reading the input (traceback above)"
         )
         try:
             for batch in self.batches():
                 send(batch)
             failure = None
+        except UsageError as error:
+            failure = error
         except OSError as error:
             failure = RunStopped(f"{error.filename or 'the input'} cannot be read: {error}")
         finally:
@@ -200,7 +374,7 @@ class Pending:
     def batches(self) -> Iterator[Batch]:
         """The whole input, in its order."""
         batch, started = Batch(), False
-        for entry in self.reader:
+        for entry in self._pass:
             if self._left:
                 return
             if isinstance(entry, SkippedDocument):
@@ -208,38 +382,55 @@ class Pending:
             elif isinstance(entry, BadEntry):
                 batch.rows.append(self._make.bad_entry(entry))
             else:
-                self._take(entry, batch)
+                self._take(*entry, batch)
             # The first pending item goes at once: an engine can start while the rest is read.
             if batch.size >= BATCH_SIZE or (batch.pending and not started):
                 started = started or bool(batch.pending)
                 yield self._counted(batch)
                 batch = Batch()
-        self._states.clear()  # a million names are not needed any more
+        self._known.clear()  # a million names are not needed any more
         yield self._counted(batch)
+        yield from map(self._counted, self._restored())
+
+    def _restored(self) -> Iterator[Batch]:
+        """The items whose .txt is gone, with the captions of their rows."""
+        gone, batch = self._gone, Batch()
+        if not gone:
+            return
+        for file, caption in self._captions_of(gone):
+            batch.restored.append((gone.pop(file), caption))
+            if batch.size >= BATCH_SIZE:
+                yield batch
+                batch = Batch()
+        batch.pending.extend(gone.values())  # somebody changed the manifest meanwhile
+        batch.num_gone = len(batch.pending)
+        yield batch
 
     def _counted(self, batch: Batch) -> Batch:
         batch.num_found = self.reader.counts.items + self.reader.counts.bad_entries
         return batch
 
-    def _take(self, item: Item, batch: Batch) -> None:
-        state = self._states.get(item.file)
-        need = decide(item.file, state, self._files, self._resume, self._recipe_ids)
+    def _take(self, item: Item, need: Need, batch: Batch) -> None:
+        state = self._known.get(item.file)
         if isinstance(need, Caption) and state is not None and state.error_kind in INPUT_KINDS:
             need = self._look_again(item) or need
         match need:
             case Keep():
-                batch.num_done += 1
-                batch.num_stale += need.stale
+                batch.kept[need.origin] += 1
+                batch.num_spared += need.spared
             case KeepFailure():
                 batch.failures_kept.append((need.kind, item.file))
             case Adopt():
                 batch.rows.append(self._make.adopted(item, need.caption))
-                batch.num_stale += 1
+                batch.num_spared += need.spared
             case Refuse():
                 failure = GiveUp(item, 1, need.error.kind, need.error.reason)
                 batch.rows.append(self._make.given_up(failure, engine=None))
+            case Restore():
+                self._gone[item.file] = item
             case Caption():
                 batch.pending.append(item)
+                batch.num_gone += need.cause == "gone"
                 if state is not None and state.status == "failed":
                     batch.failed_before.add(item.file)
 
@@ -256,20 +447,15 @@ class _NamesRead:
     """The names that were read. Those that have a row are marked there: a second copy of a million
     names would take 150 MB."""
 
-    def __init__(self, states: dict[str, ItemState]) -> None:
-        self._states = states
+    def __init__(self, known: KnownItems) -> None:
+        self._known = known
         self._others: set[str] = set()
-        self._marked: dict[ItemState, ItemState] = {}
 
     def __contains__(self, file: str) -> bool:
-        state = self._states.get(file)
-        return file in self._others if state is None else bool(state.read)
+        return self._known.is_read(file) if file in self._known else file in self._others
 
     def add(self, file: str) -> None:
-        state = self._states.get(file)
-        if state is None:
-            self._others.add(file)
-        elif (marked := self._marked.get(state)) is not None:
-            self._states[file] = marked
+        if file in self._known:
+            self._known.mark_read(file)
         else:
-            self._states[file] = self._marked[state] = state._replace(read=True)
+            self._others.add(file)

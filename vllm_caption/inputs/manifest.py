@@ -7,7 +7,9 @@ an input makes the iteration raise; every text that leaves this module can be en
 
 from __future__ import annotations
 
+import fnmatch
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,6 +63,14 @@ class ManifestReader:
         self._shard = config.shard
         self._skip_types = frozenset(name.casefold() for name in config.skip_types)
         self._seen = seen()
+        self._patterns = _Patterns(config.patterns) if config.patterns else None
+
+    @property
+    def unmatched_patterns(self) -> tuple[str, ...]:
+        """Patterns of the config that no item has matched, of a pass over the whole input."""
+        if self._patterns is None or not self.complete:
+            return ()
+        return self._patterns.unmatched
 
     @property
     def no_type_was_skipped(self) -> bool:
@@ -109,6 +119,8 @@ class ManifestReader:
             return None
         only = self.config.only
         if only is not None and not _is_named(element.entry, only):
+            return None
+        if self._patterns is not None and not self._patterns.match(_named(element.entry)):
             return None
         counts.shape_references += 1
         try:
@@ -177,6 +189,28 @@ def _usable_name(entry: object) -> str:
     if LONE_SURROGATE.search(file):
         raise ItemError("bad_name", "`file` holds half a surrogate pair, which no name can hold")
     return file
+
+
+class _Patterns:
+    """Names, each literally or as a glob in which `*` also stands for slashes."""
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._left = dict.fromkeys(patterns)
+        self._names = frozenset(patterns)
+        self._globs = re.compile("|".join(map(fnmatch.translate, patterns)))
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        return tuple(self._left)
+
+    def match(self, file: object) -> bool:
+        if not isinstance(file, str):
+            return False
+        if file not in self._names and not self._globs.match(file):
+            return False
+        for pattern in [p for p in self._left if p == file or fnmatch.fnmatchcase(file, p)]:
+            del self._left[pattern]
+        return True
 
 
 def _is_named(entry: object, files: frozenset[str]) -> bool:

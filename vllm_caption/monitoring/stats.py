@@ -69,14 +69,21 @@ class Recent:
 
 @dataclass(slots=True)
 class RunStats:
-    """Counts of one run. ``done_before``: captions of earlier runs that are kept."""
+    """Counts of one run. ``done_before``: captions of earlier runs that stay; ``kept``: those whose
+    .txt was there, by what made them. ``adopted``: captions that were found without a row, and have
+    one now. ``restored``: .txt files that were gone and were written again from their rows;
+    ``gone``: those that were captioned again instead. ``spared``: captions that people wrote, and
+    that only --overwrite-edited replaces."""
 
     engines: list[EngineFigures]
     total: int = 0
     scanning: bool = True
     done_before: int = 0
     adopted: int = 0
-    stale: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    restored: int = 0
+    gone: int = 0
+    spared: int = 0
     captioned: int = 0
     twins: int = 0
     failed: int = 0

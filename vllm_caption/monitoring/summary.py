@@ -27,12 +27,14 @@ within it."""
 @dataclass(frozen=True, slots=True)
 class InputRead:
     """What a run read. ``is_complete``: to the end of the input; ``unmatched_types``: the value of
-    --skip-types where no element has such a type."""
+    --skip-types where no element has such a type; ``unmatched_files``: names of --redo-file that no
+    item has."""
 
     counts: InputCounts
     is_complete: bool
     skipped: Sequence[SkippedDocument]
     unmatched_types: Sequence[str] = ()
+    unmatched_files: Sequence[str] = ()
 
 
 def summarise(
@@ -60,6 +62,8 @@ def _documents(read: InputRead) -> Iterator[str]:
         yield f"  {with_example(kind, number, example)}"
     if read.unmatched_types:
         yield f"  {no_type_skipped(*read.unmatched_types)}"
+    if read.unmatched_files:
+        yield f"  {no_such_item(read.unmatched_files)}"
 
 
 def _items(stats: RunStats) -> Iterator[str]:
@@ -75,6 +79,9 @@ def _items(stats: RunStats) -> Iterator[str]:
         yield f"  {stats.twins} share the caption of a byte-identical image (see --no-dedup)."
     if stats.retried:
         yield f"  {stats.retried} attempts gave no caption and were retried."
+    if missing := stats.restored + stats.gone:
+        how = f"{stats.restored} written again from their rows, {stats.gone} captioned again"
+        yield f"  {counted(missing, '.txt file')} missing or empty: {how}."
     if stats.adopted:
         yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."
 
@@ -85,11 +92,26 @@ def _captions(stats: RunStats) -> Iterator[str]:
     if rejected := stats.rejections.rejected:
         flags = tally(stats.rejections.by_flag)
         yield f"Rejected answers: {rejected} of {stats.rejections.answers} ({flags})"
-    if stats.stale:
+    if stale := stats.kept["stale"]:
         yield (
-            f"{stats.stale} kept captions were made with a different recipe;"
-            " --redo stale re-captions them."
+            f"{stale} kept captions were made with a different recipe; --redo stale re-captions"
+            " them."
         )
+    if theirs := people_wrote(stats.kept["edited"], stats.kept["adopted"] + stats.adopted):
+        yield f"{theirs}: kept, also by --redo."
+    if stats.spared:
+        yield f"{stats.spared} of these would be captioned again with --overwrite-edited."
+
+
+def no_such_item(names: Sequence[str]) -> str:
+    """The warning for names of --redo-file."""
+    return f"No item has the name of --redo-file: {', '.join(map(printable, names))}"
+
+
+def people_wrote(edited: int, adopted: int) -> str:
+    """How many captions no run has made, as 1 edited caption, 2 adopted captions."""
+    numbers = ((edited, "edited caption"), (adopted, "adopted caption"))
+    return ", ".join(counted(number, noun) for number, noun in numbers if number)
 
 
 def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
@@ -123,7 +145,6 @@ def describe_pilot(
     num_documents: int,
     output: Path,
     arguments: Iterable[str],
-    redoes_all: bool,
 ) -> str:
     """After a pilot: what to look at, the command of the full run, and how long it may take.
 
@@ -132,14 +153,13 @@ def describe_pilot(
     """
     size = sum(chosen.values())
     types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(chosen).most_common())
-    kept = "re-captions these too" if redoes_all else "keeps these captions"
     full = shlex.join(["python", "-m", "vllm_caption", *without_pilot(arguments)])
     lines = [
         f"Pilot: {size} of {num_items:,} items in {num_documents:,} documents,"
         f" across all file sizes: {types}",
         f"  Report: {output}/{REPORT} (rebuild it with: python -m vllm_caption report"
         f" {shlex.join([f'--output={output}'])})",
-        f"  Full run ({kept}): {full}",
+        f"  Full run (keeps these captions): {full}",
     ]
     left, images_per_s = num_items - size, stats.mean_images_per_s
     if images_per_s and left:

@@ -31,13 +31,18 @@ from vllm_caption.store.layout import (
     temporary_caption_name,
     temporary_parts,
 )
+from vllm_caption.store.rows import CaptionTrace, hash_of
 
 MAX_NAME_BYTES: Final = 255
 MAX_PATH_BYTES: Final = 4095
 MAX_CAPTION_BYTES: Final = 64 * 2**20
 """A larger file is no caption."""
 
+SAME_MOMENT_S: Final = 0.2
+"""Between a row and its .txt, which is written next."""
+
 State = Literal["there", "empty", "gone", "unreadable"]
+Comparison = Literal["same", "edited", "gone"]
 
 
 class Inspected(NamedTuple):
@@ -96,7 +101,34 @@ class CaptionFiles:
             if error.errno in DENIALS:
                 raise _denied("its .txt cannot be read", error) from error
             raise
-        return text if text.strip() else None
+        return None if is_blank(text) else text
+
+    def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
+        """What became of the .txt that was written from a row: still the "same" text, "edited" by
+        somebody, or "gone" (also where nothing is in it).
+
+        A file with the size and the time of its row is taken for the same: one stat for each of a
+        million files takes some seconds, where reading them would take twice that here and minutes
+        over a network. Any other file is read, and its text compared with the row's by hash; so is
+        every file with ``surely``, which whoever means to replace the text must ask for: an edit
+        can keep the size, and a copy the time. What cannot be read counts as edited, so that it is
+        never replaced.
+        """
+        try:
+            facts = os.stat(self.path(file))
+        except (FileNotFoundError, NotADirectoryError):
+            return "gone"
+        except OSError as error:
+            return "gone" if error.errno == errno.ENAMETOOLONG else "edited"
+        if stat.S_ISDIR(facts.st_mode):
+            return "gone"
+        apart_s = abs(facts.st_mtime - trace.made_us / 1e6)
+        if facts.st_size == trace.num_bytes and apart_s <= SAME_MOMENT_S and not surely:
+            return "same"
+        found = self.inspect(file)
+        if found.state == "there":
+            return "same" if hash_of(found.text) == trace.text_hash else "edited"
+        return "edited" if found.state == "unreadable" else "gone"
 
     def inspect(self, file: str) -> Inspected:
         """As `read`, but whatever lies there is described; never waits, as on a FIFO."""
@@ -105,7 +137,8 @@ class CaptionFiles:
         except FileNotFoundError:
             return Inspected("gone")
         except OSError as error:
-            state: State = "unreadable" if isinstance(error, PermissionError) else "gone"
+            nowhere = isinstance(error, NotADirectoryError) or error.errno == errno.ENAMETOOLONG
+            state: State = "gone" if nowhere else "unreadable"
             return Inspected(state, reason=error.strerror or str(error))
         try:
             facts = os.fstat(descriptor)
@@ -122,7 +155,7 @@ class CaptionFiles:
             return Inspected("unreadable", reason=error.strerror or str(error))
         finally:
             os.close(descriptor)
-        return Inspected("there" if text.strip() else "empty", text, written_s=facts.st_mtime)
+        return Inspected("empty" if is_blank(text) else "there", text, written_s=facts.st_mtime)
 
     def check_place(self, file: str) -> None:
         """Raise ItemError when what is on disk leaves no place for this caption."""
@@ -217,6 +250,12 @@ class CaptionFiles:
                         yield path, True
         for part in temporary_parts(Path(self._root, MANIFEST)):
             yield f"{MANIFEST}/{part.name}", True
+
+
+def is_blank(text: str) -> bool:
+    """Whether a .txt holds no caption: white space, a byte order mark that an editor left, or the
+    zeros that a power loss leaves on some file systems."""
+    return not text.strip("\0\ufeff \t\r\n").strip()
 
 
 def _conflict() -> ItemError:

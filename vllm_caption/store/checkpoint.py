@@ -25,7 +25,7 @@ from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.journal import Journal, read_journal
 from vllm_caption.store.layout import MANIFEST, part_name, part_number, parts, temporary_parts
 from vllm_caption.store.reader import ROWS_AT_A_TIME, last_rows, read_states
-from vllm_caption.store.rows import SCHEMA, ItemState, Row, to_table
+from vllm_caption.store.rows import SCHEMA, KnownItems, Row, to_table
 
 UNSYNCED: Final = "The file system of --output cannot sync: a power loss may cost the last rows"
 
@@ -73,7 +73,7 @@ class Checkpoint:
             self._rows.clear()
         self._journal.clear()
 
-    def states(self) -> dict[str, ItemState]:
+    def states(self) -> KnownItems:
         """The state of every item that has a row in a part."""
         return self._disk.attempt("file", lambda: read_states(parts(self.folder)))
 

@@ -22,6 +22,7 @@ DOCUMENTS: Final = "documents.parquet"
 RECIPES: Final = "recipes.json"
 DAMAGED_RECIPES: Final = "recipes.json.damaged"
 STATUS: Final = "status.json"
+REDO: Final = "redo.json"
 SAMPLES: Final = "monitor.parquet"
 REPORT: Final = "report.html"
 COMPARISON: Final = "compare.html"
@@ -33,7 +34,7 @@ LOGS: Final = "logs"
 PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
 
-_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, SAMPLES)
+_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, SAMPLES)
 """What a run replaces as a whole."""
 _OTHERS: Final = (
     *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, REPORT, COMPARISON, LOCK, OWNER, PROBE),

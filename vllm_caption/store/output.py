@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,9 @@ from vllm_caption.store.layout import (
     state_folder,
 )
 from vllm_caption.store.lock import OutputLock
-from vllm_caption.store.reader import read_states
+from vllm_caption.store.reader import read_captions, read_states
 from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recipe
-from vllm_caption.store.rows import ItemState, Row
+from vllm_caption.store.rows import KnownItems, Row
 
 
 class Output:
@@ -102,14 +102,21 @@ class Output:
                 move = partial(documents.replace, target)
                 self._disk.try_once("inform", move, f"{target} cannot be written")
 
-    def item_states(self) -> dict[str, ItemState]:
+    def item_states(self) -> KnownItems:
         """The state of every item that has a row; for a shard, also those of the output folder's
         manifest."""
-        states = self._checkpoint.states()
-        if self.shard is not None:
-            states = read_states(parts(self._captions_root / MANIFEST)) | states
+        states = read_states(self._known_parts())
         self.files.claims.record(file for file, s in states.items() if s.status == "captioned")
         return states
+
+    def captions_of(self, files: Container[str]) -> Iterator[tuple[str, str]]:
+        """(file, caption) of those of ``files`` whose last row in a part holds a caption."""
+        yield from read_captions(self._known_parts(), files)
+
+    def _known_parts(self) -> list[Path]:
+        """Oldest first."""
+        of_whole = [] if self.shard is None else parts(self._captions_root / MANIFEST)
+        return [*of_whole, *parts(self.root / MANIFEST)]
 
     def ids_of(self, recipe: Recipe) -> frozenset[str]:
         """Under which the rows of the folder name a recipe."""

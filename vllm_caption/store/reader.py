@@ -18,7 +18,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -27,7 +26,7 @@ from vllm_caption.formatting import first_line
 from vllm_caption.store.disk.verdicts import OUTAGES
 from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import all_parts, state_folders
-from vllm_caption.store.rows import SCHEMA, ItemState, Row, from_table, to_table
+from vllm_caption.store.rows import SCHEMA, KnownItems, Row, from_table, to_table
 
 T = TypeVar("T")
 ROWS_AT_A_TIME: Final = 8192
@@ -131,17 +130,21 @@ def last_rows(
             yield table.filter(pa.array(kept[begin : (begin := begin + len(table))]))
 
 
-def read_states(paths: Sequence[Path]) -> dict[str, ItemState]:
+def read_states(paths: Sequence[Path]) -> KnownItems:
     """The state of every item that has a row in these parts."""
-    states: dict[str, ItemState] = {}
-    shared: dict[ItemState, ItemState] = {}  # a million rows, a handful of distinct values
+    known = KnownItems()
     with _blaming(*paths):
-        for table in _read(paths, ["file", "status", "recipe_id", "flags", "error_kind"]):
-            flags = pc.fill_null(pc.binary_join(table["flags"], ","), "")
-            for file, *values in _tuples(table.set_column(3, "flags", flags)):
-                state = ItemState(*values)
-                states[file] = shared.setdefault(state, state)
-    return states
+        for table in _read(paths, KnownItems.COLUMNS):
+            known.extend(table)
+    return known
+
+
+def read_captions(paths: Sequence[Path], files: Container[str]) -> Iterator[tuple[str, str]]:
+    """(file, caption) of those of ``files`` whose last row in these parts holds a caption."""
+    for table in last_rows(paths, ("file", "caption")):
+        for file, caption in _tuples(table):
+            if caption is not None and file in files:
+                yield file, caption
 
 
 def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -197,11 +200,12 @@ class FolderRows:
             for table in last_rows(self.parts):
                 yield from from_table(table)
 
-    def states(self) -> dict[str, ItemState]:
+    def states(self) -> KnownItems:
         """The state of every item that has a row."""
-        states = read_states(self.parts)
-        states.update((row.file, ItemState.of(row)) for row in self.journal)
-        return states
+        known = read_states(self.parts)
+        for row in self.journal:
+            known.add(row)
+        return known
 
 
 def read_folder(root: Path, read: Callable[[FolderRows], T], without: Container[Path] = ()) -> T:

@@ -6,12 +6,14 @@ column is a new field with a default; in older parts and journals it then has th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
 from typing import Annotated, Final, NamedTuple, get_args, get_type_hints
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Microseconds = Annotated[int, "since 1970, UTC"]
 
@@ -99,17 +101,131 @@ def from_table(table: pa.Table) -> Iterator[Row]:
         yield msgspec.convert(values | {"flags": values["flags"] or ()}, Row)
 
 
+# --- what a rerun keeps of rows ----------------------------------------------------------------
+
+
 class ItemState(NamedTuple):
     """What a rerun needs to know of an item's last row. ``flags``: with commas between them;
-    ``read``: the item was met in this run's input."""
+    ``run_id``: the run that wrote the row."""
 
     status: str
     recipe_id: str | None
     flags: str
     error_kind: str | None
-    read: bool = False
+    run_id: str = ""
 
     @staticmethod
     def of(row: Row) -> ItemState:
         """The state that this row leaves its item in."""
-        return ItemState(row.status, row.recipe_id, ",".join(row.flags), row.error_kind)
+        flags = ",".join(row.flags)
+        return ItemState(row.status, row.recipe_id, flags, row.error_kind, row.run_id)
+
+
+class CaptionTrace(NamedTuple):
+    """What is kept of a row's caption to know it again in its .txt: its size as UTF-8, the hash of
+    its text (`hash_of`), and when it was made, in microseconds since 1970."""
+
+    num_bytes: int
+    text_hash: int
+    made_us: int
+
+
+def hash_of(caption: str) -> int:
+    """64 bits, keyed per process, of a caption as a text file gives it back."""
+    if "\r" in caption:
+        caption = caption.replace("\r\n", "\n").replace("\r", "\n")
+    return hash(caption)
+
+
+class KnownItems(Mapping[str, ItemState]):
+    """The last state of every item that has a row, with the trace of its caption.
+
+    A million items take about 60 MB beside their names: states are few and shared, and what differs
+    from item to item lies in arrays.
+    """
+
+    COLUMNS: Final = (
+        *("file", "status", "recipe_id", "flags", "error_kind", "run_id"),
+        *("caption", "finished_at"),
+    )
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._states: list[ItemState] = []
+        self._numbers: dict[ItemState, int] = {}
+        self._state_of = array("I")
+        self._num_bytes = array("q")
+        self._text_hash = array("q")
+        self._made_us = array("q")
+        self._is_read = bytearray()
+
+    def __getitem__(self, file: str) -> ItemState:
+        return self._states[self._state_of[self._places[file]]]
+
+    def __contains__(self, file: object) -> bool:
+        return file in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def trace(self, file: str) -> CaptionTrace:
+        """Of the caption in an item's row."""
+        place = self._places[file]
+        return CaptionTrace(self._num_bytes[place], self._text_hash[place], self._made_us[place])
+
+    def add(self, row: Row) -> None:
+        """One more row, newer than those before."""
+        caption = row.caption or ""
+        size = len(caption.encode("utf-8", "surrogatepass"))
+        self._add(row.file, ItemState.of(row), size, hash_of(caption), row.finished_at)
+
+    def extend(self, rows: pa.Table) -> None:
+        """Further rows, with COLUMNS, newer than those before."""
+        flags = pc.fill_null(pc.binary_join(rows["flags"], ","), "")
+        captions = pc.fill_null(rows["caption"], "")
+        states = zip(
+            *(rows[name].to_pylist() for name in ("status", "recipe_id")),
+            flags.to_pylist(),
+            *(rows[name].to_pylist() for name in ("error_kind", "run_id")),
+            strict=True,
+        )
+        for file, state, size, text_hash, made_us in zip(
+            rows["file"].to_pylist(),
+            map(ItemState._make, states),
+            pc.binary_length(captions).to_pylist(),
+            map(hash_of, captions.to_pylist()),
+            rows["finished_at"].cast(pa.int64()).to_pylist(),
+            strict=True,
+        ):
+            self._add(file, state, size, text_hash, made_us)
+
+    def _add(
+        self, file: str, state: ItemState, num_bytes: int, text_hash: int, made_us: int
+    ) -> None:
+        number = self._numbers.setdefault(state, len(self._states))
+        if number == len(self._states):
+            self._states.append(state)
+        self._places[file] = len(self._state_of)
+        self._state_of.append(number)
+        self._num_bytes.append(num_bytes)
+        self._text_hash.append(text_hash)
+        self._made_us.append(made_us)
+        self._is_read.append(False)
+
+    def mark_read(self, file: str) -> None:
+        """Note that an item was met in this run's input."""
+        self._is_read[self._places[file]] = True
+
+    def is_read(self, file: str) -> bool:
+        """Whether it was."""
+        return bool(self._is_read[self._places[file]])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._places.clear()
+        for values in (self._state_of, self._num_bytes, self._text_hash, self._made_us):
+            del values[:]
+        self._is_read.clear()

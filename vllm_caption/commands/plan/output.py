@@ -12,7 +12,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.monitoring.status import read_status
 from vllm_caption.store.layout import STATUS
 from vllm_caption.store.reader import FolderRows, num_rows, read_folder
-from vllm_caption.store.rows import ItemState
+from vllm_caption.store.rows import KnownItems
 
 BLOCK_BYTES: Final = 4096
 """Disk space of the smallest file on common file systems; a caption is far smaller."""
@@ -28,7 +28,7 @@ FEW_FILES: Final = 10
 class Recorded(NamedTuple):
     """The manifest of an output folder. ``row_bytes``: of a row in its parts."""
 
-    states: dict[str, ItemState]
+    states: KnownItems
     row_bytes: float | None
 
 

@@ -43,17 +43,25 @@ class ElementType(msgspec.Struct, frozen=True):
 
 
 class Items(msgspec.Struct, frozen=True):
-    """The items, as a run counts them. ``done`` includes ``adopted`` (a .txt without a record) and
-    ``stale`` (made with another recipe). Of those to caption, ``redone`` have a caption that
-    ``--redo`` replaces, and ``failed_before`` counts earlier failures by kind."""
+    """The items, as a run counts them. ``done`` includes ``adopted`` (a .txt without a record),
+    ``adopted_before``, ``edited`` (a .txt that somebody changed), ``stale`` (made with another
+    recipe) and ``restored`` (the .txt is gone, and is written again from its row). Of those to
+    caption, ``gone`` have lost their .txt too, ``redone`` have a caption that ``--redo`` replaces,
+    and ``failed_before`` counts earlier failures by kind. ``spared``: captions that people wrote
+    and that only ``--overwrite-edited`` replaces."""
 
     references: int
     duplicates: int
     total: int
     done: int
     adopted: int
+    adopted_before: int
+    edited: int
     stale: int
+    restored: int
+    spared: int
     to_caption: int
+    gone: int
     redone: int
     failed_before: dict[str, int]
     problems: list[Problem]

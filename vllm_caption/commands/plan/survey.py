@@ -20,13 +20,25 @@ from vllm_caption.commands.plan.report import (
     Time,
 )
 from vllm_caption.config import RunConfig
-from vllm_caption.driver.resume import Adopt, Caption, Keep, KeepFailure, Refuse, decide
+from vllm_caption.driver.redo import earlier_runs, read_redo
+from vllm_caption.driver.resume import (
+    Adopt,
+    Caption,
+    Keep,
+    KeepFailure,
+    Need,
+    Origin,
+    Pass,
+    Refuse,
+    Restore,
+    Wanted,
+)
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import printable
-from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.disk.folding import look_at_disk
+from vllm_caption.store.layout import state_folder
 from vllm_caption.store.recipe import ids_of, make_recipe
 
 
@@ -40,18 +52,23 @@ class Survey:
         self._recorded = recorded
         recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
         self._recipe_id = recipe.id
-        self._recipe_ids = ids_of(recipe, config.output)
+        ids = ids_of(recipe, config.output)
+        redo = read_redo(state_folder(config.output, config.input.shard))
+        runs = frozenset(earlier_runs(redo, config.resume, ids))
         self._prompt_name = prompt.name
-        self._files = CaptionFiles(config.output, folding=look_at_disk(config.output))
+        files = CaptionFiles(config.output, folding=look_at_disk(config.output))
         captioned = (f for f, state in recorded.states.items() if state.status == "captioned")
-        self._files.claims.record(captioned)
-        self._reader = ManifestReader(config.input)
+        files.claims.record(captioned)
+        wanted = Wanted(config.resume, ids, runs)
+        self._pass = Pass(config.input, recorded.states, files, wanted)
+        self._reader = self._pass.reader
         self._document_problems, self._problems = Problems(), Problems()
         root = os.fspath(config.input.images_root)
         asked = prompt if open_images else None
         self._images = ImageSurvey(root, config.image, asked, self._refuse)
         self._items_by_type: Counter[str] = Counter()
-        self._done = self._adopted = self._stale = self._redone = 0
+        self._kept: Counter[Origin] = Counter()
+        self._adopted = self._restored = self._spared = self._gone = self._redone = 0
         self._failed_before: Counter[str] = Counter()
         self._new_captions = 0
         self._folders: set[str] = set()
@@ -60,41 +77,44 @@ class Survey:
         """Read the whole input once; ``show`` gets the number of documents read so far."""
         finished = False
         try:
-            for entry in self._reader:
+            for entry in self._pass:
                 if isinstance(entry, SkippedDocument):
                     self._document_problems.add(entry.kind, f"{entry.document}: {entry.reason}")
                 elif isinstance(entry, BadEntry):
                     shown = f"{entry.document}[{entry.element_index}]: {entry.file}"
                     self._problems.add("bad_name", f"{shown}: {entry.reason}")
                 else:
-                    self._take(entry)
+                    self._take(*entry)
                 show(self._reader.counts.documents)
             finished = True
         finally:
             self._images.close(finish=finished)
 
-    def _take(self, item: Item) -> None:
+    def _take(self, item: Item, need: Need) -> None:
         self._items_by_type[item.element_type] += 1
-        state = self._recorded.states.get(item.file)
-        match decide(item.file, state, self._files, self._config.resume, self._recipe_ids):
-            case Keep(stale):
-                self._done += 1
-                self._stale += stale
+        match need:
+            case Keep(origin, spared):
+                self._kept[origin] += 1
+                self._spared += spared
             case KeepFailure(kind):
-                reason = "not tried again (--redo-kind)"
+                reason = "not tried again"
                 self._problems.add(kind, f"{printable(item.file)}: {reason}")
-            case Adopt():
-                self._done += 1
+            case Adopt(_, spared):
                 self._adopted += 1
-                self._stale += 1
+                self._spared += spared
+            case Restore():
+                self._restored += 1
+                self._folders.add(item.file.rpartition("/")[0])
             case Refuse(error):
                 self._refuse(item, error)
-            case Caption(again):
-                if again:
+            case Caption(cause):
+                if cause == "again":
                     self._redone += 1
                 else:
+                    self._gone += cause == "gone"
                     self._new_captions += 1
                     self._folders.add(item.file.rpartition("/")[0])
+                state = self._recorded.states.get(item.file)
                 if state is not None and state.status == "failed":
                     self._failed_before[state.error_kind or "unknown"] += 1
                 self._images.add(item)
@@ -123,7 +143,7 @@ class Survey:
             disk=disk_needs(
                 config,
                 self._recorded,
-                captions=min(self._new_captions, items.to_caption),
+                captions=self._restored + min(self._new_captions, items.to_caption),
                 rows=rows,
                 folders=self._folders,
             ),
@@ -150,14 +170,20 @@ class Survey:
     def _items(self) -> Items:
         counts = self._reader.counts
         total = counts.items + counts.bad_entries
+        done = self._kept.total() + self._adopted + self._restored
         return Items(
             references=counts.shape_references,
             duplicates=counts.duplicates,
             total=total,
-            done=self._done,
+            done=done,
             adopted=self._adopted,
-            stale=self._stale,
-            to_caption=total - self._done - self._problems.count,
+            adopted_before=self._kept["adopted"],
+            edited=self._kept["edited"],
+            stale=self._kept["stale"],
+            restored=self._restored,
+            spared=self._spared,
+            to_caption=total - done - self._problems.count,
+            gone=self._gone,
             redone=self._redone,
             failed_before=dict(self._failed_before.most_common()),
             problems=self._problems.listed(),

@@ -17,6 +17,7 @@ from vllm_caption.formatting import (
     tally,
 )
 from vllm_caption.inputs.manifest import no_type_skipped
+from vllm_caption.monitoring.summary import people_wrote
 
 MAX_TYPES: Final = 8
 MAX_NAME_CHARS: Final = 32
@@ -79,6 +80,14 @@ def _items(items: Items) -> Iterator[str]:
     if items.stale:
         text = "made with a different recipe; --redo stale re-captions them"
         yield f"{INDENT}{items.stale:,} of the captioned were {text}"
+    if theirs := people_wrote(items.edited, items.adopted_before + items.adopted):
+        yield f"{INDENT}{theirs}: kept, also by --redo"
+    if items.spared:
+        text = "of these would be captioned again with --overwrite-edited"
+        yield f"{INDENT}{items.spared:,} {text}"
+    if missing := items.restored + items.gone:
+        how = f"{items.restored:,} to write again from their rows, {items.gone:,} to caption again"
+        yield f"{INDENT}{counted(missing, '.txt file')} missing or empty: {how}"
     if items.redone:
         yield f"{INDENT}{counted(items.redone, 'caption')} will be replaced (--redo)"
     if items.failed_before:

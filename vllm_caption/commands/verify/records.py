@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from vllm_caption.errors import UsageError
 from vllm_caption.store.reader import FolderRows, UnreadablePart, read_folder
+from vllm_caption.store.rows import hash_of
 
 COLUMNS: Final = ("file", "status", "caption", "error_kind", "error")
 
@@ -53,13 +54,6 @@ class Records:
             self.captioned.pop(file, None)
             failure = Failure(kind or "unknown", reason or "no reason is recorded")
             self.failed[file] = self._failures.setdefault(failure, failure)
-
-
-def hash_of(caption: str) -> int:
-    """64 bits, keyed per process, of a caption as a text file gives it back."""
-    if "\r" in caption:
-        caption = caption.replace("\r\n", "\n").replace("\r", "\n")
-    return hash(caption)
 
 
 def read_records(root: Path) -> Records:

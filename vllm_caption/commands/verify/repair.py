@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from vllm_caption.commands.verify.records import hash_of, read_captions
+from vllm_caption.commands.verify.records import read_captions
 from vllm_caption.commands.verify.verdict import ItemKind
 from vllm_caption.driver.row_maker import adopted
 from vllm_caption.errors import ItemError
 from vllm_caption.items import Item
 from vllm_caption.store.output import Output
+from vllm_caption.store.rows import hash_of
 
 
 class _Wanted(NamedTuple):

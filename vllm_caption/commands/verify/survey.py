@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.commands.verify.records import Failure, Records, hash_of, read_records
+from vllm_caption.commands.verify.records import Failure, Records, read_records
 from vllm_caption.commands.verify.repair import Repair
 from vllm_caption.commands.verify.verdict import (
     MAX_EXAMPLES,
@@ -22,6 +22,7 @@ from vllm_caption.commands.verify.verdict import (
     Verdict,
 )
 from vllm_caption.config import InputConfig
+from vllm_caption.driver.nothing_taken import Unusable
 from vllm_caption.driver.row_maker import bad_entry_name
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import encodable_name
@@ -32,6 +33,7 @@ from vllm_caption.store.caption_files import CaptionFiles, Inspected
 from vllm_caption.store.disk.folding import look_at_disk
 from vllm_caption.store.layout import CAPTION_SUFFIX
 from vllm_caption.store.lock import find_holder
+from vllm_caption.store.rows import hash_of
 
 SLACK_S: Final = 5.0
 """Between a .txt and its row, and between the clocks of this process and the file system."""
@@ -43,6 +45,7 @@ class Survey:
     def __init__(
         self, config: InputConfig, root: Path, repair: Repair | None, *, keep_all: bool
     ) -> None:
+        self._config = config
         self._root = root
         self._repair = repair
         self._findings = Findings(keep_all=keep_all)
@@ -67,7 +70,10 @@ class Survey:
             if self._repair is not None:
                 self._repair.set_part_aside(path)
                 self._findings.add_repaired("damaged_part")
+        unusable = Unusable()
         for entry in self._reader:
+            if not isinstance(entry, Item):
+                unusable.add(entry)
             if isinstance(entry, SkippedDocument):
                 self._findings.add_document(entry.kind, entry.document, entry.reason)
             elif isinstance(entry, BadEntry):
@@ -76,6 +82,7 @@ class Survey:
                 self._take(entry)
             show(self._reader.counts.documents)
         if self._reader.complete:
+            unusable.check(self._config, self._reader.counts)
             for file in (*self._records.captioned, *self._records.failed):
                 self._findings.add("orphan_row", file)
         self._walk()
@@ -106,8 +113,8 @@ class Survey:
         elif self._is_new(found):
             self._meanwhile += 1
         elif found.state == "there":
-            self._findings.add("changed", item.file)
-            self._adopt("changed", item, found)
+            self._findings.add("edited", item.file)
+            self._adopt("edited", item, found)
         elif found.state == "empty":
             self._findings.add("empty_txt", item.file, "its row holds a caption")
             self._restore("empty_txt", item, caption_hash)

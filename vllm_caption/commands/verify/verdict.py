@@ -18,7 +18,7 @@ VERSION: Final = 1
 MAX_EXAMPLES: Final = 3
 
 ItemKind = Literal[
-    "missing_row", "missing_txt", "empty_txt", "changed", "unreadable_txt", "failed", "untried"
+    "missing_row", "missing_txt", "empty_txt", "edited", "unreadable_txt", "failed", "untried"
 ]
 Kind = ItemKind | Literal["orphan_txt", "orphan_row", "damaged_part"]
 ITEM_KINDS: Final[tuple[ItemKind, ...]] = get_args(ItemKind)
@@ -38,15 +38,15 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "missing_txt": Explanation(
         "a captioned row without its .txt",
-        "verify --repair writes the .txt from the row",
+        "run again, or verify --repair: the .txt is written from the row",
     ),
     "empty_txt": Explanation(
         "a .txt with nothing in it",
-        "verify --repair writes the .txt from the row; if there is no row, run again",
+        "run again, or verify --repair: the .txt is written from the row, if there is one",
     ),
-    "changed": Explanation(
-        "a .txt that differs from its row",
-        "verify --repair keeps the .txt and replaces the row",
+    "edited": Explanation(
+        "a .txt that somebody changed: it differs from its row",
+        "harmless, no run replaces it; verify --repair makes the row agree with the .txt",
     ),
     "unreadable_txt": Explanation(
         "a .txt that cannot be read",

@@ -1,0 +1,152 @@
+"""When nothing of an input can be taken: the likeliest cause, as an error of usage.
+
+A million items that fail one by one, or a run over nothing that ends well, are the same mistake: a
+folder that is not the one meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from vllm_caption.config import InputConfig, is_remote
+from vllm_caption.errors import UsageError
+from vllm_caption.formatting import counted, encodable_name, printable, tally
+from vllm_caption.images.object_store import public_root
+from vllm_caption.inputs.documents import SUFFIX
+from vllm_caption.inputs.manifest import InputCounts, document_names
+from vllm_caption.items import BadEntry, SkippedDocument
+
+MAX_LISTED: Final = 3
+MAX_ENTRIES: Final = 200
+"""Of a folder, those that are looked at for a hint."""
+MAX_PARENTS: Final = 4
+
+
+# --- no item at all ------------------------------------------------------------------------------
+
+
+class Unusable:
+    """What a pass over the input could not take: counts, and the first of each."""
+
+    def __init__(self) -> None:
+        self.documents: Counter[str] = Counter()
+        self.first_document: SkippedDocument | None = None
+        self.first_entry: BadEntry | None = None
+
+    def add(self, entry: SkippedDocument | BadEntry) -> None:
+        """One more."""
+        if isinstance(entry, BadEntry):
+            self.first_entry = self.first_entry or entry
+            return
+        self.documents[entry.kind] += 1
+        self.first_document = self.first_document or entry
+
+    def check(self, config: InputConfig, counts: InputCounts) -> None:
+        """Raise UsageError where the whole input was read and not one item was in it. Of a shard,
+        the items of the others count too. Elements that name no file are items that fail, unless
+        the folders are mixed up."""
+        if counts.shape_references == counts.bad_entries:
+            cause = _mixed_up_folders(config) or self._cause(config, counts)
+            if cause is not None:
+                raise cause
+
+    def _cause(self, config: InputConfig, counts: InputCounts) -> UsageError | None:
+        if self.first_entry is not None:
+            return None
+        if self.first_document is not None and counts.skipped == counts.documents:
+            return self._no_document(config, self.first_document)
+        if config.patterns:
+            remedy = "no item has such a name; give it as `file` in the manifests, or as a pattern"
+            return UsageError("--redo-file", " ".join(map(printable, config.patterns)), remedy)
+        if counts.elements:
+            types = tally(Counter({name or "(empty)": n for name, n in _types(counts)}))
+            remedy = f"leaves nothing to caption: the elements are {types}"
+            return UsageError("--skip-types", ",".join(config.skip_types), remedy)
+        number = counted(counts.documents - counts.skipped, "document")
+        return UsageError("--jsons", config.jsons, f"its {number} list no images")
+
+    def _no_document(self, config: InputConfig, first: SkippedDocument) -> UsageError:
+        number = counted(self.documents.total(), "document")
+        if set(self.documents) == {"missing_detail"}:
+            wanted = printable(f"{first.document}{SUFFIX}")
+            remedy = f"has no file for any of the {number} of --jsons, such as {wanted}"
+            held = _held(config.json_detail)
+            return UsageError("--json-detail", config.json_detail, f"{remedy}; it holds {held}")
+        reasons = f"{tally(self.documents)}, e.g. {printable(first.document)}: {first.reason}"
+        remedy = f"none of its {number} can be taken: {reasons}"
+        return UsageError("--jsons", config.jsons, remedy)
+
+
+def _types(counts: InputCounts) -> list[tuple[str, int]]:
+    return [(printable(name), number) for name, number in counts.elements_by_type.most_common(5)]
+
+
+def _mixed_up_folders(config: InputConfig) -> UsageError | None:
+    """Equal or swapped folders, as seen in the first document."""
+    if config.jsons.samefile(config.json_detail):
+        remedy = "is the folder of --jsons; name the one with the details (`types`) of each NAME"
+        return UsageError("--json-detail", config.json_detail, remedy)
+    name = document_names(config.jsons)[0] + SUFFIX
+    manifest, detail = _object(config.jsons / name), _object(config.json_detail / name)
+    if "types" in manifest and detail and "types" not in detail:
+        remedy = f"holds the details (`types`), and --json-detail {config.json_detail} the"
+        return UsageError("--jsons", config.jsons, f"{remedy} manifests: swap the two")
+    return None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            return {}
+        content = msgspec.json.decode(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+# --- no image ------------------------------------------------------------------------------------
+
+
+def no_image(images_root: Path | str, files: Sequence[str]) -> UsageError:
+    """The first items have no image, all of them: one path that was tried, and what is near it."""
+    root, file = public_root(images_root), files[0]
+    tried = f"{counted(len(files), 'path')} tried, the first is {root}/{printable(file)}"
+    what = f"none of the first images is there ({tried})"
+    if is_remote(images_root):
+        return UsageError("--images-root", root, f"{what}; name the prefix that `file` starts from")
+    for other in _other_roots(Path(images_root), file):
+        if (other / file).exists():
+            remedy = f"{other}/{printable(file)} is there: use --images-root {other}"
+            return UsageError("--images-root", root, f"{what}; {remedy}")
+    near = next(folder for folder in Path(images_root, file).parents if folder.is_dir())
+    return UsageError("--images-root", root, f"{what}; {near} is there and holds {_held(near)}")
+
+
+def _other_roots(root: Path, file: str) -> Iterator[Path]:
+    """Where the user may have meant: above the root, in it, or with a part of the name cut off."""
+    absolute = root.absolute()
+    yield from list(absolute.parents)[:MAX_PARENTS]
+    try:
+        with os.scandir(absolute) as entries:
+            for entry, _ in zip(entries, range(MAX_ENTRIES), strict=False):
+                if entry.is_dir():
+                    yield Path(entry.path)
+    except OSError:
+        return
+
+
+def _held(folder: Path) -> str:
+    """The first names in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e, _ in zip(entries, range(MAX_ENTRIES), strict=False))
+    except OSError as error:
+        return f"what cannot be listed ({error.strerror})"
+    shown = ", ".join(printable(encodable_name(name)) for name in names[:MAX_LISTED])
+    return f"{shown}{' …' if len(names) > MAX_LISTED else ''}" or "nothing"
