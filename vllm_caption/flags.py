@@ -112,7 +112,8 @@ def add_input(group: Any) -> None:
     _add(group, config, "images_root", text, type=parse_images_root)
     text = "element types that are not captioned, comma-separated, in upper or lower case"
     _add(group, config, "skip_types", text, type=_names)
-    _add(group, config, "limit", "caption only the first N items", type=positive)
+    text = "only the first N items; with --redo of a run, the next N that are captioned again"
+    _add(group, config, "limit", text, type=positive)
 
 
 def add_output_folder(group: Any) -> None:
@@ -140,7 +141,7 @@ def _add_output(group: Any, run: RunConfig) -> None:
         nargs="+",
         action="extend",
         type=_file_pattern,
-        default=run.resume.redo_files,
+        default=list(run.resume.redo_files),
         help="caption only the items of these names again; a name may be a pattern, as 'icons/*'",
     )
     text = "with --redo: also captions that were edited by hand or adopted"
@@ -349,7 +350,8 @@ def make_config(values: dict[str, Any]) -> RunConfig:
         remedy = f"is more than --max-pixels {values['max_pixels']}"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)
     _check_output(values)
-    values = values | {"patterns": values["redo_files"]}
+    named = tuple(values["redo_files"])
+    values = values | {"redo_files": named, "patterns": named}
     if is_remote(values["images_root"]):
         values = values | {"window_factor": REMOTE_WINDOW_FACTOR}
     return RunConfig(
