@@ -12,6 +12,7 @@ import psutil
 import pytest
 from support.driver_run import Given, Run, names
 from support.fake_engines import (
+    die_for_memory,
     never_answer,
     start_broken,
     start_broken_once,
@@ -21,10 +22,13 @@ from support.fake_engines import (
 )
 from support.job import captions, rows
 
+from vllm_caption.captions.prompt import load_prompt
+from vllm_caption.captions.question import make_question
 from vllm_caption.config import RunConfig
 from vllm_caption.engines.executors.base import Executor, WorkerSpec
 from vllm_caption.engines.executors.local import LocalExecutor, LocalWorker
-from vllm_caption.errors import RunStopped
+from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.inputs.documents import longest_item
 from vllm_caption.items import Document, Item
 
 
@@ -290,7 +294,22 @@ def test_check_of_the_flags_that_never_answers_ends_with_a_sentence(
     executor = LocalExecutor(["0"], tmp_path / "logs", check_timeout_s=0.1)
     config = RunConfig()
     with pytest.raises(RunStopped, match="vLLM could not check the model and its flags"):
-        asyncio.run(executor.check_flags((), config.image, config.sampling))
+        question = make_question(load_prompt(config.prompt), longest_item())
+        asyncio.run(executor.check_flags((), config.image, config.sampling, question))
+    executor.close()
+
+
+def test_check_of_the_flags_that_dies_is_told_with_its_cause_as_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr("vllm_caption.engines.executors.local._preflight_main", die_for_memory)
+    executor = LocalExecutor(["0"], tmp_path / "logs")
+    config = RunConfig()
+    question = make_question(load_prompt(config.prompt), longest_item())
+    flags = config.engine.vllm_flags("a-model")
+    with pytest.raises(UsageError, match=r"--model a-model: .* ended \(killed .* SIGKILL.*; see "):
+        asyncio.run(executor.check_flags(flags, config.image, config.sampling, question))
     executor.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters
 
 import pytest
 from support.job import Result, captions, input_flags, make_input, rows, run_here, write_document
@@ -91,7 +92,7 @@ def test_model_that_says_nothing_to_anyone_stops_the_run_and_every_item_stays_to
 ) -> None:
     files = make_input(tmp_path, 24)
     arguments = ("--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
-    result = run_here(*arguments, "--stop", *"aeiou", "--max-same-errors=32")
+    result = run_here(*arguments, "--stop", *ascii_letters, "--max-same-errors=32")
     assert result.exit_code == 3
     (said,) = (line for line in result.stderr.splitlines() if "the same error for everyone" in line)
     assert "a caption without a word; the model says nothing: is it an instruct model" in said

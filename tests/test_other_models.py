@@ -16,8 +16,10 @@ from transformers import AutoProcessor, Idefics3ForConditionalGeneration
 
 import vllm_caption.demo
 from vllm_caption.captions.prompt import load_prompt
+from vllm_caption.captions.question import make_question
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.images.decode import prepare_image
+from vllm_caption.inputs.documents import longest_item
 
 pytestmark = pytest.mark.engine
 
@@ -125,5 +127,7 @@ def test_pixel_bounds_hold_unless_the_user_bounds_the_processor(
     from vllm_caption.engines.vllm_engine import check_engine_args
 
     model = f"--model={SAMPLE.parent / 'model'}"
-    checked = check_engine_args((model, *flags), ImageConfig(), SamplingConfig(), on_cpu=True)
+    question = make_question(load_prompt("shape-brief"), longest_item())
+    image, sampling = ImageConfig(), SamplingConfig()
+    checked = check_engine_args((model, *flags), image, sampling, question, on_cpu=True)
     assert checked.bounds_pixels is ours

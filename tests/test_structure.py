@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vllm_caption"
-BASE = ("errors", "messages", "items", "formatting", "config", "engine_flags", "flags")
+BASE = ("errors", "messages", "items", "formatting", "config", "engine_flags", "flags", "process")
 ORDER = (
     BASE,
     ("inputs", "images", "captions", "demo"),

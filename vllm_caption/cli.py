@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,12 +11,14 @@ from typing import Any, NoReturn
 from vllm_caption.errors import (
     EXIT_INTERRUPTED,
     EXIT_NO_READER,
+    EXIT_OK,
     EXIT_STOPPED,
     EXIT_USAGE,
     CaptionJobError,
     UsageError,
 )
 from vllm_caption.flags import COMMANDS
+from vllm_caption.process import prepare_process, remove_temporary_folders, say
 
 
 def command() -> NoReturn:
@@ -27,13 +28,15 @@ def command() -> NoReturn:
     one of them may be waiting for an engine process to start.
     """
     sys.excepthook = _unforeseen
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal must be able to print any file name
-            stream.reconfigure(errors="backslashreplace")
     try:
+        prepare_process()
         exit_code = main()
+    except UsageError as error:
+        exit_code = _report("error", error, EXIT_USAGE)
     except BrokenPipeError:  # the output pipe was closed, as by `| head`
         exit_code = EXIT_NO_READER
+    except SystemExit as left:  # --help and --version
+        exit_code = left.code if isinstance(left.code, int) else EXIT_OK
     _leave(exit_code)
 
 
@@ -44,6 +47,7 @@ def _unforeseen(kind: type[BaseException], error: BaseException, trace: Any) -> 
 
 
 def _leave(exit_code: int) -> NoReturn:
+    remove_temporary_folders()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -57,20 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run_command(command, arguments)
     except UsageError as error:
-        print(f"vllm-caption: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return _report("error", error, EXIT_USAGE)
     except CaptionJobError as error:
-        print(f"vllm-caption: stopped: {error}", file=sys.stderr)
-        return EXIT_STOPPED
+        return _report("stopped", error, EXIT_STOPPED)
     except BrokenPipeError:
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"vllm-caption: stopped: {where}{error.strerror or error}", file=sys.stderr)
-        return EXIT_STOPPED
+        return _report("stopped", f"{where}{error.strerror or error}", EXIT_STOPPED)
     except KeyboardInterrupt:  # before the job's own handlers were in place, or beside a job
-        print("Interrupted.", file=sys.stderr)
+        say("Interrupted.", sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _report(what: str, error: object, exit_code: int) -> int:
+    say(f"vllm-caption: {what}: {error}", sys.stderr)
+    return exit_code
 
 
 def _run_command(command: str, arguments: list[str]) -> int:

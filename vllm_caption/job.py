@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from vllm_caption.captions.prompt import Prompt, load_prompt
+from vllm_caption.captions.question import make_question
 from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import RunConfig
 from vllm_caption.driver.loop import Driver
@@ -46,6 +47,7 @@ from vllm_caption.errors import (
 )
 from vllm_caption.images.files import check_images_root
 from vllm_caption.images.object_store import absolute_root, public_root
+from vllm_caption.inputs.documents import longest_item
 from vllm_caption.inputs.manifest import check_manifest_folders
 from vllm_caption.items import Item
 from vllm_caption.monitoring.event_log import EventLog
@@ -258,6 +260,7 @@ class _Job:
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, driver.interrupt)
+        loop.add_signal_handler(signal.SIGUSR1, driver.drain)
         self._monitor.start()
         try:
             await driver.run(self.scan)
@@ -290,7 +293,10 @@ class _Job:
         )
         self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
         flags = config.engine.vllm_flags(resolve_model(config.engine.model))
-        checked = await executor.check_flags(flags, config.image, config.sampling)
+        question = make_question(self._prompt, longest_item())
+        checked = await executor.check_flags(flags, config.image, config.sampling, question)
+        if checked.note:
+            self._progress.warn(checked.note)
         executor.spec = WorkerSpec(
             images_root=absolute_root(config.input.images_root),
             image=config.image if checked.bounds_pixels else config.image.unbounded(),

@@ -119,11 +119,13 @@ class EngineDown(msgspec.Struct, frozen=True, tag=True):
 class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
     """vLLM takes the flags. ``engine_args``: what every engine is started with, pickled.
 
-    ``bounds_pixels``: the model's processor scales by pixel count, within our bounds.
+    ``bounds_pixels``: the model's processor scales by pixel count, within our bounds; ``note``:
+    what the user should know before the run.
     """
 
     engine_args: bytes
     bounds_pixels: bool
+    note: str = ""
 
 
 class FlagsRefused(msgspec.Struct, frozen=True, tag=True):

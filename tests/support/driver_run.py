@@ -11,6 +11,7 @@ from typing import Any
 from support.fake_engines import start_fake
 from support.job import draw_shape, rows
 from vllm_caption.captions.prompt import load_prompt
+from vllm_caption.captions.question import make_question
 from vllm_caption.captions.rules import CaptionRules
 from vllm_caption.config import EngineConfig, InputConfig, RunConfig
 from vllm_caption.demo import MODEL_DIR
@@ -20,6 +21,7 @@ from vllm_caption.driver.resume import Batch, InputEnded
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerHandle, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.local import LocalExecutor
+from vllm_caption.inputs.documents import longest_item
 from vllm_caption.items import Document, Item
 from vllm_caption.messages import FlagsChecked
 from vllm_caption.monitoring.figures import EngineFigures
@@ -138,7 +140,8 @@ class Run:
         if self.start_engine is start_vllm:
             flags = self.config.engine.vllm_flags(os.fspath(MODEL_DIR))
             image, sampling = self.config.image, self.config.sampling
-            checked = await executor.check_flags(flags, image, sampling)
+            question = make_question(load_prompt(self.config.prompt), longest_item())
+            checked = await executor.check_flags(flags, image, sampling, question)
         executor.spec = WorkerSpec(
             images_root=str(self.folder / "raw"),
             image=self.config.image,

@@ -152,3 +152,8 @@ def start_broken_once(spec: WorkerSpec) -> FakeEngine:
 def never_answer(*_: object) -> None:
     """A check of the flags that waits for ever, as for a hub."""
     time.sleep(3600)
+
+
+def die_for_memory(*_: object) -> None:
+    """A check of the flags that the kernel kills, as where the machine is full."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -32,9 +32,18 @@ def fake_main(
     *arguments: str, start_engine: Callable[[WorkerSpec], CaptionEngine] = start_fake
 ) -> int:
     """One run; returns its exit code."""
+    use_fakes(*arguments, start_engine=start_engine)
+    from vllm_caption.cli import main
+
+    return main(["--model=demo", *arguments])
+
+
+def use_fakes(
+    *arguments: str, start_engine: Callable[[WorkerSpec], CaptionEngine] = start_fake
+) -> None:
+    """Have every run of this process use fake engines."""
     # Here, since every worker process imports this file, and needs none of it.
     from vllm_caption import job
-    from vllm_caption.cli import main
     from vllm_caption.engines import hardware
     from vllm_caption.engines.executors import local
     from vllm_caption.store.disk import attempts
@@ -49,10 +58,11 @@ def fake_main(
 
         RayExecutor.check_flags = FakeExecutor.check_flags  # type: ignore[assignment]
         hardware.runs_on_cpu = lambda: False  # the cluster's GPUs are counted, not there
-    return main(["--model=demo", *arguments])
 
 
 if __name__ == "__main__":
-    exit_code = fake_main(*sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(exit_code)
+    from vllm_caption.cli import command
+
+    use_fakes(*sys.argv[1:])
+    sys.argv[1:1] = ["--model=demo"]
+    command()

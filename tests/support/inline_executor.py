@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Any
 
+from vllm_caption.captions.question import Question
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.local import COMMON_ENVIRONMENT, CPU_ENVIRONMENT
@@ -66,11 +67,15 @@ class InlineExecutor:
             os.environ.setdefault(name, value)
 
     async def check_flags(
-        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+        self,
+        flags: tuple[str, ...],
+        image: ImageConfig,
+        sampling: SamplingConfig,
+        question: Question,
     ) -> FlagsChecked:
         from vllm_caption.engines.vllm_engine import check_engine_args
 
-        return check_engine_args(flags, image, sampling, on_cpu=True)
+        return check_engine_args(flags, image, sampling, question, on_cpu=True)
 
     async def place(self, engine: int) -> None:
         """There is room."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import CaptionJobError, UsageError
 from vllm_caption.flags import make_config, parse_known, run_parser
+from vllm_caption.process import outliving_the_terminal
 
 if TYPE_CHECKING:
     from vllm_caption.job import Outcome
@@ -61,7 +62,8 @@ def caption(config: RunConfig) -> Outcome:
     """Run the job, and make the page of a pilot. Raises UsageError."""
     from vllm_caption.job import run_job
 
-    outcome = run_job(config)
+    with outliving_the_terminal():
+        outcome = run_job(config)
     if outcome.pilot:
         with contextlib.suppress(OSError, ValueError):  # the output pipe was closed; all is saved
             print(f"  {_page(config.output)}", flush=True)

@@ -166,6 +166,11 @@ class Driver:
             self._tell(f"Interrupted: finishing {left} items in flight; once more to stop now.")
         self._put(Interrupted())
 
+    def drain(self) -> None:
+        """A batch system's warning, which may come more than once: as the first Ctrl+C."""
+        if not self.interrupts:
+            self.interrupt()
+
     def _put(self, event: Event) -> None:
         self._events.append(event)
         self._arrived.set()

@@ -6,11 +6,13 @@ Shapes: one request is one chat turn with one RGB image; one answer is one capti
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +28,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
+from vllm_caption.captions.prompt import RenderedPrompt
+from vllm_caption.captions.question import Question
 from vllm_caption.captions.reasoning import is_mark, is_part_of_mark, opened_by, reasoning_alone
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import given_flags
@@ -53,6 +57,12 @@ that nobody reads take 4 % of the front end. As everywhere, a flag that the user
 DEATH_S = 1.0
 PROMPT_END_TOKENS = 24
 """Of a prompt, where a chat template may open the model's reasoning."""
+ASKED = "Describe this design element: a red circle on white."
+MIN_DISTINCT_TOKENS = 5
+TOO_LONG = "maximum context length"
+"""In vLLM's error over a text for which a model has no room."""
+MIN_TOKENS = 16
+"""A caption of fewer tokens is no remedy."""
 CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
 ADVICE = (
     "choose a model that vLLM runs with images, such as HuggingFaceTB/SmolVLM-Instruct,"
@@ -74,12 +84,19 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
 
 
 def check_engine_args(
-    flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig, *, on_cpu: bool
+    flags: tuple[str, ...],
+    image: ImageConfig,
+    sampling: SamplingConfig,
+    question: Question,
+    *,
+    on_cpu: bool,
 ) -> FlagsChecked:
-    """Parse vLLM's flags and resolve the model's configuration, without loading a weight.
+    """Parse vLLM's flags, resolve the model's configuration and try the run's question, without
+    loading a weight.
 
     The answer holds the arguments of `start_engine`. Raises UsageError for an unknown flag, a bad
-    value, or a model that is not there, takes no images, or cannot be asked about one.
+    value, a model that is not there, takes no images or cannot be asked about one, and a question
+    that its template or its context has no room for.
     """
     try:
         sampling_params(sampling)
@@ -99,11 +116,15 @@ def check_engine_args(
     if not config.model_config.is_multimodal_model:
         raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
     _check_reasoning_parser(config)
-    processor = _try_request(args.model, config)
+    renderer = _try_request(args.model, config)
+    processor = renderer.get_mm_processor().info.get_hf_processor()
     bounds = None if "mm_processor_kwargs" in given else _pixel_bounds(processor, image)
     if bounds:
         args.mm_processor_kwargs = bounds
-    return FlagsChecked(pickle.dumps(args), bounds is not None)
+        config.model_config.multimodal_config.mm_processor_kwargs = bounds
+    trial = _Trial(renderer, args.model, config.model_config.max_model_len)
+    note = trial.ask(question, image if bounds else image.unbounded(), sampling.max_tokens)
+    return FlagsChecked(pickle.dumps(args), bounds is not None, note)
 
 
 def _reason(error: BaseException) -> str:
@@ -114,7 +135,7 @@ def _reason(error: BaseException) -> str:
 def _try_request(model: str, config: Any) -> Any:
     """Render a request as an engine would: what fails here would fail for every image.
 
-    Returns the model's own processor.
+    Returns vLLM's renderer for this model.
     """
     from PIL import Image
 
@@ -125,14 +146,83 @@ def _try_request(model: str, config: Any) -> Any:
         architecture = config.model_config.hf_config.architectures[0]
         why = f"vLLM cannot prepare images for {architecture} ({_reason(_root(error))})"
         raise UsageError("--model", model, f"{why}; {ADVICE}") from None
-    messages = _messages("Describe it.", None, Image.new("RGB", (224, 224)))
+    if len(set(renderer.get_tokenizer().encode(ASKED))) < MIN_DISTINCT_TOKENS:
+        why = "its tokenizer knows no words (a tokenizer.json that is missing or empty)"
+        raise UsageError("--model", model, f"{why}; complete the folder")
+    messages = _messages(ASKED, None, Image.new("RGB", (224, 224)))
     try:
         renderer.render_chat([messages], CHAT, _tokenization(renderer))
     except _MODEL_REFUSALS as error:
-        why = f"cannot be asked about an image ({_reason(_root(error))})"
+        reason = _reason(_root(error))
         remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
+        if TOO_LONG in reason:
+            remedy = "raise --max-model-len"
+        why = f"cannot be asked about an image ({reason})"
         raise UsageError("--model", model, f"{why}; {remedy}") from None
-    return renderer.get_mm_processor().info.get_hf_processor()
+    return renderer
+
+
+class _Trial:
+    """The run's question, rendered as its engines will render it."""
+
+    def __init__(self, renderer: Any, model: str, max_model_len: int) -> None:
+        self._renderer = renderer
+        self._model = model
+        self._max_model_len = max_model_len
+
+    def ask(self, question: Question, image: ImageConfig, max_tokens: int) -> str:
+        """What a user should know, or nothing. Raises UsageError for a question that no item can
+        be asked."""
+        name, plain = question.prompt_name, question.plain
+        asked = self._tokens(name, plain)
+        if plain.system and asked == self._tokens(name, replace(plain, system=None)):
+            remedy = "leaves the prompt's `system` text out; move it below the front matter"
+            raise UsageError("--prompt", name, f"the chat template of {self._model} {remedy}")
+        if asked == self._tokens(name, replace(plain, user=f"{plain.user} (?)")):
+            remedy = "leaves the prompt's text out; give the model's folder the one it was made for"
+            raise UsageError("--prompt", name, f"the chat template of {self._model} {remedy}")
+        side = min(image.max_side, math.isqrt(image.max_image_pixels))
+        needed = len(self._tokens(name, plain, side))
+        if needed + max_tokens > self._max_model_len:
+            raise UsageError("--max-tokens", max_tokens, self._no_room(needed, max_tokens))
+        try:
+            longest = len(self._tokens(name, question.longest, side))
+        except UsageError:  # longer than vLLM even tokenises
+            longest = self._max_model_len
+        if longest + max_tokens <= self._max_model_len:
+            return ""
+        return (
+            f"An element with very long metadata may not fit: the prompt {name} can take"
+            f" {longest} tokens or more, --max-tokens {max_tokens}, and the model has room for"
+            f" {self._max_model_len}. Such elements fail, or their captions are cut off."
+        )
+
+    def _no_room(self, needed: int, max_tokens: int) -> str:
+        left = self._max_model_len - needed
+        remedy = f"lower it to {left}, " if left >= MIN_TOKENS else ""
+        return (
+            f"prompt and largest image take {needed} tokens, with {max_tokens} for the caption more"
+            f" than the model's {self._max_model_len}; {remedy}raise --max-model-len, shorten the"
+            " prompt, or lower --max-pixels or --max-side"
+        )
+
+    def _tokens(self, name: str, text: RenderedPrompt, side: int = 224) -> list[int]:
+        """Of the whole request, about a square image. Raises UsageError."""
+        from PIL import Image
+
+        messages = _messages(text.user, text.system, Image.new("RGB", (side, side)))
+        try:
+            _, (rendered,) = self._renderer.render_chat(
+                [messages], CHAT, _tokenization(self._renderer)
+            )
+        except _MODEL_REFUSALS as error:
+            remedy = "change the prompt, or give the model's folder another chat_template.jinja"
+            reason = _reason(_root(error))
+            if TOO_LONG in reason:
+                remedy = "shorten the prompt, or raise --max-model-len"
+            why = f"{self._model} cannot be asked this ({reason}); {remedy}"
+            raise UsageError("--prompt", name, why) from None
+        return list(rendered["prompt_token_ids"])
 
 
 def _check_reasoning_parser(config: Any) -> None:

@@ -25,7 +25,7 @@ import msgspec
 from vllm_caption.config import InputConfig
 from vllm_caption.errors import DocumentError, DocumentKind
 from vllm_caption.formatting import JSON_TYPES, encodable_name, printable
-from vllm_caption.items import Document
+from vllm_caption.items import Document, Item
 
 SUFFIX: Final = ".json"
 MAX_TEXT_CHARS: Final = 500
@@ -67,6 +67,14 @@ def read_document(config: InputConfig, name: str) -> tuple[Document, list[Elemen
         canvas_height=_pixels(manifest.get("height")),
     )
     return document, [Element(e, printable(t)) for e, t in zip(entries, types, strict=True)]
+
+
+def longest_item() -> Item:
+    """An item with the longest metadata that is taken from a document."""
+    text = ("wide " * MAX_TEXT_CHARS)[:MAX_TEXT_CHARS].strip()
+    keyword = text[:MAX_KEYWORD_CHARS].strip()
+    document = Document("a", text, text, (keyword,) * MAX_KEYWORDS, MAX_CANVAS_PX, MAX_CANVAS_PX)
+    return Item("a.png", document, 0, "SvgElement")
 
 
 def _read_file(folder: Path, name: str, side: _Side) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from vllm_caption.captions.question import Question
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engines.worker import CaptionEngine
 from vllm_caption.messages import DriverMessage, FlagsChecked, WorkerMessage
@@ -64,9 +65,14 @@ class Executor(Protocol):
     on_cpu: bool
 
     async def check_flags(
-        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+        self,
+        flags: tuple[str, ...],
+        image: ImageConfig,
+        sampling: SamplingConfig,
+        question: Question,
     ) -> FlagsChecked:
-        """Have vLLM check its flags where the engines will run. Raises UsageError, RunStopped."""
+        """Have vLLM check its flags, and whether the model can be asked what the run will ask,
+        where the engines will run. Raises UsageError, RunStopped."""
 
     async def place(self, engine: int) -> None:
         """Wait until there is room for an engine, however long. Raises OSError."""

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 _DRIVERS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_IGNORED_BY_WORKERS = (signal.SIGHUP, signal.SIGUSR1)
+"""A closed terminal and a batch system's warning; the latter may reach every process of the job."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _parent_of_fork = 0
@@ -57,10 +59,11 @@ def _arm(parent: int) -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Start processes in here: SIGINT and SIGTERM reach neither them nor this thread."""
-    resource_tracker.ensure_running()  # its own start would unblock SIGINT
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
+    """Start processes in here: signals that mean the driver reach neither them nor this thread."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_BY_WORKERS)
     try:
+        resource_tracker.ensure_running()  # its own start would unblock SIGINT
+        signal.pthread_sigmask(signal.SIG_BLOCK, _DRIVERS_SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -72,7 +75,9 @@ def lead_session() -> None:
     for number in _DRIVERS_SIGNALS:  # ignoring a signal discards a pending one: signal(7)
         handler = signal.signal(number, signal.SIG_IGN)
         signal.signal(number, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _DRIVERS_SIGNALS)
+    for number in _IGNORED_BY_WORKERS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_DRIVERS_SIGNALS, *_IGNORED_BY_WORKERS))
 
 
 def kill_session(leader_pid: int) -> None:

@@ -12,16 +12,21 @@ import multiprocessing.forkserver
 import os
 import socket
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from vllm_caption.captions.question import Question
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
+from vllm_caption.engine_flags import named_flags
 from vllm_caption.engines.deaths import OomKills, describe_end
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.channel import Channel, driver_channel, worker_channel
@@ -36,6 +41,7 @@ from vllm_caption.engines.executors.lifetime import (
 )
 from vllm_caption.engines.worker import Worker
 from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.formatting import first_line
 from vllm_caption.messages import (
     DriverMessage,
     EngineDown,
@@ -45,11 +51,13 @@ from vllm_caption.messages import (
     Ready,
     WorkerMessage,
 )
+from vllm_caption.process import socket_folder
 from vllm_caption.store.layout import PREFLIGHT_LOG, engine_log
 
 _preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.Decoder(
     PreflightMessage
 )
+VLLM_SOCKETS = "VLLM_RPC_BASE_PATH"
 PRELOAD = "vllm_caption.engines.executors.forkserver_preload"
 KILL_GRACE_S = 5.0
 COMMON_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -90,27 +98,38 @@ class LocalExecutor:
         self.spec: WorkerSpec | None = None
         os.environ.pop("VLLM_PORT", None)  # independent engines must not share a port
         _set_environment(CPU_ENVIRONMENT if self.on_cpu else CUDA_ENVIRONMENT)
+        self._sockets = socket_folder()
+        os.environ.setdefault(VLLM_SOCKETS, str(self._sockets))
         self._context: Any = multiprocessing.get_context("forkserver" if self.on_cpu else "spawn")
         # One thread for all starts: a parent-death signal is bound to the thread that started.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         if self.on_cpu:
             self._context.set_forkserver_preload([preload])
             os.environ[DRIVER_PID] = str(os.getpid())
-            with signals_blocked():
+            with signals_blocked(), temporary_files_in(self._sockets):
                 multiprocessing.forkserver.ensure_running()
 
     async def check_flags(
-        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+        self,
+        flags: tuple[str, ...],
+        image: ImageConfig,
+        sampling: SamplingConfig,
+        question: Question,
     ) -> FlagsChecked:
-        """Have vLLM check its flags in a process of its own. Raises UsageError, RunStopped."""
+        """Have vLLM check its flags, and try the question, in a process of its own.
+
+        Raises UsageError, also where that process dies; RunStopped where it cannot be started or
+        does not answer.
+        """
         ours, theirs = self._context.Pipe(duplex=False)
         log = self._logs / PREFLIGHT_LOG
         process = self._context.Process(
             target=_preflight_main,
             name="preflight",
-            args=(theirs, str(log), flags, image, sampling, self.on_cpu),
+            args=(theirs, str(log), flags, image, sampling, question, self.on_cpu),
             daemon=True,
         )
+        oom_kills = OomKills.now()
         try:
             answer = await asyncio.get_running_loop().run_in_executor(
                 self._starter, _run_to_answer, process, ours, theirs, self._check_timeout_s
@@ -118,7 +137,9 @@ class LocalExecutor:
         except OSError as refusal:
             raise RunStopped(f"no process could be started to check the flags: {refusal}") from None
         if answer is None:
-            raise RunStopped(f"vLLM could not check the model and its flags; see {log}")
+            ended = describe_end(process.exitcode, oom_kills, OomKills.now())
+            remedy = f"the process that checked it and the flags ended ({ended}); see {log}"
+            raise UsageError("--model", named_flags(flags).get("model"), remedy)
         if isinstance(answer, FlagsRefused):
             raise answer.as_error()
         return answer
@@ -130,13 +151,12 @@ class LocalExecutor:
         """Start one worker process."""
         assert self.spec is not None
         ours, theirs = socket.socketpair()
-        process = self._context.Process(
-            target=_worker_main,
-            name=f"engine-{engine}",
-            args=(self.spec, theirs, str(self._logs / engine_log(engine)), self._gpus[engine]),
+        arguments = (self.spec, theirs, str(self._logs / engine_log(engine)), self._gpus[engine])
+        started = asyncio.get_running_loop().run_in_executor(
+            self._starter, self._start_worker, f"engine-{engine}", arguments
         )
         try:
-            await asyncio.get_running_loop().run_in_executor(self._starter, _start, process)
+            process = await started
         except BaseException:
             ours.close()
             raise
@@ -144,9 +164,30 @@ class LocalExecutor:
             theirs.close()
         return LocalWorker(process, await driver_channel(ours))
 
+    def _start_worker(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        socket_folder()  # vLLM's sockets go there
+        process = self._context.Process(target=_worker_main, name=name, args=arguments)
+        try:
+            _start(process)
+        except FileNotFoundError:  # somebody has cleaned the folder of the fork server's socket
+            spawn: Any = multiprocessing.get_context("spawn")
+            process = spawn.Process(target=_worker_main, name=name, args=arguments)
+            _start(process)
+        return process
+
     def close(self) -> None:
         """Let the starting thread end; no worker may be alive any more."""
         self._starter.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have multiprocessing put its sockets there; their names must be short."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _set_environment(of_build: dict[str, str]) -> None:
@@ -218,6 +259,10 @@ def _run_to_answer(
     try:
         if not ours.poll(timeout_s):
             process.kill()
+            raise RunStopped(
+                f"vLLM could not check the model and its flags within {timeout_s:.0f} s"
+                " (--start-timeout); does it wait for a hub or a network drive?"
+            )
         payload = ours.recv_bytes()
     except EOFError:
         return None
@@ -232,19 +277,24 @@ def _preflight_main(
     flags: tuple[str, ...],
     image: ImageConfig,
     sampling: SamplingConfig,
+    question: Question,
     on_cpu: bool,
 ) -> None:
     """The preflight process: a check of the flags, one message."""
     lead_session()
     die_with_parent(_parent(on_cpu))
     EngineLog(log)
-    from vllm_caption.engines.vllm_engine import check_engine_args
-
     message: PreflightMessage
     try:
-        message = check_engine_args(flags, image, sampling, on_cpu=on_cpu)
+        from vllm_caption.engines.vllm_engine import check_engine_args
+
+        message = check_engine_args(flags, image, sampling, question, on_cpu=on_cpu)
     except UsageError as error:
         message = FlagsRefused.of(error)
+    except Exception as error:  # noqa: BLE001 - whatever vLLM dies of here, engines would die of too
+        traceback.print_exc()
+        reason = f"vLLM fails on it ({type(error).__name__}: {first_line(error)}); see {log}"
+        message = FlagsRefused.of(UsageError("--model", named_flags(flags).get("model"), reason))
     answer.send_bytes(msgspec.msgpack.encode(message))
     sys.stdout.flush()
     os._exit(0)  # nothing that vLLM left running may hold the answer back
@@ -276,6 +326,8 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         link.send(EngineDown(f"its log {log_path} cannot be written ({refusal.strerror})"))
         await link.flush()
         return
+    with suppress(OSError):  # cleaned since the run began; whoever writes there would say so
+        Path(tempfile.gettempdir()).mkdir(parents=True, exist_ok=True)
     try:
         engine = spec.start_engine(spec)
     except Exception as error:  # noqa: BLE001 - whatever stops a start is reported, and ends this engine

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from vllm_caption.captions.question import Question
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import named_flags
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
@@ -59,7 +60,11 @@ class RayExecutor:
         self._num_gpus = 0 if on_cpu or spans_nodes else config.gpus_per_engine
 
     async def check_flags(
-        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+        self,
+        flags: tuple[str, ...],
+        image: ImageConfig,
+        sampling: SamplingConfig,
+        question: Question,
     ) -> FlagsChecked:
         """Have vLLM check its flags on a node, where engine 0 will be. Raises UsageError,
         RunStopped."""
@@ -71,7 +76,7 @@ class RayExecutor:
         except OSError as refusal:
             raise RunStopped(str(refusal)) from None
         try:
-            answer = await self._actors[0].check_flags.remote(flags, image, sampling)
+            answer = await self._actors[0].check_flags.remote(flags, image, sampling, question)
         except RayError as error:
             raise RunStopped(f"the flags could not be checked: {first_line(error)}") from None
         if isinstance(answer, FlagsRefused):

@@ -11,6 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from vllm_caption.captions.question import Question
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.local import LocalExecutor
@@ -39,11 +40,15 @@ class EngineActor:
         """Answers once the actor has its place."""
 
     async def check_flags(
-        self, flags: tuple[str, ...], image: ImageConfig, sampling: SamplingConfig
+        self,
+        flags: tuple[str, ...],
+        image: ImageConfig,
+        sampling: SamplingConfig,
+        question: Question,
     ) -> FlagsChecked | FlagsRefused | str:
         """As the executor's; errors as values."""
         try:
-            return await self._executor.check_flags(flags, image, sampling)
+            return await self._executor.check_flags(flags, image, sampling, question)
         except UsageError as error:
             return FlagsRefused.of(error)
         except RunStopped as error:

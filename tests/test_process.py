@@ -1,0 +1,274 @@
+"""Streams that are closed, odd locales and temporary folders, signals: the run is the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from support.job import (
+    ENVIRONMENT,
+    FAKE,
+    QUICK,
+    captions,
+    draw_shape,
+    input_flags,
+    make_gated,
+    make_input,
+    rows,
+    run,
+    start,
+    status,
+    wait_until,
+    write_document,
+)
+
+from vllm_caption import process
+from vllm_caption.errors import UsageError
+
+REAL = ("-m", "vllm_caption")
+STREAMS = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full")
+
+
+def in_shell(
+    redirections: str, command: tuple[str, ...], *arguments: str, **environment: str
+) -> int:
+    """The exit code of a command whose streams a shell has closed or sent elsewhere."""
+    script = f'exec "$@" {redirections}'
+    line = ["sh", "-c", script, "sh", sys.executable, *command, *arguments]
+    return subprocess.run(line, env=ENVIRONMENT | environment, timeout=120).returncode
+
+
+def flags(folder: Path, *more: str) -> list[str]:
+    """Of a run over ``folder`` into ``folder/out``."""
+    return [*input_flags(folder), f"--output={folder / 'out'}", *more]
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+def test_run_with_closed_or_full_streams_is_the_same_run(tmp_path: Path, streams: str) -> None:
+    files = make_input(tmp_path, 12)
+    assert in_shell(streams, FAKE, *flags(tmp_path, "-dp=2")) == 0
+    assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
+    assert rows(tmp_path / "out").keys() == set(files)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input, a complete output, and a damaged copy of it."""
+    folder = tmp_path_factory.mktemp("commands")
+    make_input(folder, 4)
+    assert run(*flags(folder), *QUICK, command=FAKE).exit_code == 0
+    subprocess.run(["cp", "-r", folder / "out", folder / "damaged"], check=True)
+    next((folder / "damaged").rglob("*.txt")).write_text("somebody's own words")
+    (folder / "damaged/status.json").write_bytes(
+        (folder / "out/status.json").read_bytes().replace(b'"ended"', b'"running"')
+    )
+    (folder / "broken/manifest.parquet").mkdir(parents=True)
+    (folder / "broken/manifest.parquet/part-00000001.parquet").write_bytes(b"PAR1 and no more")
+    (folder / "refused").mkdir()
+    make_input(folder / "refused", 1)
+    (folder / "refused/raw/d0/shape_0.png").write_text("no image")
+    return folder
+
+
+COMMANDS = [
+    ("run --help", 0),
+    ("run --version", 0),
+    ("run --images-root={}/nowhere", 2),
+    ("run --redo=nonsense", 2),
+    ("plan --jsons={0}/jsons --json-detail={0}/json_detail --images-root={0}/raw", 0),
+    ("plan --images-root={}/nowhere", 2),
+    ("status --output={}/out", 0),
+    ("status --output={}/out --json", 0),
+    ("status --output={}/damaged", 1),
+    ("status --output={}/nowhere", 2),
+    (
+        "verify --jsons={0}/jsons --json-detail={0}/json_detail --images-root={0}/raw"
+        " --output={0}/out",
+        0,
+    ),
+    (
+        "verify --jsons={0}/jsons --json-detail={0}/json_detail --images-root={0}/raw"
+        " --output={0}/damaged",
+        1,
+    ),
+    ("verify --output={}/nowhere", 2),
+    ("report --output={0}/out --html={0}/page.html", 0),
+    ("report {}/nowhere", 2),
+    ("report {}/broken", 3),
+    ("merge --output={}/out", 0),
+    ("merge --output={}/nowhere", 2),
+    ("merge --output={0}/merged {0}/broken", 3),
+    ("captionize", 2),
+]
+
+
+@pytest.mark.parametrize(("line", "exit_code"), COMMANDS)
+def test_exit_code_of_every_command_is_its_own_with_closed_streams(
+    folder: Path, line: str, exit_code: int
+) -> None:
+    assert in_shell("<&- >&- 2>&-", REAL, *line.format(folder).split()) == exit_code
+
+
+def test_run_whose_items_failed_says_so_by_its_exit_code_with_closed_streams(
+    folder: Path,
+) -> None:
+    assert in_shell("<&- >&- 2>&-", FAKE, *flags(folder / "refused")) == 1
+
+
+def test_run_that_cannot_go_on_says_so_by_its_exit_code_with_closed_streams(
+    tmp_path: Path,
+) -> None:
+    make_input(tmp_path, 2)
+    (tmp_path / "out/logs/engine-0.log").mkdir(parents=True)
+    code = in_shell("<&- >&- 2>&-", FAKE, *flags(tmp_path, "-dp=1", "--max-engine-restarts=0"))
+    assert code == 3
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+def test_terminal_that_is_closed_ends_neither_the_run_nor_its_log(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 30) + make_gated(tmp_path)
+    log = tmp_path / "run.log"
+    process = start(*flags(tmp_path, "-dp=2", f"--log-file={log}"), command=FAKE)
+    wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 30, process)
+    os.killpg(process.pid, signal.SIGHUP)  # as a terminal does: to the whole group
+    (tmp_path / "raw/gate").touch()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert "resource_tracker" not in stderr
+    assert captions(tmp_path / "out").keys() == set(files)
+    assert "Items: 31, captioned 31" in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_batch_systems_warning_drains_however_often_it_comes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    make_input(tmp_path, 30)
+    gated = make_gated(tmp_path)
+    process = start(*flags(tmp_path, "-dp=2"), command=FAKE)
+    wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 30, process)
+    os.killpg(process.pid, number)
+    if number == signal.SIGUSR1:
+        os.killpg(process.pid, number)
+    wait_for_line(process, "Interrupted: finishing")
+    (tmp_path / "raw/gate").touch()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert set(gated) < captions(tmp_path / "out").keys()
+
+
+def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
+    """Read what a run tells until a line has these words."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError("it ended without them")
+
+
+# --- locales --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gbk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Chinese terminal."""
+    folder = tmp_path_factory.mktemp("locales")
+    command = ["localedef", "-i", "zh_CN", "-f", "GBK", str(folder / "zh_CN.GBK")]
+    if not shutil.which("localedef") or subprocess.run(command, check=False).returncode:
+        pytest.skip("this machine cannot make a GBK locale")
+    return {"LOCPATH": str(folder), "LC_ALL": "zh_CN.GBK", "PYTHONUTF8": ""}
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+def run_in(folder: Path, environment: dict[str, str]) -> None:
+    """A run and a verification over names that neither ASCII nor GBK can write."""
+    (folder / "输入").mkdir()
+    files = make_input(folder / "输入", 2)
+    special = ["d0/星形_é_🌟.png", "d0/ひ.png"]
+    for number, file in enumerate(special):
+        draw_shape(100 + number).save(folder / "输入/raw" / file)
+    write_document(folder / "输入", "设计", special, ["SvgElement"] * 2, title="夏季 🌞")
+    for command in (FAKE, (*REAL, "verify")):
+        done = run(*flags(folder / "输入"), command=command, environment=environment)
+        assert done.exit_code == 0, done.stderr
+    made = captions(folder / "输入/out")
+    assert made == {file: f"caption of {file}" for file in (*files, *special)}
+
+
+def test_names_and_captions_are_utf8_in_the_c_locale(tmp_path: Path) -> None:
+    run_in(tmp_path, ASCII)
+
+
+def test_names_and_captions_are_utf8_in_a_gbk_locale(tmp_path: Path, gbk: dict[str, str]) -> None:
+    run_in(tmp_path, gbk)
+
+
+def test_python_that_is_told_to_ignore_its_environment_names_the_variable_to_set(
+    gbk: dict[str, str],
+) -> None:
+    done = run("plan", command=("-E", *REAL), environment=gbk | {"PYTHONUTF8": "1"})
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vllm-caption: error: LC_ALL zh_CN.GBK: file names must be UTF-8")
+
+
+# --- temporary folders ----------------------------------------------------------------------------
+
+
+def test_temporary_folder_with_a_long_name_works_and_nothing_is_left(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 4)
+    long = tmp_path / ("t" * 120)
+    long.mkdir()
+    job = start(*flags(tmp_path, "-dp=1"), command=FAKE, environment={"TMPDIR": str(long)})
+    wait_until(lambda: list(Path("/tmp").glob(f"vllm-caption-{job.pid}-*")), job)
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 0, stderr
+    assert captions(tmp_path / "out").keys() == set(files)
+    assert not list(long.iterdir())
+    assert not list(Path("/tmp").glob(f"vllm-caption-{job.pid}-*"))
+
+
+def test_temporary_folder_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
+    make_input(tmp_path, 4)
+    done = run(*flags(tmp_path, "-dp=1"), command=FAKE, environment={"TMPDIR": "/proc/no/such"})
+    assert done.exit_code == 0, done.stderr
+
+
+def test_machine_without_any_temporary_folder_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "_SHORT_FOLDERS", ("/proc",))
+    monkeypatch.setattr(process, "_socket_folders", [])
+    monkeypatch.setattr(process.tempfile, "gettempdir", lambda: "/proc/no/such")
+    with pytest.raises(UsageError, match="TMPDIR /proc/no/such: no folder for sockets can be made"):
+        process.socket_folder()
+
+
+def test_engine_is_started_again_after_the_temporary_folder_was_cleaned(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 10) + make_gated(tmp_path)
+    temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    environment = {"TMPDIR": str(temporary)}
+    job = start(*flags(tmp_path, "-dp=1"), command=FAKE, environment=environment)
+    wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 10, job)
+    assert list(temporary.iterdir())
+    shutil.rmtree(temporary)
+    engine = status(tmp_path / "out")["engines"][0]
+    os.kill(engine["pid"], signal.SIGKILL)
+    wait_until(
+        lambda: status(tmp_path / "out")["engines"][0]["pid"] not in (None, engine["pid"]), job
+    )
+    (tmp_path / "raw/gate").touch()
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 0, stderr
+    assert captions(tmp_path / "out").keys() == set(files)
+    assert not temporary.exists() or not list(temporary.iterdir())

@@ -1,0 +1,120 @@
+"""The process that a command finds itself in: its streams, text encoding, signals and temporary
+files.
+
+Invariants: descriptors 0 to 2 are open, so that no file of the job ever gets one of these numbers;
+names and texts are UTF-8 whatever the locale is; what is printed never decides the exit code; a
+temporary folder is gone when the process ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import locale
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Final, TextIO
+
+from vllm_caption.errors import UsageError
+
+_UTF8_MODE: Final = "PYTHONUTF8"
+_MAX_BASE_CHARS: Final = 38
+"""Of the folder above `socket_folder`: the whole name of a socket has at most 107."""
+_SHORT_FOLDERS: Final = ("/tmp", "/dev/shm", "/var/tmp")
+_LAST: Final = -1000
+_socket_folders: list[Path] = []
+
+
+def prepare_process() -> None:
+    """Before anything else in a command's process. Raises UsageError."""
+    _open_streams()
+    _use_utf8()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal must be able to print any file name
+            shown = locale.getencoding() if stream.isatty() else None
+            stream.reconfigure(encoding=shown, errors="backslashreplace")
+
+
+def _open_streams() -> None:
+    """What was started with closed streams gets /dev/null in their place."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        reads = descriptor == 0
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is taken, which is this one: those below are open by now.
+            os.open(os.devnull, os.O_RDONLY if reads else os.O_WRONLY)
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:
+            mode = "r" if reads else "w"
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode, which processes that are started inherit, where the
+    locale has another encoding: file names would be written in that."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    if os.environ.get(_UTF8_MODE) == "1":  # Python was told to ignore it
+        remedy = "file names must be UTF-8; set LC_ALL=C.UTF-8, or start Python without -E and -I"
+        raise UsageError("LC_ALL", os.environ.get("LC_ALL", ""), remedy)
+    arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
+    os.environ[_UTF8_MODE] = "1"
+    os.execv(sys.executable, [os.fsencode(sys.executable), *arguments])
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print a line that nobody may be there to read."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def outliving_the_terminal() -> Iterator[None]:
+    """SIGHUP, as when a terminal is closed, ends neither this process nor those that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def socket_folder() -> Path:
+    """The folder of this process' sockets, made where it is missing. Raises UsageError.
+
+    It lies where temporary files go, or in another such place if the path would be too long.
+    """
+    if not _socket_folders:
+        _socket_folders.append(_make_socket_folder())
+        # Behind the finalizer of multiprocessing, which removes what it has put there.
+        Finalize(None, remove_temporary_folders, exitpriority=_LAST)
+    (folder,) = _socket_folders
+    with contextlib.suppress(OSError):  # whoever needs it says what is wrong
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _make_socket_folder() -> Path:
+    try:
+        usual = tempfile.gettempdir()
+    except FileNotFoundError:
+        usual = os.environ.get("TMPDIR", "")
+    for base in (usual, *_SHORT_FOLDERS):
+        with contextlib.suppress(OSError):
+            if base and len(base) <= _MAX_BASE_CHARS:
+                return Path(tempfile.mkdtemp(prefix=f"vllm-caption-{os.getpid()}-", dir=base))
+    places = ", ".join(_SHORT_FOLDERS)
+    remedy = f"no folder for sockets can be made there or in {places}; name a short, writable one"
+    raise UsageError("TMPDIR", usual, remedy)
+
+
+def remove_temporary_folders() -> None:
+    """At the end of the process."""
+    for folder in _socket_folders:
+        shutil.rmtree(folder, ignore_errors=True)
