@@ -35,7 +35,7 @@ PATIENCE_S: Final = 5.0
 ANSWER_S: Final = 5.0
 FORWARDED: Final = ("VLLM_", "HF_", "HUGGING_FACE_", "AWS_")
 """Beginnings of the driver's environment variables that each node gets where it has none."""
-OWN: Final = ("VLLM_HOST_IP", "VLLM_HOST_PORT", "VLLM_PORT")
+OWN: Final = ("VLLM_HOST_IP", "VLLM_HOST_PORT", "VLLM_PORT", "VLLM_RPC_BASE_PATH")
 """What is each node's own, as vLLM has it (vllm/v1/executor/ray_utils.py)."""
 
 
