@@ -47,6 +47,8 @@ ROW = {
     "engine": 3,
     "queue_s": 0.01,
     "prepare_s": 0.01,
+    "render_queue_s": 0.01,
+    "render_s": 0.003,
     "generate_s": 0.5,
     "run_id": "20260101T000000-abcd",
 }

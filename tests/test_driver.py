@@ -14,6 +14,7 @@ from support.driver_run import Given, Run, names
 from support.fake_engines import (
     die_for_memory,
     never_answer,
+    start_beside_another_process,
     start_broken,
     start_broken_once,
     start_fake,
@@ -136,6 +137,25 @@ def test_engine_that_cannot_start_is_tried_again_once_another_is_up(tmp_path: Pa
     assert len(captions(run.config.output)) == 60
     (line,) = (line for line in run.told if "the GPU is lost" in line)
     assert "did not start and is started again" in line
+
+
+def test_passing_shortage_of_memory_changes_nothing_for_engines_that_start_later(
+    tmp_path: Path,
+) -> None:
+    run = Run(
+        tmp_path,
+        names(4, n0="gated.png"),
+        num_engines=3,
+        start_engine=start_beside_another_process,
+        first_alone=True,
+        engine_args=b"as the user gave them",
+    )
+
+    asyncio.run(run.run_until_all_are_up())
+    assert len(captions(run.config.output)) == 4
+    assert sum("end them, or lower --gpu-memory-utilization" in line for line in run.told) == 1
+    told = (tmp_path / "raw/told").read_bytes().splitlines()
+    assert told == [b"as the user gave them"] * 4
 
 
 def test_the_same_start_error_everywhere_ends_the_run_and_nothing_is_tried_twice(

@@ -14,14 +14,18 @@ import pytest
 from support.driver_run import Run, local, names
 from support.fake_engines import start_broken
 from support.inline_executor import InlineExecutor
-from support.job import captions, rows
+from support.job import captions, input_flags, make_input, rows, run_here
 from support.ray_cluster import RayCluster, on_ray, ray_cluster
 
+from vllm_caption import job
 from vllm_caption.config import RunConfig
+from vllm_caption.driver.loop import Driver
+from vllm_caption.engines import hardware
 from vllm_caption.engines.executors.base import Executor, start_vllm
 from vllm_caption.engines.executors.local import LocalExecutor
 from vllm_caption.engines.executors.ray import RayExecutor
 from vllm_caption.errors import RunStopped
+from vllm_caption.store.caption_files import CaptionFiles
 
 
 def inline(config: RunConfig, tell: Callable[[str], None]) -> Executor:
@@ -127,6 +131,38 @@ def test_engine_that_cannot_start_is_told_with_its_words(
         asyncio.run(run.run())
     assert captions(run.config.output) == {}
     assert not any("no kernel image" in line for line in run.told)  # the error stands there once
+
+
+def test_first_engine_is_up_before_the_others_start_wherever_they_run(
+    tmp_path: Path, make_executor: Any
+) -> None:
+    files = names(4, n0="gated.png")
+    run = make_run(tmp_path, files, make_executor, num_engines=3, first_alone=True)
+    asyncio.run(run.run_until_all_are_up())
+    assert run.state_of_first_at_start == {0: "starting", 1: "up", 2: "up"}
+
+
+@pytest.mark.parametrize(("platform", "alone"), [("cpu", False), ("cuda", True)])
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_first_engine_starts_alone_where_engines_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, platform: str, alone: bool
+) -> None:
+    monkeypatch.setattr(hardware, "platform", lambda: platform)
+    monkeypatch.setattr(hardware, "visible_gpus", lambda: ["0", "1"])
+    (file,) = make_input(tmp_path, 1)
+    (tmp_path / "out").mkdir()
+    CaptionFiles(tmp_path / "out").write(file, "made before, so that no engine is needed")
+    decided: list[bool] = []
+
+    class Noting(Driver):
+        def __init__(self, *arguments: Any, first_alone: bool, **options: Any) -> None:
+            decided.append(first_alone)
+            super().__init__(*arguments, first_alone=first_alone, **options)
+
+    monkeypatch.setattr(job, "Driver", Noting)
+    flags = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "--quiet", "-dp=2")
+    result = run_here("--model=demo", *flags, f"--executor={executor}")
+    assert (result.exit_code, decided) == (0, [alone]), result.stderr
 
 
 @pytest.mark.engine

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_caption.engines.memory_errors import WHILE_LOADING, shortage, with_advice
+from vllm_caption.engines.memory_errors import WHILE_LOADING, passes, shortage, with_advice
 
 TAKEN = (
     "ValueError: Free memory on device cuda:3 (61.2/79.1 GiB) on startup is less than desired GPU"
     " memory utilization (0.92, 72.77 GiB). Decrease GPU memory utilization or reduce GPU memory"
     " used by other processes."
+)
+GIVEN_BACK = (
+    "AssertionError: Error in memory profiling. Initial free memory 70.1 GiB, current free memory"
+    " 75.3 GiB. This happens when other processes sharing the same container release GPU memory"
+    " while vLLM is profiling during initialization."
 )
 NO_CACHE = "ValueError: No available memory for the cache blocks. Try increasing ..."
 TOO_LONG = (
@@ -28,6 +33,7 @@ OTHER = "RuntimeError: CUDA error: no kernel image is available"
     ("error", "kind", "flag"),
     [
         (TAKEN, "taken", "nvidia-smi"),
+        (GIVEN_BACK, "taken", "nvidia-smi"),
         (NO_CACHE, "cache", "--max-model-len"),
         (TOO_LONG, "cache", "raise --gpu-memory-utilization"),
         (NOT_A_TOKEN, "cache", "--tensor-parallel-size"),
@@ -40,6 +46,11 @@ def test_error_of_memory_says_what_to_change(error: str, kind: str, flag: str) -
     assert shortage(error) == kind
     assert with_advice(error).startswith(error)
     assert flag in with_advice(error)
+
+
+def test_only_memory_that_others_hold_passes() -> None:
+    errors = (TAKEN, GIVEN_BACK, NO_CACHE, TOO_LONG, NOT_A_TOKEN, AT_WORK, WARMING_UP, OTHER)
+    assert [error for error in errors if passes(error)] == [TAKEN, GIVEN_BACK]
 
 
 def test_weights_that_do_not_fit_are_not_to_be_cured_by_settings_of_the_cache() -> None:

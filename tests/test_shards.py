@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.job import (
     FAKE,
     QUICK,
+    as_older_version,
     captions,
     input_flags,
     make_gated,
@@ -95,6 +96,20 @@ def test_shards_fill_one_folder_and_merge_makes_one_manifest(tmp_path: Path) -> 
     assert run_here("verify", *input_flags(tmp_path), f"--output={out}").exit_code == 0
     again = run(*input_flags(tmp_path), f"--output={out}", *QUICK, command=FAKE)
     assert (again.exit_code, "(0 in this run)" in again.stdout) == (0, True)
+
+
+def test_shards_of_a_version_with_fewer_columns_are_merged_with_newer_ones(tmp_path: Path) -> None:
+    files, out = make_input(tmp_path, NUM_ITEMS), tmp_path / "all"
+    shard_run(tmp_path, "1/2", "old")
+    as_older_version(tmp_path / "old/shards/0001-of-0002", "render_queue_s", "render_s")
+    shard_run(tmp_path, "2/2", "new")
+    merged = run_here("merge", f"--output={out}", f"{tmp_path / 'old'}", f"{tmp_path / 'new'}")
+    assert (merged.exit_code, merged.stderr) == (0, "")
+    table = pd.read_parquet(out / "manifest.parquet").set_index("file")
+    assert sorted(table.index) == sorted(files)
+    assert table["generate_s"].notna().all()
+    old = items(tmp_path, Shard(1, 2))
+    assert set(table.index[table["render_s"].isna()]) == old
 
 
 def test_merge_names_the_shards_that_are_missing(tmp_path: Path) -> None:
@@ -229,20 +244,6 @@ def test_merge_replaces_no_caption_and_believes_the_txt(tmp_path: Path) -> None:
     assert texts[files[1]] == "by hand"
     assert texts[files[0]] == f"caption of {files[0]}"
     assert rows(out)[files[1]]["recipe_id"] is None
-
-
-def test_merge_keeps_a_caption_that_has_no_row_yet_in_the_folder_merged_into(
-    tmp_path: Path,
-) -> None:
-    files = make_input(tmp_path, 2)
-    shard_run(tmp_path, "1/1", "theirs")
-    out = tmp_path / "all"
-    (out / files[0]).parent.mkdir(parents=True)
-    (out / f"{files[0]}.txt").write_text("by hand")
-    assert run_here("merge", f"--output={out}", str(tmp_path / "theirs")).exit_code == 0
-    assert captions(out) == {files[0]: "by hand", files[1]: f"caption of {files[1]}"}
-    found = rows(out)[files[0]]
-    assert (found["caption"], found["recipe_id"]) == ("by hand", None)
 
 
 @pytest.mark.parametrize("folder", ["out", "absent"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 from zlib import crc32
 
-from vllm_caption.engine_flags import given_flags
+from vllm_caption.engine_flags import given_flags, gpus_per_engine
 from vllm_caption.errors import UsageError
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -154,15 +154,21 @@ class EngineConfig:
     @property
     def gpus_per_engine(self) -> int:
         """GPUs that one engine uses."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        return gpus_per_engine((*self._parallel_flags, *self.engine_args))
+
+    @property
+    def _parallel_flags(self) -> tuple[str, ...]:
+        return (
+            f"--tensor-parallel-size={self.tensor_parallel_size}",
+            f"--pipeline-parallel-size={self.pipeline_parallel_size}",
+        )
 
     def vllm_flags(self, model: str) -> tuple[str, ...]:
         """The command line of one engine in vLLM's flags; ``model`` is its resolved name."""
         flags = [
             f"--model={model}",
             f"--max-num-seqs={self.max_num_seqs}",
-            f"--tensor-parallel-size={self.tensor_parallel_size}",
-            f"--pipeline-parallel-size={self.pipeline_parallel_size}",
+            *self._parallel_flags,
         ]
         if "max_model_len" not in given_flags(self.engine_args):
             flags.append(

@@ -6,9 +6,52 @@ vLLM itself parses and checks them (see `engines.vllm_engine`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Final
 
-_SHORT: Final = {"q": "quantization"}
+from vllm_caption.errors import UsageError
+
+GPU_FACTORS: Final = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "prefill_context_parallel_size",
+)
+"""The GPUs of one engine are their product; other parallel sizes share these GPUs."""
+_SHORT: Final = {
+    "q": "quantization",
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "pcp": "prefill_context_parallel_size",
+    "dcp": "decode_context_parallel_size",
+    "n": "nnodes",
+    "r": "node_rank",
+    "dpn": "data_parallel_rank",
+    "dpr": "data_parallel_start_rank",
+    "dpl": "data_parallel_size_local",
+    "dpa": "data_parallel_address",
+    "dpp": "data_parallel_rpc_port",
+    "dpb": "data_parallel_backend",
+    "dph": "data_parallel_hybrid_lb",
+    "dpe": "data_parallel_external_lb",
+    "dpm": "data_parallel_multi_port_external_lb",
+}
+_INDEPENDENT: Final = (
+    "is for vLLM's own data parallelism; the engines of this job are independent, and"
+    " --data-parallel-size is how many"
+)
+_ONE_NODE: Final = (
+    "is for engines on several nodes; use --executor ray, with --distributed-executor-backend ray"
+    " where one engine needs the GPUs of several nodes"
+)
+_REFUSED: Final = {
+    **{name: _INDEPENDENT for name in _SHORT.values() if name.startswith("data_parallel_")},
+    "enable_elastic_ep": _INDEPENDENT,
+    "elastic_ep_max_dp_size": _INDEPENDENT,
+    "nnodes": _ONE_NODE,
+    "node_rank": _ONE_NODE,
+    "device_ids": "would give every engine the same GPUs; choose them with CUDA_VISIBLE_DEVICES",
+}
+"""Flags with which an engine would use other GPUs than it is given, and what to do instead."""
 
 
 def named_flags(engine_args: Sequence[str]) -> dict[str, str]:
@@ -32,3 +75,21 @@ def named_flags(engine_args: Sequence[str]) -> dict[str, str]:
 def given_flags(engine_args: Sequence[str]) -> set[str]:
     """The names alone, without what follows a dot."""
     return {name.partition(".")[0] for name in named_flags(engine_args)}
+
+
+def gpus_per_engine(engine_args: Sequence[str]) -> int:
+    """How many GPUs one engine uses. A size that is no number counts 1: vLLM refuses it."""
+    flags = named_flags(engine_args)
+    sizes = (flags.get(name, "") for name in GPU_FACTORS)
+    return prod(int(size) if size.isdecimal() and int(size) else 1 for size in sizes)
+
+
+def check_parallel_flags(engine_args: Sequence[str]) -> None:
+    """Raise UsageError for a flag with which engines would take GPUs that are not theirs."""
+    flags = named_flags(engine_args)
+    for name, remedy in _REFUSED.items():
+        if name in flags:
+            raise UsageError(f"--{name.replace('_', '-')}", flags[name] or None, remedy)
+    if flags.get("distributed_executor_backend") == "external_launcher":
+        remedy = "expects processes that torchrun started; this job starts its engines itself"
+        raise UsageError("--distributed-executor-backend", "external_launcher", remedy)

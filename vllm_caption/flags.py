@@ -30,6 +30,7 @@ from vllm_caption.config import (
     Shard,
     is_remote,
 )
+from vllm_caption.engine_flags import check_parallel_flags
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
 
 COMMANDS: Final = ("run", "demo", "doctor", "plan", "status", "verify", "report", "merge")
@@ -336,8 +337,9 @@ def parse_known(
 def make_config(values: dict[str, Any]) -> RunConfig:
     """The settings of a run, from values by the names of the config's fields.
 
-    Raises UsageError where two of them contradict each other.
+    Raises UsageError where two of them contradict each other, and for engine flags that do.
     """
+    check_parallel_flags(values.get("engine_args", ()))
     given = [name for name in ("redo_files", "redo_kinds", "redo") if values[name]]
     if len(given) > 1:
         first, second = (_REDO_FLAGS[name] for name in given[:2])

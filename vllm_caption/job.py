@@ -34,7 +34,11 @@ from vllm_caption.driver.redo import (
 from vllm_caption.driver.resume import Pending, Wanted
 from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
-from vllm_caption.engines.executors.choice import local_gpus, make_executor
+from vllm_caption.engines.executors.choice import (
+    first_starts_alone,
+    local_gpus,
+    make_executor,
+)
 from vllm_caption.engines.machine_check import await_machine
 from vllm_caption.engines.model_folder import check_model_folder, resolve_model
 from vllm_caption.errors import (
@@ -247,7 +251,6 @@ class _Job:
             await asyncio.to_thread(self._twins),
             SameErrors(config.max_same_errors),
         )
-        on_gpus = config.engine.executor == "local" and any(self._gpus)
         driver = Driver(
             config.engine,
             recorder,
@@ -255,7 +258,7 @@ class _Job:
             self.stats,
             self._progress.warn,
             self._open_engines,
-            first_alone=on_gpus,  # the others find what it has compiled
+            first_alone=first_starts_alone(),
             on_tick=self._tick,
         )
         for number in (signal.SIGINT, signal.SIGTERM):

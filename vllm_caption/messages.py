@@ -78,10 +78,13 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):
-    """Seconds an attempt waited for a preparing thread, was prepared, and was generated."""
+    """Seconds an attempt waited for a thread that prepares, was prepared, waited for the one thread
+    that renders, was rendered, and was generated."""
 
     queue_s: float = 0.0
     prepare_s: float = 0.0
+    render_queue_s: float = 0.0
+    render_s: float = 0.0
     generate_s: float = 0.0
 
 

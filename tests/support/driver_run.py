@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Run:
     start_engine: Any = start_fake
     engine: dict[str, Any] = field(default_factory=dict)
     first_alone: bool = False
+    engine_args: bytes = b""
     max_same_errors: int = 64
     failed_before: set[str] = field(default_factory=set)
     make_executor: Callable[[RunConfig, Callable[[str], None]], Executor] = local
@@ -134,9 +136,20 @@ class Run:
             self.executor.close()
             self.output.close(complete=True)
 
+    async def run_until_all_are_up(self) -> None:
+        """As `run`, where an item that is `gated` is answered once every engine is up."""
+
+        async def open_gate() -> None:
+            while not all(engine.state == "up" for engine in self.stats.engines):
+                await asyncio.sleep(0.01)
+            (self.folder / "raw/gate").touch()
+
+        async with asyncio.timeout(120):
+            await asyncio.gather(self.run(), open_gate())
+
     async def _open(self) -> Executor:
         self.executor = executor = self.make_executor(self.config, self.told.append)
-        checked = FlagsChecked(b"", bounds_pixels=True)
+        checked = FlagsChecked(self.engine_args, bounds_pixels=True)
         if self.start_engine is start_vllm:
             flags = self.config.engine.vllm_flags(os.fspath(MODEL_DIR))
             image, sampling = self.config.image, self.config.sampling

@@ -27,14 +27,16 @@ class FakeEngine:
     """Answers at once with the file's name; some names make it misbehave."""
 
     step_s = 0.002
+    render_s = 0.0
 
     def __init__(self, gate: Path) -> None:
         """``gate``: names with `gated` wait until this file exists."""
         self.gate = gate
 
-    async def render(self, request: CaptionRequest, image: Image) -> object:
+    def render(self, request: CaptionRequest, image: Image) -> object:
         if "refused" in request.file:
             raise RequestRefused("this image is refused \udcff", retryable=False)
+        time.sleep(self.render_s)
         return image.size
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
@@ -86,6 +88,8 @@ def slow_down(stage: str) -> None:
         worker.prepare_image = prepare_slowly  # type: ignore[attr-defined]
     if stage == "disk":
         CaptionFiles.write = write_slowly  # type: ignore[method-assign]
+    if stage == "render":
+        FakeEngine.render_s = 0.03
     if stage == "engine":
         FakeEngine.step_s = 0.2
 
@@ -147,6 +151,22 @@ def start_broken_once(spec: WorkerSpec) -> FakeEngine:
     except FileExistsError:
         return start_fake(spec)
     raise RuntimeError("CUDA error: the GPU is lost")
+
+
+def start_beside_another_process(spec: WorkerSpec) -> FakeEngine:
+    """The first engine of all finds memory that another process still holds; each start notes what
+    it was told."""
+    with Path(spec.images_root, "told").open("ab") as told:
+        told.write(spec.engine_args + b"\n")
+    try:
+        Path(spec.images_root, "taken").touch(exist_ok=False)
+    except FileExistsError:
+        return start_fake(spec)
+    raise ValueError(
+        "Free memory on device cuda:0 (61.2/79.1 GiB) on startup is less than desired GPU memory"
+        " utilization (0.92, 72.77 GiB). Decrease GPU memory utilization or reduce GPU memory used"
+        " by other processes."
+    )
 
 
 def never_answer(*_: object) -> None:

@@ -126,6 +126,17 @@ def rows(output: Path) -> dict[str, dict[str, Any]]:
     return {row["file"]: row for table in tables for row in table.to_pylist()}
 
 
+def as_older_version(folder: Path, *columns: str) -> None:
+    """Take columns out of a manifest and its journal, as where the version that made them did not
+    know them yet."""
+    for part in parts(folder / "manifest.parquet"):
+        pq.write_table(pq.read_table(part).drop_columns(list(columns)), part)
+    journal = folder / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text("utf-8").splitlines()]
+    kept = [{name: line[name] for name in line if name not in columns} for line in lines]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+
+
 def make_input(folder: Path, count: int) -> list[str]:
     """An input of ``count`` distinct drawn images in documents of ten; returns their files."""
     files = [f"d{number // 10}/shape_{number}.png" for number in range(count)]

@@ -50,6 +50,8 @@ def row(file: str = "a.png", **columns: Any) -> Row:
         "engine": 0,
         "generate_s": 0.5,
         "prepare_s": 0.01,
+        "render_queue_s": 0.02,
+        "render_s": 0.005,
         "queue_s": 0.2,
     }
     return Row(file=file, **(common | made | columns))

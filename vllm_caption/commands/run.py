@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_caption.config import RunConfig
+from vllm_caption.config import EngineConfig, RunConfig
 from vllm_caption.errors import CaptionJobError, UsageError
 from vllm_caption.flags import make_config, parse_known, run_parser
 from vllm_caption.process import outliving_the_terminal
@@ -42,16 +42,22 @@ def complete_config(
     """
     values = vars(options) | {"engine_args": engine_args}
     if options.data_parallel_size is None:
-        values["data_parallel_size"] = _count_engines(options, needs_vllm=needs_vllm)
+        one = EngineConfig(
+            tensor_parallel_size=options.tensor_parallel_size,
+            pipeline_parallel_size=options.pipeline_parallel_size,
+            engine_args=engine_args,
+        )
+        values["data_parallel_size"] = _count_engines(
+            options, one.gpus_per_engine, needs_vllm=needs_vllm
+        )
     return make_config(values)
 
 
-def _count_engines(options: argparse.Namespace, *, needs_vllm: bool) -> int:
+def _count_engines(options: argparse.Namespace, gpus_per_engine: int, *, needs_vllm: bool) -> int:
     from vllm_caption.engines.executors.choice import default_data_parallel_size
 
-    per_engine = options.tensor_parallel_size * options.pipeline_parallel_size
     try:
-        return default_data_parallel_size(options.executor, options.ray_address, per_engine)
+        return default_data_parallel_size(options.executor, options.ray_address, gpus_per_engine)
     except UsageError:
         if needs_vllm:
             raise

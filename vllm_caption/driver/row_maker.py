@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import msgspec
+
 from vllm_caption.items import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
 from vllm_caption.scheduling.dispatcher import Accept, GiveUp
@@ -145,11 +147,7 @@ def _facts(image: ImageFacts | None) -> dict[str, object]:
 
 
 def _timings(timings: Timings) -> dict[str, object]:
-    return {
-        "queue_s": timings.queue_s,
-        "prepare_s": timings.prepare_s,
-        "generate_s": timings.generate_s,
-    }
+    return msgspec.structs.asdict(timings)
 
 
 def _now_us() -> int:

@@ -19,6 +19,7 @@ text is the same then as later, but no setting of the cache makes the weights sm
 _OUT_OF_MEMORY: Final = ("out of memory", "OutOfMemoryError")
 _SIGNS: Final[tuple[tuple[str, Shortage], ...]] = (
     ("less than desired", "taken"),
+    ("Error in memory profiling", "taken"),  # given back while vLLM measured
     ("No available memory for the cache blocks", "cache"),
     ("KV cache is needed", "cache"),
     ("Cannot auto-fit max_model_len", "cache"),

@@ -6,6 +6,7 @@ Shapes: one request is one chat turn with one RGB image; one answer is one capti
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import pickle
@@ -32,7 +33,8 @@ from vllm_caption.captions.prompt import RenderedPrompt
 from vllm_caption.captions.question import Question
 from vllm_caption.captions.reasoning import is_mark, is_part_of_mark, opened_by, reasoning_alone
 from vllm_caption.config import ImageConfig, SamplingConfig
-from vllm_caption.engine_flags import given_flags
+from vllm_caption.demo import MODEL_DIR
+from vllm_caption.engine_flags import given_flags, gpus_per_engine
 from vllm_caption.engines.worker import EngineLost, Generation, RequestRefused
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import first_line
@@ -64,6 +66,10 @@ TOO_LONG = "maximum context length"
 MIN_TOKENS = 16
 """A caption of fewer tokens is no remedy."""
 CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+DEMO_CACHE_BYTES = 256 << 20
+"""KV cache of the bundled model on a GPU. A block of it (16 tokens × 768 bytes) is so small that an
+80 GB GPU has room for six million, each a Python object; these are 21,845, enough for 170 sequences
+of the model's full length."""
 ADVICE = (
     "choose a model that vLLM runs with images, such as HuggingFaceTB/SmolVLM-Instruct,"
     " Qwen/Qwen2.5-VL-3B-Instruct or HuggingFaceM4/Idefics3-8B-Llama3"
@@ -105,7 +111,7 @@ def check_engine_args(
     parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False))
     given = given_flags(flags)
     namespace = parser.parse_args(list(flags))
-    for name, value in {**DEFAULTS, **(CPU_DEFAULTS if on_cpu else {})}.items():
+    for name, value in defaults(namespace.model, given, on_cpu=on_cpu).items():
         if not given & {name, f"no_{name}"}:
             setattr(namespace, name, value)
     try:
@@ -113,6 +119,7 @@ def check_engine_args(
         config = args.create_engine_config(UsageContext.LLM_CLASS)
     except _REFUSALS as error:
         raise UsageError("--model", namespace.model, _reason(error)) from None
+    _check_gpus(config.parallel_config, flags)
     if not config.model_config.is_multimodal_model:
         raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
     _check_reasoning_parser(config)
@@ -125,6 +132,28 @@ def check_engine_args(
     trial = _Trial(renderer, args.model, config.model_config.max_model_len)
     note = trial.ask(question, image if bounds else image.unbounded(), sampling.max_tokens)
     return FlagsChecked(pickle.dumps(args), bounds is not None, note)
+
+
+def defaults(model: str, given: set[str], *, on_cpu: bool) -> dict[str, object]:
+    """What replaces vLLM's own defaults, by the names of its flags; ``given``: those that the user
+    gives."""
+    values: dict[str, object] = dict(DEFAULTS)
+    if on_cpu:
+        values |= CPU_DEFAULTS
+    elif model == str(MODEL_DIR) and "num_gpu_blocks_override" not in given:
+        values["kv_cache_memory_bytes"] = DEMO_CACHE_BYTES
+    return values
+
+
+def _check_gpus(parallel: Any, flags: tuple[str, ...]) -> None:
+    """Raise UsageError where vLLM would use other GPUs for an engine than we give it."""
+    used, given = parallel.world_size_across_dp, gpus_per_engine(flags)
+    if used != given:
+        remedy = (
+            f"make an engine use {used} GPUs, but it gets {given}; give every parallel size as a"
+            " flag with its whole name, and set no VLLM_DP_SIZE"
+        )
+        raise UsageError("vLLM flags", None, remedy)
 
 
 def _reason(error: BaseException) -> str:
@@ -334,14 +363,18 @@ class VllmEngine:
         self._tokenize = _tokenization(llm.renderer)
         manager = getattr(getattr(llm.engine_core, "resources", None), "engine_manager", None)
         self._processes = tuple(getattr(manager, "processes", ()))
+        # vLLM warms its processor in a thread of its own, beside which nothing may be rendered.
+        # This waits behind it: there is no other public way to know its end.
+        self._warm = asyncio.run_coroutine_threadsafe(
+            llm.renderer.clear_mm_cache_async(), asyncio.get_running_loop()
+        )
 
-    async def render(self, request: CaptionRequest, image: Image) -> object:
+    def render(self, request: CaptionRequest, image: Image) -> object:
         """Chat template, tokens and processed pixels of one request."""
         messages = _messages(request.user, request.system, image)
         with self._told(retryable=False):
-            _, (rendered,) = await self._llm.renderer.render_chat_async(
-                [messages], CHAT, self._tokenize
-            )
+            self._warm.result()
+            _, (rendered,) = self._llm.renderer.render_chat([messages], CHAT, self._tokenize)
         return rendered
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:

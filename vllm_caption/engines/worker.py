@@ -67,8 +67,11 @@ class Generation:
 class CaptionEngine(Protocol):
     """What a worker needs of an engine."""
 
-    async def render(self, request: CaptionRequest, image: Image) -> object:
-        """Make the engine's own input from text and pixels (RGB). Raises RequestRefused."""
+    def render(self, request: CaptionRequest, image: Image) -> object:
+        """Make the engine's own input from text and pixels (RGB). Raises RequestRefused.
+
+        Blocks; called from one thread, which is not the event loop's.
+        """
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         """Generate to the end. Raises RequestRefused, EngineLost."""
@@ -108,6 +111,8 @@ class Worker:
         self._image_config = image_config
         self._find_twins = find_twins
         self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
+        # One, as in vLLM, whose processors are not made for more.
+        self._renderer = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._fetching: ThreadPoolExecutor | None = None
         if is_remote(images_root):
             self._fetching = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
@@ -124,7 +129,7 @@ class Worker:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(receiving, *self._tasks.values(), return_exceptions=True)
-        for pool in (self._threads, self._fetching):
+        for pool in (self._threads, self._renderer, self._fetching):
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
         return self._down.result() if self._down.done() else None
@@ -163,9 +168,12 @@ class Worker:
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
         if self._find_twins:
             self._link.send(ImageRead(request.lease, facts))
-        rendered_at = started
+        prepared_at = time.perf_counter()
+        loop = asyncio.get_running_loop()
         try:
-            rendered = await self._engine.render(request, prepared.image)
+            render_at, rendered = await loop.run_in_executor(
+                self._renderer, self._render, request, prepared.image
+            )
             rendered_at = time.perf_counter()
             answer = await self._engine.generate(request, rendered)
         except RequestRefused as refused:
@@ -173,7 +181,9 @@ class Worker:
             return Failed(request.lease, "engine_error", reason, retryable, facts)
         timings = Timings(
             queue_s=started - received,
-            prepare_s=rendered_at - started,
+            prepare_s=prepared_at - started,
+            render_queue_s=render_at - prepared_at,
+            render_s=rendered_at - render_at,
             generate_s=time.perf_counter() - rendered_at,
         )
         return Captioned(
@@ -209,3 +219,7 @@ class Worker:
     def _prepare(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
         started = time.perf_counter()
         return started, prepare_image(self._images_root, request.file, self._image_config)
+
+    def _render(self, request: CaptionRequest, image: Image) -> tuple[float, object]:
+        started = time.perf_counter()
+        return started, self._engine.render(request, image)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from vllm_caption.captions.rejection_alarm import Rejections
+from vllm_caption.messages import Timings
 from vllm_caption.monitoring.bottleneck import Limit, Load, limit
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures, RunFigures, num_up
 
@@ -20,10 +21,13 @@ BUCKET_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Captions and their tokens; ``num_generating``: how many were being generated at a time."""
+    """Captions and their tokens, and how many items were at a time being prepared, rendered (each
+    with those that waited for it), and generated."""
 
     images_per_s: float = 0.0
     tokens_per_s: float = 0.0
+    num_preparing: float = 0.0
+    num_rendering: float = 0.0
     num_generating: float = 0.0
 
 
@@ -32,6 +36,8 @@ class _Bucket:
     begin_s: float
     images: int = 0
     tokens: int = 0
+    prepare_s: float = 0.0
+    render_s: float = 0.0
     generate_s: float = 0.0
 
 
@@ -41,15 +47,17 @@ class Recent:
     def __init__(self) -> None:
         self._buckets: deque[_Bucket] = deque()
 
-    def add(self, at_s: float, tokens: int, generate_s: float) -> None:
-        """One caption, which took ``generate_s`` to generate."""
+    def add(self, at_s: float, tokens: int, timings: Timings) -> None:
+        """One caption, and what it took."""
         begin_s = at_s // BUCKET_S * BUCKET_S
         if not self._buckets or self._buckets[-1].begin_s < begin_s:
             self._buckets.append(_Bucket(begin_s))
         bucket = self._buckets[-1]
         bucket.images += 1
         bucket.tokens += tokens
-        bucket.generate_s += generate_s
+        bucket.prepare_s += timings.queue_s + timings.prepare_s
+        bucket.render_s += timings.render_queue_s + timings.render_s
+        bucket.generate_s += timings.generate_s
 
     def rates(self, now_s: float) -> Rates:
         """All zero while there is too little to say."""
@@ -63,6 +71,8 @@ class Recent:
         return Rates(
             images_per_s=num_images / span_s,
             tokens_per_s=sum(bucket.tokens for bucket in buckets) / span_s,
+            num_preparing=sum(bucket.prepare_s for bucket in buckets) / span_s,
+            num_rendering=sum(bucket.render_s for bucket in buckets) / span_s,
             num_generating=sum(bucket.generate_s for bucket in buckets) / span_s,
         )
 
@@ -115,7 +125,7 @@ class RunStats:
         prompt_tokens: int,
         output_tokens: int,
         at_s: float,
-        generate_s: float = 0.0,
+        timings: Timings = Timings(),  # noqa: B008 - it is frozen
     ) -> None:
         """One caption is on disk."""
         self.captioned += 1
@@ -126,7 +136,7 @@ class RunStats:
         self.last_caption_s = at_s
         if self.first_caption_s is None:
             self.first_caption_s = at_s
-        self.recent.add(at_s, output_tokens, generate_s)
+        self.recent.add(at_s, output_tokens, timings)
 
     def count_failure(self, kind: str, example: str) -> None:
         """One item failed; the first of a kind is kept to be shown."""
@@ -160,6 +170,8 @@ class RunStats:
                 writing=(writing_s - written_s) / max(seconds, 1e-3),
                 computing=(computing_s - computed_s) / max(seconds, 1e-3),
                 images_per_s=rates.images_per_s,
+                num_preparing=rates.num_preparing,
+                num_rendering=rates.num_rendering,
                 num_generating=rates.num_generating,
             )
         )

@@ -16,6 +16,7 @@ from vllm_caption.config import Shard
 from vllm_caption.formatting import counted, duration, printable, tally, with_example
 from vllm_caption.inputs.manifest import InputCounts, no_type_skipped
 from vllm_caption.items import SkippedDocument
+from vllm_caption.monitoring.bottleneck import remedy
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.store.layout import MANIFEST, REPORT, caption_name
 
@@ -81,7 +82,7 @@ def _items(stats: RunStats) -> Iterator[str]:
         yield f"  {stats.retried} attempts gave no caption and were retried."
     if missing := stats.restored + stats.gone:
         how = f"{stats.restored} written again from their rows, {stats.gone} captioned again"
-        yield f"  {counted(missing, 'caption file')} missing or empty: {how}."
+        yield f"  {counted(missing, '.txt file')} missing or empty: {how}."
     if stats.adopted:
         yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."
 
@@ -123,6 +124,8 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
         longest_first = sorted(stats.limits_s.items(), key=lambda limit: -limit[1])
         named = (f"{name} {spent_s / total_s:.0%}" for name, spent_s in longest_first)
         yield f"Limited by: {', '.join(named)} of the time"
+        if change := remedy(stats.limits_s):
+            yield f"  Faster with: {change}"
     own = max(stats.captioned - stats.twins, 1)
     shares = (f"{i}: {e.captioned / own:.0%}" for i, e in enumerate(stats.engines))
     yield "Share of each engine: " + ", ".join(shares)

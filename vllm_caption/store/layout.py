@@ -26,8 +26,6 @@ REDO: Final = "redo.json"
 SAMPLES: Final = "monitor.parquet"
 REPORT: Final = "report.html"
 COMPARISON: Final = "compare.html"
-REWRITING: Final = ".rewriting.json"
-"""The row of the caption that is being replaced."""
 LOCK: Final = ".run.lock"
 OWNER: Final = ".run.owner.json"
 PROBE: Final = ".probe-é.tmp"
@@ -36,7 +34,7 @@ LOGS: Final = "logs"
 PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
 
-_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, REWRITING, SAMPLES)
+_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, SAMPLES)
 """What a run replaces as a whole."""
 _OTHERS: Final = (
     *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, REPORT, COMPARISON, LOCK, OWNER, PROBE),

@@ -48,6 +48,8 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     engine: int | None = None
     queue_s: float | None = None
     prepare_s: float | None = None
+    render_queue_s: float | None = None
+    render_s: float | None = None
     generate_s: float | None = None
     finished_at: Microseconds
     run_id: str

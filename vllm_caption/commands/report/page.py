@@ -109,7 +109,9 @@ def _histograms(records: Records, words: np.ndarray) -> list[str]:
     for title, unit, column in (
         ("Generation time", "s", "generate_s"),
         ("Preparation of the image", "s", "prepare_s"),
-        ("Waiting time", "s", "queue_s"),
+        ("Rendering of the request", "s", "render_s"),
+        ("Wait for preparation", "s", "queue_s"),
+        ("Wait for rendering", "s", "render_queue_s"),
     ):
         values = facts.measured(done[column])
         if len(values):

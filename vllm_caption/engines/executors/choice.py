@@ -41,6 +41,12 @@ def local_gpus(config: EngineConfig) -> list[str | None]:
             return [None] * config.data_parallel_size
 
 
+def first_starts_alone() -> bool:
+    """Whether the others start once the first engine is up, wherever they run: on GPUs it compiles,
+    and they find the result in the cache."""
+    return not hardware.runs_on_cpu()
+
+
 def make_executor(
     config: EngineConfig, gpus: list[str | None], logs: Path, tell: Callable[[str], None]
 ) -> Executor:
