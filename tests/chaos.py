@@ -2,14 +2,16 @@
 
 `python tests/chaos.py --kills 1000 [--seed N]` is the long proof; the tests run a hundred. Half of
 the kills come at a random time, half before a random file operation of the driver, so that each
-gap between two operations is hit. After every kill: nothing of the run is alive, no .txt is torn,
-empty, foreign or touched again, no row is without its .txt. A run that gets through must have
-every item in one row, and a new input begins.
+gap between two operations is hit. With `--faulty`, each 50th operation of each kind on the output
+also fails with EIO once (needs a C compiler). After every kill: nothing of the run is alive, no
+.txt is torn, empty, foreign or touched again, no row is without its .txt. A run that gets through
+must have every item in one row, and nothing temporary left; then a new input begins.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import random
@@ -24,12 +26,26 @@ from pathlib import Path
 
 import psutil
 from support.fake_job import fake_main
+from support.faulty_disk import Fault, faulty_disk, set_faults
 from support.job import captions, draw_shape, input_flags, rows, write_document
 
 from vllm_caption.store.journal import read_journal
+from vllm_caption.store.layout import is_temporary
 
 MARK = "VLLM_CAPTION_CHAOS"
 NUM_GOOD, NUM_TWINS, NUM_ABSENT = 60, 8, 4
+FAULTY_CALLS = (
+    "open",
+    "write",
+    "rename",
+    "mkdir",
+    "stat",
+    "fsync",
+    "syncfs",
+    "ftruncate",
+    "unlink",
+)
+FAULT_EVERY = 50
 FILE_EVENTS = ("open", "os.rename", "os.truncate", "os.remove", "os.mkdir", "os.link")
 
 
@@ -44,6 +60,7 @@ class Chaos:
     left: Counter[str] = field(default_factory=Counter)
     longest_s: float = 1.0
     most_events: int = 200
+    faulty: bool = False
 
     def run(self, kills: int) -> None:
         """Runs until so many of them were killed, and the last input is complete."""
@@ -71,6 +88,8 @@ class Chaos:
         assert captioned == set(captions(output)) == set(good)
         assert len(made) == len(good) + NUM_ABSENT
         assert not (output / "journal.jsonl").read_bytes()
+        below = (path.relative_to(output) for path in output.rglob("*"))
+        assert not [path for path in below if is_temporary(str(path))]
         self.rounds += 1
 
     def _one_run(self, folder: Path, output: Path, *, kill: bool) -> int:
@@ -78,7 +97,8 @@ class Chaos:
         by_event = kill and self.random.random() < 0.5
         last_event = self.random.randrange(self.most_events) if by_event else None
         began = time.monotonic()
-        driver = start_driver(folder, output, mark, last_event)
+        faults = self._faults(output) if self.faulty else ()
+        driver = start_driver(folder, output, mark, last_event, faults)
         if kill and not by_event:
             end_within(driver, self.random.uniform(0.05, self.longest_s))
         code = wait(driver)
@@ -89,8 +109,18 @@ class Chaos:
         nothing_is_alive(mark)
         return code
 
+    def _faults(self, output: Path) -> tuple[Fault, ...]:
+        """Each 50th operation of each kind fails once, beginning anywhere."""
+        part, every = f"{output}/", FAULT_EVERY
+        firsts = {call: self.random.randint(1, every) for call in FAULTY_CALLS}
+        return tuple(
+            Fault(call, errno.EIO, part, first, every=every) for call, first in firsts.items()
+        )
 
-def start_driver(folder: Path, output: Path, mark: str, last_event: int | None) -> int:
+
+def start_driver(
+    folder: Path, output: Path, mark: str, last_event: int | None, faults: tuple[Fault, ...]
+) -> int:
     """Fork a driver; it kills itself before its file operation number ``last_event``."""
     pid = os.fork()
     if pid:
@@ -99,6 +129,9 @@ def start_driver(folder: Path, output: Path, mark: str, last_event: int | None) 
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
+    if faults:
+        os.environ["FAKE_WAITS_S"] = "0.01"
+        set_faults(*faults)
     if last_event is not None:
         die_before_event(last_event, os.fspath(output))
     flags = ("--checkpoint-interval=7", "--max-num-seqs=2", "-dp=2", "--quiet")
@@ -200,11 +233,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faulty", action="store_true", help="the disk fails for moments, too")
     arguments = parser.parse_args()
+    if arguments.faulty and "LD_PRELOAD" not in os.environ:
+        again = [sys.executable, "-c", "import chaos; chaos.main()", *sys.argv[1:]]
+        os.chdir(Path(__file__).parent)
+        os.execve(sys.executable, again, os.environ | faulty_disk())
     importlib.import_module("vllm_caption.job")  # once, not in every driver
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        chaos = Chaos(random.Random(arguments.seed), Path(work))
+        chaos = Chaos(random.Random(arguments.seed), Path(work), faulty=arguments.faulty)
         chaos.run(arguments.kills)
     spread = ", ".join(f"{number} with {what}" for what, number in sorted(chaos.left.items()))
     print(

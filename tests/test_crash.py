@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from support.faulty_disk import needs_compiler
 from support.job import (
     FAKE,
     QUICK,
@@ -54,9 +55,15 @@ def assert_all_captioned(folder: Path, files: list[str]) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_driver_killed_at_a_hundred_instants_loses_tears_and_repeats_nothing() -> None:
+@pytest.mark.parametrize(
+    ("kills", "faulty"),
+    [(50, ()), pytest.param(10, ("--faulty",), marks=needs_compiler, id="on a faulty disk")],
+)
+def test_driver_killed_at_random_instants_loses_tears_and_repeats_nothing(
+    kills: int, faulty: tuple[str, ...]
+) -> None:
     # As a module: of a script, each worker process would import all that it imports.
-    command = [sys.executable, "-c", "import chaos; chaos.main()", "--kills=50"]
+    command = [sys.executable, "-c", "import chaos; chaos.main()", f"--kills={kills}", *faulty]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     halves = [
         subprocess.Popen([*command, f"--seed={seed}"], cwd=HERE, **pipes)
@@ -65,7 +72,7 @@ def test_driver_killed_at_a_hundred_instants_loses_tears_and_repeats_nothing() -
     for half in halves:
         stdout, stderr = half.communicate(timeout=580)
         assert half.returncode == 0, stderr[-3000:]
-        assert stdout.startswith("50 kills ")
+        assert stdout.startswith(f"{kills} kills ")
         assert "nothing lost" in stdout
 
 

@@ -64,7 +64,6 @@ from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.scheduling.same_errors import SameErrors
-from vllm_caption.store.earlier_captions import read_earlier
 from vllm_caption.store.layout import REDO, STATUS
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
@@ -285,7 +284,7 @@ class _Job:
         resume = self._config.resume
         if resume.redo == "all" or resume.redo_files or not self._config.dedup:
             return Twins()
-        return Twins(read_earlier(self._output.root, self._recipe_ids, self._num_known))
+        return Twins(self._output.earlier_captions(self._recipe_ids, self._num_known))
 
     async def _open_engines(self) -> Executor:
         """Have vLLM check its flags, and settle what every worker is told."""

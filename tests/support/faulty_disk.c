@@ -25,16 +25,20 @@ struct rule { char call[16], part[256]; int number; long first, last, every, see
 static struct rule rules[16];
 static int num_rules;
 
-__attribute__((constructor)) static void read_rules(void) {
-    const char *text = getenv("FAULTY_DISK");
+/* From now on these rules and no others; a process may call it by ctypes. */
+void set_faults(const char *text) {
+    num_rules = 0;
     while (text && num_rules < 16) {
         struct rule *r = &rules[num_rules];
+        memset(r, 0, sizeof *r);
         if (sscanf(text, " %15s %d %ld %ld %ld %255[^;]", r->call, &r->number, &r->first,
                    &r->last, &r->every, r->part) >= 5) num_rules++;
         text = strchr(text, ';');
         if (text) text++;
     }
 }
+
+__attribute__((constructor)) static void begin(void) { set_faults(getenv("FAULTY_DISK")); }
 
 /* 1 where this call is to fail; errno says how. */
 static int fails(const char *call, const char *path) {

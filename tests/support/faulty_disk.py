@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from support.pretend_gpus import compiler, needs_compiler
 
-__all__ = ["Fault", "compiler", "faulty_disk", "folding_disk", "needs_compiler"]
+__all__ = ["Fault", "compiler", "faulty_disk", "folding_disk", "needs_compiler", "set_faults"]
 
 SOURCE = Path(__file__).with_name("faulty_disk.c")
 
@@ -51,6 +52,12 @@ def _library() -> Path:
 def faulty_disk(*faults: Fault) -> dict[str, str]:
     """The environment of a process that meets these faults."""
     return {"LD_PRELOAD": str(_library()), "FAULTY_DISK": ";".join(map(str, faults))}
+
+
+def set_faults(*faults: Fault) -> None:
+    """These faults, from now on, in this process, which must have been started with `faulty_disk()`
+    as its environment, and in what it forks."""
+    ctypes.CDLL(None).set_faults(";".join(map(str, faults)).encode())
 
 
 def folding_disk(folder: Path, *, composes: bool = False) -> dict[str, str]:

@@ -25,7 +25,7 @@ class FolderIdentity:
             return True
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) != self._identity
+        return self._identity not in (None, (found.st_dev, found.st_ino))
 
     def _look(self) -> tuple[int, int] | None:
         try:

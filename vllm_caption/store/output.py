@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folding import ask_disk
 from vllm_caption.store.documents import write_documents
+from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
 from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.layout import (
     DAMAGED_PARTS,
@@ -105,7 +106,7 @@ class Output:
     def item_states(self) -> KnownItems:
         """The state of every item that has a row; for a shard, also those of the output folder's
         manifest."""
-        states = read_states(self._known_parts())
+        states = self._disk.attempt("file", lambda: read_states(self._known_parts()))
         self.files.claims.record(file for file, s in states.items() if s.status == "captioned")
         return states
 
@@ -121,7 +122,13 @@ class Output:
     def ids_of(self, recipe: Recipe) -> frozenset[str]:
         """Under which the rows of the folder name a recipe."""
         with _stopping():
-            return ids_of(recipe, self._captions_root)
+            return self._disk.attempt("file", lambda: ids_of(recipe, self._captions_root))
+
+    def earlier_captions(self, recipe_ids: Collection[str], num_known: int) -> EarlierCaptions:
+        """See `read_earlier`."""
+        with _stopping():
+            read = partial(read_earlier, self.root, recipe_ids, num_known)
+            return self._disk.attempt("file", read)
 
     def record_recipe(self, recipe: Recipe) -> str | None:
         """Keep how the run makes its captions; a sentence if that file was damaged."""

@@ -12,6 +12,7 @@ from typing import Final
 from vllm_caption.engines.deaths import OomKills, describe_end
 from vllm_caption.engines.memory_errors import WHILE_LOADING
 from vllm_caption.formatting import encodable
+from vllm_caption.store.disk.attempts import Disk
 
 TAIL_BYTES = 64 * 1024
 _ERROR_LINE = re.compile(rb"(?:^|\] )([\w.]*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
@@ -32,7 +33,8 @@ class EngineLog:
         """Send this process's output, and that of what it starts, there, not to the terminal."""
         self.path = path
         self._oom_kills = OomKills.now()
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = Disk().attempt("start", lambda: os.open(path, flags, 0o644))
         self._begin = os.fstat(log).st_size
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
