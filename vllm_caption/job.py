@@ -218,7 +218,7 @@ class _Job:
     def _record_redo(self, progress: RedoProgress) -> None:
         runs = (*progress.runs, self._make.run_id)
         content = encode_redo(msgspec.structs.replace(progress, runs=runs))
-        self._output.replace(REDO, content)
+        self._output.keep(REDO, content)
 
     @property
     def seconds(self) -> float:

@@ -106,7 +106,8 @@ class Output:
     def item_states(self) -> KnownItems:
         """The state of every item that has a row; for a shard, also those of the output folder's
         manifest."""
-        states = self._disk.attempt("file", lambda: read_states(self._known_parts()))
+        with _stopping():
+            states = self._disk.attempt("file", lambda: read_states(self._known_parts()))
         self.files.claims.record(file for file, s in states.items() if s.status == "captioned")
         return states
 
@@ -146,6 +147,11 @@ class Output:
             with _stopping():
                 raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
         self._inform(name, lambda: write_file(self.root / name, content))
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file of the folder that a rerun needs. Raises RunStopped."""
+        with _stopping():
+            self._disk.attempt("file", lambda: write_file(self.root / name, content))
 
     def _inform(self, name: str, write: Callable[[], object]) -> None:
         without = f"{self.root / name} cannot be written now, which costs the run nothing"
