@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.image_files import put, raw_png
+from support.colour_profiles import PROPHOTO, rgb_profile
+from support.image_files import png_chunk, put, raw_png
 
 from vllm_caption.images.shrink import shrink
 
@@ -48,14 +50,20 @@ def test_webp_at_the_pixel_cap_peaks_below_900_mb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "colour_type", "row"),
-    [(8, 6, b"\xc8\x14\x14\x5a" * SIDE), (8, 4, b"\xc8\x5a" * SIDE), (16, 0, b"\xc8\x14" * SIDE)],
-    ids=["RGBA", "LA", "I;16"],
+    ("bits", "colour_type", "row", "profile"),
+    [
+        (8, 6, b"\xc8\x14\x14\x5a" * SIDE, b""),
+        (8, 6, b"\xc8\x14\x14\x5a" * SIDE, rgb_profile(PROPHOTO, 1.8)),
+        (8, 4, b"\xc8\x5a" * SIDE, b""),
+        (16, 0, b"\xc8\x14" * SIDE, b""),
+    ],
+    ids=["RGBA", "RGBA with a profile", "LA", "I;16"],
 )
 def test_png_at_the_pixel_cap_peaks_below_500_mb(
-    tmp_path: Path, bits: int, colour_type: int, row: bytes
+    tmp_path: Path, bits: int, colour_type: int, row: bytes, profile: bytes
 ) -> None:
-    put(tmp_path, "a.png", raw_png((SIDE, SIDE), bits, colour_type, row))
+    extra = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(profile)) if profile else b""
+    put(tmp_path, "a.png", raw_png((SIDE, SIDE), bits, colour_type, row, extra))
     assert peak_mb(tmp_path, "a.png") < 500
 
 

@@ -313,3 +313,78 @@ def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunStopped, match=r"is damaged .* `verify --repair` moves it aside"):
         output.item_states()
     output.close(complete=False)
+
+
+# --- captions that are replaced ------------------------------------------------------------------
+
+
+def later(path: Path, text: str) -> None:
+    """A .txt that somebody wrote a minute from now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (path.stat().st_mtime + 60,) * 2)
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_its_row(
+    tmp_path: Path, was_there: bool
+) -> None:
+    if was_there:
+        output = Output(tmp_path, 100)
+        output.save_caption(row("a", caption="of the first run", recipe_id="r"))
+        output.close(complete=True)
+    output = Output(tmp_path, 100)
+    later(tmp_path / "a.txt", "by hand")
+    assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id is None
+    output.close(complete=True)
+    assert (tmp_path / "a.txt").read_text() == "by hand"
+    found = rows(tmp_path)["a"]
+    assert (found["caption"], found["recipe_id"]) == ("by hand", None)
+
+
+def test_empty_file_that_appears_while_a_run_is_under_way_is_no_caption(tmp_path: Path) -> None:
+    output = Output(tmp_path, 100)
+    later(tmp_path / "a.txt", " \n")
+    output.save_caption(row("a", caption="of this run", recipe_id="r"))
+    output.close(complete=True)
+    assert (tmp_path / "a.txt").read_text() == "of this run"
+
+
+KILLED_WHILE_REPLACING = """
+import os, sys
+sys.path.insert(0, "tests")
+from pathlib import Path
+from test_output import Output, row
+output = Output(Path(sys.argv[1]), 100)
+append = output._checkpoint.append
+output._checkpoint.append = lambda row: os.kill(os.getpid(), 9)
+output.save_caption(row("a", caption="new", recipe_id="r2"))
+"""
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_caption_whose_run_was_killed_before_its_row_gets_its_row_and_is_no_edit(
+    tmp_path: Path, edited: bool
+) -> None:
+    output = Output(tmp_path, 100)
+    output.save_caption(row("a", caption="old", recipe_id="r1"))
+    output.close(complete=True)
+    code = [sys.executable, "-c", KILLED_WHILE_REPLACING, str(tmp_path)]
+    assert subprocess.run(code, cwd=Path(__file__).parents[1], check=False).returncode == -9
+    assert (tmp_path / "a.txt").read_text() == "new"
+    if edited:
+        (tmp_path / "a.txt").write_text("by hand")
+    output = Output(tmp_path, 100)
+    assert output.item_states()["a"].recipe_id == ("r1" if edited else "r2")
+    output.close(complete=True)
+    assert rows(tmp_path)["a"]["caption"] == ("old" if edited else "new")
+    assert not (tmp_path / ".rewriting.json").exists()
+
+
+@pytest.mark.timeout(20)
+def test_pipe_in_the_place_of_a_caption_is_not_waited_for(tmp_path: Path) -> None:
+    output = Output(tmp_path, 100)
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(ItemError, match="is not a regular file"):
+        output.files.read("a")
+    output.close(complete=True)

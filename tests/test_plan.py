@@ -238,7 +238,7 @@ def test_lost_txt_files_are_counted_by_what_a_run_does_about_them(tmp_path: Path
     flags = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}")
     text = run_here("plan", *flags).stdout
     assert (
-        "3 .txt files missing or empty: 2 to write again from their rows, 1 to caption again"
+        "3 caption files missing or empty: 2 to write again from their rows, 1 to caption again"
         in text
     )
 

@@ -246,6 +246,20 @@ def test_merge_replaces_no_caption_and_believes_the_txt(tmp_path: Path) -> None:
     assert rows(out)[files[1]]["recipe_id"] is None
 
 
+def test_merge_keeps_a_caption_that_has_no_row_yet_in_the_folder_merged_into(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 2)
+    shard_run(tmp_path, "1/1", "theirs")
+    out = tmp_path / "all"
+    (out / files[0]).parent.mkdir(parents=True)
+    (out / f"{files[0]}.txt").write_text("by hand")
+    assert run_here("merge", f"--output={out}", str(tmp_path / "theirs")).exit_code == 0
+    assert captions(out) == {files[0]: "by hand", files[1]: f"caption of {files[1]}"}
+    found = rows(out)[files[0]]
+    assert (found["caption"], found["recipe_id"]) == ("by hand", None)
+
+
 @pytest.mark.parametrize("folder", ["out", "absent"])
 def test_merge_of_a_folder_that_cannot_be_is_a_usage_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "out").mkdir()

@@ -23,28 +23,29 @@ _THING: Final = (
 )
 _PREFACES: Final = re.compile(
     rf"""
-    ^{_YES}[!.,:;]+\s*(?:here|i|i'[a-z]+|let|below)\b
-    |^{_YES}!+\s*(?:this|the|that|$)
-    |^(?:here(?:'s|\ is|\ are)|below\ is|this\ is|the\ following\ is)\ (?:\w+\ ){{0,4}}{_THING}\b
+    {_YES}[!.,:;]+\s*(?:here|i|i'[a-z]+|let|below)\b
+    |{_YES}!+\s*(?:this|the|that|$)
+    |(?:here(?:'s|\ is|\ are)|below\ is|this\ is|the\ following\ is)\ (?:\w+\ ){{0,4}}{_THING}\b
         (?=\s*(?:[:.,]|of\b|for\b|in\b|based\b|that\b|with\b))
-    |^(?:(?:image|short|brief|concise|detailed|final)\ )?{_THING}\s*[:：\n]
-    |^assistant\s*(?::|\n|$)|^(?:user|human|system|model)\ ?\n
-    |\baddcriterion\b
-    |^\[/?inst\]|<\|[a-z_]+\|>|^</?s>
-    |^(?:好的|好|当然(?:可以)?|當然(?:可以)?|没问题|沒問題)[，,。！!：:]\s*(?:这|這|以下|下面|我|根据|根據)
-    |^(?:以下|下面)(?:是|為|为)[^。：:\n]{{0,24}}(?:描述|说明|說明|标题|標題|回答|答案)\s*[：:\n]
-    |^(?:描述|说明|說明|标题|標題|回答|答案)\s*[：:]
-    |^(?:はい|もちろん(?:です)?|承知しました|かしこまりました)[、。！!]\s*(?:以下|こちら|この)
-    |^以下(?:は|に)[^。：:\n]{{0,24}}(?:説明|キャプション|回答)
-    |^(?:물론입니다|물론이죠|네|알겠습니다)[,.!]\s*(?:다음|여기|아래|이)
-    |^(?:natürlich|gerne?)[!,.]\s*(?:hier|ich)\b|^hier\ ist\ (?:\w+\ ){{0,3}}beschreibung\b
-    |^(?:bien\ sûr|d'accord)[!,.\ ]+(?:voici|je)\b|^voici\ (?:\w+\ ){{0,3}}description\b
-    |^(?:claro|por\ supuesto)[!,.]\s*(?:aquí|esta|este|aqui)\b
-    |^aquí\ (?:está|tienes)\ (?:\w+\ ){{0,3}}descripción\b
-    |^(?:конечно|хорошо)[!,.]\s*(?:вот|это)\b|^вот\ (?:\w+\ ){{0,3}}описание\b
+    |(?:(?:image|short|brief|concise|detailed|final)\ )?{_THING}\s*[:：\n]
+    |assistant\s*(?::|\n|$)|(?:user|human|system|model)\ ?\n
+    |\[/?inst\]|</?s>
+    |(?:好的|好|当然(?:可以)?|當然(?:可以)?|没问题|沒問題)[，,。！!：:]\s*(?:这|這|以下|下面|我|根据|根據)
+    |(?:以下|下面)(?:是|為|为)[^。：:\n]{{0,24}}(?:描述|说明|說明|标题|標題|回答|答案)\s*[：:\n]
+    |(?:描述|说明|說明|标题|標題|回答|答案)\s*[：:]
+    |(?:はい|もちろん(?:です)?|承知しました|かしこまりました)[、。！!]\s*(?:以下|こちら|この)
+    |以下(?:は|に)[^。：:\n]{{0,24}}(?:説明|キャプション|回答)
+    |(?:물론입니다|물론이죠|네|알겠습니다)[,.!]\s*(?:다음|여기|아래|이)
+    |(?:natürlich|gerne?)[!,.]\s*(?:hier|ich)\b|hier\ ist\ (?:\w+\ ){{0,3}}beschreibung\b
+    |(?:bien\ sûr|d'accord)[!,.\ ]+(?:voici|je)\b|voici\ (?:\w+\ ){{0,3}}description\b
+    |(?:claro|por\ supuesto)[!,.]\s*(?:aquí|esta|este|aqui)\b
+    |aquí\ (?:está|tienes)\ (?:\w+\ ){{0,3}}descripción\b
+    |(?:конечно|хорошо)[!,.]\s*(?:вот|это)\b|вот\ (?:\w+\ ){{0,3}}описание\b
     """,
     re.VERBOSE,
 )
+_TEMPLATE: Final = re.compile(r"\baddCriterion\b|<\|[a-z_]+\|>")
+"""Pieces of a chat template, wherever they stand."""
 _FENCE: Final = re.compile(r"^[ \t]*```|```\s*$", re.MULTILINE)
 _MARKUP: Final = "*_#> \t\n"
 _INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
@@ -58,7 +59,8 @@ def has_preface(caption: str) -> bool:
     plain = unicodedata.normalize("NFKC", caption[:_MAX_CHARS])
     plain = _INVISIBLE.sub("", plain).casefold().replace("’", "'")
     plain = re.sub(r"[^\S\n]+", " ", plain)
-    return _PREFACES.search(re.sub(r"\*\*|__", "", plain).lstrip(_MARKUP)) is not None
+    start = re.sub(r"\*\*|__", "", plain).lstrip(_MARKUP)
+    return bool(_PREFACES.match(start) or _TEMPLATE.search(caption))
 
 
 def has_fence(caption: str) -> bool:

@@ -178,8 +178,7 @@ def check_caption(
         "loop": _is_loop(caption, found),
         "refusal": is_refusal(caption),
         "prompt_echo": is_echo(found, _prompt_words(prompt_text)),
-        "wrong_script": rules.language is not None
-        and in_other_script(words(without_quotations(caption)), rules.language),
+        "wrong_script": _is_in_other_script(caption, found, rules.language),
         "preface": has_preface(caption),
         "code_fence": has_fence(caption),
         "punctuation_tail": has_tail(caption),
@@ -188,6 +187,13 @@ def check_caption(
         "cut_off": finish_reason == "length",
     }
     return tuple(flag for flag in CAPTION_FLAGS if broken[flag])
+
+
+def _is_in_other_script(caption: str, found: list[str], language: str | None) -> bool:
+    if language is None:
+        return False
+    own = without_quotations(caption)
+    return in_other_script(found if own == caption else words(own), language)
 
 
 @lru_cache(maxsize=64)

@@ -56,6 +56,7 @@ SCRIPTS: Final = {
 }
 """Of each language, by its code in ISO 639, as Unicode names them."""
 _KNOWN: Final = frozenset().union(*SCRIPTS.values())
+_QUOTES: Final = re.compile("[“\"„«‘「『《']")
 _QUOTED: Final = re.compile(
     r"“[^”]*”|\"[^\"]*\"|„[^“”]*[“”]|«[^»]*»|‘[^’]*’|「[^」]*」|『[^』]*』|《[^》]*》|(?<!\w)'[^']*'(?!\w)"
 )
@@ -68,7 +69,7 @@ def language_code(text: str) -> str:
 
 def without_quotations(caption: str) -> str:
     """The words of the caption itself."""
-    return _QUOTED.sub(" ", caption)
+    return _QUOTED.sub(" ", caption) if _QUOTES.search(caption) else caption
 
 
 def in_other_script(words: Sequence[str], language: str) -> bool:

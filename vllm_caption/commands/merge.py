@@ -122,6 +122,10 @@ def _save(row: Row, files: CaptionFiles, output: Output) -> None:
     text = files.read(row.file) or row.caption
     if text is None:
         raise ItemError("caption_rejected", "neither its .txt nor its row has a caption")
+    present = output.files.read(row.file)
+    if present is not None and present != text:  # it has no row there yet, and stays
+        output.save_row(row.of_unknown_origin(present))
+        return
     output.save_caption(row if text == row.caption else row.of_unknown_origin(text))
 
 

@@ -198,9 +198,12 @@ class Recorder:
 
     def _fan_out(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> None:
         try:
-            self._output.save_caption(self._make.same_as(twin, of, caption, flags))
+            saved = self._output.save_caption(self._make.same_as(twin, of, caption, flags))
         except ItemError as error:
             self._fail(GiveUp(twin.item, 0, error.kind, error.reason), None)
+            return
+        if saved.recipe_id is None:
+            self._stats.adopted += 1
             return
         self._stats.captioned += 1
         self._stats.twins += 1
@@ -229,7 +232,7 @@ class Recorder:
 
     def _save_caption(self, accepted: Accept[Item], engine: int) -> None:
         try:
-            self._output.save_caption(self._make.captioned(accepted, engine))
+            saved = self._output.save_caption(self._make.captioned(accepted, engine))
         except ItemError as error:
             kind, reason = error.kind, error.reason
             self._fail(
@@ -240,14 +243,17 @@ class Recorder:
             self._dispatcher.add(twin.item for twin in left)
             return
         result, now_s = accepted.result, asyncio.get_running_loop().time()
-        self._stats.count_caption(
-            engine,
-            result.prompt_tokens,
-            result.output_tokens,
-            now_s,
-            result.timings,
-        )
-        self._stats.flags.update(accepted.flags)
+        if saved.recipe_id is None:  # somebody was quicker, and theirs stays
+            self._stats.adopted += 1
+        else:
+            self._stats.count_caption(
+                engine,
+                result.prompt_tokens,
+                result.output_tokens,
+                now_s,
+                result.timings,
+            )
+            self._stats.flags.update(accepted.flags)
         file, flags = accepted.item.file, accepted.flags
         if flags:
             self._flags_of_leaders[file] = flags

@@ -22,6 +22,7 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Resampling
 
 from vllm_caption.errors import ItemError
+from vllm_caption.images.profiles import to_srgb_of
 from vllm_caption.messages import Backdrop
 
 Pixels = np.ndarray[Any, Any]
@@ -104,7 +105,15 @@ def pad(image: Image.Image, backdrop: Backdrop) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The same image as L, RGB or RGBA; or as I or F, whose range is known only of the whole."""
+    """The same image as L, RGB or RGBA, in sRGB; or as I or F, whose range is known only of the
+    whole."""
+    to_srgb = to_srgb_of(image)
+    if to_srgb is None:
+        return _in_its_colours(image)
+    return to_srgb(image if image.mode == "CMYK" else _in_its_colours(image))
+
+
+def _in_its_colours(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _high_bytes(image)
     if image.mode in ("L", "RGB") and "transparency" not in image.info:

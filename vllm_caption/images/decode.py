@@ -5,10 +5,9 @@
 Invariants
 - Only ``ItemError`` leaves ``prepare_image``, whatever the file holds.
 - A header passes ``max_image_pixels`` before a pixel is decoded.
-- Calls share no state, so any number of threads may prepare images at a time.
+- Calls share no state but a cache of colour profiles, so any number of threads may prepare images
+  at a time.
 - Pillow's warnings are silenced for the whole process at the first call.
-
-Colour profiles are not applied: they shift shades, not what a caption says.
 """
 
 from __future__ import annotations

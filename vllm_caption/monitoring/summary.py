@@ -82,7 +82,7 @@ def _items(stats: RunStats) -> Iterator[str]:
         yield f"  {stats.retried} attempts gave no caption and were retried."
     if missing := stats.restored + stats.gone:
         how = f"{stats.restored} written again from their rows, {stats.gone} captioned again"
-        yield f"  {counted(missing, '.txt file')} missing or empty: {how}."
+        yield f"  {counted(missing, 'caption file')} missing or empty: {how}."
     if stats.adopted:
         yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."
 

@@ -90,9 +90,8 @@ class CaptionFiles:
 
         Raises ItemError where there is one that may not be read, OSError for the disk.
         """
-        path = Path(self.path(file))
         try:
-            text = self._disk.attempt("caption", lambda: path.read_text("utf-8", errors="replace"))
+            text = self._disk.attempt("caption", lambda: _read_text(self.path(file)))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -129,6 +128,14 @@ class CaptionFiles:
         if found.state == "there":
             return "same" if hash_of(found.text) == trace.text_hash else "edited"
         return "edited" if found.state == "unreadable" else "gone"
+
+    def changed_ns(self, file: str) -> int | None:
+        """When the .txt was last written, by the clock of its file system; None where there is
+        none to be seen."""
+        try:
+            return os.stat(self.path(file)).st_mtime_ns
+        except OSError:
+            return None
 
     def inspect(self, file: str) -> Inspected:
         """As `read`, but whatever lies there is described; never waits, as on a FIFO."""
@@ -250,6 +257,21 @@ class CaptionFiles:
                         yield path, True
         for part in temporary_parts(Path(self._root, MANIFEST)):
             yield f"{MANIFEST}/{part.name}", True
+
+
+def _read_text(path: str) -> str:
+    """Of a regular file; any other might make its reader wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
+            raise ItemError("output_conflict", "its .txt is not a regular file")
+        with open(descriptor, encoding="utf-8", errors="replace", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(descriptor)
 
 
 def is_blank(text: str) -> bool:

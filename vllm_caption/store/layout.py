@@ -26,6 +26,8 @@ REDO: Final = "redo.json"
 SAMPLES: Final = "monitor.parquet"
 REPORT: Final = "report.html"
 COMPARISON: Final = "compare.html"
+REWRITING: Final = ".rewriting.json"
+"""The row of the caption that is being replaced."""
 LOCK: Final = ".run.lock"
 OWNER: Final = ".run.owner.json"
 PROBE: Final = ".probe-é.tmp"
@@ -34,7 +36,7 @@ LOGS: Final = "logs"
 PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
 
-_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, SAMPLES)
+_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, REWRITING, SAMPLES)
 """What a run replaces as a whole."""
 _OTHERS: Final = (
     *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, REPORT, COMPARISON, LOCK, OWNER, PROBE),

@@ -6,11 +6,14 @@ Invariant: every public method leaves the folder in a state from which a rerun l
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from vllm_caption.config import Shard
 from vllm_caption.errors import ItemError, RunStopped, UsageError
@@ -26,8 +29,10 @@ from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.layout import (
     DAMAGED_PARTS,
     DOCUMENTS,
+    LOCK,
     LOGS,
     MANIFEST,
+    REWRITING,
     parts,
     shard_folders,
     state_folder,
@@ -66,6 +71,7 @@ class Output:
                 self.files = CaptionFiles(root, self._disk, ask_disk(root))
                 self._identity = FolderIdentity(root)
                 self._checkpoint = self._open_checkpoint(self.root, checkpoint_interval)
+                self._began_ns = self._clock_ns()
                 if shard is None:
                     self._merge_shards()
         except RunStopped:
@@ -73,14 +79,41 @@ class Output:
             raise
 
     def _open_checkpoint(self, folder: Path, interval: int) -> Checkpoint:
-        return Checkpoint(folder, interval, self._reconcile, self._disk)
+        checkpoint = Checkpoint(folder, interval, self._reconcile, self._disk)
+        self._finish_rewriting(folder, checkpoint)
+        return checkpoint
+
+    def _clock_ns(self) -> int | None:
+        """What the clock of the file system shows; it may be another machine's."""
+        path = self.root / LOCK
+        with suppress(OSError):
+            os.utime(path)
+            return path.stat().st_mtime_ns
+        return None
+
+    def _finish_rewriting(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """A run was killed while it replaced a caption: where the new text is in place, its row is
+        made up for. Without it, the text would count as somebody's edit of the old one."""
+        path = folder / REWRITING
+        try:
+            row = msgspec.json.decode(path.read_bytes(), type=Row)
+        except (FileNotFoundError, ValueError):
+            return
+        with suppress(ItemError):
+            if self.files.read(row.file) == row.caption:
+                checkpoint.append(row)
+                checkpoint.write_part()
+        path.unlink(missing_ok=True)
 
     def _reconcile(self, row: Row) -> Row:
         """A row that a killed run left, with its .txt: one that a power loss took is written again;
         where the two differ, the .txt counts."""
         if row.caption is None:
             return row
-        text = self.files.read(row.file)
+        try:
+            text = self.files.read(row.file)
+        except ItemError:  # it is there and may not be read
+            return row
         if text is None:
             with suppress(ItemError):
                 self.files.write(row.file, row.caption)
@@ -167,17 +200,39 @@ class Output:
             return self.files.read(file)
         return None
 
-    def save_caption(self, row: Row) -> None:
-        """Write a caption, then its row.
+    def save_caption(self, row: Row) -> Row:
+        """Write a caption, then its row. Where somebody wrote a caption there while the item was
+        under way, theirs stays. Returns the row that is recorded.
 
         Raises ItemError when this caption cannot be placed, RunStopped when nothing can.
         """
-        assert row.caption is not None
+        caption = row.caption
+        assert caption is not None
         began_s = time.perf_counter()
         with _stopping():
-            self.files.write(row.file, row.caption)
+            changed_ns = self.files.changed_ns(row.file)
+            theirs = self._read_newer(row.file, changed_ns)
+            if theirs is not None:
+                row = row if theirs == caption else row.of_unknown_origin(theirs)
+            else:
+                if changed_ns is not None:
+                    self._announce(row)
+                self.files.write(row.file, caption)
             self._checkpoint.append(row)
         self.writing_s += time.perf_counter() - began_s
+        return row
+
+    def _announce(self, row: Row) -> None:
+        """Keep a row beside the caption that is replaced now: see `_finish_rewriting`."""
+        content, path = msgspec.json.encode(row), self.root / REWRITING
+        without = f"{path} cannot be written, so a kill may leave one new caption with its old row"
+        self._disk.try_once("inform", lambda: write_file(path, content), without)
+
+    def _read_newer(self, file: str, changed_ns: int | None) -> str | None:
+        """The caption in a .txt that was written since this run began: a run writes each once."""
+        if changed_ns is None or self._began_ns is None or changed_ns <= self._began_ns:
+            return None
+        return self.files.read(file)
 
     def restore_caption(self, file: str, caption: str) -> None:
         """Put the .txt of a row back; raises as `save_caption`."""
@@ -208,6 +263,7 @@ class Output:
         """Write the last part; after a complete run leave one row per item."""
         try:
             with _stopping():
+                (self.root / REWRITING).unlink(missing_ok=True)
                 if complete:
                     self._checkpoint.compact()
                 self._checkpoint.close()

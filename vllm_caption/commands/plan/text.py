@@ -87,7 +87,7 @@ def _items(items: Items) -> Iterator[str]:
         yield f"{INDENT}{items.spared:,} {text}"
     if missing := items.restored + items.gone:
         how = f"{items.restored:,} to write again from their rows, {items.gone:,} to caption again"
-        yield f"{INDENT}{counted(missing, '.txt file')} missing or empty: {how}"
+        yield f"{INDENT}{counted(missing, 'caption file')} missing or empty: {how}"
     if items.redone:
         yield f"{INDENT}{counted(items.redone, 'caption')} will be replaced (--redo)"
     if items.failed_before:
