@@ -13,6 +13,9 @@ from support.pretend_gpus import PretendGpus, needs_compiler
 from vllm_caption.commands import doctor
 from vllm_caption.demo import MODEL_DIR
 from vllm_caption.engines import hardware, machine_check
+from vllm_caption.engines.hardware import INSTALL_HINT
+from vllm_caption.engines.weights import Weights
+from vllm_caption.errors import UsageError
 from vllm_caption.store.lock import OutputLock
 
 
@@ -78,6 +81,65 @@ def test_a_model_in_the_hubs_cache_is_found(
         f"ok       --model someone/shapes: in the Hub's cache, {snapshot}, weights of 3.6 MiB"
     )
     assert expected in said
+
+
+def test_a_cache_that_holds_a_part_is_completed_by_a_run_but_not_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--someone--shapes"
+    snapshot = shutil.copytree(MODEL_DIR, repository / "snapshots" / "0123abcd")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abcd")
+    (snapshot / "model.safetensors").unlink()
+    flags = ["--model=someone/shapes", f"--download-dir={tmp_path}", f"--output={tmp_path}"]
+    monkeypatch.setattr(machine_check, "is_offline", lambda: False)
+    monkeypatch.setattr(machine_check, "ask_hub", lambda *_: Weights({"BF16": 2**30}))
+    exit_code, said = lines(*flags)
+    assert exit_code == 0
+    assert any(line.endswith("weights of 1.0 GiB; a run downloads the rest") for line in said)
+    monkeypatch.setattr(machine_check, "is_offline", lambda: True)
+    assert "holds no weights" in the_problem(*flags)
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"), [("s3://bucket/model", ""), ("someone/shapes", "VLLM_USE_MODELSCOPE")]
+)
+def test_a_model_that_lies_elsewhere_is_left_to_vllm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, variable: str
+) -> None:
+    if variable:
+        monkeypatch.setenv(variable, "True")
+    exit_code, said = lines(f"--model={model}", f"--output={tmp_path}")
+    assert exit_code == 0
+    assert f"ok       --model {model}: is no folder here; not looked up" in said
+
+
+def test_a_folder_that_may_not_be_read_is_a_line_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> Weights:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("vllm_caption.engines.model_folder.read_weights", refuse)
+    told = the_problem("--model=demo", f"--output={tmp_path}")
+    assert told.endswith("cannot be read (Permission denied)")
+
+
+def test_without_vllm_there_is_one_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> str:
+        raise UsageError("vllm", "is not installed", INSTALL_HINT)
+
+    for module in (doctor, hardware, machine_check):
+        monkeypatch.setattr(module, "platform", absent)
+    told = the_problem("--model=demo", f"--output={tmp_path}")
+    assert told.startswith("PROBLEM  vllm is not installed: pip install")
+
+
+def test_the_machines_of_a_cluster_are_not_looked_at(tmp_path: Path) -> None:
+    flags = ["--model=demo", f"--output={tmp_path}", "--executor=ray", "--data-parallel-size=2"]
+    exit_code, said = lines(*flags)
+    assert exit_code == 0
+    assert any(line.startswith("warning  --executor ray: ") for line in said)
 
 
 def test_an_output_folder_that_another_run_holds(tmp_path: Path) -> None:

