@@ -2,10 +2,10 @@
 
 `python benchmarks/million.py [--items 10000 100000 1000000] [--done 0.9]`
 
-Generates an input (documents of five items, images that do not exist) and an output folder whose
-manifest says that most items are captioned; then, each in a process of its own: `plan`, the scan
-that a resumed run makes, and the compaction of the manifest. Prints seconds and peak memory, and
-when the first item was there for an engine.
+Generates an input (documents of five items, images that do not exist) and an output folder with the
+.txt files of most items and a manifest that says that these are captioned; then, each in a process
+of its own: `plan`, the scan that a resumed run makes, and the compaction of the manifest. Prints
+seconds and peak memory, and when the first item was there for an engine.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def make_input(folder: Path, num_items: int) -> None:
 
 
 def make_output(folder: Path, num_done: int, per_part: int = 1000) -> None:
-    """The parts of a run that was killed: not compacted."""
+    """The captions and parts of a run that was killed: not compacted."""
     parts = folder / "manifest.parquet"
     parts.mkdir(parents=True)
     for number, first in enumerate(range(0, num_done, per_part)):
@@ -82,13 +82,24 @@ def make_output(folder: Path, num_done: int, per_part: int = 1000) -> None:
             | {
                 "file": name_of(item),
                 "caption": f"a large red circle with a thin blue outline, number {item}",
+                "finished_at": time.time_ns() // 1000,
                 "twin_key": os.urandom(16).hex(),
                 "image_sha256": os.urandom(32).hex(),
             }
             for item in range(first, min(first + per_part, num_done))
         ]
+        for row in rows:
+            make_caption(folder, row)
         table = pa.Table.from_pylist(rows, SCHEMA)
         pq.write_table(table, parts / f"part-{number + 1:08}.parquet", compression="zstd")
+
+
+def make_caption(folder: Path, row: dict[str, Any]) -> None:
+    """The .txt of a row, of its time."""
+    path = folder / f"{row['file']}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(row["caption"])
+    os.utime(path, ns=(row["finished_at"] * 1000,) * 2)
 
 
 def measured(what: Callable[[], dict[str, float]]) -> dict[str, float]:

@@ -125,7 +125,8 @@ def add_output_folder(group: Any) -> None:
 def _add_output(group: Any, run: RunConfig) -> None:
     add_output_folder(group)
     _add(group, run, "checkpoint_interval", "rows per Parquet part", type=positive)
-    _add(group, run.resume, "redo", "caption these items again", choices=get_args(Redo))
+    text = "caption these again, but nothing that a person wrote; goes on where it was interrupted"
+    _add(group, run.resume, "redo", text, choices=get_args(Redo))
     group.add_argument(
         "--redo-kind",
         dest="redo_kinds",

@@ -280,8 +280,9 @@ class Pass:
                 unusable.add(entry)
                 found = entry
             if missing is None:
-                yield from held
-                held.clear()
+                if held:
+                    yield from held
+                    held.clear()
                 yield found
             else:
                 held.append(found)

@@ -199,7 +199,7 @@ class KnownItems(Mapping[str, ItemState]):
             map(ItemState._make, states),
             pc.binary_length(captions).to_pylist(),
             map(hash_of, captions.to_pylist()),
-            rows["finished_at"].cast(pa.int64()).to_pylist(),
+            pc.fill_null(rows["finished_at"].cast(pa.int64()), 0).to_pylist(),
             strict=True,
         ):
             self._add(file, state, size, text_hash, made_us)
