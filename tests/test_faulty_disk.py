@@ -219,6 +219,17 @@ def test_status_that_could_not_be_written_is_written_the_next_time(tmp_path: Pat
 
 
 @needs_compiler
+def test_leftover_that_cannot_be_removed_costs_neither_the_run_nor_its_rows(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 10)
+    faults = [Fault("unlink", errno.EIO, part=part) for part in ("manifest.parquet", ".rewriting")]
+    for _ in range(2):
+        assert faulty_run(tmp_path, *faults).exit_code == 0
+        assert_captioned(tmp_path, files)
+
+
+@needs_compiler
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_disk_without_locks_is_said_once_and_taken(tmp_path: Path, number: int) -> None:
     files = make_input(tmp_path, 4)

@@ -106,3 +106,23 @@ def test_shard_is_found_in_the_folder_that_it_keeps(tmp_path: Path) -> None:
     layout.shard_folder(tmp_path, shard).mkdir(parents=True)
     assert layout.shard_folders(tmp_path) == {shard: tmp_path / "shards/0003-of-0008"}
     assert layout.state_folder(tmp_path, None) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "is_temporary"),
+    [
+        (".status.json.tmp", True),
+        ("shards/0001-of-0008/.status.json.tmp", True),
+        (".report.html.4711.tmp", True),
+        (".compare.html.4711.tmp", True),
+        (layout.PROBE, True),
+        ("d0/.0123456789abcdef0123.tmp", True),
+        ("d0/.status.json.tmp", False),
+        ("status.json", False),
+        (".mine.tmp", False),
+    ],
+)
+def test_what_a_killed_process_was_writing_is_told_from_what_is_somebody_elses(
+    path: str, is_temporary: bool
+) -> None:
+    assert layout.is_temporary(path) == is_temporary

@@ -18,7 +18,7 @@ from support.job import as_older_version, rows
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
-from vllm_caption.store.layout import parts
+from vllm_caption.store.layout import TEMPORARY_FILES, part_name, parts, temporary_name
 from vllm_caption.store.output import Output
 from vllm_caption.store.reader import FolderRows
 from vllm_caption.store.rows import Row
@@ -249,6 +249,16 @@ def test_folder_of_a_version_with_fewer_columns_is_read_continued_and_compacted(
 
 
 # --- the folder as a whole -------------------------------------------------------------------
+
+
+def test_temporary_files_of_a_killed_run_are_gone_when_the_next_one_begins(tmp_path: Path) -> None:
+    (tmp_path / "manifest.parquet").mkdir()
+    names = (*TEMPORARY_FILES, f"manifest.parquet/{temporary_name(part_name(3))}")
+    for name in names:
+        (tmp_path / name).write_text("half")
+    output = Output(tmp_path, checkpoint_interval=10)
+    assert [name for name in names if (tmp_path / name).exists()] == []
+    output.close(complete=True)
 
 
 def test_row_is_recorded_only_after_its_caption_file_is_in_place(tmp_path: Path) -> None:

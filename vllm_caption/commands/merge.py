@@ -6,6 +6,7 @@ and a merge that was killed is finished by the next.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
         complete = True
     finally:
         output.close(complete=complete)
+        for note in output.take_notes():
+            print(note, file=sys.stderr)
     return merged
 
 

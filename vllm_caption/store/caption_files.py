@@ -133,7 +133,7 @@ class CaptionFiles:
         """When the .txt was last written, by the clock of its file system; None where there is
         none to be seen."""
         try:
-            return os.stat(self.path(file)).st_mtime_ns
+            return self._disk.attempt("caption", lambda: os.stat(self.path(file)).st_mtime_ns)
         except OSError:
             return None
 

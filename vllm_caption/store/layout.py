@@ -54,7 +54,12 @@ _PATTERNS: Final = (
     rf"{SHARDS}/\d+-of-\d+",
 )
 _RESERVED: Final = re.compile(f"(?:{'|'.join(_PATTERNS)})/")
-_TEMPORARY_FILES: Final = frozenset((*map(temporary_name, _REPLACED), PROBE))
+TEMPORARY_FILES: Final = (*map(temporary_name, _REPLACED), PROBE)
+"""What is written and then renamed in the folder of a run, one at a time."""
+_TEMPORARY: Final = re.compile(
+    rf"(?:{SHARDS}/\d+-of-\d+/)?(?:{'|'.join(map(re.escape, TEMPORARY_FILES))})"
+    rf"|\.(?:{re.escape(REPORT)}|{re.escape(COMPARISON)})\.\d+\.tmp"
+)
 _TEMPORARY_CAPTION: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 _SHARD: Final = re.compile(r"(\d+)-of-(\d+)")
 
@@ -81,7 +86,7 @@ def is_temporary(path: str) -> bool:
     """Whether a path below the output folder is of a file that is being written, or was when its
     writer died. Parts are listed by `temporary_parts`."""
     name = path.rpartition("/")[2]
-    return path in _TEMPORARY_FILES or _TEMPORARY_CAPTION.fullmatch(name) is not None
+    return bool(_TEMPORARY.fullmatch(path) or _TEMPORARY_CAPTION.fullmatch(name))
 
 
 # --- parts of the manifest -------------------------------------------------------------------

@@ -33,6 +33,7 @@ from vllm_caption.store.layout import (
     LOGS,
     MANIFEST,
     REWRITING,
+    TEMPORARY_FILES,
     parts,
     shard_folders,
     state_folder,
@@ -68,6 +69,8 @@ class Output:
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
+                for name in TEMPORARY_FILES:  # of a killed run
+                    self._remove(self.root / name)
                 self.files = CaptionFiles(root, self._disk, ask_disk(root))
                 self._identity = FolderIdentity(root)
                 self._checkpoint = self._open_checkpoint(self.root, checkpoint_interval)
@@ -96,14 +99,15 @@ class Output:
         made up for. Without it, the text would count as somebody's edit of the old one."""
         path = folder / REWRITING
         try:
-            row = msgspec.json.decode(path.read_bytes(), type=Row)
+            content = self._disk.attempt("file", path.read_bytes)
+            row = msgspec.json.decode(content, type=Row)
         except (FileNotFoundError, ValueError):
             return
         with suppress(ItemError):
             if self.files.read(row.file) == row.caption:
                 checkpoint.append(row)
                 checkpoint.write_part()
-        path.unlink(missing_ok=True)
+        self._remove(path)
 
     def _reconcile(self, row: Row) -> Row:
         """A row that a killed run left, with its .txt: one that a power loss took is written again;
@@ -242,9 +246,11 @@ class Output:
 
     def remove_leftover(self, path: str) -> None:
         """Remove a temporary file that a killed run left; nothing was ever visible there."""
-        with _stopping():
-            leftover = partial((self._captions_root / path).unlink, missing_ok=True)
-            self._disk.try_once("remove", leftover, f"{path} cannot be removed")
+        self._remove(self._captions_root / path)
+
+    def _remove(self, path: Path) -> None:
+        remove = partial(path.unlink, missing_ok=True)
+        self._disk.try_once("remove", remove, f"{path} cannot be removed")
 
     def set_part_aside(self, path: Path) -> None:
         """Move a part that cannot be read out of the dataset; nothing is deleted."""
@@ -263,7 +269,7 @@ class Output:
         """Write the last part; after a complete run leave one row per item."""
         try:
             with _stopping():
-                (self.root / REWRITING).unlink(missing_ok=True)
+                self._remove(self.root / REWRITING)
                 if complete:
                     self._checkpoint.compact()
                 self._checkpoint.close()

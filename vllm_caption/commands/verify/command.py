@@ -6,6 +6,7 @@ that it may run beside a run; with it, the same lock is held as by a run.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,3 +114,5 @@ def _repairing(config: InputConfig, root: Path, *, wanted: bool) -> Iterator[Rep
         complete = True
     finally:
         output.close(complete=complete)
+        for note in output.take_notes():
+            print(note, file=sys.stderr)
