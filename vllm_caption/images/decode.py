@@ -1,6 +1,6 @@
 """From a file to pixels: the model sees what a person would see, and nothing else.
 
-    name → path below the root → bytes, read once → first frame, shrunk, upright → on a backdrop
+    name → path below the root → bytes, read once → a frame, shrunk, upright → on a backdrop
 
 Invariants
 - Only ``ItemError`` leaves ``prepare_image``, whatever the file holds.
@@ -18,6 +18,7 @@ import re
 import struct
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 # Registers the formats that are read, so that Image.open need not import Pillow's other forty.
@@ -33,6 +34,8 @@ from vllm_caption.errors import ItemError
 from vllm_caption.formatting import first_line
 from vllm_caption.images.composite import Composite, flatten, pad
 from vllm_caption.images.files import read_image
+from vllm_caption.images.frames import MAX_FRAMES, may_have_more, shows_something
+from vllm_caption.images.icons import largest_icon
 from vllm_caption.images.png import store_pixels
 from vllm_caption.images.shrink import Size, fit, least_size, shrink
 from vllm_caption.messages import Backdrop
@@ -53,6 +56,10 @@ _TAG_ERRORS: Final = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError),
     *(struct.error, SyntaxError, TypeError, ValueError),
 )
+
+
+_LATER_PIXELS: Final = 4
+"""Times `max_image_pixels`: so many pixels of further frames are decoded at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +112,74 @@ def _reason(image_format: str, error: Exception) -> str:
 
 
 def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Composite, Size]:
-    """First frame on white, shrunk and upright; and the file's upright size.
+    """First frame that shows something, on white, shrunk and upright; and its upright size.
 
-    Closes ``source`` once the pixels are there, to make room for their composite.
+    Closes ``source`` once the pixels are there, to make room for their composite, unless there may
+    be more frames.
     """
     _hush_pillow()
     if image_format == "ICO":
-        source = io.BytesIO(_largest_icon(source.getvalue(), config.max_image_pixels))
+        check = partial(_check_pixels, max_image_pixels=config.max_image_pixels)
+        source = io.BytesIO(largest_icon(source.getvalue(), check))
     elif image_format == "PNG":
         source = io.BytesIO(store_pixels(source.getvalue()))
     image = _open(source, image_format)
+    if not may_have_more(image):
+        return _frame(image, config, source)
+    first = _frame(image, config)
+    del image
+    if shows_something(first[0]):
+        return first
+    return _later_frame(source, image_format, config) or first
+
+
+def _later_frame(
+    source: io.BytesIO, image_format: str, config: ImageConfig
+) -> tuple[Composite, Size] | None:
+    """The first behind the first that shows something; None where none does, or one is broken."""
+    pixels_left = _LATER_PIXELS * config.max_image_pixels
+    try:
+        source.seek(0)
+        image = Image.open(source, formats=[image_format])
+        for number in range(1, MAX_FRAMES):
+            image.seek(number)
+            pixels_left -= image.width * image.height
+            if pixels_left < 0:
+                return None
+            frame = _frame(image, config)
+            if shows_something(frame[0]):
+                return frame
+    except (ItemError, Image.DecompressionBombError, *_TAG_ERRORS):
+        pass  # the end of the file, too
+    return None
+
+
+def _frame(
+    image: ImageFile.ImageFile, config: ImageConfig, source: io.BytesIO | None = None
+) -> tuple[Composite, Size]:
+    """The frame that an image stands at. ``source`` is closed once the pixels are there."""
     size = image.size
     _check_pixels(size, config.max_image_pixels)
     least = least_size(size, config.max_pixels)
     image.draft(image.mode, least)
     _fix_transparency(image)
     image.load()
+    if image.format == "BMP" and image.mode == "RGBA":
+        _fill_absent_alpha(image)
     turn = _turn(image)  # before the conversions, after the load: a PNG's EXIF may come last
-    source.close()
+    if source is not None:
+        source.close()
     small = shrink(image, least, fit(image.size, config.max_side))
     if turn is None:
         return small, size
     upright = small.map(lambda layer: layer.transpose(turn))
     return upright, size[::-1] if turn in _SIDEWAYS else size
+
+
+def _fill_absent_alpha(image: Image.Image) -> None:
+    """Many programs write 32-bit bitmaps with zeros for alpha; every viewer shows them opaque."""
+    if not image.getchannel("A").getextrema()[1]:
+        image.putalpha(255)
 
 
 class _WebPFile(_webp.WebPImageFile):
@@ -164,24 +216,6 @@ def _check_pixels(size: Size, max_image_pixels: int) -> None:
     if width * height > max_image_pixels:
         limit = f"the limit (max_image_pixels) is {max_image_pixels}"
         raise ItemError("too_large", f"it has {width} × {height} pixels; {limit}")
-
-
-def _largest_icon(data: bytes, max_image_pixels: int) -> bytes:
-    """An ICO with nothing but the largest, deepest image of this one.
-
-    Pillow decodes while it opens an ICO, and takes the shallowest of the largest.
-    """
-    (count,) = struct.unpack_from("<H", data, 4)
-    entries = list(struct.iter_unpack("<4B2H2I", data[6 : 6 + 16 * count]))
-    best = max(entries, key=lambda e: ((e[0] or 256) * (e[1] or 256), e[5] or 256))
-    frame = data[best[7] :]
-    if frame.startswith(b"\x89PNG"):
-        size = struct.unpack_from(">II", frame, 16)
-    else:
-        width, twice_height = struct.unpack_from("<ii", frame, 4)
-        size = abs(width), abs(twice_height) // 2
-    _check_pixels(size, max_image_pixels)
-    return data[:4] + struct.pack("<H4B2H2I", 1, *best[:7], 22) + frame
 
 
 def _fix_transparency(image: ImageFile.ImageFile) -> None:

@@ -28,7 +28,8 @@ MAX_FILE_BYTES: Final = 512 * 2**20
 _HEAD_BYTES: Final = 512
 _MAGIC: Final = re.compile(
     rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM)"
-    rb"|(?P<WEBP>RIFF....WEBP)|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<ICO>\0\0\x01\0)"
+    rb"|(?P<WEBP>RIFF....WEBP)|(?P<TIFF>II[*+]\0|MM\0[*+])"
+    rb"|(?P<ICO>\0\0(?:\x01\0|\x02\0(?!\0\0)))"
     rb"|(?P<AVIF>....ftyp(?:avif|avis|(?=mif1|msf1).{8,80}?avi[fs]))",
     re.DOTALL,
 )
