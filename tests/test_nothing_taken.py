@@ -14,11 +14,12 @@ from support.job import (
     captions,
     input_flags,
     make_input,
+    rows,
     run,
     run_here,
     write_document,
 )
-from support.scan import scan
+from support.scan import row_of, scan
 
 from vllm_caption.driver import resume
 from vllm_caption.errors import UsageError
@@ -168,6 +169,39 @@ def test_reading_stops_after_so_many_missing_images(
     monkeypatch.setattr(resume, "MAX_MISSING", 20)
     with pytest.raises(UsageError, match="20 paths tried"):
         scan(tmp_path)
+
+
+def test_images_that_are_not_mounted_when_a_run_is_resumed_stop_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_input(tmp_path, 60)
+    shutil.rmtree(tmp_path / "raw")
+    (tmp_path / "raw").mkdir()
+    monkeypatch.setattr(resume, "MAX_MISSING", 20)
+    with pytest.raises(UsageError, match="20 paths tried"):
+        scan(tmp_path, map(row_of, files[:30]))
+
+
+def test_images_that_were_missing_before_are_failures_however_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_input(tmp_path, 30)
+    shutil.rmtree(tmp_path / "raw")
+    (tmp_path / "raw").mkdir()
+    monkeypatch.setattr(resume, "MAX_MISSING", 5)
+    known = [row_of(file, status="failed", error_kind="missing_file") for file in files[10:]]
+    found, _ = scan(tmp_path, [*map(row_of, files[:10]), *known])
+    assert [row.error_kind for row in found.rows] == ["missing_file"] * 20
+
+
+def test_elements_without_a_name_leave_no_rows_where_the_folders_are_mixed_up(
+    tmp_path: Path,
+) -> None:
+    make_input(tmp_path, 0)
+    write_document(tmp_path, "design", [f"{n}.png" for n in range(600)], ["SvgElement"] * 600)
+    equal("json_detail")(tmp_path)
+    assert job(tmp_path).exit_code == 2
+    assert not rows(tmp_path / "out")
 
 
 @pytest.mark.parametrize("there", ["image", "caption"])

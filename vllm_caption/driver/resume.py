@@ -265,47 +265,53 @@ class Pass:
     def __iter__(self) -> Iterator[Decided | BadEntry | SkippedDocument]:
         unusable, num_taken = Unusable(), 0
         max_missing = MAX_MISSING_REMOTE if is_remote(self._images_root) else MAX_MISSING
-        held: list[Decided | BadEntry | SkippedDocument] = []
-        missing: list[str] | None = None if self._wanted.resume.redo_files else []
-        """Images that were looked for in vain; None once anything else has been found."""
+        unnamed: list[BadEntry] | None = []
+        """Kept back until there is an item: before, the folders may be the wrong ones."""
+        missing: list[Decided] | None = None if self._wanted.resume.redo_files else []
+        """Kept back while no image has been found; None from then on."""
+        only_missing = True
         for entry in self.reader:
-            found: Decided | BadEntry | SkippedDocument
-            if isinstance(entry, Item):
-                need = decide(entry.file, self._known, self._files, self._wanted)
-                found = Decided(entry, need)
-                num_taken += isinstance(need, Caption | Refuse)
-                if missing is not None:
-                    missing = self._still_missing(missing, found)
-            else:
+            if isinstance(entry, SkippedDocument):
                 unusable.add(entry)
-                found = entry
+                yield entry
+                continue
+            if isinstance(entry, BadEntry):
+                unusable.add(entry)
+                if unnamed is None:
+                    yield entry
+                else:
+                    unnamed.append(entry)
+                continue
+            if unnamed is not None:
+                yield from unnamed
+                unnamed = None
+            found = Decided(entry, decide(entry.file, self._known, self._files, self._wanted))
+            num_taken += isinstance(found.need, Caption | Refuse)
             if missing is None:
-                if held:
-                    yield from held
-                    held.clear()
                 yield found
+            elif not self._looks_for_image(found):
+                only_missing = False
+                yield found
+            elif self._has_no_image(entry):
+                missing.append(found)
             else:
-                held.append(found)
+                yield from missing
+                missing = None
+                yield found
             if num_taken == self._limit or (missing and len(missing) == max_missing):
                 break
-        if missing is not None:
-            yield from (found for found in held if isinstance(found, SkippedDocument))
-            if missing:
-                raise no_image(self._config.images_root, missing)
+        if missing and (only_missing or len(missing) == max_missing):
+            raise no_image(self._config.images_root, [found.item.file for found in missing])
         if self.reader.complete:
             unusable.check(self._config, self.reader.counts)
-        yield from (found for found in held if not isinstance(found, SkippedDocument))
+        yield from unnamed or ()
+        yield from missing or ()
 
-    def _still_missing(self, missing: list[str], found: Decided) -> list[str] | None:
-        """The images that are missing, if this one is too."""
-        item, need = found
-        if isinstance(need, KeepFailure):
-            is_missing = need.kind == "missing_file"
-        else:
-            is_missing = isinstance(need, Caption) and self._has_no_image(item)
-        if not is_missing:
-            return None
-        return [*missing, item.file]
+    def _looks_for_image(self, found: Decided) -> bool:
+        """Whether an engine is to see the image, and nothing says that it was missing before."""
+        state = self._known.get(found.item.file)
+        was_missing = state is not None and state.error_kind == "missing_file"
+        return isinstance(found.need, Caption) and not was_missing
 
     def _has_no_image(self, item: Item) -> bool:
         try:
