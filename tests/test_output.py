@@ -328,11 +328,12 @@ def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
 # --- captions that are replaced ------------------------------------------------------------------
 
 
-def later(path: Path, text: str) -> None:
-    """A .txt that somebody wrote a minute from now."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_beside(output: Output, file: str, text: str) -> None:
+    """A .txt that somebody writes while a run holds the folder."""
+    path, began = output.root / f"{file}.txt", (output.root / ".run.lock").stat().st_mtime_ns
     path.write_text(text)
-    os.utime(path, (path.stat().st_mtime + 60,) * 2)
+    while path.stat().st_ctime_ns <= began:  # the clock of a file system has ticks
+        path.write_text(text)
 
 
 @pytest.mark.parametrize("was_there", [False, True])
@@ -344,7 +345,7 @@ def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_it
         output.save_caption(row("a", caption="of the first run", recipe_id="r"))
         output.close(complete=True)
     output = Output(tmp_path, 100)
-    later(tmp_path / "a.txt", "by hand")
+    write_beside(output, "a", "by hand")
     assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id is None
     output.close(complete=True)
     assert (tmp_path / "a.txt").read_text() == "by hand"
@@ -354,8 +355,19 @@ def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_it
 
 def test_empty_file_that_appears_while_a_run_is_under_way_is_no_caption(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
-    later(tmp_path / "a.txt", " \n")
+    write_beside(output, "a", " \n")
     output.save_caption(row("a", caption="of this run", recipe_id="r"))
+    output.close(complete=True)
+    assert (tmp_path / "a.txt").read_text() == "of this run"
+
+
+def test_caption_with_a_time_ahead_of_the_clock_is_replaced_as_any_other(tmp_path: Path) -> None:
+    output = Output(tmp_path, 100)
+    output.save_caption(row("a", caption="of the first run", recipe_id="r"))
+    output.close(complete=True)
+    os.utime(tmp_path / "a.txt", ((tmp_path / "a.txt").stat().st_mtime + 3600,) * 2)
+    output = Output(tmp_path, 100)
+    assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id == "r"
     output.close(complete=True)
     assert (tmp_path / "a.txt").read_text() == "of this run"
 

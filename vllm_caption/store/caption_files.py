@@ -131,11 +131,12 @@ class CaptionFiles:
 
     def changed_ns(self, file: str) -> int | None:
         """When the .txt was last written, by the clock of its file system; None where there is
-        none to be seen."""
+        none to be seen. A time that lies ahead, as a copy may bring it, is not believed."""
         try:
-            return self._disk.attempt("caption", lambda: os.stat(self.path(file)).st_mtime_ns)
+            facts = self._disk.attempt("caption", lambda: os.stat(self.path(file)))
         except OSError:
             return None
+        return min(facts.st_mtime_ns, facts.st_ctime_ns)
 
     def inspect(self, file: str) -> Inspected:
         """As `read`, but whatever lies there is described; never waits, as on a FIFO."""
