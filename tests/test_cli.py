@@ -23,7 +23,8 @@ from vllm_caption.engines.model_folder import resolve_model
 
 FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --executor
---frequency-penalty --ignore-eos --images-root --json-detail --jsons --limit --log-file --log-json
+--frequency-penalty --ignore-eos --images-root --item-timeout --json-detail --jsons --limit
+--log-file --log-json
 --max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-same-errors
 --max-side --max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output
 --overwrite-edited --pilot --pipeline-parallel-size --prepare-threads --presence-penalty --prompt
@@ -247,7 +248,9 @@ def test_command_behind_its_flags_is_told_where_it_belongs() -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
-@pytest.mark.parametrize("flag", ["--stall-timeout", "--start-timeout", "--drain-timeout"])
+@pytest.mark.parametrize(
+    "flag", ["--stall-timeout", "--item-timeout", "--start-timeout", "--drain-timeout"]
+)
 def test_seconds_are_a_number_above_0(flag: str, value: str) -> None:
     result = run_here(f"{flag}={value}")
     assert result.exit_code == 2

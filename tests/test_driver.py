@@ -19,6 +19,7 @@ from support.fake_engines import (
     start_broken_once,
     start_fake,
     start_on_a_flaky_disk,
+    start_with_odd_decoder,
     start_with_program,
 )
 from support.job import captions, rows
@@ -418,3 +419,51 @@ def test_death_of_a_worker_is_told_with_who_killed_it(tmp_path: Path) -> None:
     died = [line for line in run.told if "died" in line]
     assert died
     assert all("its process ended (killed from outside by SIGKILL: by a" in line for line in died)
+
+
+def test_slow_decoder_delays_its_item_and_costs_no_engine(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        names(4, n0="slow.png"),
+        num_engines=1,
+        start_engine=start_with_odd_decoder,
+        engine={"stall_timeout_s": 1.8},
+    )
+    asyncio.run(run.run())
+    assert len(captions(run.config.output)) == 4
+    assert (run.told, run.stats.engines[0].restarts) == ([], 0)
+
+
+def test_decoder_that_never_ends_costs_its_item_alone(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        names(6, n0="stuck.png"),
+        num_engines=1,
+        start_engine=start_with_odd_decoder,
+        engine={"stall_timeout_s": 1.8, "item_timeout_s": 0.3},
+    )
+    asyncio.run(run.run())
+    assert run.kinds() == {"stuck.png": "timeout"}
+    row = rows(run.config.output)["stuck.png"]
+    assert row["error"] == "reading and decoding it took more than 0.3 s (--item-timeout)"
+    assert len(captions(run.config.output)) == 5
+    assert (run.told, run.stats.engines[0].restarts) == ([], 0)
+
+
+def test_engine_that_works_longer_than_the_stall_timeout_at_one_item_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, ["gated.png"], num_engines=1, engine={"stall_timeout_s": 1.8})
+
+    async def open_the_gate_late() -> None:
+        while not run.dispatcher.num_in_flight:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2.5)
+        (tmp_path / "raw/gate").touch()
+
+    async def both() -> None:
+        await asyncio.gather(run.run(), open_the_gate_late())
+
+    asyncio.run(both())
+    assert captions(run.config.output) == {"gated.png": "caption of gated.png"}
+    assert (run.told, run.stats.engines[0].restarts) == ([], 0)

@@ -100,3 +100,13 @@ def test_model_that_says_nothing_to_anyone_stops_the_run_and_every_item_stays_to
     assert run_here(*arguments).exit_code == 0
     assert {row["attempts"] for row in rows(tmp_path / "out").values()} == {1}
     assert captions(tmp_path / "out").keys() == set(files)
+
+
+def test_captions_that_take_longer_than_the_stall_timeout_are_no_stall(tmp_path: Path) -> None:
+    make_input(tmp_path, 2)
+    arguments = ("--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1")
+    long = ("--ignore-eos", "--max-tokens=1500", "--no-checks", "--stall-timeout=1.5")
+    result = run_here(*arguments, *long)
+    assert result.exit_code == 0, result.stderr
+    assert min(row["generate_s"] for row in rows(tmp_path / "out").values()) > 1.5
+    assert "made no progress" not in result.stderr

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from support.job import (
     ENVIRONMENT,
@@ -172,6 +174,27 @@ def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     raise AssertionError("it ended without them")
+
+
+def test_time_in_which_the_whole_job_stood_still_does_not_count(tmp_path: Path) -> None:
+    make_input(tmp_path, 4)
+    (gated,) = make_gated(tmp_path)
+    job = start(*flags(tmp_path, "-dp=1", "--stall-timeout=3"), command=FAKE)
+    wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 4, job)
+    driver = psutil.Process(job.pid)
+    others = driver.children(recursive=True)
+    for stopped in (driver, *others):
+        stopped.suspend()
+    time.sleep(5)
+    driver.resume()
+    time.sleep(0.7)  # it looks at its engine before that can say anything
+    for stopped in others:
+        stopped.resume()
+    (tmp_path / "raw/gate").touch()
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 0, stderr
+    assert "made no progress" not in stderr
+    assert gated in captions(tmp_path / "out")
 
 
 # --- locales --------------------------------------------------------------------------------------

@@ -139,6 +139,7 @@ class EngineConfig:
     engine_args: tuple[str, ...] = ()
     max_engine_restarts: int = 3
     stall_timeout_s: float = 300.0
+    item_timeout_s: float = 120.0
     start_timeout_s: float = 1800.0
     drain_timeout_s: float = 120.0
     prepare_threads: int = 3

@@ -36,9 +36,10 @@ InputKind = Literal[
     "too_large",
     "output_conflict",
 ]
+SlowKind = Literal["timeout"]
 EngineKind = Literal["engine_error", "poison"]
 CaptionKind = Literal["caption_rejected"]
-ItemKind = InputKind | EngineKind | CaptionKind
+ItemKind = InputKind | SlowKind | EngineKind | CaptionKind
 CaptionFlag = Literal[
     "empty",
     "reasoning",
@@ -56,7 +57,7 @@ CaptionFlag = Literal[
 """What is wrong with a caption; see `captions.rules`."""
 
 ITEM_KINDS: Final[tuple[str, ...]] = tuple(
-    kind for kinds in (InputKind, EngineKind, CaptionKind) for kind in get_args(kinds)
+    kind for kinds in (InputKind, SlowKind, EngineKind, CaptionKind) for kind in get_args(kinds)
 )
 ABSENT_KINDS: Final[frozenset[str]] = frozenset({"missing_file", "unreadable", "not_a_file"})
 """What every image comes to when the folder or bucket above them is gone."""

@@ -219,7 +219,8 @@ def _add_engines(group: Any, engine: EngineConfig) -> None:
     text = "crashes in a row without a caption that an engine may have; one more retires it"
     _add(group, engine, "max_engine_restarts", text, type=natural)
     for name, text in (
-        ("stall_timeout", "seconds without an answer after which an engine is replaced"),
+        ("stall_timeout", "seconds without a sign of life after which an engine is replaced"),
+        ("item_timeout", "seconds that reading and decoding an image may take"),
         ("start_timeout", "seconds that an engine may take to start"),
         ("drain_timeout", "seconds that the items in flight may take after Ctrl+C"),
     ):

@@ -308,6 +308,7 @@ class _Job:
             engine_args=checked.engine_args,
             on_cpu=executor.on_cpu,
             find_twins=config.dedup,
+            item_timeout_s=config.engine.item_timeout_s,
         )
         return executor
 

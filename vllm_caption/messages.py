@@ -1,6 +1,6 @@
 """Everything that crosses a process border, one frozen struct per message.
 
-Driver → worker: Lease, Cancel, Stop.  Worker → driver: Ready, ImageRead, Cancelled,
+Driver → worker: Lease, Cancel, Stop.  Worker → driver: Ready, Beat, ImageRead, Cancelled,
 Captioned, Failed, EngineDown.
 Preflight → driver: FlagsChecked or FlagsRefused.
 Invariants: no pixels (a worker reads its own images), no exception objects (errors travel as
@@ -69,6 +69,10 @@ class ImageRead(msgspec.Struct, frozen=True, tag=True):
 
     lease: int
     image: ImageFacts
+
+
+class Beat(msgspec.Struct, frozen=True, tag=True):
+    """The worker lives, and its engine has done something or has nothing to do."""
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag=True):
@@ -150,5 +154,5 @@ class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
 
 
 DriverMessage = Lease | Cancel | Stop
-WorkerMessage = Ready | ImageRead | Cancelled | Captioned | Failed | EngineDown
+WorkerMessage = Ready | Beat | ImageRead | Cancelled | Captioned | Failed | EngineDown
 PreflightMessage = FlagsChecked | FlagsRefused

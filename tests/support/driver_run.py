@@ -163,6 +163,7 @@ class Run:
             start_engine=self.start_engine,
             engine_args=checked.engine_args,
             on_cpu=executor.on_cpu,
+            item_timeout_s=self.config.engine.item_timeout_s,
         )
         return self._noting_starts(executor)
 

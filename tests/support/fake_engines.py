@@ -32,6 +32,7 @@ class FakeEngine:
     def __init__(self, gate: Path) -> None:
         """``gate``: names with `gated` wait until this file exists."""
         self.gate = gate
+        self.steps = 0
 
     def render(self, request: CaptionRequest, image: Image) -> object:
         if "refused" in request.file:
@@ -46,6 +47,7 @@ class FakeEngine:
         if "hang" in request.file:
             await asyncio.sleep(3600)
         while "gated" in request.file and not self.gate.exists():
+            self.steps += 1
             await asyncio.sleep(0.01)
         if "moody" in request.file and request.temperature is None:
             return Generation("", "stop", 10, 0)
@@ -63,6 +65,10 @@ class FakeEngine:
         if "bug" in request.file:
             raise ZeroDivisionError("nobody expected this")
         return Generation(f"caption of {request.file}", "stop", 10, 4)
+
+    def progress(self) -> object:
+        """Counted where it takes long."""
+        return self.steps
 
     def exit_codes(self) -> tuple[int, ...]:
         """It has no process of its own."""
@@ -115,6 +121,20 @@ def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
         if file not in read:
             read.add(file)
             raise ItemError("unreadable", "it cannot be read: Input/output error", transient=True)
+        return prepare_image(root, file, config)
+
+    worker.prepare_image = prepare  # type: ignore[attr-defined]
+    return start_fake(spec)
+
+
+def start_with_odd_decoder(spec: WorkerSpec) -> FakeEngine:
+    """An engine beside which some images take 3 s, and some never end."""
+
+    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
+        if "slow" in file:
+            time.sleep(3)
+        if "stuck" in file:
+            time.sleep(3600)
         return prepare_image(root, file, config)
 
     worker.prepare_image = prepare  # type: ignore[attr-defined]

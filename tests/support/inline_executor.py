@@ -33,8 +33,10 @@ class InlineWorker:
             return
         self._outbox.put_nowait(Ready(0))
         link = _Link(self._inbox, self._outbox)
-        threads, twins = spec.prepare_threads, spec.find_twins
-        worker = Worker(link, engine, spec.images_root, spec.image, threads, twins)
+        worker = Worker(
+            *(link, engine, spec.images_root, spec.image),
+            *(spec.prepare_threads, spec.item_timeout_s, spec.find_twins),
+        )
         if (death := await worker.serve()) is not None:
             self._outbox.put_nowait(EngineDown(f"{type(death).__name__}: {death}"))
         engine.shutdown()

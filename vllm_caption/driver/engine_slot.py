@@ -19,6 +19,7 @@ from typing import Literal
 
 from vllm_caption.engines.executors.base import Executor, WorkerHandle
 from vllm_caption.messages import (
+    Beat,
     Cancelled,
     Captioned,
     DriverMessage,
@@ -186,7 +187,7 @@ class EngineSlot:
                 return message.error
             if isinstance(message, Ready):
                 self._enter("up", message.pid)
-            else:
+            elif not isinstance(message, Beat):
                 self._put(Answered(self, message))
         return ""
 

@@ -39,6 +39,7 @@ from vllm_caption.messages import Cancel, Cancelled, ImageRead, Lease
 from vllm_caption.monitoring.figures import EngineState
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.scheduling.dispatcher import Dispatcher
+from vllm_caption.scheduling.stand_still import StandStill
 from vllm_caption.scheduling.start_errors import StartErrors
 
 TICK_S = 0.5
@@ -111,6 +112,7 @@ class Driver:
         self._stopped: RunStopped | None = None
         self._closing = False
         self._drain_ends_s: float | None = None
+        self._stand_still = StandStill(TICK_S)
         self._last_error = ""
         self.interrupts = 0
 
@@ -335,6 +337,7 @@ class Driver:
 
     def _watch(self, now_s: float) -> None:
         """What happens now and then: rested items, slots that stand still, the end of a drain."""
+        self._forgive(self._stand_still.since_last_tick_s(now_s), now_s)
         self._dispatcher.advance(now_s)
         self._feed_all()
         for slot in self._slots:
@@ -348,6 +351,13 @@ class Driver:
             elif now_s > self._drain_ends_s:
                 self.interrupt()
         self._on_tick(now_s)
+
+    def _forgive(self, pause_s: float, now_s: float) -> None:
+        """While this process stood still, nobody could be heard."""
+        for slot in self._slots:
+            slot.since_s = min(slot.since_s + pause_s, now_s)
+        if self._drain_ends_s is not None:
+            self._drain_ends_s += pause_s
 
     def _limit_waiting(self, slot: EngineSlot, now_s: float) -> None:
         """A slot may wait for its place as long as others work."""

@@ -141,7 +141,7 @@ class Recorder:
             cleaned = msgspec.structs.replace(answer, caption=caption)
             decision = self._dispatcher.captioned(engine, cleaned, flags)
         else:
-            if answer.kind == "engine_error":
+            if answer.kind in ("engine_error", "timeout"):
                 error = engine_error(answer.reason)
             decision = self._dispatcher.failed(engine, answer)
             if isinstance(decision, GiveUp) and self._all_gone(answer):
@@ -216,7 +216,10 @@ class Recorder:
         elif isinstance(decision, GiveUp):
             self._fail(decision, engine)
             waited = self._twins.end(decision.item, captioned=False)
-            if decision.kind in INPUT_KINDS:  # its file was at fault, not the pixels they share
+            if decision.kind in (
+                *INPUT_KINDS,
+                "timeout",
+            ):  # its file was at fault, not the pixels they share
                 self._dispatcher.add(twin.item for twin in waited)
                 return
             reason = f"the same image as {decision.item.file}: {decision.reason}"

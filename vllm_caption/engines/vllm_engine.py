@@ -409,6 +409,14 @@ class VllmEngine:
                 raise EngineLost(_reason(error)) from error
             raise RequestRefused(_reason(_root(error)), retryable=retryable) from error
 
+    def progress(self) -> object:
+        """Which requests the core works at, and how many tokens of each it has generated."""
+        states = self._llm.output_processor.request_states.items()
+        return [
+            (request_id, state.detokenizer and state.detokenizer.num_output_tokens())
+            for request_id, state in states
+        ]
+
     def exit_codes(self) -> tuple[int, ...]:
         """Of its cores that have ended."""
         for process in self._processes:  # a death is seen before the process can be waited for

@@ -14,12 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_caption.config import ImageConfig, is_remote
+from vllm_caption.engines.patient_threads import PatientThreads
 from vllm_caption.errors import ABSENT_KINDS, ItemError
 from vllm_caption.formatting import encodable
 from vllm_caption.images.decode import PreparedImage, decode_image, prepare_image
 from vllm_caption.images.files import read_image
 from vllm_caption.images.object_store import FETCH_THREADS, RemoteRoot
 from vllm_caption.messages import (
+    Beat,
     Cancel,
     Cancelled,
     Captioned,
@@ -36,6 +38,9 @@ from vllm_caption.scheduling.duplicates import twin_key
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+BEAT_S = 1.0
 
 
 class EngineLost(Exception):
@@ -76,6 +81,9 @@ class CaptionEngine(Protocol):
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         """Generate to the end. Raises RequestRefused, EngineLost."""
 
+    def progress(self) -> object:
+        """A value that changes whenever the engine has done something for a request."""
+
     def exit_codes(self) -> tuple[int, ...]:
         """Of its processes that have ended; negative: by that signal."""
 
@@ -103,6 +111,7 @@ class Worker:
         images_root: str,
         image_config: ImageConfig,
         prepare_threads: int,
+        item_timeout_s: float,
         find_twins: bool,
     ) -> None:
         self._link = link
@@ -110,28 +119,35 @@ class Worker:
         self._images_root = images_root
         self._image_config = image_config
         self._find_twins = find_twins
-        self._threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
+        self._item_timeout_s = item_timeout_s
+        self._threads = PatientThreads(prepare_threads, item_timeout_s, "prepare")
         # One, as in vLLM, whose processors are not made for more.
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="render")
-        self._fetching: ThreadPoolExecutor | None = None
+        self._fetching: PatientThreads | None = None
         if is_remote(images_root):
-            self._fetching = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+            self._fetching = PatientThreads(FETCH_THREADS, item_timeout_s, "fetch")
             self._root = RemoteRoot(images_root)
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._in_engine: set[int] = set()
+        """Leases whose images are prepared."""
+        self._num_rendered = 0
         self._down: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> BaseException | None:
         """Answer leases until there is no reason to go on; returns what ended the engine."""
         receiving = asyncio.ensure_future(self._receive())
+        beating = asyncio.ensure_future(self._beat())
         ends: list[asyncio.Future[Any]] = [receiving, self._down]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         receiving.cancel()
+        beating.cancel()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(receiving, *self._tasks.values(), return_exceptions=True)
-        for pool in (self._threads, self._renderer, self._fetching):
+        self._renderer.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._fetching):
             if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown()
         return self._down.result() if self._down.done() else None
 
     async def _receive(self) -> None:
@@ -146,12 +162,23 @@ class Worker:
                 self._tasks[request.lease] = task
                 task.add_done_callback(partial(self._answered, request.lease))
 
+    async def _beat(self) -> None:
+        """Tell the driver each second that all is well: that the engine has done something since,
+        or that nothing has reached it. How long images take is no concern of the engine's."""
+        done: object = None
+        while True:
+            before, done = done, (self._num_rendered, self._engine.progress())
+            if done != before or not self._in_engine:
+                self._link.send(Beat())
+            await asyncio.sleep(BEAT_S)
+
     async def _answer(self, request: CaptionRequest, received: float) -> None:
         self._link.send(await self._attempt(request, received))
 
     def _answered(self, lease: int, task: asyncio.Task[None]) -> None:
         """Anything but an answer ends the worker: an item must never vanish without a word."""
         del self._tasks[lease]
+        self._in_engine.discard(lease)
         if task.cancelled():
             self._link.send(Cancelled(lease))
         error = None if task.cancelled() else task.exception()
@@ -164,6 +191,10 @@ class Worker:
         except ItemError as error:
             gone = isinstance(error, RootGone)
             return Failed(request.lease, error.kind, error.reason, error.transient, root_gone=gone)
+        except TimeoutError:
+            reason = f"reading and decoding it took more than {self._item_timeout_s:g} s"
+            return Failed(request.lease, "timeout", f"{reason} (--item-timeout)", retryable=True)
+        self._in_engine.add(request.lease)
         key = twin_key(prepared.sha256, request.system, request.user)
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
         if self._find_twins:
@@ -175,6 +206,7 @@ class Worker:
                 self._renderer, self._render, request, prepared.image
             )
             rendered_at = time.perf_counter()
+            self._num_rendered += 1
             answer = await self._engine.generate(request, rendered)
         except RequestRefused as refused:
             reason, retryable = encodable(str(refused)), refused.retryable
@@ -199,14 +231,13 @@ class Worker:
     async def _prepared(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
         """When its turn came, and the image. What comes over a network is waited for in threads of
         its own, so that the few that decode always have something to decode."""
-        loop, file = asyncio.get_running_loop(), request.file
         if self._fetching is None:
-            return await loop.run_in_executor(self._threads, self._prepare, request)
+            return await self._threads.run(self._prepare, request)
         started = time.perf_counter()
-        read = await loop.run_in_executor(self._fetching, self._fetch, file)
+        read = await self._fetching.run(self._fetch, request.file)
         decode = partial(decode_image, *read, self._image_config)
         del read  # the bytes go once they are decoded
-        return started, await loop.run_in_executor(self._threads, decode)
+        return started, await self._threads.run(decode)
 
     def _fetch(self, file: str) -> tuple[bytes, str]:
         try:

@@ -354,4 +354,4 @@ def restart_delay_s(deaths_in_a_row: int) -> float:
 def retry_delay_s(kind: str, attempts: int) -> float:
     """Seconds before an item is tried again: only where a pause may help, which is a file system
     that is away for a moment."""
-    return 4.0 ** (attempts - 1) if kind == "unreadable" else 0.0
+    return 4.0 ** (attempts - 1) if kind in ("unreadable", "timeout") else 0.0

@@ -35,6 +35,10 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
         "The file exists but cannot be read.",
         "Fix its permissions or the disk, then rerun.",
     ),
+    "timeout": Meaning(
+        "Reading and decoding the image took longer than --item-timeout.",
+        "Check the drive that the images are on; then rerun the job.",
+    ),
     "not_an_image": Meaning("The content is not in a supported image format.", _FIX_FILE),
     "decode_error": Meaning("The image data is damaged, or shows nothing.", _FIX_FILE),
     "too_large": Meaning(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vllm_caption.captions.question import Question
-from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.engines.worker import CaptionEngine
 from vllm_caption.messages import DriverMessage, FlagsChecked, WorkerMessage
 
@@ -24,6 +24,7 @@ class WorkerSpec:
     engine_args: bytes = b""
     on_cpu: bool = False
     find_twins: bool = True
+    item_timeout_s: float = EngineConfig().item_timeout_s
 
 
 def start_vllm(spec: WorkerSpec) -> CaptionEngine:

@@ -336,8 +336,10 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         await link.flush()
         return
     link.send(Ready(os.getpid()))
-    threads, find_twins = spec.prepare_threads, spec.find_twins
-    worker = Worker(link, engine, spec.images_root, spec.image, threads, find_twins)
+    worker = Worker(
+        *(link, engine, spec.images_root, spec.image),
+        *(spec.prepare_threads, spec.item_timeout_s, spec.find_twins),
+    )
     if (death := await worker.serve()) is not None:
         link.send(EngineDown(log.explain(death, engine.exit_codes)))
     await link.flush()
