@@ -121,6 +121,28 @@ def test_merge_names_the_shards_that_are_missing(tmp_path: Path) -> None:
     )
 
 
+def test_merge_says_which_shard_is_unfinished_and_how_many_items_it_lacks(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "1/2")
+    shard_run(tmp_path, "2/2")
+    path = tmp_path / "out/shards/0002-of-0002/status.json"
+    status = json.loads(path.read_text())
+    status["total"] += 1234
+    path.write_text(json.dumps(status))
+    merged = run_here("merge", f"--output={tmp_path / 'out'}")
+    assert merged.exit_code == 1
+    assert "  unfinished: shard 2/2 lacks 1,234 items; run it again" in merged.stdout.splitlines()
+    path.write_text(json.dumps(status | {"scanning": True}))
+    again = run_here("merge", f"--output={tmp_path / 'out'}")
+    assert "lacks 1,234 items and those that it has not read" in again.stdout
+
+
+def test_merge_with_a_missing_shard_is_exit_1(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "2/4")
+    assert run_here("merge", f"--output={tmp_path / 'out'}").exit_code == 1
+
+
 def test_run_without_shards_takes_in_what_shards_have_left(tmp_path: Path) -> None:
     files, out = make_input(tmp_path, NUM_ITEMS), tmp_path / "out"
     shard_run(tmp_path, "1/2")

@@ -18,6 +18,8 @@ from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import Parser, add_output_folder, parse_path
 from vllm_caption.formatting import tally
 from vllm_caption.images.files import check_name
+from vllm_caption.monitoring.status import RunStatus, read_status
+from vllm_caption.process import say
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.layout import MANIFEST, shard_folders, state_folders
 from vllm_caption.store.lock import find_holder
@@ -26,13 +28,17 @@ from vllm_caption.store.reader import FolderRows, read_folder
 from vllm_caption.store.recipe import read_recipes
 from vllm_caption.store.rows import KnownItems, Row
 
+EXIT_INCOMPLETE = 1
+
 
 @dataclass(slots=True)
 class Merged:
-    """The result. ``statuses``: of all items now; ``taken``: of those from other folders;
-    ``refused``: why items of other folders were not taken, as sentences."""
+    """The result. ``unfinished``: what shards lack, as sentences; ``statuses``: of all items now;
+    ``taken``: of those from other folders; ``refused``: why items of other folders were not taken,
+    as sentences."""
 
     shards: list[Shard]
+    unfinished: list[str]
     statuses: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
@@ -44,8 +50,8 @@ def run_merge(arguments: Sequence[str]) -> int:
         prog="vllm-caption merge",
         description="Merge the manifests of `--shard` runs in one output folder, and copy the"
         " captions and rows of other output folders into it; those stay as they are.",
-        epilog="exit codes: 0 merged; 2 usage or configuration; 3 could not go on (disk full);"
-        " 130 interrupted.",
+        epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished; 2 usage or"
+        " configuration; 3 could not go on (disk full); 130 interrupted.",
     )
     add_output_folder(parser)
     parser.add_argument(
@@ -53,8 +59,8 @@ def run_merge(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     merged = merge(options.output, options.folders)
-    print("\n".join(_lines(merged, options.output)), flush=True)
-    return EXIT_OK
+    say("\n".join(_lines(merged, options.output)), sys.stdout)
+    return EXIT_INCOMPLETE if merged.unfinished or any(_missing(merged).values()) else EXIT_OK
 
 
 def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
@@ -63,8 +69,11 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
         raise UsageError("--output", root, "does not exist; name the folder of the shards")
     for folder in folders:
         _check(folder, root)
-    shards = {shard for folder in (root, *folders) for shard in shard_folders(folder)}
-    merged = Merged(sorted(shards))
+    shards = {
+        shard: path for folder in (root, *folders) for shard, path in shard_folders(folder).items()
+    }
+    lacking = (_lack(shard, read_status(shards[shard])) for shard in sorted(shards))
+    merged = Merged(sorted(shards), [sentence for sentence in lacking if sentence])
     output = Output(root, RunConfig().checkpoint_interval)
     complete = False
     try:
@@ -132,14 +141,31 @@ def _save(row: Row, files: CaptionFiles, output: Output) -> None:
     output.save_caption(row if text == row.caption else row.of_unknown_origin(text))
 
 
+def _lack(shard: Shard, status: RunStatus | None) -> str:
+    """What a shard has still to do, by what its last run wrote; empty where that is nothing."""
+    if status is None:
+        return f"shard {shard} has not said how far it is; run it again"
+    left = status.total - status.finished
+    if status.scanning:
+        return f"shard {shard} lacks {left:,} items and those that it has not read; run it again"
+    return f"shard {shard} lacks {left:,} items; run it again" if left > 0 else ""
+
+
+def _missing(merged: Merged) -> dict[int, list[int]]:
+    """Number of shards → which of them are not there."""
+    counts = {shard.count for shard in merged.shards}
+    return {
+        count: [n for n in range(1, count + 1) if Shard(n, count) not in merged.shards]
+        for count in counts
+    }
+
+
 def _lines(merged: Merged, root: Path) -> Iterator[str]:
-    by_count: dict[int, list[int]] = {}
-    for shard in merged.shards:
-        by_count.setdefault(shard.count, []).append(shard.index)
-    for count, present in by_count.items():
-        missing = sorted(set(range(1, count + 1)) - set(present))
+    for count, missing in _missing(merged).items():
         left = f"; missing: {', '.join(map(str, missing))}" if missing else ""
-        yield f"Shards: {len(present)} of {count}{left}"
+        yield f"Shards: {count - len(missing)} of {count}{left}"
+    for sentence in merged.unfinished:
+        yield f"  unfinished: {sentence}"
     if merged.taken:
         yield f"From other folders: {tally(merged.taken)}"
     for sentence in merged.refused[:3]:

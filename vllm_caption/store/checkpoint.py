@@ -24,7 +24,7 @@ from vllm_caption.store.atomic import write_file
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.journal import Journal, read_journal
 from vllm_caption.store.layout import MANIFEST, part_name, part_number, parts, temporary_parts
-from vllm_caption.store.reader import ROWS_AT_A_TIME, last_rows, read_states
+from vllm_caption.store.reader import ROWS_AT_A_TIME, extra_fields, last_rows, read_states
 from vllm_caption.store.rows import SCHEMA, KnownItems, Row, to_table
 
 UNSYNCED: Final = "The file system of --output cannot sync: a power loss may cost the last rows"
@@ -103,7 +103,9 @@ class Checkpoint:
         old = self._disk.attempt("file", lambda: parts(self.folder))
         if len(old) < 2:
             return
-        self._write(lambda: last_rows(old))
+        # What another version has written besides stays.
+        schema = pa.schema([*SCHEMA, *extra_fields(old)])
+        self._write(lambda: last_rows(old, schema.names, schema=schema), schema)
         # Where one stays, its rows count no more than before, and the next run removes it.
         for path in old:
             self._remove(path.name)
@@ -122,11 +124,11 @@ class Checkpoint:
         with contextlib.suppress(OSError):
             os.close(self._folder_fd)
 
-    def _write(self, tables: Callable[[], Iterable[pa.Table]]) -> None:
+    def _write(self, tables: Callable[[], Iterable[pa.Table]], schema: pa.Schema = SCHEMA) -> None:
         name = part_name(self._next_part)
 
         def fill(file: BinaryIO) -> None:
-            with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for table in _gathered(tables()):
                     writer.write_table(table)
 

@@ -7,6 +7,7 @@ folder itself, but for the captions, which lie where a run without shards would 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ PROBE: Final = ".probe-é.tmp"
 LOGS: Final = "logs"
 PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
+_ROW_TIME: Final = "finished_at"
 
 _REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, REWRITING, SAMPLES)
 """What a run replaces as a whole."""
@@ -164,4 +166,20 @@ def all_parts(root: Path) -> list[Path]:
 
 
 def _newest(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in parts(folder / MANIFEST)), default=0.0)
+    """When the newest row of the last part was made, in seconds since 1970, from the part's footer;
+    0 where it does not say. Not the file's own time, which a copy changes."""
+    import pyarrow as pa  # its libraries are loaded only where there are shards
+    import pyarrow.parquet as pq
+
+    moments: list[datetime] = []
+    try:
+        for part in parts(folder / MANIFEST)[-1:]:
+            footer = pq.read_metadata(part.absolute())
+            place = footer.schema.names.index(_ROW_TIME)
+            for group in range(footer.num_row_groups):
+                statistics = footer.row_group(group).column(place).statistics
+                if statistics is not None and isinstance(statistics.max, datetime):
+                    moments.append(statistics.max)
+    except (pa.ArrowException, OSError, ValueError):  # whoever reads its rows says what is wrong
+        return 0.0
+    return max((moment.timestamp() for moment in moments), default=0.0)

@@ -32,9 +32,15 @@ T = TypeVar("T")
 ROWS_AT_A_TIME: Final = 8192
 _PARTS_AT_A_TIME: Final = 64
 """Opening one by one takes longer; of all that are open the footers are kept in memory."""
+REQUIRED: Final = ("file", "status", "finished_at")
+"""Columns of every version; another one that a part lacks is null."""
 _ATTEMPTS: Final = 5
 _FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 """What pyarrow raises over damaged bytes, or over a file with other columns."""
+
+
+class OtherVersion(ValueError):
+    """A part has other columns than this version can read."""
 
 
 class UnreadablePart(RunStopped):
@@ -46,8 +52,11 @@ class UnreadablePart(RunStopped):
         self.is_damaged = not isinstance(error, PermissionError)
         self.reason = first_line(error)
         remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
+        what = "is damaged"
+        if isinstance(error, OtherVersion):
+            what, remedy = "is of another version", f"use the version that wrote it, or {remedy}"
         super().__init__(
-            f"{path} is damaged ({self.reason}); {remedy}"
+            f"{path} {what} ({self.reason}); {remedy}"
             if self.is_damaged
             else f"{path} may not be read by this user; it is not damaged"
         )
@@ -62,7 +71,13 @@ def read_part(path: Path, columns: Sequence[str] = ("file",)) -> Iterator[pa.Tab
 
     Raises UnreadablePart, and FileNotFoundError where the part was compacted away.
     """
-    with _blaming(path), pq.ParquetFile(path.absolute()) as part:
+    with _blaming(path):
+        yield from _checked(path, columns)
+
+
+def _checked(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """As `read_part`; raises whatever is wrong."""
+    with pq.ParquetFile(path.absolute()) as part:
         left = part.metadata.num_rows
         for batch in part.iter_batches(ROWS_AT_A_TIME):
             batch.validate(full=True)
@@ -78,16 +93,46 @@ def read_part(path: Path, columns: Sequence[str] = ("file",)) -> Iterator[pa.Tab
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     if field.name not in batch.schema.names:
+        if field.name in REQUIRED:
+            raise OtherVersion(f"it has no column {field.name}")
         return pa.nulls(len(batch), field.type)
-    return batch.column(field.name).cast(field.type)
+    column = batch.column(field.name)
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException:
+        problem = f"its column {field.name} is {column.type}, not {field.type}"
+        raise OtherVersion(problem) from None
 
 
-def _read(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+def extra_fields(paths: Sequence[Path]) -> list[pa.Field]:
+    """Columns that these parts have and this version does not know. Raises UnreadablePart, also
+    where two parts have one of them in different types."""
+    found: dict[str, pa.Field] = {}
+    for path in paths:
+        with _blaming(path):
+            for field in pq.read_schema(path.absolute()).remove_metadata():
+                if field.name in SCHEMA.names:
+                    continue
+                if found.setdefault(field.name, field).type != field.type:
+                    other = found[field.name].type
+                    problem = f"its column {field.name} is {field.type}, not {other} as in another"
+                    raise OtherVersion(problem)
+    return list(found.values())
+
+
+def _read(
+    paths: Sequence[Path], columns: Sequence[str], whole: pa.Schema = SCHEMA
+) -> Iterator[pa.Table]:
     """As `read_part` of each, but only these columns are looked at: much faster."""
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    schema = pa.schema([whole.field(name) for name in columns])
     for first in range(0, len(paths), _PARTS_AT_A_TIME):
         names = [os.fspath(path.absolute()) for path in paths[first : first + _PARTS_AT_A_TIME]]
-        for batch in ds.dataset(names, schema=SCHEMA, format="parquet").to_batches(
+        dataset = ds.dataset(names, schema=whole, format="parquet")
+        for fragment in dataset.get_fragments():
+            for name in REQUIRED:
+                if name not in fragment.physical_schema.names:
+                    raise OtherVersion(f"{fragment.path} has no column {name}")
+        for batch in dataset.to_batches(
             columns=list(columns),
             batch_size=ROWS_AT_A_TIME,
             batch_readahead=2,
@@ -112,10 +157,14 @@ def is_last(files: pa.ChunkedArray) -> np.ndarray:
 
 
 def last_rows(
-    paths: Sequence[Path], columns: Sequence[str] = SCHEMA.names, num_items: int | None = None
+    paths: Sequence[Path],
+    columns: Sequence[str] = SCHEMA.names,
+    num_items: int | None = None,
+    schema: pa.Schema = SCHEMA,
 ) -> Iterator[pa.Table]:
     """The last row of every item in these parts, some thousand at a time.
 
+    ``schema``: that of this version, or with what the parts have besides.
     ``num_items``: how many items have a row, where that is known: where there are no more rows than
     items, each row is the last one, and the names need not be compared.
     """
@@ -126,7 +175,7 @@ def last_rows(
             names = [table["file"] for table in _read(paths, ["file"])]
             kept = is_last(pa.chunked_array([c for n in names for c in n.chunks], pa.string()))
         begin = 0
-        for table in _read(paths, columns):
+        for table in _read(paths, columns, schema):
             yield table.filter(pa.array(kept[begin : (begin := begin + len(table))]))
 
 
@@ -161,11 +210,16 @@ def _blaming(*paths: Path) -> Iterator[None]:
     except _FAULTS as error:
         if isinstance(error, OSError) and error.errno in OUTAGES:
             raise  # it says nothing about the bytes
+        for path in paths:  # the culprit, in the best words for it
+            try:
+                for _ in _checked(path, ["file"]):
+                    pass
+            except FileNotFoundError:
+                raise
+            except _FAULTS as fault:
+                raise UnreadablePart(path, fault) from fault
         if len(paths) == 1:
             raise UnreadablePart(paths[0], error) from error
-        for path in paths:
-            for _ in read_part(path):
-                pass
         raise
 
 
