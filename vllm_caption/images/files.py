@@ -21,6 +21,7 @@ from typing import Final
 
 from vllm_caption.config import check_folder, is_remote
 from vllm_caption.errors import ItemError, ItemKind
+from vllm_caption.images.near_misses import URL_HINT, is_url, near_miss
 from vllm_caption.images.object_store import check_remote, remote_bytes, remote_size
 
 MAX_FILE_BYTES: Final = 512 * 2**20
@@ -76,7 +77,10 @@ def resolve_image(images_root: str, file: str) -> str:
         if _leads_through_link(root, file):
             path = os.path.realpath(path, strict=True)
     except OSError as error:
-        raise _os_refusal(error) from error
+        refusal = _os_refusal(error)
+        if refusal.kind == "missing_file" and (hint := near_miss(images_root, file)):
+            raise ItemError(refusal.kind, f"{refusal.reason}; {hint}") from error
+        raise refusal from error
     if not path.startswith(os.path.join(root, "")):  # noqa: PTH118
         raise ItemError("path_escape", "it is a link that leaves the images root")
     if not stat.S_ISREG(mode):
@@ -108,6 +112,8 @@ def check_name(file: str) -> None:
         file.encode()
     except UnicodeEncodeError as error:
         raise ItemError("bad_name", "the name cannot be written as UTF-8") from error
+    if is_url(file) and "//" in file:
+        raise ItemError("path_escape", URL_HINT)
     if file.startswith("/"):
         raise ItemError("path_escape", "the path is absolute; give it relative to the images root")
     if file.endswith("/"):

@@ -16,6 +16,7 @@ from typing import Any, Final
 from vllm_caption.config import is_remote
 from vllm_caption.errors import ItemError, UsageError
 from vllm_caption.formatting import first_line
+from vllm_caption.images.near_misses import near_spelling
 
 PATIENCE_S: Final = 30
 FETCH_THREADS: Final = 32
@@ -108,6 +109,8 @@ def remote_bytes(images_root: str, file: str, max_bytes: int) -> tuple[bytes, in
             if len(head) < size <= max_bytes:
                 return head + opened.read(), size
             return head, size
+    except FileNotFoundError as error:
+        raise _absent(images_root, file) from error
     except _FAULTS as error:
         raise _refusal(error) from error
 
@@ -124,12 +127,26 @@ def remote_size(images_root: str, file: str) -> int:
     if info.type is fs.FileType.File:
         return int(info.size)
     if info.type is fs.FileType.NotFound:
-        raise ItemError("missing_file", "there is no such object below the images root")
+        raise _absent(images_root, file)
     raise ItemError("not_a_file", "it is a folder, not an object")
 
 
+def _absent(images_root: str, file: str) -> ItemError:
+    from pyarrow import fs
+
+    def is_there(name: str) -> bool:
+        try:
+            system, path = _open_root(images_root)
+            return bool(system.get_file_info(f"{path}/{name}").type is fs.FileType.File)
+        except _FAULTS:
+            return False
+
+    reason, hint = "there is no such object below the images root", near_spelling(file, is_there)
+    return ItemError("missing_file", f"{reason}; {hint}" if hint else reason)
+
+
 def _refusal(error: Exception) -> ItemError:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError):  # the root itself
         return ItemError("missing_file", "there is no such object below the images root")
     denied = isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error)
     return ItemError("unreadable", f"it cannot be read: {_reason(error)}", transient=not denied)
