@@ -295,3 +295,36 @@ def test_engine_is_started_again_after_the_temporary_folder_was_cleaned(tmp_path
     assert job.returncode == 0, stderr
     assert captions(tmp_path / "out").keys() == set(files)
     assert not temporary.exists() or not list(temporary.iterdir())
+
+
+# --- HOME -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["/proc/no/such", ""])
+def test_home_that_is_not_there_is_replaced_for_the_caches_of_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.setattr(process, "_socket_folders", [tmp_path])
+    monkeypatch.setenv("HOME", home)
+    process.ensure_home()
+    assert Path(os.environ["HOME"]) == tmp_path / "home"
+    assert (tmp_path / "home").is_dir()
+
+
+def test_home_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    process.ensure_home()
+    assert os.environ["HOME"] == str(tmp_path)
+
+
+@pytest.mark.engine
+def test_real_engines_run_without_a_home_and_with_a_long_temporary_folder(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 2)
+    long = tmp_path / ("t" * 120)
+    long.mkdir()
+    environment = {"HOME": "/proc/no/such", "TMPDIR": str(long)}
+    done = run("--model=demo", *flags(tmp_path, "-dp=1", "--no-checks"), environment=environment)
+    assert done.exit_code == 0, done.stderr
+    assert captions(tmp_path / "out").keys() == set(files)
+    left = sorted(path.name for path in long.iterdir())
+    assert not left

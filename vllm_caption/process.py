@@ -114,6 +114,20 @@ def _make_socket_folder() -> Path:
     raise UsageError("TMPDIR", usual, remedy)
 
 
+def ensure_home() -> None:
+    """Where there is no home folder, as in some containers and batch jobs, the caches of libraries
+    get a temporary one. Raises UsageError."""
+    usual = os.path.expanduser("~")  # noqa: PTH111 - which is "~" where nobody knows one
+    if os.environ.get("HOME") == "" or not (usual.startswith("/") and Path(usual).is_dir()):
+        home = socket_folder() / "home"
+        try:
+            home.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            remedy = f"is no folder ({home}: {error.strerror}); name one that can be written"
+            raise UsageError("HOME", os.environ.get("HOME", ""), remedy) from None
+        os.environ["HOME"] = str(home)
+
+
 def remove_temporary_folders() -> None:
     """At the end of the process."""
     for folder in _socket_folders:

@@ -51,7 +51,7 @@ from vllm_caption.messages import (
     Ready,
     WorkerMessage,
 )
-from vllm_caption.process import socket_folder
+from vllm_caption.process import ensure_home, socket_folder
 from vllm_caption.store.layout import PREFLIGHT_LOG, engine_log
 
 _preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.Decoder(
@@ -99,6 +99,7 @@ class LocalExecutor:
         os.environ.pop("VLLM_PORT", None)  # independent engines must not share a port
         _set_environment(CPU_ENVIRONMENT if self.on_cpu else CUDA_ENVIRONMENT)
         self._sockets = socket_folder()
+        ensure_home()
         os.environ.setdefault(VLLM_SOCKETS, str(self._sockets))
         self._context: Any = multiprocessing.get_context("forkserver" if self.on_cpu else "spawn")
         # One thread for all starts: a parent-death signal is bound to the thread that started.
