@@ -72,6 +72,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "broken/manifest.parquet").mkdir(parents=True)
     (folder / "broken/manifest.parquet/part-00000001.parquet").write_bytes(b"PAR1 and no more")
+    sharded = [*input_flags(folder), f"--output={folder / 'sharded'}", "--shard=1/2"]
+    assert run(*sharded, *QUICK, command=FAKE).exit_code == 0
     (folder / "refused").mkdir()
     make_input(folder / "refused", 1)
     (folder / "refused/raw/d0/shape_0.png").write_text("no image")
@@ -104,6 +106,7 @@ COMMANDS = [
     ("report {}/nowhere", 2),
     ("report {}/broken", 3),
     ("merge --output={}/out", 0),
+    ("merge --output={}/sharded", 1),
     ("merge --output={}/nowhere", 2),
     ("merge --output={0}/merged {0}/broken", 3),
     ("captionize", 2),
@@ -130,6 +133,19 @@ def test_run_that_cannot_go_on_says_so_by_its_exit_code_with_closed_streams(
     (tmp_path / "out/logs/engine-0.log").mkdir(parents=True)
     code = in_shell("<&- >&- 2>&-", FAKE, *flags(tmp_path, "-dp=1", "--max-engine-restarts=0"))
     assert code == 3
+
+
+def test_run_that_is_interrupted_says_so_by_its_exit_code_with_closed_streams(
+    tmp_path: Path,
+) -> None:
+    make_input(tmp_path, 10)
+    make_gated(tmp_path)
+    line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, *FAKE]
+    job = subprocess.Popen([*line, *flags(tmp_path, "-dp=1")], env=ENVIRONMENT)
+    wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 10)
+    job.send_signal(signal.SIGTERM)
+    (tmp_path / "raw/gate").touch()
+    assert job.wait(60) == 130
 
 
 # --- signals ------------------------------------------------------------------------------------
