@@ -51,7 +51,7 @@ gpu: .venv-cuda/.installed ## the first thing to run on a GPU: 9 minutes, result
 	.venv-cuda/bin/python -m tools.gpu $(GPU)
 
 .PHONY: check-cuda
-check-cuda: $(CPU)/.installed build/check-cuda/.installed ## the CUDA build on pretended GPUs: 10 GB, a C++ compiler, half an hour; TESTS="-k mig" for some
+check-cuda: $(CPU)/.installed build/check-cuda/.installed ## the CUDA build on pretended GPUs: 9 GB, a C++ compiler, half an hour; TESTS="-k mig" for some
 	build/check-cuda/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	CUDA_PYTHON=build/check-cuda/venv/bin/python $(CPU)/bin/python -m pytest -m 'not gpu' -v tests/cuda $(TESTS)
 
