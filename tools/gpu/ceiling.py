@@ -23,12 +23,14 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor.abstract import Executor
 
 from vllm_caption.captions.prompt import load_prompt, render
+from vllm_caption.captions.question import make_question
 from vllm_caption.commands.run import parse_run
 from vllm_caption.config import RunConfig
 from vllm_caption.engines.model_folder import resolve_model
 from vllm_caption.engines.vllm_engine import CHAT, check_engine_args, sampling_params
 from vllm_caption.errors import ItemError
 from vllm_caption.images.decode import prepare_image
+from vllm_caption.inputs.documents import longest_item
 from vllm_caption.inputs.manifest import ManifestReader
 from vllm_caption.items import Item
 
@@ -52,7 +54,8 @@ def conversations(config: RunConfig) -> Iterator[list[dict[str, object]]]:
 def start(config: RunConfig) -> LLMEngine:
     """The engine of a run."""
     flags = config.engine.vllm_flags(resolve_model(config.engine.model))
-    checked = check_engine_args(flags, config.image, config.sampling, on_cpu=False)
+    question = make_question(load_prompt(config.prompt), longest_item())
+    checked = check_engine_args(flags, config.image, config.sampling, question, on_cpu=False)
     args: AsyncEngineArgs = pickle.loads(checked.engine_args)
     vllm_config = args.create_engine_config(UsageContext.LLM_CLASS)
     return LLMEngine(

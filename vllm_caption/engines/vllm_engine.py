@@ -134,6 +134,20 @@ def check_engine_args(
     return FlagsChecked(pickle.dumps(args), bounds is not None, note)
 
 
+def check_cuda() -> None:
+    """Initialise CUDA, which no check before knows to work, and take no memory of a GPU.
+
+    For a process of its own. Raises UsageError with the reason: every engine would fail alike.
+    """
+    import torch
+
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        remedy = f"cannot be initialised ({first_line(error)}); in a container, give it the GPUs"
+        raise UsageError("CUDA", None, f"{remedy} (--gpus all)") from None
+
+
 def defaults(model: str, given: set[str], *, on_cpu: bool) -> dict[str, object]:
     """What replaces vLLM's own defaults, by the names of its flags; ``given``: those that the user
     gives."""

@@ -127,7 +127,7 @@ class LocalExecutor:
         process = self._context.Process(
             target=_preflight_main,
             name="preflight",
-            args=(theirs, str(log), flags, image, sampling, question, self.on_cpu),
+            args=(theirs, str(log), flags, image, sampling, question, self._gpus[0]),
             daemon=True,
         )
         oom_kills = OomKills.now()
@@ -279,17 +279,21 @@ def _preflight_main(
     image: ImageConfig,
     sampling: SamplingConfig,
     question: Question,
-    on_cpu: bool,
+    gpus: str | None,
 ) -> None:
-    """The preflight process: a check of the flags, one message."""
+    """The preflight process: a check of the flags, one message. It sees the first engine's GPUs."""
     lead_session()
-    die_with_parent(_parent(on_cpu))
+    die_with_parent(_parent(gpus is None))
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     EngineLog(log)
     message: PreflightMessage
     try:
-        from vllm_caption.engines.vllm_engine import check_engine_args
+        from vllm_caption.engines.vllm_engine import check_cuda, check_engine_args
 
-        message = check_engine_args(flags, image, sampling, question, on_cpu=on_cpu)
+        message = check_engine_args(flags, image, sampling, question, on_cpu=gpus is None)
+        if gpus is not None:
+            check_cuda()
     except UsageError as error:
         message = FlagsRefused.of(error)
     except Exception as error:  # noqa: BLE001 - whatever vLLM dies of here, engines would die of too
