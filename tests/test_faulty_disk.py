@@ -317,7 +317,9 @@ def test_output_that_may_not_be_written_any_more_stops_the_run_instead_of_failin
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 20)
-    result = faulty_run(tmp_path, Fault("open", errno.EACCES, part=".tmp"))
+    parts_of = ("out/d0/.", "out/d1/.", "out/.0000")  # what is written, not what is read
+    of_captions = [Fault("open", errno.EACCES, part=part) for part in parts_of]
+    result = faulty_run(tmp_path, *of_captions)
     assert result.exit_code == 3
     assert [row for row in rows(tmp_path / "out").values() if row["status"] == "failed"] == []
 

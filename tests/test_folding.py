@@ -176,7 +176,7 @@ def test_names_that_differ_only_in_case_are_two_where_the_disk_tells_them_apart(
 
 @needs_compiler
 def test_repair_never_gives_one_item_the_caption_of_another(tmp_path: Path) -> None:
-    make(tmp_path, "star.png", "Star.png")
+    make(tmp_path, "Star.png", "star.png")
     output = Output(tmp_path / "out", checkpoint_interval=10)  # as a job that asked no disk
     for file in ("Star.png", "star.png"):
         output.save_row(row(file, document="doc_0"))
