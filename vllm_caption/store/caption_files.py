@@ -215,7 +215,7 @@ class CaptionFiles:
         """Whether a denial is about one file or folder, and not about the disk."""
         name = temporary_caption_name("0" * 40)
         try:
-            write_file(name, b"", dir_fd=self._root_fd)
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o666, dir_fd=self._root_fd))
             os.unlink(name, dir_fd=self._root_fd)
         except OSError:
             return False
