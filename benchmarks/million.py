@@ -2,10 +2,10 @@
 
 `python benchmarks/million.py [--items 10000 100000 1000000] [--done 0.9]`
 
-Generates an input (documents of five items, images that do not exist) and an output folder with the
-.txt files of most items and a manifest that says that these are captioned; then, each in a process
-of its own: `plan`, the scan that a resumed run makes, and the compaction of the manifest. Prints
-seconds and peak memory, and when the first item was there for an engine.
+Generates an input (documents of five items; of images, only the first that is looked for) and an
+output folder with the .txt files of most items and a manifest that says that these are captioned;
+then, each in a process of its own: `plan`, the scan that a resumed run makes, and the compaction of
+the manifest. Prints seconds and peak memory, and when the first item was there for an engine.
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ def make_input(folder: Path, num_items: int) -> None:
 
 
 def make_output(folder: Path, num_done: int, per_part: int = 1000) -> None:
-    """The captions and parts of a run that was killed: not compacted."""
+    """The captions and parts of a run that was killed: not compacted; and the image of the first
+    item that is left, without which the next run would not start."""
+    image = folder.parent / "raw" / name_of(num_done)
+    image.parent.mkdir(parents=True, exist_ok=True)
+    image.touch()
     parts = folder / "manifest.parquet"
     parts.mkdir(parents=True)
     for number, first in enumerate(range(0, num_done, per_part)):

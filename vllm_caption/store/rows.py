@@ -142,7 +142,7 @@ def hash_of(caption: str) -> int:
 class KnownItems(Mapping[str, ItemState]):
     """The last state of every item that has a row, with the trace of its caption.
 
-    A million items take about 60 MB beside their names: states are few and shared, and what differs
+    A million items take about 80 MB beside their names: states are few and shared, and what differs
     from item to item lies in arrays.
     """
 
@@ -181,8 +181,12 @@ class KnownItems(Mapping[str, ItemState]):
     def add(self, row: Row) -> None:
         """One more row, newer than those before."""
         caption = row.caption or ""
-        size = len(caption.encode("utf-8", "surrogatepass"))
-        self._add(row.file, ItemState.of(row), size, hash_of(caption), row.finished_at)
+        self._places[row.file] = len(self._state_of)
+        self._state_of.append(self._number(ItemState.of(row)))
+        self._num_bytes.append(len(caption.encode("utf-8", "surrogatepass")))
+        self._text_hash.append(hash_of(caption))
+        self._made_us.append(row.finished_at)
+        self._is_read.append(False)
 
     def extend(self, rows: pa.Table) -> None:
         """Further rows, with COLUMNS, newer than those before."""
@@ -194,28 +198,20 @@ class KnownItems(Mapping[str, ItemState]):
             *(rows[name].to_pylist() for name in ("error_kind", "run_id")),
             strict=True,
         )
-        for file, state, size, text_hash, made_us in zip(
-            rows["file"].to_pylist(),
-            map(ItemState._make, states),
-            pc.binary_length(captions).to_pylist(),
-            map(hash_of, captions.to_pylist()),
-            pc.fill_null(rows["finished_at"].cast(pa.int64()), 0).to_pylist(),
-            strict=True,
-        ):
-            self._add(file, state, size, text_hash, made_us)
+        places = range(len(self._state_of), len(self._state_of) + len(rows))
+        self._places.update(zip(rows["file"].to_pylist(), places, strict=True))
+        self._state_of.extend(map(self._number, map(ItemState._make, states)))
+        self._num_bytes.extend(pc.binary_length(captions).to_pylist())
+        self._text_hash.extend(map(hash_of, captions.to_pylist()))
+        made_us = rows["finished_at"].cast(pa.int64())
+        self._made_us.extend(pc.fill_null(made_us, 0).to_pylist())
+        self._is_read.extend(bytes(len(rows)))
 
-    def _add(
-        self, file: str, state: ItemState, num_bytes: int, text_hash: int, made_us: int
-    ) -> None:
+    def _number(self, state: ItemState) -> int:
         number = self._numbers.setdefault(state, len(self._states))
         if number == len(self._states):
             self._states.append(state)
-        self._places[file] = len(self._state_of)
-        self._state_of.append(number)
-        self._num_bytes.append(num_bytes)
-        self._text_hash.append(text_hash)
-        self._made_us.append(made_us)
-        self._is_read.append(False)
+        return number
 
     def mark_read(self, file: str) -> None:
         """Note that an item was met in this run's input."""
