@@ -14,6 +14,7 @@ from support.driver_run import Given, Run, names
 from support.fake_engines import (
     die_for_memory,
     never_answer,
+    start_before_a_bug,
     start_beside_another_process,
     start_broken,
     start_broken_once,
@@ -157,6 +158,26 @@ def test_passing_shortage_of_memory_changes_nothing_for_engines_that_start_later
     assert sum("end them, or lower --gpu-memory-utilization" in line for line in run.told) == 1
     told = (tmp_path / "raw/told").read_bytes().splitlines()
     assert told == [b"as the user gave them"] * 4
+
+
+def test_worker_that_fails_itself_ends_at_once_though_its_engine_has_a_process(
+    tmp_path: Path,
+) -> None:
+    run = Run(
+        tmp_path,
+        names(2),
+        num_engines=1,
+        start_engine=start_before_a_bug,
+        engine={"max_engine_restarts": 0},
+    )
+
+    async def within_a_minute() -> None:
+        async with asyncio.timeout(60):
+            await run.run()
+
+    with pytest.raises(RunStopped, match="exit code 1"):
+        asyncio.run(within_a_minute())
+    assert "TypeError" in (run.config.output / "logs/engine-0.log").read_text()
 
 
 def test_the_same_start_error_everywhere_ends_the_run_and_nothing_is_tried_twice(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -187,6 +188,15 @@ def start_beside_another_process(spec: WorkerSpec) -> FakeEngine:
         " utilization (0.92, 72.77 GiB). Decrease GPU memory utilization or reduce GPU memory used"
         " by other processes."
     )
+
+
+def start_before_a_bug(spec: WorkerSpec) -> FakeEngine:
+    """An engine with a process of its own, in a worker that then fails outside of it."""
+    from vllm_caption.engines.executors import local
+
+    local.Worker = None  # type: ignore[misc,assignment]
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,)).start()
+    return start_fake(spec)
 
 
 def never_answer(*_: object) -> None:

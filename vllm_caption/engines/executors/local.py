@@ -318,9 +318,15 @@ def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | Non
     if gpus is not None:
         guard_session()
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    asyncio.run(_work(spec, end, log))
-    sys.stdout.flush()
-    os._exit(0)  # threads of a dead engine must not hold the process
+    exit_code = 1
+    try:
+        asyncio.run(_work(spec, end, log))
+        exit_code = 0
+    finally:
+        if exit_code:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(exit_code)  # neither threads nor processes of an engine may hold this one
 
 
 async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
