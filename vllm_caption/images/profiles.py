@@ -56,9 +56,7 @@ def to_srgb_of(image: Image.Image) -> Conversion | None:
 def _by_profile(profile: bytes, kind: str) -> Conversion | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != kind:
-            return None
-        convert = _converter(source, kind)
+        convert = _converter(source, kind)  # refused for a profile of another kind
         probe = _probe(kind)
         before, after = np.asarray(probe).astype(int), np.asarray(convert(probe)).astype(int)
     except _BROKEN:
