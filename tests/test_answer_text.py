@@ -6,8 +6,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from vllm_caption.captions.prompt import RenderedPrompt
+from vllm_caption.captions.question import Question
 from vllm_caption.captions.rules import CaptionRules, judge
-from vllm_caption.engines.vllm_engine import AnswerText
+from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.demo import MODEL_DIR
+from vllm_caption.engines.vllm_engine import AnswerText, check_engine_args
+from vllm_caption.errors import UsageError
 
 pytestmark = pytest.mark.engine
 
@@ -65,3 +70,21 @@ def test_parser_that_cannot_read_a_whole_text_leaves_it_to_the_marks(parser: str
     text = f"<|channel|>analysis<|message|>hm<|channel|>final<|message|>{CAPTION}"
     assert read(answers, text) == (CAPTION, ())
     assert read(answers, f"<|START_THINKING|>hm<|END_THINKING|>{CAPTION}") == (CAPTION, ())
+
+
+@pytest.mark.parametrize(
+    ("parser", "why"),
+    [
+        ("nonsense", "--reasoning-parser nonsense: is not one of .*deepseek_r1"),
+        ("poolside_v1", "<assistant>"),
+        ("step3", "could not locate think"),
+    ],
+)
+def test_parser_that_is_unknown_or_does_not_suit_the_model_is_refused_at_the_start(
+    parser: str, why: str
+) -> None:
+    flags = (f"--model={MODEL_DIR}", f"--reasoning-parser={parser}")
+    text = RenderedPrompt(None, "Describe it.")
+    question = Question("p", text, text)
+    with pytest.raises(UsageError, match=why):
+        check_engine_args(flags, ImageConfig(), SamplingConfig(), question, on_cpu=True)

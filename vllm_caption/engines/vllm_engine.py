@@ -116,9 +116,14 @@ def check_engine_args(
             setattr(namespace, name, value)
     try:
         args = AsyncEngineArgs.from_cli_args(namespace)
+        _check_parser_name(args)
         config = args.create_engine_config(UsageContext.LLM_CLASS)
     except _REFUSALS as error:
         raise UsageError("--model", namespace.model, _reason(error)) from None
+    except RuntimeError as error:
+        if not namespace.reasoning_parser:
+            raise
+        raise UsageError("--reasoning-parser", namespace.reasoning_parser, _reason(error)) from None
     _check_gpus(config.parallel_config, flags)
     if not config.model_config.is_multimodal_model:
         raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
@@ -266,6 +271,13 @@ class _Trial:
             why = f"{self._model} cannot be asked this ({reason}); {remedy}"
             raise UsageError("--prompt", name, why) from None
         return list(rendered["prompt_token_ids"])
+
+
+def _check_parser_name(args: AsyncEngineArgs) -> None:
+    known = ReasoningParserManager.list_registered()
+    name, plugin = args.reasoning_parser, args.reasoning_parser_plugin
+    if name and not plugin and name not in known:
+        raise UsageError("--reasoning-parser", name, f"is not one of {', '.join(known)}")
 
 
 def _check_reasoning_parser(config: Any) -> None:
