@@ -8,6 +8,8 @@ import re
 import pytest
 from support.job import run_here
 
+from vllm_caption.captions.prompt import RenderedPrompt
+from vllm_caption.captions.question import Question
 from vllm_caption.commands.run import parse_run
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.demo import MODEL_DIR
@@ -46,6 +48,15 @@ def test_every_parallel_size_that_multiplies_the_gpus_of_an_engine_counts(
 ) -> None:
     assert gpus_per_engine(flags.split()) == expected
     assert parse_run([*flags.split(), "-dp=1"]).engine.gpus_per_engine == expected
+
+
+def test_other_spellings_of_a_flag_are_the_same_flag() -> None:
+    for words in ("-q fp8", "-q=fp8", "-qfp8", "--quantization=fp8"):
+        assert named_flags(words.split()) == {"quantization": "fp8"}
+    share = {"gpu_memory_utilization": "0.5"}
+    assert named_flags(["--device-memory-utilization=0.5"]) == share
+    assert named_flags(["--gpu_memory_utilization", "0.5"]) == share
+    assert named_flags(["-O3"]) == {"O3": ""}
 
 
 def test_default_number_of_engines_and_their_gpus_follow_from_all_sizes(gpus: list[str]) -> None:
@@ -122,12 +133,14 @@ def test_vllm_has_no_parallel_flag_that_is_not_known_here() -> None:
 
 
 @pytest.mark.engine
-def test_size_that_only_vllm_sees_is_refused_before_an_engine_starts() -> None:
+def test_a_flag_of_vllm_that_is_not_spelt_out_is_refused_before_an_engine_starts() -> None:
     from vllm_caption.engines.vllm_engine import check_engine_args
 
-    flags = (f"--model={MODEL_DIR}", "--tensor-parallel=2")  # argparse completes it
-    with pytest.raises(UsageError, match=r"use 2 GPUs, but it gets 1; .* with its whole name"):
-        check_engine_args(flags, ImageConfig(), SamplingConfig(), on_cpu=True)
+    flags = (f"--model={MODEL_DIR}", "--tensor-parallel=2")  # argparse would complete it
+    text = RenderedPrompt(None, "Describe it.")
+    question = Question("p", text, text)
+    with pytest.raises(UsageError, match=r"unrecognized arguments: --tensor-parallel=2"):
+        check_engine_args(flags, ImageConfig(), SamplingConfig(), question, on_cpu=True)
 
 
 # --- the bundled model ---------------------------------------------------------------------------

@@ -35,6 +35,9 @@ _SHORT: Final = {
     "dpe": "data_parallel_external_lb",
     "dpm": "data_parallel_multi_port_external_lb",
 }
+_ALIASES: Final = {"device_memory_utilization": "gpu_memory_utilization"}
+CONFIG_FILE: Final = "config"
+"""vLLM's flag for a file of flags, which is not read here."""
 _INDEPENDENT: Final = (
     "is for vLLM's own data parallelism; the engines of this job are independent, and"
     " --data-parallel-size is how many"
@@ -56,7 +59,8 @@ _REFUSED: Final = {
 
 def named_flags(engine_args: Sequence[str]) -> dict[str, str]:
     """Name → value. `--kv-cache-dtype fp8` and `--kv_cache_dtype=fp8` are both `kv_cache_dtype`; a
-    key of a value (`--hf-overrides.x 1`) keeps its full name; a flag without a value has ""."""
+    key of a value (`--hf-overrides.x 1`) keeps its full name; a flag without a value has "".
+    `-q fp8`, `-q=fp8` and `-qfp8` are all `quantization`."""
     found: dict[str, str] = {}
     name = ""
     for word in engine_args:
@@ -64,8 +68,11 @@ def named_flags(engine_args: Sequence[str]) -> dict[str, str]:
             flag, _, value = word.partition("=")
             name = flag.lstrip("-")
             if not flag.startswith("--"):
+                if name not in _SHORT and name[:1] in _SHORT:
+                    name, value = name[0], word[2:]
                 name = _SHORT.get(name, name)
             name = name.replace("-", "_")
+            name = _ALIASES.get(name, name)
             found[name] = value
         elif name:
             found[name] = f"{found[name]} {word}".strip()

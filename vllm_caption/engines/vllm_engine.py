@@ -83,7 +83,8 @@ _MODEL_REFUSALS = (*_REFUSALS, AttributeError, LookupError, RuntimeError, TypeEr
 
 
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
-    """vLLM's own parser, with an error instead of an exit."""
+    """vLLM's own parser, with an error instead of an exit. Like our own, it takes flags by their
+    full name only: decisions of ours depend on some of them."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError("vLLM flags", None, message)
@@ -108,7 +109,7 @@ def check_engine_args(
         sampling_params(sampling)
     except _REFUSALS as error:
         raise UsageError("sampling flags", None, _reason(error)) from None
-    parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False))
+    parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False, allow_abbrev=False))
     given = given_flags(flags)
     namespace = parser.parse_args(list(flags))
     for name, value in defaults(namespace.model, given, on_cpu=on_cpu).items():
