@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from typing import Literal
 
 from vllm_caption.errors import UsageError
-from vllm_caption.monitoring.gpu_devices import read_driver, visible_gpus
+from vllm_caption.monitoring.gpu_devices import VISIBLE, read_driver, visible_gpus
 
 Platform = Literal["cuda", "cpu"]
 
@@ -52,6 +53,8 @@ def assign_gpus(data_parallel_size: int, gpus_per_engine: int) -> list[str | Non
         fits, why = len(gpus) // gpus_per_engine, ""
         if not gpus and (fault := read_driver().fault):
             why = f" (NVIDIA driver: {fault})"
+        elif not fits and VISIBLE in os.environ:
+            why = f" ({VISIBLE} is {os.environ[VISIBLE]!r})"
         seen = f"{len(gpus)} visible{why}"
         remedy = f"needs {needed} GPUs ({gpus_per_engine} per engine), {seen}; " + (
             f"use --data-parallel-size {fits}"

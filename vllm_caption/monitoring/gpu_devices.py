@@ -23,6 +23,12 @@ from vllm_caption.errors import UsageError
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _FAULTS: Final = (pynvml.NVMLError, UnicodeDecodeError)
+_UNKNOWN: Final = (
+    pynvml.NVMLError_NotSupported,
+    pynvml.NVMLError_FunctionNotFound,
+    UnicodeDecodeError,
+)
+"""NVML does not know one value of a GPU that answers."""
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -69,6 +75,7 @@ def visible_gpus() -> list[str]:
         if visible is None:
             return [] if driver.fault else list(_all_names())
         words = (word.strip() for word in visible.split(","))
+        words = (str(int(word)) if word.isdecimal() else word for word in words)  # 01 is 1
         names = list(takewhile(lambda word: word != "-1", filter(None, words)))  # as CUDA reads it
         return names if driver.fault else _completed(names)
 
@@ -109,13 +116,25 @@ def _nvml() -> Iterator[GpuDriver]:
         yield GpuDriver(fault=str(error))
         return
     try:
-        cuda = ask(pynvml.nvmlSystemGetCudaDriverVersion)
+        try:
+            pynvml.nvmlDeviceGetCount()
+        except _FAULTS as error:
+            yield GpuDriver(fault=str(error))
+            return
+        cuda = max(_cuda_versions(), default=None)
         yield GpuDriver(
             ask(pynvml.nvmlSystemGetDriverVersion),
             None if cuda is None else (cuda // 1000, cuda % 1000 // 10),
         )
     finally:
         ask(pynvml.nvmlShutdown)
+
+
+def _cuda_versions() -> list[int]:
+    """The CUDA of the driver, and that of the libcuda which is loaded here: in a container that
+    brings NVIDIA's compatibility package, the second is newer and the one that counts."""
+    questions = (pynvml.nvmlSystemGetCudaDriverVersion, pynvml.nvmlSystemGetCudaDriverVersion_v2)
+    return [version for version in map(ask, questions) if version is not None]
 
 
 def _all_names() -> Iterator[str]:
@@ -132,8 +151,9 @@ def _slices(index: int) -> Iterator[str]:
         return
     for number in range(ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu) or 0):
         piece = ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu, number)
-        if piece is not None:
-            yield str(pynvml.nvmlDeviceGetUUID(piece))
+        uuid = None if piece is None else ask(pynvml.nvmlDeviceGetUUID, piece)
+        if uuid is not None:
+            yield str(uuid)
 
 
 def _completed(names: list[str]) -> list[str]:
@@ -181,9 +201,11 @@ def _describe(name: str) -> Gpu:
     try:
         gpu = handle_of(name)
         product = pynvml.nvmlDeviceGetName(gpu)
-    except _FAULTS as error:
+    except _UNKNOWN:
+        product = None
+    except pynvml.NVMLError as error:
         return Gpu(name, fault=str(error))
-    memory = ask(pynvml.nvmlDeviceGetMemoryInfo, gpu)
+    total_bytes, free_bytes = _memory(gpu)
     # Capability is a property of the chip, which a slice does not repeat.
     chip = ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, gpu) or gpu
     capability = ask(pynvml.nvmlDeviceGetCudaComputeCapability, chip)
@@ -191,10 +213,19 @@ def _describe(name: str) -> Gpu:
         name,
         product,
         None if capability is None else (capability[0], capability[1]),
-        None if memory is None else memory.total,
-        None if memory is None else memory.free,
+        total_bytes,
+        free_bytes,
         tuple(_holders(gpu)),
     )
+
+
+def _memory(gpu: Any) -> tuple[int | None, int | None]:
+    """Bytes in all and free ones, as CUDA counts them: without what the driver keeps to itself."""
+    memory = ask(pynvml.nvmlDeviceGetMemoryInfo, gpu, pynvml.nvmlMemory_v2)
+    if memory is not None:
+        return memory.total - memory.reserved, memory.free
+    memory = ask(pynvml.nvmlDeviceGetMemoryInfo, gpu)
+    return (None, None) if memory is None else (memory.total, memory.free)
 
 
 def _holders(gpu: Any) -> Iterator[Holder]:
