@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,11 +16,28 @@ def check_json_file(path: Path | None) -> None:
         raise UsageError("--json", path, "is in a folder that does not exist; create it first")
 
 
+def encode_json(content: msgspec.Struct) -> bytes:
+    """``content``, indented; bytes of a file name that are no UTF-8 stand there escaped."""
+    try:
+        encoded = msgspec.json.encode(content)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_readable(msgspec.to_builtins(content)))
+    return msgspec.json.format(encoded, indent=2)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list) else value
+
+
 def write_json_file(path: Path | None, content: msgspec.Struct) -> None:
     """Write ``content`` there, indented; nothing without a path. Raises UsageError."""
     if path is None:
         return
     try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+        path.write_bytes(encode_json(content) + b"\n")
     except OSError as error:
         raise UsageError("--json", path, f"cannot be written ({error.strerror})") from error
