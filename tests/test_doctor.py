@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.job import run_here
@@ -12,7 +15,7 @@ from support.pretend_gpus import PretendGpus, needs_compiler
 
 from vllm_caption.commands import doctor
 from vllm_caption.demo import MODEL_DIR
-from vllm_caption.engines import hardware, machine_check
+from vllm_caption.engines import hardware, machine_check, model_folder
 from vllm_caption.engines.hardware import INSTALL_HINT
 from vllm_caption.engines.weights import Weights
 from vllm_caption.errors import UsageError
@@ -66,16 +69,21 @@ def test_a_name_that_cannot_be_had_offline(tmp_path: Path, monkeypatch: pytest.M
     assert "HF_HUB_OFFLINE" in told
 
 
+def cached(folder: Path) -> Path:
+    """A cache of the Hub in ``folder`` with the bundled model as someone/shapes; its files."""
+    repository = folder / "models--someone--shapes"
+    snapshot = shutil.copytree(MODEL_DIR, repository / "snapshots" / "0123abcd")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abcd")
+    return snapshot
+
+
 def test_a_model_in_the_hubs_cache_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository = tmp_path / "cache" / "models--someone--shapes"
-    snapshot = repository / "snapshots" / "0123abcd"
-    shutil.copytree(MODEL_DIR, snapshot)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0123abcd")
-    flags = ["--model=someone/shapes", f"--download-dir={tmp_path / 'cache'}"]
-    exit_code, said = lines(*flags, f"--output={tmp_path / 'out'}")
+    snapshot = cached(tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    exit_code, said = lines("--model=someone/shapes", f"--output={tmp_path / 'out'}")
     assert exit_code == 0
     expected = (
         f"ok       --model someone/shapes: in the Hub's cache, {snapshot}, weights of 3.6 MiB"
@@ -86,19 +94,120 @@ def test_a_model_in_the_hubs_cache_is_found(
 def test_a_cache_that_holds_a_part_is_completed_by_a_run_but_not_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository = tmp_path / "models--someone--shapes"
-    snapshot = shutil.copytree(MODEL_DIR, repository / "snapshots" / "0123abcd")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0123abcd")
-    (snapshot / "model.safetensors").unlink()
-    flags = ["--model=someone/shapes", f"--download-dir={tmp_path}", f"--output={tmp_path}"]
-    monkeypatch.setattr(machine_check, "is_offline", lambda: False)
+    (cached(tmp_path) / "model.safetensors").unlink()
+    flags = ["--model=someone/shapes", f"--output={tmp_path}"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(machine_check, "ask_hub", lambda *_: Weights({"BF16": 2**30}))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     exit_code, said = lines(*flags)
     assert exit_code == 0
     assert any(line.endswith("weights of 1.0 GiB; a run downloads the rest") for line in said)
-    monkeypatch.setattr(machine_check, "is_offline", lambda: True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "holds no weights" in the_problem(*flags)
+
+
+def test_weights_in_the_download_folder_need_no_config_there_and_do_not_count_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM downloads weights alone there; offline it takes everything from the Hub's own cache."""
+    (cached(tmp_path / "weights") / "config.json").unlink()
+    flags = ["--model=someone/shapes", f"--download-dir={tmp_path / 'weights'}"]
+    flags.append(f"--output={tmp_path / 'out'}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")  # the other is set, and counts
+    assert lines(*flags)[0] == 0
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    assert "vLLM does not look in --download-dir" in the_problem(*flags)
+    cached(tmp_path / "cache")
+    assert lines(*flags)[0] == 0
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_hub_that_does_not_know_a_name_or_never_answers_is_one_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    def ask(*arguments: object, **options: object) -> None:
+        if not answers:
+            threading.Event().wait(20)
+        raise ValueError("404")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", ask)
+    monkeypatch.setattr(model_folder, "_HUB_PATIENCE_S", 0.1)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    told = the_problem("--model=no-such/model", f"--output={tmp_path}")
+    assert "the Hub has it not or is silent" in told
+
+
+def test_what_the_hub_says_of_a_models_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(numbers: dict[str, int] | None, name: str = "Qwen2VL") -> str:
+        safetensors = None if numbers is None else SimpleNamespace(parameters=numbers)
+        found = SimpleNamespace(safetensors=safetensors, config={"architectures": [name]})
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: found)
+        exit_code, said = lines("--model=no-such/model", f"--output={tmp_path}")
+        assert exit_code == 0
+        return said[1].removeprefix("ok       --model no-such/model: ")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert told({"BF16": 2**30}) == "on the Hub, weights of 2.0 GiB; a run downloads it first"
+    assert told({"F4": 2**31}) == "on the Hub, weights of 1.0 GiB; a run downloads it first"
+    assert told(None) == "on the Hub; a run downloads it first"
+    assert told({"BF16": 2**30}, "Qwen2_5OmniModel") == "on the Hub; a run downloads it first"
+
+
+@pytest.mark.parametrize("json_to", ["--json", "--json=doctor.json"])
+def test_names_that_are_no_utf8_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json_to: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_here("doctor", "--model=/no/\udcff", "--output=\udcfe", json_to)
+    assert result.exit_code == 2
+    written = tmp_path / "doctor.json"
+    found = json.loads(written.read_bytes() if written.exists() else result.stdout)
+    assert "--model /no/\\udcff" in [check["subject"] for check in found["checks"]]
+
+
+@pytest.mark.parametrize(
+    "model", ["x" * 300, "/" + "x" * 300, "~/model", f"{__file__}/model", "someone/shapes:Q4"]
+)
+def test_a_name_that_no_folder_can_have_is_no_crash(tmp_path: Path, model: str) -> None:
+    exit_code, said = lines(f"--model={model}", f"--output={tmp_path}")
+    assert exit_code == (0 if ":" in model else 2)
+    assert said[1].removeprefix("PROBLEM").strip().startswith(("--model", "ok"))
+
+
+def test_a_folder_behind_a_locked_door_is_a_line_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **options: object) -> os.stat_result:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return os.stat(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    told = the_problem(f"--model={tmp_path / 'locked'}", f"--output={tmp_path}")
+    assert told.endswith("locked: cannot be read (Permission denied)")
+
+
+def test_an_output_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "captions").symlink_to(tmp_path / "gone")
+    told = the_problem("--model=demo", f"--output={tmp_path / 'captions' / 'run'}")
+    assert "captions is not a folder but a link to none" in told
+
+
+def test_without_torch_vllm_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = doctor.metadata.version
+
+    def version(name: str) -> str:
+        if name == "torch":
+            raise doctor.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    told = the_problem("--model=demo", f"--output={tmp_path}")
+    assert told.startswith("PROBLEM  torch is not installed: vLLM needs it: pip install")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.pretend_gpus import PretendGpus, needs_compiler
@@ -138,6 +139,40 @@ def test_a_gpu_that_is_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_says(problem(config()), "^GPU 0: does not answer", "GPU is lost")
 
 
+def test_a_driver_that_stops_answering_half_way_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendGpus(2).install(monkeypatch)
+    monkeypatch.setattr("pynvml.nvmlDeviceGetCount", lambda: pynvml_refuses())
+    with pytest.raises(UsageError, match=r"0 visible \(NVIDIA driver: Not Supported\)"):
+        assign_gpus(1, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert_says(problem(config()), "^NVIDIA driver: does not answer [(]NVML: Not Supported[)]")
+
+
+@pytest.mark.parametrize("question", ["Name", "UUID", "MigMode", "CudaComputeCapability"])
+def test_one_value_that_nvml_does_not_know_stops_no_engine(
+    monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    PretendGpus(2, mig_slices=[0, 2]).install(monkeypatch)
+    monkeypatch.setattr(f"pynvml.nvmlDeviceGet{question}", lambda *_: pynvml_refuses())
+    assert problem_among(checks(config())) is None
+
+
+def test_a_jetson_needs_no_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendGpus(init_error=9).install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert problem(config()).subject == "NVIDIA driver"
+    monkeypatch.setattr(machine_check, "is_jetson", lambda: True)
+    assert problem_among(checks(config())) is None
+
+
+def test_the_libcuda_of_a_container_may_be_newer_than_the_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    PretendGpus(1, driver="550.54.15", cuda="12.4").install(monkeypatch)
+    monkeypatch.setattr("pynvml.nvmlSystemGetCudaDriverVersion_v2", lambda: 13000)
+    assert problem_among(checks(config())) is None
+
+
 def test_without_a_driver_the_reason_is_nvmls(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(init_error=9).install(monkeypatch)
     with pytest.raises(UsageError, match=r"0 visible \(NVIDIA driver: Driver Not Loaded\)"):
@@ -155,6 +190,18 @@ def test_without_a_compiler_the_package_to_install_is_named(
     monkeypatch.setenv("CC", "/opt/gcc/bin/gcc")
     assert_says(problem(config()), "^C compiler: CC names /opt/gcc/bin/gcc, which is not there")
     monkeypatch.setenv("CC", sys.executable)  # anything that can be run
+    assert problem_among(checks(config())) is None
+
+
+def test_a_header_that_the_compiler_finds_by_a_variable_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    PretendGpus(1).install(monkeypatch)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setattr("sysconfig.get_paths", lambda scheme: {"include": str(tmp_path)})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "Python.h").touch()
+    monkeypatch.setenv("C_INCLUDE_PATH", f"/nowhere:{tmp_path / 'mine'}")
     assert problem_among(checks(config())) is None
 
 
@@ -184,7 +231,11 @@ def test_engines_of_several_gpus_need_shared_memory(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(machine_check, "_free_bytes", lambda folder: 64 * 2**20)
     assert problem_among(checks(config())) is None
     found = problem(config(tensor_parallel_size=2))
-    assert_says(found, "^/dev/shm: 64.0 MiB free", r"320\.0 MiB", "--ipc=host", "--shm-size")
+    assert_says(found, "^/dev/shm: 64.0 MiB free", r"240\.0 MiB", "--ipc=host", "--shm-size")
+    monkeypatch.setattr(machine_check, "_free_bytes", lambda folder: 256 * 2**20)
+    assert problem_among(checks(config(tensor_parallel_size=2))) is None
+    monkeypatch.setenv("VLLM_MQ_MAX_CHUNK_BYTES_MB", "32")
+    assert_says(problem(config(tensor_parallel_size=2)), r"320\.0 MiB")
 
 
 def test_a_mig_slice_cannot_be_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +269,8 @@ def test_cards_too_small_for_the_weights_are_told_what_would_fit(
         (("--load-format=dummy",), {}),
         (("--offload-group-size=8", "--offload-num-in-group=1"), {}),
         (("--config=flags.yaml",), {}),
+        (("--hf-overrides.text_config.num_hidden_layers", "2"), {}),
+        (("--quantization_config={}",), {}),
         ((), {"tensor_parallel_size": 2}),
         ((), {"pipeline_parallel_size": 2}),
         (("--gpu-memory-utilization=0.999",), {}),
@@ -235,9 +288,20 @@ def test_whatever_makes_the_weights_fit_is_let_through(
 
 @pytest.mark.parametrize(
     ("flags", "gib"),
-    [((), 10), (("--dtype=float32",), 20), (("--quantization=fp8",), 5), (("-q", "awq"), 5)],
+    [
+        ((), 10),
+        (("--dtype=float32",), 20),
+        (("--quantization=fp8",), 5),
+        (("-qfp8_per_block",), 5),
+        (("-q", "mxfp4"), 2.5),
+        (("-q", "nvfp4_per_token"), 2.5),
+        (("-q", "torchao"), 2.5),
+        (("--cpu-offload-gb=4",), 6),
+        (("--cpu-offload-gb=nan",), 10),
+        (("--cpu-offload-gb=inf",), 10),
+    ],
 )
-def test_weights_count_in_the_precision_of_the_engine(flags: tuple[str, ...], gib: int) -> None:
+def test_weights_count_in_the_precision_of_the_engine(flags: tuple[str, ...], gib: float) -> None:
     assert weight_bytes(Weights({"BF16": 10 * GIB}), config("x", *flags)) == gib * GIB
 
 
@@ -254,21 +318,46 @@ def test_less_than_vllm_asks_for_is_told_with_the_share_that_is_there(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:
     PretendGpus(1, used_gib=40).install(monkeypatch)
-    assert_says(problem(config(seven_billion)), "73.6 GiB", "--gpu-memory-utilization 0.50")
+    told = "--gpu-memory-utilization 0.49"  # CUDA itself takes a little of the half that is free
+    assert_says(problem(config(seven_billion)), "73.6 GiB", told)
     for flag in (
         "--gpu-memory-utilization=0.5",
         "--gpu_memory_utilization=0.5",
-        "--kv-cache-memory-bytes=4G",
+        "--device-memory-utilization=0.5",
+        "--load-format=ipc_cache",  # the rest may be the weights, held for this engine
         "--config=flags.yaml",
     ):
         assert problem_among(checks(config(seven_billion, flag))) is None
+    for flag in ("--kv-cache-memory-bytes=4G", "--gpu-memory-utilization=nan"):
+        assert_says(problem(config(seven_billion, flag)), told)  # vLLM asks for its share at first
+
+
+def test_a_share_that_the_weights_do_not_fit_in_is_not_advised(
+    monkeypatch: pytest.MonkeyPatch, seven_billion: str
+) -> None:
+    PretendGpus(1, used_gib=64).install(monkeypatch)
+    assert_says(problem(config(seven_billion)), "16.0 GiB of 80.0 GiB", "or leave this GPU out")
+
+
+def test_what_the_driver_keeps_to_itself_is_no_memory_of_an_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a T4, of whose 15 GiB CUDA counts 14.6."""
+    PretendGpus(1).install(monkeypatch)
+
+    def answer(gpu: object, version: int = 0) -> SimpleNamespace:
+        known = SimpleNamespace(total=15 * GIB, free=int(13.6 * GIB), reserved=int(0.42 * GIB))
+        return known if version else SimpleNamespace(total=known.total, free=known.free)
+
+    monkeypatch.setattr("pynvml.nvmlDeviceGetMemoryInfo", answer)
+    assert problem_among(checks(config())) is None
 
 
 def test_a_gpu_whose_memory_is_unknown_is_left_to_the_engine(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:
     PretendGpus(1).install(monkeypatch)
-    monkeypatch.setattr("pynvml.nvmlDeviceGetMemoryInfo", lambda handle: pynvml_refuses())
+    monkeypatch.setattr("pynvml.nvmlDeviceGetMemoryInfo", lambda *_: pynvml_refuses())
     assert problem_among(checks(config(seven_billion))) is None
 
 
@@ -310,6 +399,13 @@ def test_a_run_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, seven_bil
         wait(config(seven_billion))
 
 
+def test_gpus_that_the_variable_hides_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendGpus(2).install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(UsageError, match=r"0 visible \(CUDA_VISIBLE_DEVICES is '-1'\)"):
+        assign_gpus(1, 1)
+
+
 # --- names of GPUs ------------------------------------------------------------------------------
 
 UUIDS = tuple(f"GPU-{name}-0000-4000-8000-000000000000" for name in ("1a2b3c4d", "1a3b3c4d"))
@@ -320,6 +416,7 @@ UUIDS = tuple(f"GPU-{name}-0000-4000-8000-000000000000" for name in ("1a2b3c4d",
     [
         ("1,0", ["1", "0"]),
         (" 1 , ", ["1"]),
+        ("01", ["1"]),
         ("", []),
         ("0,-1,1", ["0"]),
         ("GPU-1a3b,GPU-1a2b", [UUIDS[1], UUIDS[0]]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def weights_file(path: Path, **tensors: tuple[str, int]) -> Path:
     return path
 
 
-def refusal(folder: Path) -> str:
+def refusal(folder: Path, *flags: str) -> str:
     with pytest.raises(UsageError) as refused:
-        check_model_folder(str(folder), ())
+        check_model_folder(str(folder), flags)
     return str(refused.value)
 
 
@@ -74,10 +75,69 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
     assert read_weights(tmp_path) == Weights({"BF16": 10, "F32": 20})
 
 
-def test_a_second_copy_in_mistrals_format_does_not_count(tmp_path: Path) -> None:
-    weights_file(tmp_path / "model.safetensors", a=("BF16", 10))
+def test_weights_in_mistrals_format_come_before_a_second_copy(tmp_path: Path) -> None:
+    files = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": files}))
+    weights_file(tmp_path / "model-1.safetensors", a=("F32", 20))  # the other is not there
     weights_file(tmp_path / "consolidated.safetensors", a=("BF16", 10))
     assert read_weights(tmp_path) == Weights({"BF16": 10})
+
+
+def test_a_weight_that_is_in_two_files_counts_once(tmp_path: Path) -> None:
+    weights_file(tmp_path / "model.fp16.safetensors", a=("F16", 10))
+    weights_file(tmp_path / "model.safetensors", a=("F16", 10), b=("F16", 2))
+    assert read_weights(tmp_path) == Weights({"F16": 12})
+
+
+def test_parts_that_are_not_loaded_do_not_count(tmp_path: Path) -> None:
+    names = ["thinker.model.x", "talker.x", "token2wav.x", "mtp.x", "thinker.audio_tower.x"]
+    weights_file(tmp_path / "model.safetensors", **dict.fromkeys(names, ("BF16", 10)))
+    assert read_weights(tmp_path) == Weights({"BF16": 10})
+
+
+@pytest.mark.parametrize(
+    ("config", "counted"),
+    [
+        ({"tie_word_embeddings": False}, 20),
+        ({"text_config": {"tie_word_embeddings": False}}, 20),
+        ({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}}, 10),
+        ({"tie_word_embeddings": True}, 10),
+        ({}, 10),
+        ([], 10),
+    ],
+)
+def test_an_output_layer_counts_where_it_is_surely_its_own(
+    tmp_path: Path, config: object, counted: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = {"model.embed_tokens.weight": ("BF16", 10), "lm_head.weight": ("BF16", 10)}
+    weights_file(tmp_path / "model.safetensors", **tensors)
+    assert read_weights(tmp_path) == Weights({"BF16": counted})
+
+
+def test_floats_that_the_config_wants_quantised_are_known(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
+    weights_file(tmp_path / "model.safetensors", a=("BF16", 10))
+    assert read_weights(tmp_path) == Weights({"BF16": 10}, packed_on_load=True)
+    weights_file(tmp_path / "model.safetensors", a=("BF16", 10), b=("I32", 10))
+    assert read_weights(tmp_path) == Weights({"BF16": 10, "I32": 10})
+
+
+def test_a_trainers_files_are_no_weights(tmp_path: Path) -> None:
+    for name in ("training_args.bin", "optimizer.bin", "optimizer.pt"):
+        (tmp_path / name).write_bytes(bytes(400))
+    assert read_weights(tmp_path) is None
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(40))
+    assert read_weights(tmp_path) == Weights({"F32": 40})
+
+
+def test_weights_of_pytorch_need_no_file_of_an_index_of_safetensors(tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "x-1.safetensors"}}))
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(40))
+    assert read_weights(tmp_path) == Weights({"F32": 40})
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(UsageError, match=r"lacks x-1\.safetensors"):
+        read_weights(tmp_path)
 
 
 def test_files_of_other_formats_are_counted_by_their_size(tmp_path: Path) -> None:
@@ -96,6 +156,32 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
 def test_a_pointer_of_git_lfs_is_named(model: Path, name: str) -> None:
     (model / name).write_text(POINTER)
     assert refusal(model).startswith(f"--model {model / name}: is a Git LFS pointer, not the file")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.pth", "picture.png"])
+def test_a_pointer_in_place_of_a_file_that_is_not_read_does_not_matter(
+    model: Path, name: str
+) -> None:
+    (model / name).write_text(POINTER)
+    assert check_model_folder(str(model), ()) is not None
+
+
+def test_with_a_tokenizer_of_its_own_a_run_reads_none_in_the_folder(model: Path) -> None:
+    (model / "tokenizer.json").write_text(POINTER)
+    assert check_model_folder(str(model), ("--tokenizer", "other/model")) is not None
+
+
+def test_a_config_from_elsewhere_needs_none_in_the_folder(model: Path) -> None:
+    (model / "config.json").unlink()
+    assert "holds no config.json" in refusal(model)
+    for flag in ("--hf-config-path=other", "--config-format=mine", "--config=flags.yaml"):
+        check_model_folder(str(model), (flag,))
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    os.mkfifo(model / "model.safetensors")
+    assert "model.safetensors: is no file" in refusal(model)
 
 
 def test_a_file_that_was_cut_short_is_named_with_both_sizes(model: Path) -> None:

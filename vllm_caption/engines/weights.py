@@ -1,7 +1,11 @@
 """A model's weights as files: how many bytes they are in memory, and whether the files are whole.
 
 Reads headers, never a weight: some kilobytes of each file. The format is safetensors' own (eight
-bytes of length, a JSON header, the data); files of other formats are counted by their size.
+bytes of length, a JSON header, the data); files of other formats are counted by their size. Which
+files count is what vLLM's loader decides (`--load-format auto`): Mistral's format before others,
+safetensors before PyTorch's; an index leaves out the files that it does not list.
+
+Invariant: too little is counted rather than too much, and only a file that vLLM reads is faulted.
 """
 
 from __future__ import annotations
@@ -15,27 +19,46 @@ import msgspec
 
 from vllm_caption.errors import UsageError
 
-INDEX: Final = "model.safetensors.index.json"
+MISTRAL: Final = "consolidated*.safetensors"
 SAFETENSORS: Final = "*.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+MISTRAL_INDEX: Final = "consolidated.safetensors.index.json"
 OTHER_FORMATS: Final = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.tensors")
+NO_WEIGHTS: Final = (
+    "training_args.bin",
+    "optimizer.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+)
+"""A trainer's files, which vLLM passes over."""
+UNLOADED: Final = frozenset({"mtp", "talker", "token2wav", "code2wav", "audio_tower"})
+"""Parts of models, first in a weight's name, that an engine for images may leave out."""
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
-MAX_POINTER_BYTES: Final = 1024
 MAX_HEADER_BYTES: Final = 100_000_000
 """As in safetensors itself."""
-_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types that an engine converts to its own precision."""
 _DOWNLOAD: Final = "download the model again (hf download)"
 
 
 class Weights(msgspec.Struct, frozen=True):
     """Bytes of the weights by safetensors' name of their type (`BF16`, `I32`, ...). In files of
-    other formats they are taken for `F32`, so that too little is counted rather than too much."""
+    other formats they are taken for `F32`, so that too little is counted rather than too much.
+    ``packed_on_load``: floats that the model's config.json wants quantised by the engine."""
 
     by_dtype: Mapping[str, int]
+    packed_on_load: bool = False
 
     @property
     def stored_bytes(self) -> int:
         """On disk."""
         return sum(self.by_dtype.values())
+
+    @property
+    def are_floats(self) -> bool:
+        """Whether most of them are floating-point numbers of 16 bits or more."""
+        return 2 * sum(self.by_dtype.get(dtype, 0) for dtype in FLOATS) > self.stored_bytes
 
     def loaded_bytes(self, bytes_per_weight: float) -> int:
         """In memory, where floating-point weights of 16 bits or more are held in so many bytes each
@@ -50,7 +73,7 @@ class Weights(msgspec.Struct, frozen=True):
 
 def _width(dtype: str) -> int:
     """Bytes of a floating-point type that an engine converts; 0 for one that it keeps."""
-    return int(dtype.lstrip("BF")) // 8 if dtype in _FLOATS else 0
+    return int(dtype.lstrip("BF")) // 8 if dtype in FLOATS else 0
 
 
 def read_weights(folder: Path) -> Weights | None:
@@ -58,31 +81,30 @@ def read_weights(folder: Path) -> Weights | None:
 
     Raises UsageError for a file that is missing, cut short, or only a pointer to the real one.
     """
-    for path in sorted(folder.iterdir()):
-        _check_pointer(path)
-    files = _named_by_index(folder) or _unlisted(folder)
-    if files:
-        found: Counter[str] = Counter()
+    config = _read_config(folder)
+    if files := _chosen_files(folder):
+        tensors: dict[str, tuple[str, int]] = {}
         for path in files:
-            found.update(_read_header(path))
-        return Weights(dict(found))
+            tensors.update(_read_header(path))
+        found: Counter[str] = Counter()
+        for name, (dtype, num_bytes) in tensors.items():
+            if _is_loaded(name, config):
+                found[dtype] += num_bytes
+        packed = "quantization_config" in config and found.keys() <= FLOATS
+        return Weights(dict(found), packed)
     for pattern in OTHER_FORMATS:
-        if others := list(folder.glob(pattern)):
+        if others := _of_other_format(folder, pattern):
+            for path in others:
+                check_pointer(path)
             return Weights({"F32": sum(path.stat().st_size for path in others)})
     return None
 
 
-def _unlisted(folder: Path) -> list[Path]:
-    """The safetensors files of a folder without an index; as in vLLM, a second copy in Mistral's
-    format does not count."""
-    files = sorted(folder.glob(SAFETENSORS))
-    return [path for path in files if not path.name.startswith("consolidated")] or files
-
-
-def _check_pointer(path: Path) -> None:
+def check_pointer(path: Path) -> None:
+    """Raise UsageError for a Git LFS pointer in place of the file."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_POINTER_BYTES:
-            return
+        if not path.is_file():  # opening a pipe would wait
+            raise UsageError("--model", path, f"is no file, or a link to none; {_DOWNLOAD}")
         with path.open("rb") as file:
             is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
     except OSError as error:
@@ -92,24 +114,40 @@ def _check_pointer(path: Path) -> None:
         raise UsageError("--model", path, remedy)
 
 
-def _named_by_index(folder: Path) -> list[Path]:
+def _chosen_files(folder: Path) -> list[Path]:
+    """The safetensors files that vLLM loads; empty where it loads another format."""
+    for pattern, index in ((MISTRAL, MISTRAL_INDEX), (SAFETENSORS, INDEX)):
+        if files := sorted(folder.glob(pattern)):
+            return _named_by_index(folder / index) or files
+    if _of_other_format(folder, "*.bin") or _of_other_format(folder, "*.pt"):
+        return []
+    return _named_by_index(folder / INDEX)  # to name what is missing
+
+
+def _of_other_format(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in folder.glob(pattern) if not path.name.endswith(NO_WEIGHTS)]
+
+
+def _named_by_index(path: Path) -> list[Path]:
     """The files that the index lists; empty without one."""
-    path = folder / INDEX
+    folder = path.parent
     if not path.is_file():
         return []
+    check_pointer(path)
     try:
         names = set(_decode(path.read_bytes())["weight_map"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UsageError("--model", path, f"is damaged; {_DOWNLOAD}") from None
-    files = [folder / str(name) for name in sorted(names)]
+    files = [folder / str(name) for name in sorted(map(str, names))]
     if absent := [file.name for file in files if not file.exists()]:
         listed = f"{absent[0]}, one of {len(files)} files that its index lists"
         raise UsageError("--model", folder, f"lacks {listed}; {_DOWNLOAD}")
     return files
 
 
-def _read_header(path: Path) -> dict[str, int]:
-    """Bytes by type. Raises UsageError for a file that is not whole."""
+def _read_header(path: Path) -> dict[str, tuple[str, int]]:
+    """Type and bytes of each tensor. Raises UsageError for a file that is not whole."""
+    check_pointer(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -123,21 +161,42 @@ def _read_header(path: Path) -> dict[str, int]:
     if not spans:
         remedy = f"is no safetensors file, or its beginning is damaged; {_DOWNLOAD}"
         raise UsageError("--model", path, remedy)
-    whole = 8 + length + max(end for _, _, end in spans)
+    whole = 8 + length + max(end for _, _, _, end in spans)
     if size < whole:
         remedy = f"is cut short: {size:,} of {whole:,} bytes; {_DOWNLOAD}"
         raise UsageError("--model", path, remedy)
-    found: Counter[str] = Counter()
-    for dtype, begin, end in spans:
-        found[dtype] += end - begin
-    return dict(found)
+    return {name: (dtype, end - begin) for name, dtype, begin, end in spans}
 
 
-def _spans(tensors: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, int, int]]:
+def _spans(tensors: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str, int, int]]:
     for name, tensor in tensors:
         if name != "__metadata__":
             begin, end = tensor["data_offsets"]
-            yield str(tensor["dtype"]), int(begin), int(end)
+            yield name, str(tensor["dtype"]), int(begin), int(end)
+
+
+def _is_loaded(name: str, config: Mapping[str, Any]) -> bool:
+    """False for a weight that an engine may pass over: of a part for other tasks, or of an output
+    layer that shares the weights of the input's."""
+    if not UNLOADED.isdisjoint(name.split(".")[:3]):
+        return False
+    return not name.endswith("lm_head.weight") or _says_untied(config)
+
+
+def _says_untied(config: Mapping[str, Any]) -> bool:
+    text = config.get("text_config")
+    parts = (config, text if isinstance(text, dict) else {})
+    said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+    return bool(said) and not any(said)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json; empty where it cannot be read, which vLLM reports."""
+    try:
+        config = _decode((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _decode(text: bytes) -> Any:
