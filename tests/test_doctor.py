@@ -69,6 +69,11 @@ def test_a_name_that_cannot_be_had_offline(tmp_path: Path, monkeypatch: pytest.M
     assert "HF_HUB_OFFLINE" in told
 
 
+def silent(*arguments: object) -> Weights:
+    """A Hub that does not answer."""
+    raise OSError("no route to host")
+
+
 def cached(folder: Path) -> Path:
     """A cache of the Hub in ``folder`` with the bundled model as someone/shapes; its files."""
     repository = folder / "models--someone--shapes"
@@ -102,6 +107,8 @@ def test_a_cache_that_holds_a_part_is_completed_by_a_run_but_not_offline(
     exit_code, said = lines(*flags)
     assert exit_code == 0
     assert any(line.endswith("weights of 1.0 GiB; a run downloads the rest") for line in said)
+    monkeypatch.setattr(machine_check, "ask_hub", silent)
+    assert "only in part in the Hub's cache" in the_problem(*flags)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "holds no weights" in the_problem(*flags)
 

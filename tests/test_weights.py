@@ -178,6 +178,14 @@ def test_a_config_from_elsewhere_needs_none_in_the_folder(model: Path) -> None:
         check_model_folder(str(model), (flag,))
 
 
+def test_a_config_that_cannot_be_read_is_named(model: Path) -> None:
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace("{", '{"scale": -Infinity,', 1))
+    assert check_model_folder(str(model), ()) is not None  # JSON as Python writes it
+    (model / "config.json").write_text(config[:40])
+    assert refusal(model).startswith(f"--model {model / 'config.json'}: is damaged; ")
+
+
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(model: Path) -> None:
     (model / "model.safetensors").unlink()
     os.mkfifo(model / "model.safetensors")

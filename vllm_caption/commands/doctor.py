@@ -193,8 +193,12 @@ def _check_model(engine: EngineConfig, weights: Weights | None) -> Iterator[Chec
     elif not is_on_hub(model) or not needs_weights(engine.engine_args):
         yield Check(subject, "ok", "is no folder here; not looked up")
     elif (cached := cached_folder(model, engine.engine_args)) is not None:
-        rest = "" if _is_whole(cached) else "; a run downloads the rest"
-        yield Check(subject, "ok", f"in the Hub's cache, {cached}{size}{rest}")
+        if weights is None:
+            text = f"is only in part in the Hub's cache ({cached}), and the Hub is silent"
+            yield Check(subject, "problem", f"{text}; check the network and HF_TOKEN")
+        else:
+            rest = "" if _is_whole(cached) else "; a run downloads the rest"
+            yield Check(subject, "ok", f"in the Hub's cache, {cached}{size}{rest}")
     elif is_offline():
         text = "is neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE forbids to ask"
         if "download_dir" in given_flags(engine.engine_args):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vllm_caption.demo import MODEL_DIR, MODEL_NAME
 from vllm_caption.engine_flags import CONFIG_FILE, given_flags, named_flags
-from vllm_caption.engines.weights import FLOATS, Weights, check_pointer, read_weights
+from vllm_caption.engines.weights import FLOATS, Weights, check_config, check_pointer, read_weights
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import first_line
 
@@ -67,9 +67,8 @@ def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | No
             return None
         raise UsageError("--model", model, f"cannot be read ({error.strerror})") from error
     try:
-        has_config = any((folder / name).is_file() for name in CONFIG_FILES)
-        if not has_config and WITHOUT_CONFIG.isdisjoint(given):
-            raise UsageError("--model", model, "holds no config.json, so it is not a model folder")
+        if WITHOUT_CONFIG.isdisjoint(given):
+            _check_config(folder)
         tokenizer = folder / TOKENIZER
         if WITHOUT_TOKENIZER.isdisjoint(given) and tokenizer.is_file():
             check_pointer(tokenizer)
@@ -81,6 +80,14 @@ def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | No
     if weights is None:
         raise UsageError("--model", model, "holds no weights (*.safetensors); complete the folder")
     return weights
+
+
+def _check_config(folder: Path) -> None:
+    path = next((path for name in CONFIG_FILES if (path := folder / name).is_file()), None)
+    if path is None:
+        remedy = "holds no config.json, so it is not a model folder"
+        raise UsageError("--model", folder, remedy)
+    check_config(path)
 
 
 def is_on_hub(model: str) -> bool:

@@ -10,6 +10,7 @@ Invariant: too little is counted rather than too much, and only a file that vLLM
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -190,10 +191,19 @@ def _says_untied(config: Mapping[str, Any]) -> bool:
     return bool(said) and not any(said)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json; empty where it cannot be read, which vLLM reports."""
+def check_config(path: Path) -> None:
+    """Raise UsageError for a config.json that cannot be read."""
+    check_pointer(path)
     try:
-        config = _decode((folder / "config.json").read_bytes())
+        json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UsageError("--model", path, f"is damaged; {_DOWNLOAD}") from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json; empty where it cannot be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))  # it may say Infinity
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
