@@ -18,7 +18,7 @@ from support.pretend_gpus import PretendGpus, needs_compiler
 from tools.gpu.seven_billion import make_seven_billion
 from vllm_caption.config import EngineConfig
 from vllm_caption.engines import hardware, machine_check
-from vllm_caption.engines.hardware import assign_gpus
+from vllm_caption.engines.hardware import assign_gpus, first_that_answer
 from vllm_caption.engines.machine_check import (
     Check,
     await_machine,
@@ -171,6 +171,14 @@ def test_the_libcuda_of_a_container_may_be_newer_than_the_driver(
     PretendGpus(1, driver="550.54.15", cuda="12.4").install(monkeypatch)
     monkeypatch.setattr("pynvml.nvmlSystemGetCudaDriverVersion_v2", lambda: 13000)
     assert problem_among(checks(config())) is None
+
+
+def test_cuda_is_tried_on_a_gpu_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendGpus(4, lost=[0]).install(monkeypatch)
+    assert first_that_answer(["0", "1", "2", "3"]) == "1"
+    assert first_that_answer(["0,1", "2,3"]) == "2,3"
+    assert first_that_answer(["0"]) == "0"
+    assert first_that_answer([None, None]) is None
 
 
 def test_without_a_driver_the_reason_is_nvmls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Literal
 
 from vllm_caption.errors import UsageError
-from vllm_caption.monitoring.gpu_devices import VISIBLE, read_driver, visible_gpus
+from vllm_caption.monitoring.gpu_devices import VISIBLE, describe_gpus, read_driver, visible_gpus
 
 Platform = Literal["cuda", "cpu"]
 
@@ -65,3 +66,15 @@ def assign_gpus(data_parallel_size: int, gpus_per_engine: int) -> list[str | Non
         raise UsageError("--data-parallel-size", data_parallel_size, remedy)
     groups = range(0, needed, gpus_per_engine)
     return [",".join(gpus[start : start + gpus_per_engine]) for start in groups]
+
+
+def first_that_answer(gpus: Sequence[str | None]) -> str | None:
+    """The GPUs of the first engine all of whose GPUs answer NVML, else those of the first engine.
+
+    One GPU that has fallen off the bus must not speak for the others. ``gpus``: as `assign_gpus`
+    gives them.
+    """
+    for names in filter(None, gpus):
+        if not any(gpu.fault for gpu in describe_gpus(names.split(","))):
+            return names
+    return gpus[0]

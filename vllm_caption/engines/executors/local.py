@@ -39,6 +39,7 @@ from vllm_caption.engines.executors.lifetime import (
     lead_session,
     signals_blocked,
 )
+from vllm_caption.engines.hardware import first_that_answer
 from vllm_caption.engines.worker import Worker
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.formatting import first_line
@@ -127,7 +128,15 @@ class LocalExecutor:
         process = self._context.Process(
             target=_preflight_main,
             name="preflight",
-            args=(theirs, str(log), flags, image, sampling, question, self._gpus[0]),
+            args=(
+                theirs,
+                str(log),
+                flags,
+                image,
+                sampling,
+                question,
+                first_that_answer(self._gpus),
+            ),
             daemon=True,
         )
         oom_kills = OomKills.now()
@@ -281,7 +290,8 @@ def _preflight_main(
     question: Question,
     gpus: str | None,
 ) -> None:
-    """The preflight process: a check of the flags, one message. It sees the first engine's GPUs."""
+    """The preflight process: a check of the flags, one message. ``gpus``: what it sees, an engine's
+    `CUDA_VISIBLE_DEVICES`."""
     lead_session()
     die_with_parent(_parent(gpus is None))
     if gpus is not None:
