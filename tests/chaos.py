@@ -33,6 +33,8 @@ from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import is_temporary
 
 MARK = "VLLM_CAPTION_CHAOS"
+SAID = "stderr.txt"
+"""What the last driver said, beside its input."""
 NUM_GOOD, NUM_TWINS, NUM_ABSENT = 60, 8, 4
 FAULTY_CALLS = (
     "open",
@@ -82,14 +84,23 @@ class Chaos:
             if code != -signal.SIGKILL:
                 break
             self.left["some" if 0 < len(now) < len(good) else "all" if now else "none"] += 1
-        assert code == 1, f"exit code {code}"  # some images are absent
+        said = (folder / SAID).read_text()
+        assert code == 1, f"exit code {code}: {said}"  # some images are absent
         made = rows(output)
         captioned = {file for file, row in made.items() if row["status"] == "captioned"}
-        assert captioned == set(captions(output)) == set(good)
+        failed = {
+            file: row["error"]
+            for file, row in made.items()
+            if file in good and file not in captioned
+        }
+        assert captioned == set(captions(output)) == set(good), (
+            f"{failed=}, {len(captions(output))} files"
+        )
         assert len(made) == len(good) + NUM_ABSENT
         assert not (output / "journal.jsonl").read_bytes()
         below = (path.relative_to(output) for path in output.rglob("*"))
-        assert not [path for path in below if is_temporary(str(path))]
+        left = [str(path) for path in below if is_temporary(str(path))]
+        assert not left, f"{left}: {said}"
         self.rounds += 1
 
     def _one_run(self, folder: Path, output: Path, *, kill: bool) -> int:
@@ -110,11 +121,13 @@ class Chaos:
         return code
 
     def _faults(self, output: Path) -> tuple[Fault, ...]:
-        """Each 50th operation of each kind fails once, beginning anywhere."""
+        """Each 50th operation of each kind fails once, beginning anywhere; of opening, which every
+        attempt to read many parts does many times, each 200th."""
         part, every = f"{output}/", FAULT_EVERY
         firsts = {call: self.random.randint(1, every) for call in FAULTY_CALLS}
         return tuple(
-            Fault(call, errno.EIO, part, first, every=every) for call, first in firsts.items()
+            Fault(call, errno.EIO, part, first, every=every * (4 if call == "open" else 1))
+            for call, first in firsts.items()
         )
 
 
@@ -128,7 +141,7 @@ def start_driver(
     os.environ[MARK] = mark
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
-    os.dup2(devnull, 2)
+    os.dup2(os.open(folder / SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if faults:
         os.environ["FAKE_WAITS_S"] = "0.01"
         set_faults(*faults)

@@ -342,5 +342,6 @@ def test_real_engines_run_without_a_home_and_with_a_long_temporary_folder(tmp_pa
     done = run("--model=demo", *flags(tmp_path, "-dp=1", "--no-checks"), environment=environment)
     assert done.exit_code == 0, done.stderr
     assert captions(tmp_path / "out").keys() == set(files)
-    left = sorted(path.name for path in long.iterdir())
+    # torch keeps its own cache there, under its user's name, for the next run.
+    left = [path.name for path in long.iterdir() if not path.name.startswith("torchinductor_")]
     assert not left

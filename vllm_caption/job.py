@@ -196,7 +196,7 @@ class _Job:
     def _begin_redo(self) -> RedoProgress:
         """What earlier runs of the same redo have done; from now on this run is one of them."""
         resume, recipe_id = self._config.resume, self._make.recipe.id
-        recorded = read_redo(self._output.root)
+        recorded = self._output.look_up(read_redo)
         runs = earlier_runs(recorded, resume, self._recipe_ids)
         progress = RedoProgress(
             what_is_redone(resume), recipe_id, runs, overwrote=resume.overwrite_edited

@@ -24,7 +24,9 @@ import pytest
 SOURCES = Path(__file__).parents[1] / "cuda" / "pretend"
 NVML = "libnvidia-ml.so.1"
 CUDA = "libcuda.so.1"
-LIBRARIES = {NVML: "nvml.c", CUDA: "cuda.c"}
+UNDER_ANOTHER_NAME = "libpretended-nvml.so"
+"""For the test process itself: torch would find a loaded library that has the driver's name."""
+LIBRARIES = {NVML: "nvml.c", CUDA: "cuda.c", UNDER_ANOTHER_NAME: "nvml.c"}
 
 
 def compiler() -> str | None:
@@ -103,7 +105,8 @@ class PretendGpus:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let pynvml in this process see these GPUs until the test ends."""
-        monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library_folder(NVML) / NVML)))
+        library = library_folder(UNDER_ANOTHER_NAME) / UNDER_ANOTHER_NAME
+        monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
         monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         for name, value in self.variables().items():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -42,6 +43,8 @@ from vllm_caption.store.lock import OutputLock
 from vllm_caption.store.reader import read_captions, read_states
 from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recipe
 from vllm_caption.store.rows import KnownItems, Row
+
+T = TypeVar("T")
 
 
 class Output:
@@ -140,6 +143,12 @@ class Output:
                 move = partial(documents.replace, target)
                 self._disk.try_once("inform", move, f"{target} cannot be written")
 
+    def look_up(self, read: Callable[[Path], T]) -> T:
+        """What ``read`` finds in the folder of this run's state; a disk that fails for a moment is
+        asked again."""
+        with _stopping():
+            return self._disk.attempt("file", lambda: read(self.root))
+
     def item_states(self) -> KnownItems:
         """The state of every item that has a row; for a shard, also those of the output folder's
         manifest."""
@@ -148,9 +157,11 @@ class Output:
         self.files.claims.record(file for file, s in states.items() if s.status == "captioned")
         return states
 
-    def captions_of(self, files: Container[str]) -> Iterator[tuple[str, str]]:
+    def captions_of(self, files: Container[str]) -> list[tuple[str, str]]:
         """(file, caption) of those of ``files`` whose last row in a part holds a caption."""
-        yield from read_captions(self._known_parts(), files)
+        with _stopping():
+            read = partial(read_captions, self._known_parts(), files)
+            return self._disk.attempt("file", lambda: list(read()))
 
     def _known_parts(self) -> list[Path]:
         """Oldest first."""

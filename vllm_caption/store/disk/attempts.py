@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-from vllm_caption.store.disk.verdicts import DENIALS, Operation, judge
+from vllm_caption.store.disk.verdicts import DENIALS, OUTAGES, Operation, judge
 
 T = TypeVar("T")
 WAITS_S: Final = (1.0, 4.0, 16.0)
@@ -55,10 +55,16 @@ class Disk:
             raise
 
     def try_once(self, operation: Operation, action: Callable[[], object], without: str) -> bool:
-        """Whether ``action`` could be done; where the run does without, ``without`` is noted: what
-        fails, or what follows. Raises OSError where it is no optional operation."""
+        """Whether ``action`` could be done, at once or, after an error that may pass, with a second
+        try; where the run does without, ``without`` is noted: what fails, or what follows. Raises
+        OSError where it is no optional operation."""
         try:
-            action()
+            try:
+                action()
+            except OSError as error:
+                if error.errno not in OUTAGES:
+                    raise
+                action()
         except OSError as error:
             if judge(error.errno, operation) != "optional":
                 raise

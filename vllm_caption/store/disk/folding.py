@@ -43,8 +43,9 @@ def ask_disk(folder: Path) -> Folding:
     except OSError:  # a disk that takes no accents
         return look_at_disk(folder)
     finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
+        for _ in range(2):  # a disk that fails for a moment is asked again
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
 
 
 def look_at_disk(folder: Path) -> Folding:
