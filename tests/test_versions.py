@@ -71,12 +71,16 @@ def test_column_that_an_older_version_lacks_is_null(tmp_path: Path) -> None:
     ],
 )
 def test_column_that_cannot_be_read_is_named_with_its_part(
-    tmp_path: Path, change: Callable[[pa.Table], pa.Table], said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[pa.Table], pa.Table],
+    said: str,
 ) -> None:
     make_input(tmp_path, 2)
     caption(tmp_path)
     change_parts(tmp_path / "out", change)
-    result = run_here("verify", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    monkeypatch.chdir(tmp_path)  # a long path would push the reason off the line
+    result = run_here("verify", *input_flags(tmp_path), "--output=out")
     (part,) = parts(tmp_path / "out/manifest.parquet")
     assert f"{part.name}" in result.stdout + result.stderr
     assert said in result.stdout + result.stderr

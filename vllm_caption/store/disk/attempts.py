@@ -62,7 +62,8 @@ class Disk:
             try:
                 action()
             except OSError as error:
-                if error.errno not in OUTAGES:
+                # Never a sync: after one that failed, the next may succeed without the content.
+                if error.errno not in OUTAGES or operation == "sync":
                     raise
                 action()
         except OSError as error:
