@@ -38,7 +38,13 @@ void set_faults(const char *text) {
     }
 }
 
-__attribute__((constructor)) static void begin(void) { set_faults(getenv("FAULTY_DISK")); }
+/* Asked once: getenv beside a thread that sets a variable reads freed memory. */
+static const char *folded, *composes;
+__attribute__((constructor)) static void begin(void) {
+    set_faults(getenv("FAULTY_DISK"));
+    if ((folded = getenv("FAULTY_DISK_FOLD"))) folded = strdup(folded);
+    composes = getenv("FAULTY_DISK_COMPOSE");
+}
 
 /* 1 where this call is to fail; errno says how. */
 static int fails(const char *call, const char *path) {
@@ -71,11 +77,11 @@ static const char *spelled(int folder, const char *path, char *room) {
         size_t n = strlen(room);
         snprintf(room + n, ROOM - n, "/%s", path);
     }
-    const char *below = getenv("FAULTY_DISK_FOLD");
+    const char *below = folded;
     if (!below || strncmp(room, below, strlen(below))) return room;
     char *to = room + strlen(below);
     for (char *from = to; *from; from++, to++) {
-        if (getenv("FAULTY_DISK_COMPOSE") && !strncmp(from, "e\xCC\x81", 3)) {
+        if (composes && !strncmp(from, "e\xCC\x81", 3)) {
             *to++ = '\xC3', *to = '\xA9', from += 2;
         } else *to = tolower((unsigned char)*from);
     }
