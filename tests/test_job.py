@@ -315,7 +315,7 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
 
 
 def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
-    make_input(tmp_path, 160)
+    make_input(tmp_path, 240)
     output = tmp_path / "out"
     before: list[int] = []
 
@@ -334,7 +334,7 @@ def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -
     result = run_here(*arguments, *LONG, meanwhile=slow_down)
     assert result.exit_code == 0, result.stderr
     after = [engine["captioned"] for engine in status(output)["engines"]]
-    assert sum(after) == 160
+    assert sum(after) == 240
     slowed, other = (end - begin for begin, end in zip(before, after, strict=True))
     assert slowed + other > 50
     assert slowed < 0.35 * (slowed + other)
