@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import is_temporary
 
 MARK = "VLLM_CAPTION_CHAOS"
+UNFORESEEN = 70
+"""The exit code of a driver that raises."""
 SAID = "stderr.txt"
 """What the last driver said, beside its input."""
 NUM_GOOD, NUM_TWINS, NUM_ABSENT = 60, 8, 4
@@ -148,7 +151,12 @@ def start_driver(
     if last_event is not None:
         die_before_event(last_event, os.fspath(output))
     flags = ("--checkpoint-interval=7", "--max-num-seqs=2", "-dp=2", "--quiet")
-    os._exit(fake_main(*input_flags(folder), f"--output={output}", *flags))
+    code = UNFORESEEN
+    try:  # an exception must not leave this function a second time, in the driver's process
+        code = fake_main(*input_flags(folder), f"--output={output}", *flags)
+    except BaseException:  # noqa: BLE001 - whatever it is, the test is to show it
+        traceback.print_exc()
+    os._exit(code)
 
 
 def die_before_event(number: int, below: str) -> None:

@@ -69,8 +69,8 @@ def test_driver_killed_at_random_instants_loses_tears_and_repeats_nothing(
         subprocess.Popen([*command, f"--seed={seed}"], cwd=HERE, **pipes)
         for seed in (1, 2)  # side by side: most of the time is waiting
     ]
-    for half in halves:
-        stdout, stderr = half.communicate(timeout=580)
+    said = [half.communicate(timeout=580) for half in halves]
+    for half, (stdout, stderr) in zip(halves, said, strict=True):
         assert half.returncode == 0, stderr[-3000:]
         assert stdout.startswith(f"{kills} kills ")
         assert "nothing lost" in stdout
