@@ -37,9 +37,11 @@ PARTS = {
 
 
 def make_input(folder: Path, num_items: int, per_document: int = 50) -> None:
-    """Documents whose images do not exist: no worker opens one."""
-    for name in ("jsons", "json_detail", "raw"):
+    """Documents of whose images only the first exists, without which no run would start: no worker
+    opens one."""
+    for name in ("jsons", "json_detail", "raw/d0"):
         (folder / name).mkdir(parents=True)
+    (folder / "raw/d0/0.png").touch()
     for first in range(0, num_items, per_document):
         files = [f"d{first // 1000}/{n}.png" for n in range(first, first + per_document)]
         manifest = {"images": [{"file": file} for file in files], "width": 800, "height": 600}
