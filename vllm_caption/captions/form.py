@@ -56,8 +56,10 @@ _MAX_CHARS: Final = 400
 def has_preface(caption: str) -> bool:
     """Whether a caption begins with words about the answer ("Sure! Here is"), a label or the name
     of a role, or holds a piece of a chat template."""
-    plain = unicodedata.normalize("NFKC", caption[:_MAX_CHARS])
-    plain = _INVISIBLE.sub("", plain).casefold().replace("’", "'")
+    plain = caption[:_MAX_CHARS]
+    if not plain.isascii():
+        plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", plain)).replace("’", "'")
+    plain = plain.casefold()
     plain = re.sub(r"[^\S\n]+", " ", plain)
     start = re.sub(r"\*\*|__", "", plain).lstrip(_MARKUP)
     return bool(_PREFACES.match(start) or _TEMPLATE.search(caption))
@@ -65,7 +67,7 @@ def has_preface(caption: str) -> bool:
 
 def has_fence(caption: str) -> bool:
     """Whether a line begins, or the caption ends, with the marks of a block of code."""
-    return _FENCE.search(caption) is not None
+    return "```" in caption and _FENCE.search(caption) is not None
 
 
 def has_tail(caption: str) -> bool:

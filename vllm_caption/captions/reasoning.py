@@ -43,11 +43,16 @@ _LEFT_OVER: Final = re.compile(
     r"|start|end|message|eom|return)\|>|<\|(?:open|close)\|>\s*\w+\s*<\|sep\|>"
 )
 _MARK_TOKENS: Final = re.compile(rf"{_OPENS}|{_CLOSES}|<\|channel\|?>|<\|(?:open|close)\|>", _FLAGS)
+_SIGNS: Final = ("<", "◁", "[", "here", "analysis", "assistantfinal")
+"""One of these is in every mark."""
 _PARTS_OF_MARKS: Final = re.compile(r"<\|(?:start|end|message|constrain|sep)\|>")
 
 
 def answer_of(text: str) -> str | None:
     """What stands behind the reasoning; None where there is reasoning and nothing behind it."""
+    folded = text.casefold()
+    if not any(sign in folded for sign in _SIGNS):  # nearly all captions
+        return text
     answer, reasoned = _BARE_CHANNELS.subn("", text)
     if closed := [*_CLOSE.finditer(answer)]:
         answer, reasoned = answer[closed[-1].end() :], True

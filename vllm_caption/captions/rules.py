@@ -159,8 +159,9 @@ def clean_caption(text: str, *, single_line: bool = False) -> str:
     A broken character at the end (cut off within its bytes) is removed too; quotes, markup and all
     inner text stay. ``single_line``: a line break, with the blanks around it, becomes one blank.
     """
-    text = _SPACE_CONTROL.sub(" ", text.replace("\r\n", "\n"))
-    text = _LONE_SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
+    if not text.isprintable():  # most captions are one line of plain text
+        text = _SPACE_CONTROL.sub(" ", text.replace("\r\n", "\n"))
+        text = _LONE_SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
     text = text.strip(_OUTER).rstrip(_OUTER + "\ufffd")
     return _LINE_BREAK.sub(" ", text) if single_line else text
 
