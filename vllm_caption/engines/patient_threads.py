@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,30 +26,43 @@ class PatientThreads:
     def __init__(self, number: int, limit_s: float, name: str) -> None:
         """``limit_s``: how long a call may take from when its turn came."""
         self._limit_s = limit_s
+        self._slice_s = min(SLICE_S, limit_s)
         self._turns = asyncio.Semaphore(number)
         self._threads = ThreadPoolExecutor(number + MAX_HANGING, thread_name_prefix=name)
+        self._left_s: dict[asyncio.Future[Any], float] = {}
+        """What each call at work has left of its time."""
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         """What ``function`` returns or raises. Raises TimeoutError where it takes too long; it is
         left to itself, and another thread takes its place."""
-        loop = asyncio.get_running_loop()
         async with self._turns:
+            loop = asyncio.get_running_loop()
             calling = loop.run_in_executor(self._threads, function, *arguments)
-            left_s = self._limit_s
-            while left_s > 0:
-                slice_s = min(SLICE_S, left_s)
-                await asyncio.wait([calling], timeout=slice_s)
-                if calling.done():
-                    return calling.result()
-                left_s -= slice_s
-            calling.add_done_callback(_forget)
-            raise TimeoutError
+            # The slice that is under way counts as a whole one, and must not cost the call time.
+            self._left_s[calling] = self._limit_s + (self._slice_s if self._timer else 0)
+            if self._timer is None:
+                self._timer = loop.call_later(self._slice_s, self._count, loop)
+            try:
+                return await calling
+            except asyncio.CancelledError:
+                if self._left_s[calling] > 0:  # whoever waits was cancelled, and not the call
+                    raise
+                raise TimeoutError from None
+            finally:
+                del self._left_s[calling]
+
+    def _count(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A slice of time is over, for all calls: one timer costs less than one for each."""
+        for calling in self._left_s:
+            self._left_s[calling] -= self._slice_s
+            if self._left_s[calling] <= 0:
+                calling.cancel()
+        waits = bool(self._left_s)
+        self._timer = loop.call_later(self._slice_s, self._count, loop) if waits else None
 
     def shutdown(self) -> None:
         """Begin nothing more; what hangs is not waited for."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _forget(calling: asyncio.Future[T]) -> None:
-    if not calling.cancelled():
-        calling.exception()
