@@ -6,7 +6,6 @@ nothing is written but the ``--json`` file, and no check's failure keeps another
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +41,7 @@ from vllm_caption.engines.model_folder import (
 from vllm_caption.engines.weights import Weights, read_weights
 from vllm_caption.errors import EXIT_OK, EXIT_USAGE, UsageError
 from vllm_caption.flags import Parser, parse_known, parse_path, run_parser
-from vllm_caption.formatting import byte_size
+from vllm_caption.formatting import byte_size, counted
 from vllm_caption.monitoring.gpu_devices import visible_gpus
 from vllm_caption.monitoring.host import available_bytes, usable_cores
 from vllm_caption.store.lock import find_holder
@@ -73,7 +72,8 @@ def run_doctor(arguments: Sequence[str]) -> int:
     json: Path | None = options.json
     to_file = None if json == STDOUT else json
     check_json_file(to_file)
-    config = _read_config(options, engine_args)
+    # GPUs that cannot be counted are told by a check.
+    config = complete_config(options, engine_args, needs_vllm=False)
     found: list[Check] = []
     for check in examine(config):
         found.append(check)
@@ -84,7 +84,7 @@ def run_doctor(arguments: Sequence[str]) -> int:
     if json == STDOUT:
         print(encode_json(diagnosis).decode())
     else:
-        number = f"{problems} problems" if problems > 1 else "1 problem"
+        number = counted(problems, "problem")
         print(f"\nNo engine can start here yet: {number} above." if problems else "\nReady to run.")
     write_json_file(to_file, diagnosis)
     return EXIT_USAGE if problems else EXIT_OK
@@ -102,11 +102,6 @@ def _add_flags(parser: Parser) -> None:
     group.add_argument(
         "--json", nargs="?", const=STDOUT, type=parse_path, metavar="FILE", help=text
     )
-
-
-def _read_config(options: argparse.Namespace, engine_args: tuple[str, ...]) -> RunConfig:
-    """The settings of the run; GPUs that cannot be counted are told by a check."""
-    return complete_config(options, engine_args, needs_vllm=False)
 
 
 def examine(config: RunConfig) -> Iterator[Check]:
@@ -223,7 +218,7 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
     if engine.executor != "local":
         return
     number = engine.data_parallel_size
-    engines = f"{number} engines" if number > 1 else "1 engine"
+    engines = counted(number, "engine")
     cores, wanted = usable_cores(), CORES_PER_ENGINE * number
     text = f"{cores:g} for {engines}"
     if cores < wanted:

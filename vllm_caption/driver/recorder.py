@@ -216,10 +216,8 @@ class Recorder:
         elif isinstance(decision, GiveUp):
             self._fail(decision, engine)
             waited = self._twins.end(decision.item, captioned=False)
-            if decision.kind in (
-                *INPUT_KINDS,
-                "timeout",
-            ):  # its file was at fault, not the pixels they share
+            if decision.kind in INPUT_KINDS or decision.kind == "timeout":
+                # Its file was at fault, not the pixels they share.
                 self._dispatcher.add(twin.item for twin in waited)
                 return
             reason = f"the same image as {decision.item.file}: {decision.reason}"

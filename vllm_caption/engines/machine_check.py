@@ -278,8 +278,7 @@ def judge(machine: Machine, config: EngineConfig, weights: Weights | None) -> It
     if machine.driver.fault:
         return  # the rest is not known
     per_engine = [list(_judge_gpus(gpus, machine, config, weights)) for gpus in machine.gpus]
-    stopped = [next((c for c in checks if c.state == "problem"), None) for checks in per_engine]
-    some_can = None in stopped
+    some_can = any(problem_among(checks) is None for checks in per_engine)
     for checks in per_engine:
         for check in checks:
             if check.state == "problem" and some_can:
@@ -496,16 +495,14 @@ def _name(gpu: Gpu) -> str:
 
 def _holders(holders: Sequence[Holder]) -> str:
     """As `process 4000 (python, 69.0 GiB)`; the first two."""
-    named = [
-        f"process {holder.pid} ({', '.join(filter(None, _about(holder)))})"
-        for holder in holders[:2]
-    ]
     more = [f"{len(holders) - 2} more"] if len(holders) > 2 else []
-    return " and ".join([*named, *more]).replace(" ()", "")
+    return " and ".join([*map(_in_words, holders[:2]), *more])
 
 
-def _about(holder: Holder) -> tuple[str, str]:
-    return holder.name, "" if holder.num_bytes is None else byte_size(holder.num_bytes)
+def _in_words(holder: Holder) -> str:
+    size = "" if holder.num_bytes is None else byte_size(holder.num_bytes)
+    about = ", ".join(filter(None, (holder.name, size)))
+    return f"process {holder.pid} ({about})" if about else f"process {holder.pid}"
 
 
 def _version(version: tuple[int, int]) -> str:

@@ -32,7 +32,7 @@ _UNKNOWN: Final = (
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """A process that holds memory of a GPU. ``bytes``: None where the driver does not say."""
+    """A process that holds memory of a GPU. ``num_bytes``: None where the driver does not say."""
 
     pid: int
     name: str
