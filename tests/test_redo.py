@@ -138,6 +138,43 @@ def test_limit_takes_the_next_failures_although_they_fail_again(tmp_path: Path) 
     assert tried == [bad[:2], bad[2:4], bad[4:]]
 
 
+def test_caption_stays_where_making_it_again_fails_and_it_is_still_what_made_it(
+    tmp_path: Path,
+) -> None:
+    files = make_input(tmp_path, 4)
+    job(tmp_path)
+    made = rows(tmp_path / "out")
+    missing = tmp_path / "raw" / files[1]
+    missing.rename(missing.with_suffix(".away"))
+    result = job(tmp_path, "--redo=stale", OTHER_RECIPE)
+    assert (result.exit_code, "missing_file 1" in result.stdout) == (1, True)
+    kept = rows(tmp_path / "out")[files[1]]
+    assert captions(tmp_path / "out")[files[1]] == kept["caption"] == made[files[1]]["caption"]
+    assert kept["recipe_id"] == made[files[1]]["recipe_id"]
+    assert (kept["status"], kept["error_kind"]) == ("captioned", "missing_file")
+    missing.with_suffix(".away").rename(missing)
+    assert in_this_run(job(tmp_path, OTHER_RECIPE)) == 0  # a plain run replaces no caption
+    assert in_this_run(job(tmp_path, "--redo=stale", OTHER_RECIPE)) == 1
+    row = rows(tmp_path / "out")[files[1]]
+    assert (row["error_kind"], row["recipe_id"] != kept["recipe_id"]) == (None, True)
+
+
+def test_limit_takes_the_next_captions_although_making_them_again_fails(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 5)
+    job(tmp_path)
+    for file in files[:4]:
+        (tmp_path / "raw" / file).write_bytes(b"no image any more")
+    before = runs_of(tmp_path)
+    tried: list[list[str]] = []
+    for _ in range(2):
+        job(tmp_path, "--redo=all", "--limit=2")
+        now = runs_of(tmp_path)
+        tried.append([file for file in files if now[file] != before[file]])
+        before = now
+    assert tried == [files[:2], files[2:4]]
+    assert len(captions(tmp_path / "out")) == 5
+
+
 def test_redo_with_another_recipe_is_another_redo(tmp_path: Path) -> None:
     make_input(tmp_path, 6)
     job(tmp_path)

@@ -150,7 +150,7 @@ class Driver:
         self._stats.scanning = False
         if self._stopped is not None:
             raise self._stopped
-        self._recorder.settle_open()
+        self._recorder.finish()
         if not self._dispatcher.finished and not self.interrupts:
             raise RunStopped(f"no engine is left; the last error was: {self._last_error}")
 

@@ -35,6 +35,9 @@ from vllm_caption.scheduling.same_errors import (
 from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.output import Output
 
+MAX_KEPT = 1000
+"""Failures that are written in one pass over the manifest."""
+
 
 class Recorder:
     """Writes the result of every item. Any method that writes may raise RunStopped."""
@@ -65,6 +68,8 @@ class Recorder:
         self._failed_before: set[str] = set()
         self._open: list[tuple[GiveUp[Item], int]] = []
         """Failures, each with its engine, that are the run's fault if nothing else comes."""
+        self._kept: dict[str, tuple[GiveUp[Item], str]] = {}
+        """Failures of items whose earlier caption stays, each with that caption."""
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
         self._images_root = public_root(images_root)
         self._images = None if isinstance(images_root, str) else FolderIdentity(images_root)
@@ -226,8 +231,26 @@ class Recorder:
         else:
             self._stats.retried += 1
 
+    def finish(self) -> None:
+        """Nothing more will come: what waited in memory is written."""
+        self.settle_open()
+        self._record_kept()
+
+    def _record_kept(self) -> None:
+        kept, self._kept = self._kept, {}
+        rows = self._output.captioned_rows(kept) if kept else {}
+        for file, (failure, caption) in kept.items():
+            row = rows.get(file) or self._make.adopted(failure.item, caption)
+            self._output.save_row(self._make.kept(row, failure))
+
     def _fail(self, failure: GiveUp[Item], engine: int | None) -> None:
-        self._output.save_row(self._make.given_up(failure, engine))
+        file = failure.item.file
+        if (caption := self._output.read_caption(file)) is None:
+            self._output.save_row(self._make.given_up(failure, engine))
+        else:
+            self._kept[file] = failure, caption
+            if len(self._kept) == MAX_KEPT:
+                self._record_kept()
         example = f"{printable(failure.item.file)}: {failure.reason}"
         self._stats.count_failure(failure.kind, example)
 

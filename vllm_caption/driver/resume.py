@@ -136,8 +136,10 @@ class Wanted:
         return not self.resume.redo_kinds or self._is_of_kinds(state)
 
     def _is_settled(self, state: ItemState) -> bool:
-        """This redo has come to this row."""
-        return state.run_id in self.redo_runs and state.recipe_id in self.recipe_ids
+        """This redo has come to this row, and made its caption or failed to."""
+        if state.run_id not in self.redo_runs:
+            return False
+        return state.recipe_id in self.recipe_ids or state.error_kind is not None
 
     def _is_of_kinds(self, state: ItemState) -> bool:
         kinds = {state.error_kind, *state.flags.split(",")}
@@ -419,7 +421,8 @@ class Pending:
 
     def _take(self, item: Item, need: Need, batch: Batch) -> None:
         state = self._known.get(item.file)
-        if isinstance(need, Caption) and state is not None and state.error_kind in INPUT_KINDS:
+        failed = state if state is not None and state.status == "failed" else None
+        if isinstance(need, Caption) and failed and failed.error_kind in INPUT_KINDS:
             need = self._look_again(item) or need
         match need:
             case Keep():
@@ -438,7 +441,7 @@ class Pending:
             case Caption():
                 batch.pending.append(item)
                 batch.num_gone += need.cause == "gone"
-                if state is not None and state.status == "failed":
+                if failed:
                     batch.failed_before.add(item.file)
 
     def _look_again(self, item: Item) -> Refuse | None:

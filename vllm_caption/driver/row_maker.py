@@ -59,6 +59,12 @@ class RowMaker:
             **(_timings(last.timings) if last else {}),
         )
 
+    def kept(self, row: Row, failure: GiveUp[Item]) -> Row:
+        """A caption that stays, since a new one was asked for and could not be made."""
+        return msgspec.structs.replace(
+            row, run_id=self.run_id, error_kind=failure.kind, error=failure.reason
+        )
+
     def adopted(self, item: Item, caption: str) -> Row:
         """A .txt without a row: somebody's work, kept."""
         return adopted(item, caption, self.images_root, self.run_id)

@@ -40,7 +40,7 @@ from vllm_caption.store.layout import (
     state_folder,
 )
 from vllm_caption.store.lock import OutputLock
-from vllm_caption.store.reader import read_captions, read_states
+from vllm_caption.store.reader import read_captions, read_rows, read_states
 from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recipe
 from vllm_caption.store.rows import KnownItems, Row
 
@@ -162,6 +162,13 @@ class Output:
         with _stopping():
             read = partial(read_captions, self._known_parts(), files)
             return self._disk.attempt("file", lambda: list(read()))
+
+    def captioned_rows(self, files: Container[str]) -> dict[str, Row]:
+        """file → its last row in a part, of those of ``files`` that have a caption there."""
+        with _stopping():
+            read = partial(read_rows, self._known_parts(), files)
+            rows = self._disk.attempt("file", lambda: list(read()))
+        return {row.file: row for row in rows if row.status == "captioned"}
 
     def _known_parts(self) -> list[Path]:
         """Oldest first."""

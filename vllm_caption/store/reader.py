@@ -196,6 +196,13 @@ def read_captions(paths: Sequence[Path], files: Container[str]) -> Iterator[tupl
                 yield file, caption
 
 
+def read_rows(paths: Sequence[Path], files: Container[str]) -> Iterator[Row]:
+    """The last rows of ``files`` in these parts."""
+    for table in last_rows(paths):
+        chosen = [file in files for file in table["file"].to_pylist()]
+        yield from from_table(table.filter(pa.array(chosen, pa.bool_())))
+
+
 def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.to_pylist() for column in table.columns), strict=True)
 

@@ -59,7 +59,7 @@ def _side(rows: pa.Table) -> dict[str, Any]:
         marks |= np.asarray(has_flag(rows, flag)).astype(np.int64) << bit
     return {
         "status": _numbers(pc.index_in(rows["status"], pa.array(STATUSES))),
-        "kind": _named(rows["error_kind"]),
+        "kind": _named(pc.if_else(pc.equal(rows["status"], "failed"), rows["error_kind"], None)),
         "flags": marks.tolist(),
         "text": pc.fill_null(pc.utf8_slice_codeunits(text, 0, MAX_CHARS), "").to_pylist(),
         "words": num_words(rows["caption"]).tolist(),
