@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faulty", action="store_true", help="the disk fails for moments, too")
     arguments = parser.parse_args()
-    if arguments.faulty and "LD_PRELOAD" not in os.environ:
+    if arguments.faulty and "FAULTY_DISK" not in os.environ:
         again = [sys.executable, "-c", "import chaos; chaos.main()", *sys.argv[1:]]
         os.chdir(Path(__file__).parent)
         os.execve(sys.executable, again, os.environ | faulty_disk())

@@ -135,6 +135,24 @@ def test_flagged_caption_is_kept_when_every_later_attempt_fails_in_the_engine() 
     assert decision.result.caption == "long"
 
 
+def test_item_that_failed_goes_to_another_engine_while_this_one_has_other_work() -> None:
+    dispatcher = make(items="abcd")
+    for _ in range(2):
+        (lease,) = dispatcher.take(0, 1)
+        dispatcher.failed(0, failed(lease.lease, retryable=True))
+    assert [leased.item for leased in dispatcher.take(1, 2)] == ["a", "b"]
+    (lease,) = dispatcher.take(0, 1)
+    dispatcher.failed(0, failed(lease.lease, retryable=True))
+    assert [leased.item for leased in dispatcher.take(0, 2)] == ["d", "c"]
+
+
+def test_engine_without_another_beside_it_tries_again_before_it_goes_on() -> None:
+    dispatcher = make(num_engines=1, items="ab")
+    (lease,) = dispatcher.take(0, 1)
+    dispatcher.failed(0, failed(lease.lease, retryable=True))
+    assert [leased.item for leased in dispatcher.take(0, 2)] == ["a", "b"]
+
+
 def test_broken_input_fails_at_once() -> None:
     dispatcher = make(items="a")
     (leased,) = dispatcher.take(0, 8)
@@ -293,6 +311,15 @@ def test_slot_whose_process_does_not_end_stays_out_whoever_is_guilty() -> None:
         dispatcher.take(0, 8)
     dispatcher.retire(0)
     assert [poison.kind for poison in dispatcher.engine_lost(0)] == ["poison"]
+    assert not dispatcher.may_restart(0)
+
+
+def test_engine_that_dies_again_and_again_between_captions_without_a_word_is_taken_out() -> None:
+    dispatcher = make(items="abcdefgh", max_engine_restarts=1)
+    for _ in range(2):
+        (lease,) = dispatcher.take(0, 1)
+        dispatcher.captioned(0, captioned(lease.lease, ""), ("empty",))
+        dispatcher.engine_lost(0)
     assert not dispatcher.may_restart(0)
 
 

@@ -20,6 +20,7 @@ from support.fake_engines import (
     start_broken_once,
     start_fake,
     start_on_a_flaky_disk,
+    start_overflowing_once,
     start_with_odd_decoder,
     start_with_program,
 )
@@ -404,6 +405,18 @@ def test_the_same_error_for_everyone_stops_the_run_and_charges_nobody(
         asyncio.run(run.run())
     assert rows(run.config.output) == captions(run.config.output) == {}
     assert run.stats.failed == 0
+
+
+def test_engine_that_alone_gives_the_same_error_is_started_again_and_no_item_fails(
+    tmp_path: Path,
+) -> None:
+    files = names(200)
+    run = Run(tmp_path, files, start_engine=start_overflowing_once, max_same_errors=8)
+    asyncio.run(run.run())
+    assert captions(run.config.output) == {file: f"caption of {file}" for file in files}
+    assert sum(engine.restarts for engine in run.stats.engines) == 1
+    (told,) = [line for line in run.told if "same error" in line]
+    assert "while others caption (a caption of nothing but '!') and is killed" in told
 
 
 def test_same_errors_of_the_few_that_failed_before_do_not_stop_a_rerun(tmp_path: Path) -> None:

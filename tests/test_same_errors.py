@@ -20,7 +20,7 @@ REFUSED = engine_error("the chat template takes no system message")
 
 def add_many(errors: SameErrors, number: int, error: AnswerError = REFUSED) -> list[Fault]:
     """Answers to as many items."""
-    return [errors.add(f"{item}.png", error) for item in range(number)]
+    return [errors.add(0, f"{item}.png", error) for item in range(number)]
 
 
 def error_of(text: str) -> AnswerError | None:
@@ -35,25 +35,42 @@ def test_the_same_error_for_all_is_the_runs_as_soon_as_there_are_enough() -> Non
 def test_a_good_answer_makes_the_errors_before_it_their_items_own() -> None:
     errors = SameErrors(64)
     add_many(errors, 63)
-    errors.clear()
+    errors.clear(0)
     assert add_many(errors, 64)[-1] == "open"
 
 
 def test_after_a_caption_it_takes_many_more_since_neighbours_are_alike() -> None:
     errors = SameErrors(64)
-    errors.clear()
+    errors.clear(0)
     assert add_many(errors, 64 * AFTER_SUCCESS) == ["open"] * (64 * AFTER_SUCCESS - 1) + ["run"]
+
+
+def test_an_engine_that_fails_alone_while_others_caption_is_at_fault() -> None:
+    errors = SameErrors(16)
+    found: list[Fault] = []
+    for number in range(16):
+        errors.clear(1)
+        found.append(errors.add(0, f"{number}.png", REFUSED))
+    assert found == ["open"] * 15 + ["engine"]
+    errors.clear(1)
+    assert errors.add(0, "next.png", REFUSED) == "open"
+
+
+def test_an_engine_is_not_at_fault_where_no_other_has_captioned_since() -> None:
+    errors = SameErrors(16)
+    errors.clear()
+    assert set(add_many(errors, 32)) == {"open"}
 
 
 def test_one_item_that_is_tried_again_and_again_is_no_evidence() -> None:
     errors = SameErrors(64)
-    assert {errors.add("a.png", REFUSED) for _ in range(200)} == {"open"}
+    assert {errors.add(0, "a.png", REFUSED) for _ in range(200)} == {"open"}
 
 
 def test_errors_that_differ_in_numbers_or_quoted_names_are_the_same() -> None:
     errors = SameErrors(16)
     found = [
-        errors.add(f"{n}.png", engine_error(f"prompt of {n} tokens of '{n}.png' at 0x{n:x}"))
+        errors.add(0, f"{n}.png", engine_error(f"prompt of {n} tokens of '{n}.png' at 0x{n:x}"))
         for n in range(16)
     ]
     assert found[-1] == "run"
@@ -62,14 +79,14 @@ def test_errors_that_differ_in_numbers_or_quoted_names_are_the_same() -> None:
 def test_two_errors_in_turn_end_the_run_too() -> None:
     errors = SameErrors(16)
     other = AnswerError("a caption without a word", "")
-    found = [errors.add(f"{n}.png", (REFUSED, other)[n % 2]) for n in range(31)]
+    found = [errors.add(0, f"{n}.png", (REFUSED, other)[n % 2]) for n in range(31)]
     assert found == ["open"] * 30 + ["run"]
 
 
 def test_errors_that_are_all_different_are_the_items_own() -> None:
     errors = SameErrors(16)
     kinds = "abcdefghij"
-    found = [errors.add(f"{n}.png", engine_error(kinds[n] * 3)) for n in range(len(kinds))]
+    found = [errors.add(0, f"{n}.png", engine_error(kinds[n] * 3)) for n in range(len(kinds))]
     assert found[: MAX_DIFFERENT + 1] == ["open"] * MAX_DIFFERENT + ["items"]
     assert "run" not in found
 

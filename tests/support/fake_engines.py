@@ -174,6 +174,25 @@ def start_broken_once(spec: WorkerSpec) -> FakeEngine:
     raise RuntimeError("CUDA error: the GPU is lost")
 
 
+class OverflowingEngine(FakeEngine):
+    """Its numbers overflow, whatever it is asked, from when the first caption is written."""
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        while not [*self.gate.parent.parent.glob("out/**/*.txt")]:
+            await asyncio.sleep(0.01)
+        return Generation("!" * 24, "length", 10, 24)
+
+
+def start_overflowing_once(spec: WorkerSpec) -> FakeEngine:
+    """The first engine of all is sick; the others, and the next in its place, are well."""
+    gate = Path(spec.images_root) / "gate"
+    try:
+        Path(spec.images_root, "sick").touch(exist_ok=False)
+    except FileExistsError:
+        return start_fake(spec)
+    return OverflowingEngine(gate)
+
+
 def start_beside_another_process(spec: WorkerSpec) -> FakeEngine:
     """The first engine of all finds memory that another process still holds; each start notes what
     it was told."""

@@ -249,8 +249,10 @@ class Driver:
                 slot.send(Cancel(message.lease))
         elif isinstance(message, Cancelled):
             self._dispatcher.cancelled(slot.number, message.lease)
-        else:
-            self._recorder.answered(slot.number, message)
+        elif error := self._recorder.answered(slot.number, message):
+            same = f"gives the same error again and again while others caption ({error})"
+            self._tell(f"Engine {slot.number} {same} and is killed.")
+            slot.kill()
         self._feed(slot)
 
     def _note_change(self, event: Changed) -> None:

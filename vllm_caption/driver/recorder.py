@@ -28,6 +28,7 @@ from vllm_caption.scheduling.dispatcher import Accept, Decision, Dispatcher, Giv
 from vllm_caption.scheduling.duplicates import Twin, Twins
 from vllm_caption.scheduling.same_errors import (
     AnswerError,
+    Fault,
     SameErrors,
     caption_error,
     engine_error,
@@ -131,8 +132,9 @@ class Recorder:
         seed = (self._sampling.seed or 0) + rejected
         return max(self._sampling.temperature, 0.2 + 0.2 * rejected), seed
 
-    def answered(self, engine: int, answer: Captioned | Failed) -> None:
-        """One attempt is over. Raises RunStopped where its error is everybody's."""
+    def answered(self, engine: int, answer: Captioned | Failed) -> str | None:
+        """One attempt is over. Returns what is wrong with the engine, where it is at fault. Raises
+        RunStopped where the error is everybody's."""
         item = self._dispatcher.held(engine, answer.lease)
         error: AnswerError | None = None
         if isinstance(answer, Captioned):
@@ -141,7 +143,7 @@ class Recorder:
             if item is not None:
                 self._stats.rejections.count(printable(item.file), caption, flags)
                 if error is None:
-                    self._same_errors.clear()
+                    self._same_errors.clear(engine)
                     self.settle_open()
             cleaned = msgspec.structs.replace(answer, caption=caption)
             decision = self._dispatcher.captioned(engine, cleaned, flags)
@@ -152,22 +154,23 @@ class Recorder:
             if isinstance(decision, GiveUp) and self._all_gone(answer):
                 raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
         if decision is None or item is None:
-            return
-        waits = error is not None and self._may_be_everybodys(item, error)
-        if waits and isinstance(decision, GiveUp):
+            return None
+        fault = "items" if error is None else self._whose_fault(engine, item, error)
+        if fault == "open" and isinstance(decision, GiveUp):
             self._open.append((decision, engine))
         else:
             self.settle(decision, engine)
+        return error.said if error is not None and fault == "engine" else None
 
-    def _may_be_everybodys(self, item: Item, error: AnswerError) -> bool:
+    def _whose_fault(self, engine: int, item: Item, error: AnswerError) -> Fault:
         if item.file in self._failed_before:
-            return False
-        fault = self._same_errors.add(item.file, error)
+            return "items"
+        fault = self._same_errors.add(engine, item.file, error)
         if fault == "run":
             raise RunStopped(self._same_errors.conclusion(error))
         if fault == "items":
             self.settle_open()
-        return fault == "open"
+        return fault
 
     def settle_open(self) -> None:
         """The failures that waited are their items' own fault."""

@@ -30,16 +30,20 @@ T = TypeVar("T")
 SOLO_DEATHS_TO_CONVICT = 2
 CONVICTIONS_IN_A_ROW = 8
 """So many found guilty without a caption between them, and it is the engines that are at fault."""
+MAX_PASSED_OVER = 64
+"""Items that an engine leaves to others in one search for work."""
 DEATHS_TO_NARROW = 2
 """Deaths in a row after which an engine gets one item at a time: the next death tells more."""
 
 
 @dataclass(slots=True, eq=False)
 class Task(Generic[T]):
-    """An item and what has happened to it so far; ``killed``: engines that died of it alone."""
+    """An item and what has happened to it so far; ``refused_by``: the engine that failed it last;
+    ``killed``: engines that died of it alone."""
 
     item: T
     attempts: int = 0
+    refused_by: int | None = None
     rejected: int = 0
     best: Captioned | None = None
     best_flags: tuple[CaptionFlag, ...] = ()
@@ -188,7 +192,7 @@ class Dispatcher(Generic[T]):
         if slot.deaths_in_a_row >= DEATHS_TO_NARROW:
             window = 1
         room = window - len(slot.in_flight) - len(slot.leaving)
-        return [self._lease(engine, task) for task in self._pop_many(room)]
+        return [self._lease(engine, task) for task in self._pop_many(engine, room)]
 
     # --- what the driver reports -------------------------------------------------------------
 
@@ -199,9 +203,11 @@ class Dispatcher(Generic[T]):
         task = self._finish(engine, result.lease)
         if task is None:
             return None
-        self._convictions_in_a_row = 0
-        slot = self._engines[engine]
-        slot.proven, slot.deaths_in_a_row = True, 0
+        task.refused_by = engine
+        if verdict(flags) != "retry_or_fail":
+            self._convictions_in_a_row = 0
+            slot = self._engines[engine]
+            slot.proven, slot.deaths_in_a_row = True, 0
         task.attempts += 1
         if verdict(flags) == "accept":
             return Accept(task.item, task.attempts, result, flags)
@@ -220,6 +226,7 @@ class Dispatcher(Generic[T]):
         task = self._finish(engine, failure.lease)
         if task is None:
             return None
+        task.refused_by = engine
         task.attempts += 1
         if failure.retryable and task.attempts <= self._max_retries:
             return self._retry(task, failure.kind)
@@ -295,11 +302,20 @@ class Dispatcher(Generic[T]):
         self._engines[engine].in_flight[self._next_lease] = task
         return Leased(self._next_lease, task.item, task.rejected)
 
-    def _pop_many(self, count: int) -> list[Task[T]]:
+    def _pop_many(self, engine: int, count: int) -> list[Task[T]]:
+        """What is tried again first, but on another engine than the one that failed it, as long as
+        this one has other work: one bad engine must not use up the tries of an item."""
         taken: list[Task[T]] = []
-        while len(taken) < count and (self._again or self._fresh):
-            taken.append((self._again or self._fresh).popleft())
-        return taken
+        own: list[Task[T]] = []
+        while len(taken) < count and self._again and len(own) < MAX_PASSED_OVER:
+            task = self._again.popleft()
+            is_own = task.refused_by == engine and self.num_usable > 1
+            (own if is_own else taken).append(task)
+        while len(taken) < count and self._fresh:
+            taken.append(self._fresh.popleft())
+        room = count - len(taken)
+        self._again.extendleft(reversed(own[room:]))
+        return [*taken, *own[:room]]
 
     def _retry(self, task: Task[T], kind: str = "") -> TryAgain[T]:
         if rest_s := retry_delay_s(kind, task.attempts):

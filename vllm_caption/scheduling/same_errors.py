@@ -1,4 +1,5 @@
-"""Is an error the items' fault or the run's? Decided from the answers since the last good one.
+"""Whose fault is an error: its item's, its engine's, the run's? The answers since the last good one
+tell.
 
 A mistake in the settings (a prompt that is too long, a chat template that takes no system text, a
 model that overflows in 16 bit) gives every item the same error. Failing a million items one by one
@@ -6,6 +7,7 @@ helps nobody: the run stops, names the error once, and charges no item.
 
 Pure counting. Invariants:
 - a good answer clears everything: an engine that captions one image can caption others;
+- an engine that gives as many errors alone, while others caption, is at fault, and not its items;
 - items that failed in an earlier run are never counted (the caller leaves them out), so a rerun
   over the few that are left never stops for what is wrong with these few;
 - once something has been captioned it takes many more answers: neighbours in the input are alike.
@@ -15,13 +17,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from vllm_caption.captions.rejection_alarm import REMEDIES
 from vllm_caption.captions.rules import verdict
 from vllm_caption.errors import CaptionFlag
 
-Fault = Literal["items", "run", "open"]
+Fault = Literal["items", "engine", "run", "open"]
 """Whose fault an error is; open: the next answers will show it."""
 
 MIN_ITEMS: Final = 8
@@ -66,47 +69,75 @@ def engine_error(reason: str) -> AnswerError:
     return AnswerError(reason, remedy)
 
 
+@dataclass(slots=True)
+class _Streak:
+    """The errors of a run, or of one of its engines, since its last good answer. ``others_good``:
+    good answers of the run when it began."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    items: dict[str, set[str]] = field(default_factory=dict)
+    any_success: bool = False
+    others_good: int = 0
+
+    def succeed(self, num_good: int) -> None:
+        self.any_success, self.others_good = True, num_good
+        self.forget()
+
+    def forget(self) -> None:
+        self.answers.clear()
+        self.items.clear()
+
+    def add(self, item: str, same: str, limit: int) -> bool:
+        """Whether one error has come to the limit."""
+        self.answers[same] += 1
+        items = self.items.setdefault(same, set())
+        if len(items) < MIN_ITEMS:
+            items.add(item)
+        needed = limit * (AFTER_SUCCESS if self.any_success else 1)
+        return self.answers[same] >= needed and len(items) >= min(MIN_ITEMS, needed)
+
+
 class SameErrors:
-    """The errors of one run since its last good answer."""
+    """The errors of one run since its last good answer, and of each engine since its own."""
 
     def __init__(self, max_same_errors: int) -> None:
         """``max_same_errors``: answers with one error that end a run; 0: none ever does."""
         self._limit = max_same_errors
-        self._answers: Counter[str] = Counter()
-        self._items: dict[str, set[str]] = {}
-        self._any_success = False
+        self._run = _Streak()
+        self._engines: dict[int, _Streak] = {}
+        self._num_good = 0
 
-    def clear(self) -> None:
-        """A good answer, or a caption of an earlier run that was made in the same way."""
-        self._any_success = True
-        self._forget()
+    def clear(self, engine: int | None = None) -> None:
+        """A good answer, or (None) a caption of an earlier run that was made in the same way."""
+        if engine is not None:
+            self._num_good += 1
+            self._of(engine).succeed(self._num_good)
+        self._run.succeed(self._num_good)
 
-    def add(self, item: str, error: AnswerError) -> Fault:
+    def add(self, engine: int, item: str, error: AnswerError) -> Fault:
         """One answer was an error. "items": so are the earlier ones that were open."""
         if not self._limit:
             return "items"
         same = _VARYING.sub("#", error.said)
-        each_its_own = same not in self._answers and len(self._answers) >= MAX_DIFFERENT
+        each_its_own = same not in self._run.answers and len(self._run.answers) >= MAX_DIFFERENT
         if each_its_own:
-            self._forget()
-        self._answers[same] += 1
-        items = self._items.setdefault(same, set())
-        if len(items) < MIN_ITEMS:
-            items.add(item)
-        needed = self._limit * (AFTER_SUCCESS if self._any_success else 1)
-        if self._answers[same] >= needed and len(items) >= min(MIN_ITEMS, needed):
+            self._run.forget()
+        if self._run.add(item, same, self._limit):
             return "run"
+        streak = self._of(engine)
+        if streak.add(item, same, self._limit) and streak.others_good < self._num_good:
+            del self._engines[engine]  # the next one in its place begins anew
+            return "engine"
         return "items" if each_its_own else "open"
+
+    def _of(self, engine: int) -> _Streak:
+        return self._engines.setdefault(engine, _Streak(others_good=self._num_good))
 
     def conclusion(self, error: AnswerError) -> str:
         """The sentence to stop with, after `add` has said "run"."""
-        number = self._answers[_VARYING.sub("#", error.said)]
-        since = "since the last caption" if self._any_success else "and none is a caption"
+        number = self._run.answers[_VARYING.sub("#", error.said)]
+        since = "since the last caption" if self._run.any_success else "and none is a caption"
         return (
             f"the same error for everyone, {number} answers {since}: {error.said}; {error.remedy}."
             " No item is charged: run again. --max-same-errors 0 fails such items one by one"
         )
-
-    def _forget(self) -> None:
-        self._answers.clear()
-        self._items.clear()
