@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from vllm_caption.items import Document, Item
 from vllm_caption.messages import ImageFacts
-from vllm_caption.scheduling.duplicates import Standing, Twin, Twins, twin_key
+from vllm_caption.scheduling.duplicates import Made, Standing, Twin, Twins, twin_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
+HASH = 7
 
 
 def item(file: str) -> Item:
@@ -28,15 +29,15 @@ def test_those_who_waited_are_handed_out_once_when_the_leader_is_captioned() -> 
     twins = Twins()
     for file in "abc":
         twins.claim(twin(file))
-    assert [waited.item.file for waited in twins.end(item("a"), captioned=True)] == ["b", "c"]
-    assert twins.end(item("a"), captioned=True) == []
+    assert [waited.item.file for waited in twins.end(item("a"), HASH)] == ["b", "c"]
+    assert twins.end(item("a"), HASH) == []
 
 
 def test_later_twin_can_have_the_caption_at_once() -> None:
     twins = Twins()
     twins.claim(twin("a"))
-    twins.end(item("a"), captioned=True)
-    assert twins.claim(twin("b")) == Standing("done", of="a")
+    twins.end(item("a"), HASH)
+    assert twins.claim(twin("b")) == Standing("done", Made("a", HASH))
 
 
 def test_leader_that_is_tried_again_stays_the_leader() -> None:
@@ -49,7 +50,7 @@ def test_leader_that_is_tried_again_stays_the_leader() -> None:
 def test_failed_leader_leaves_no_caption_to_later_twins() -> None:
     twins = Twins()
     twins.claim(twin("a"))
-    twins.end(item("a"), captioned=False)
+    twins.end(item("a"), None)
     assert twins.claim(twin("b")) == Standing("leads")
 
 
@@ -61,21 +62,21 @@ def test_leader_whose_file_changed_between_tries_leads_its_first_twins_no_more()
     assert [waited.item.file for waited in twins.changed(twin("a", OTHER))] == ["b"]
     assert twins.claim(twin("a", OTHER)) == Standing("leads")
     assert twins.claim(twin("b")) == Standing("leads")
-    assert twins.end(item("a"), captioned=True) == []
+    assert twins.end(item("a"), HASH) == []
 
 
 def test_caption_of_an_earlier_run_is_as_good_as_one_of_this_run() -> None:
-    twins = Twins({KEY: "old"})
-    assert twins.claim(twin("a")) == Standing("done", of="old")
+    twins = Twins({KEY: Made("old", HASH)})
+    assert twins.claim(twin("a")) == Standing("done", Made("old", HASH))
     assert twins.claim(twin("b", OTHER)) == Standing("leads")
 
 
 def test_twin_whose_caption_was_taken_away_leads_and_later_ones_wait_for_it() -> None:
-    twins = Twins({KEY: "old"})
+    twins = Twins({KEY: Made("old", HASH)})
     twins.lead(twin("a"))
     assert twins.claim(twin("a")) == Standing("leads")
     assert twins.claim(twin("b")) == Standing("waits")
-    assert [waited.item.file for waited in twins.end(item("a"), captioned=True)] == ["b"]
+    assert [waited.item.file for waited in twins.end(item("a"), HASH)] == ["b"]
 
 
 def test_key_tells_contents_prompts_and_system_messages_apart() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.earlier_captions import read_earlier
-from vllm_caption.store.rows import Row
+from vllm_caption.store.rows import Row, hash_of
 
 KEY = bytes(range(16))
 
@@ -25,7 +25,9 @@ def found(root: Path, *rows: Row, key: bytes = KEY) -> str | None:
     for each in rows:
         checkpoint.append(each)
     checkpoint.close()
-    return read_earlier(root, ["r"], len(checkpoint.states())).get(key)
+    made = read_earlier(root, ["r"], len(checkpoint.states())).get(key)
+    assert made is None or made.text_hash == hash_of("x")
+    return made and made.file
 
 
 def test_caption_with_the_same_key_is_found_among_many_over_several_parts(tmp_path: Path) -> None:

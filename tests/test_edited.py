@@ -6,7 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
-from support.job import FAKE, Result, captions, input_flags, make_input, rows, run, run_here
+from support.job import (
+    FAKE,
+    Result,
+    captions,
+    input_flags,
+    make_input,
+    rows,
+    run,
+    run_here,
+    write_document,
+)
 
 OTHER_RECIPE = "--max-tokens=50"
 
@@ -126,6 +136,24 @@ def test_overwrite_edited_replaces_everything(tmp_path: Path) -> None:
     result = job(tmp_path, "--redo=all", "--overwrite-edited")
     assert "captioned 3 (3 in this run)" in result.stdout
     assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
+
+
+def test_twin_of_an_edited_caption_gets_a_caption_of_its_own(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    job(tmp_path)
+    edit(txt(tmp_path, files[0]), "by hand, and much better")
+    copies = ["copy/0.png", "copy/1.png"]
+    (tmp_path / "raw/copy").mkdir()
+    for file, copy in zip(files, copies, strict=False):
+        (tmp_path / "raw" / copy).write_bytes((tmp_path / "raw" / file).read_bytes())
+    write_document(tmp_path, "copies", copies, ["SvgElement"] * 2)
+    assert job(tmp_path).exit_code == 0
+    made = rows(tmp_path / "out")
+    assert [made[copy]["caption"] for copy in copies] == [
+        "caption of copy/0.png",
+        f"caption of {files[1]}",
+    ]
+    assert txt(tmp_path, files[0]).read_text() == "by hand, and much better"
 
 
 def test_nothing_advises_to_replace_what_a_person_wrote(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from vllm_caption.scheduling.same_errors import (
 )
 from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.output import Output
+from vllm_caption.store.rows import hash_of
 
 MAX_KEPT = 1000
 """Failures that are written in one pass over the manifest."""
@@ -194,13 +195,13 @@ class Recorder:
         standing = self._twins.claim(twin)
         if standing.place == "leads":
             return False
-        if standing.place == "done":
-            caption = self._output.read_caption(standing.of)
-            if caption is None:  # somebody took it away
+        if standing.of is not None:
+            of, text_hash = standing.of
+            caption = self._output.read_caption(of)
+            if caption is None or hash_of(caption) != text_hash:  # somebody took or changed it
                 self._twins.lead(twin)
                 return False
-            flags = self._flags_of_leaders.get(standing.of, ())
-            self._fan_out(twin, standing.of, caption, flags)
+            self._fan_out(twin, of, caption, self._flags_of_leaders.get(of, ()))
         self._dispatcher.withdraw(engine, seen.lease)
         return True
 
@@ -223,7 +224,7 @@ class Recorder:
             self._save_caption(decision, engine)
         elif isinstance(decision, GiveUp):
             self._fail(decision, engine)
-            waited = self._twins.end(decision.item, captioned=False)
+            waited = self._twins.end(decision.item, None)
             if decision.kind in INPUT_KINDS or decision.kind == "timeout":
                 # Its file was at fault, not the pixels they share.
                 self._dispatcher.add(twin.item for twin in waited)
@@ -266,7 +267,7 @@ class Recorder:
                 GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result), engine
             )
             # Its name was at fault, not its pixels: whoever waited is captioned itself.
-            left = self._twins.end(accepted.item, captioned=False)
+            left = self._twins.end(accepted.item, None)
             self._dispatcher.add(twin.item for twin in left)
             return
         result, now_s = accepted.result, asyncio.get_running_loop().time()
@@ -284,5 +285,5 @@ class Recorder:
         file, flags = accepted.item.file, accepted.flags
         if flags:
             self._flags_of_leaders[file] = flags
-        for twin in self._twins.end(accepted.item, captioned=True):
+        for twin in self._twins.end(accepted.item, hash_of(result.caption)):
             self._fan_out(twin, file, result.caption, flags)

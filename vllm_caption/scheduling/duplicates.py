@@ -22,28 +22,35 @@ class Twin(NamedTuple):
     image: ImageFacts
 
 
-class Captions(Protocol):
-    """Captions by key, as `earlier.EarlierCaptions` keeps them."""
+class Made(NamedTuple):
+    """A caption that was made: its file, and the hash of its text, by which an edit is seen."""
 
-    def get(self, key: bytes) -> str | None:
-        """The file whose caption answers this key; None when there is none."""
+    file: str
+    text_hash: int
+
+
+class Captions(Protocol):
+    """Captions by key, as `store.earlier_captions` keeps them."""
+
+    def get(self, key: bytes) -> Made | None:
+        """The caption that answers this key; None when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What an image is among its twins: the one to caption, one that waits, or one that can have
-    the caption of ``of``, which is on disk."""
+    the caption ``of`` another, which is on disk."""
 
     place: Literal["leads", "waits", "done"]
-    of: str = ""
+    of: Made | None = None
 
 
 @dataclass(slots=True)
 class Twins:
     """The twins of one run, and those whose caption an earlier run made."""
 
-    _earlier: Captions = field(default_factory=dict[bytes, str])
-    _made: dict[bytes, str] = field(default_factory=dict)
+    _earlier: Captions = field(default_factory=dict[bytes, Made])
+    _made: dict[bytes, Made] = field(default_factory=dict)
     _waiting: dict[bytes, list[Twin]] = field(default_factory=dict)
     _led: dict[str, bytes] = field(default_factory=dict)
 
@@ -70,15 +77,16 @@ class Twins:
         leads nobody any more; returns who waited for it."""
         if self._led.get(twin.item.file, twin.image.twin_key) == twin.image.twin_key:
             return []
-        return self.end(twin.item, captioned=False)
+        return self.end(twin.item, None)
 
-    def end(self, item: Item, *, captioned: bool) -> list[Twin]:
-        """A leader's caption is on disk, or it failed; returns who waited for it."""
+    def end(self, item: Item, text_hash: int | None) -> list[Twin]:
+        """A leader's caption with this hash is on disk, or (None) it failed; returns who waited
+        for it."""
         key = self._led.pop(item.file, None)
         if key is None:
             return []
-        if captioned:
-            self._made[key] = item.file
+        if text_hash is not None:
+            self._made[key] = Made(item.file, text_hash)
         return self._waiting.pop(key)
 
 

@@ -1,7 +1,7 @@
 """The captions of earlier runs by image content and prompt: an image that has one already, under
 another name, is not captioned again.
 
-A million captions take about 70 MB: keys in sorted columns, names in one Arrow array.
+A million captions take about 80 MB: keys in sorted columns, names in one Arrow array.
 """
 
 from __future__ import annotations
@@ -15,30 +15,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vllm_caption.scheduling.duplicates import Made
 from vllm_caption.store.layout import MANIFEST, parts
 from vllm_caption.store.reader import last_rows
+from vllm_caption.store.rows import hash_of
 
-_COLUMNS: Final = ("file", "status", "flags", "recipe_id", "twin_key")
+_COLUMNS: Final = ("file", "status", "caption", "flags", "recipe_id", "twin_key")
 
 
 class EarlierCaptions:
     """Files by their twin key: of images with the same key, one that has a caption."""
 
-    def __init__(self, files: pa.ChunkedArray, keys: np.ndarray) -> None:
-        """``keys``: two unsigned 64-bit halves each, as many as ``files``."""
+    def __init__(self, files: pa.ChunkedArray, keys: np.ndarray, text_hashes: np.ndarray) -> None:
+        """``keys``: two unsigned 64-bit halves each; ``text_hashes``: of the captions, signed; both
+        as many as ``files``."""
         self._order = np.argsort(keys[:, 0], kind="stable").astype(np.uint32)
         self._first, self._second = keys[self._order, 0], keys[self._order, 1]
         self._files = files
+        self._text_hashes = text_hashes
 
-    def get(self, key: bytes) -> str | None:
-        """A file with this key whose caption can be used; None when there is none."""
+    def get(self, key: bytes) -> Made | None:
+        """A caption with this key that can be used; None when there is none."""
         if not len(self._first):
             return None
         first, second = (int.from_bytes(half, "big") for half in (key[:8], key[8:]))
         place = int(np.searchsorted(self._first, np.uint64(first)))
         while place < len(self._first) and int(self._first[place]) == first:
             if int(self._second[place]) == second:
-                return str(self._files[int(self._order[place])].as_py())
+                row = int(self._order[place])
+                return Made(str(self._files[row].as_py()), int(self._text_hashes[row]))
             place += 1
         return None
 
@@ -50,12 +55,15 @@ def read_earlier(root: Path, recipe_ids: Collection[str], num_known: int) -> Ear
     """
     files: list[pa.Array] = []
     keys = [np.empty((0, 2), dtype=np.uint64)]
+    text_hashes = [np.empty(0, dtype=np.int64)]
     for rows in last_rows(parts(root / MANIFEST), _COLUMNS, num_known):
         usable = rows.filter(_is_usable(rows, pa.array(list(recipe_ids))))
         files += usable["file"].chunks
         halves = np.frombuffer(bytes.fromhex("".join(usable["twin_key"].to_pylist())), dtype=">u8")
         keys.append(halves.reshape(-1, 2).astype(np.uint64))
-    return EarlierCaptions(pa.chunked_array(files, pa.string()), np.concatenate(keys))
+        text_hashes.append(np.fromiter(map(hash_of, usable["caption"].to_pylist()), np.int64))
+    names = pa.chunked_array(files, pa.string())
+    return EarlierCaptions(names, np.concatenate(keys), np.concatenate(text_hashes))
 
 
 def _is_usable(rows: pa.Table, recipe_ids: pa.Array) -> pa.Array:
