@@ -87,6 +87,12 @@ COMMANDS = [
     ("run --redo=nonsense", 2),
     ("plan --jsons={0}/jsons --json-detail={0}/json_detail --images-root={0}/raw", 0),
     ("plan --images-root={}/nowhere", 2),
+    (
+        "plan --jsons={0}/jsons --json-detail={0}/json_detail --images-root={0}/raw"
+        " --output={0}/broken",
+        3,
+    ),
+    ("doctor --model={}/nowhere", 2),
     ("status --output={}/out", 0),
     ("status --output={}/out --json", 0),
     ("status --output={}/damaged", 1),
@@ -145,6 +151,19 @@ def test_run_that_is_interrupted_says_so_by_its_exit_code_with_closed_streams(
     wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 10)
     job.send_signal(signal.SIGTERM)
     (tmp_path / "raw/gate").touch()
+    assert job.wait(60) == 130
+
+
+def test_status_that_is_watched_and_interrupted_says_so_by_its_exit_code(folder: Path) -> None:
+    line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, *REAL]
+    watching = [*line, "status", "--watch", f"--output={folder / 'running'}"]
+    (folder / "running").mkdir()
+    shown = folder / "running/status.json"
+    os.mkfifo(shown)
+    job = subprocess.Popen(watching, env=ENVIRONMENT)
+    with shown.open("wb") as asked:  # opens when it is read
+        job.send_signal(signal.SIGINT)
+        asked.write((folder / "damaged/status.json").read_bytes())
     assert job.wait(60) == 130
 
 
