@@ -473,5 +473,7 @@ def test_a_gpu_in_slices_is_its_slices_and_its_index_the_first(
     assert visible_gpus() == ["0", first, second]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert visible_gpus() == [first]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-00000001")
+    assert visible_gpus() == [first]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{second[:20]},0")
     assert visible_gpus() == [second, "0"]

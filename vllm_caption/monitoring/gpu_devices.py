@@ -157,16 +157,18 @@ def _slices(index: int) -> Iterator[str]:
 
 
 def _completed(names: list[str]) -> list[str]:
-    """The same GPUs: abbreviated UUIDs, which CUDA takes and vLLM does not, are completed; an index
-    of a GPU with MIG slices stands for the first of them, as it does for CUDA."""
+    """The same GPUs: abbreviated UUIDs, which CUDA takes and vLLM does not, are completed; a GPU
+    with MIG slices stands for the first of them, as it does for CUDA."""
     count = pynvml.nvmlDeviceGetCount()
     uuids = {str(index): _uuid(index) for index in range(count)}
     slices = {str(index): list(_slices(index)) for index in range(count)}
+    indices = {uuid: index for index, uuid in uuids.items() if uuid}
     known = [*filter(None, uuids.values()), *(name for found in slices.values() for name in found)]
     completed: list[str] = []
     seen: set[str | None] = set()
     for name in names:
-        full = (slices.get(name) or [name])[0] if name.isdecimal() else _matching(name, known)
+        full = name if name.isdecimal() else _matching(name, known)
+        full = next(iter(slices.get(full) or slices.get(indices.get(full, "")) or []), full)
         if name.isdecimal() and name not in uuids:
             there = f"indices from 0 to {count - 1}" if count else "none"
             raise UsageError(VISIBLE, name, f"there is no such GPU; this machine has {there}")
