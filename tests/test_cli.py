@@ -20,6 +20,7 @@ from vllm_caption.demo import MODEL_DIR
 from vllm_caption.engines import hardware
 from vllm_caption.engines.hardware import platform
 from vllm_caption.engines.model_folder import resolve_model
+from vllm_caption.monitoring.gpu_devices import GpuDriver
 
 FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --executor
@@ -180,14 +181,20 @@ def test_more_engines_than_gpus_is_a_sentence_with_what_would_fit(
     assert "needs 8 GPUs (2 per engine), 4 visible; use --data-parallel-size 2" in result.stderr
 
 
-def test_no_gpu_at_all_names_the_cpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_containers_and_the_cpu_build_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_input(tmp_path, 1)
     monkeypatch.setattr("vllm_caption.engines.hardware.platform", lambda: "cuda")
+    monkeypatch.setattr(
+        "vllm_caption.engines.hardware.read_driver", lambda: GpuDriver(fault="Not Found")
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = run_here(*input_flags(tmp_path), f"--output={tmp_path / 'o'}")
     assert result.exit_code == 2
-    assert "0 visible" in result.stderr
-    assert "vllm-caption[cpu]" in result.stderr
+    assert "NVIDIA driver: does not answer (NVML: Not Found)" in result.stderr
+    assert "docker run --gpus all" in result.stderr
+    assert "pip install '.[cpu]'" in result.stderr
 
 
 def test_every_visible_gpu_gets_an_engine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +227,7 @@ def test_ray_that_is_not_installed_is_one_line_with_the_install_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "--executor ray: needs Ray: pip install 'vllm-caption[ray]'" in line
+    assert "--executor ray: needs Ray: in a checkout, pip install '.[ray]'" in line
 
 
 def test_bug_is_a_traceback_and_never_the_exit_code_of_a_finished_run() -> None:

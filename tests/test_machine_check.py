@@ -142,7 +142,7 @@ def test_a_gpu_that_is_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_driver_that_stops_answering_half_way_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(2).install(monkeypatch)
     monkeypatch.setattr("pynvml.nvmlDeviceGetCount", lambda: pynvml_refuses())
-    with pytest.raises(UsageError, match=r"0 visible \(NVIDIA driver: Not Supported\)"):
+    with pytest.raises(UsageError, match=r"NVIDIA driver: does not answer \(NVML: Not Supported\)"):
         assign_gpus(1, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert_says(problem(config()), "^NVIDIA driver: does not answer [(]NVML: Not Supported[)]")
@@ -183,7 +183,7 @@ def test_cuda_is_tried_on_a_gpu_that_answers(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_a_driver_the_reason_is_nvmls(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(init_error=9).install(monkeypatch)
-    with pytest.raises(UsageError, match=r"0 visible \(NVIDIA driver: Driver Not Loaded\)"):
+    with pytest.raises(UsageError, match=r"NVIDIA driver: .* \(NVML: Driver Not Loaded\)"):
         assign_gpus(1, 1)
 
 
@@ -246,6 +246,13 @@ def test_engines_of_several_gpus_need_shared_memory(monkeypatch: pytest.MonkeyPa
     assert_says(problem(config(tensor_parallel_size=2)), r"320\.0 MiB")
 
 
+def test_many_slices_are_named_by_the_first_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendGpus(8, mig_slices=7).install(monkeypatch)
+    (slices,) = [check for check in checks(config()) if check.subject.startswith("MIG-")]
+    assert slices.subject.count("MIG-") == 8
+    assert slices.subject.endswith(", 48 more")
+
+
 def test_a_mig_slice_cannot_be_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(1, mig_slices=2).install(monkeypatch)
     assert_says(problem(config(tensor_parallel_size=2)), "^MIG-", "--tensor-parallel-size 1")
@@ -266,6 +273,17 @@ def test_cards_too_small_for_the_weights_are_told_what_would_fit(
     assert_says(found, "15.4 GiB in 16 bit", "Tesla T4", "16.0 GiB", "14.7 GiB", "AWQ", "3B")
     assert_says(found, "2 GPUs per engine with --tensor-parallel-size 2")
     assert not found.passing
+
+
+def test_several_gpus_are_not_advised_where_an_engine_cannot_have_them(
+    monkeypatch: pytest.MonkeyPatch, seven_billion: str
+) -> None:
+    PretendGpus(1, name="Tesla T4", capability="7.5", gib=16).install(monkeypatch)
+    assert "--tensor-parallel-size" not in problem(config(seven_billion)).text
+    PretendGpus(1, mig_slices=7).install(monkeypatch)
+    found = problem(config(seven_billion))
+    assert_says(found, "MIG slice", "3B")
+    assert "--tensor-parallel-size" not in found.text
 
 
 @pytest.mark.parametrize(
@@ -407,10 +425,24 @@ def test_a_run_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, seven_bil
         wait(config(seven_billion))
 
 
+def test_an_engine_of_more_gpus_than_there_are_is_advised_to_take_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    PretendGpus(1).install(monkeypatch)
+    with pytest.raises(UsageError, match="1 visible; use at most 1 per engine"):
+        assign_gpus(1, 2)
+
+
+def test_a_driver_that_finds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendGpus(0).install(monkeypatch)
+    with pytest.raises(UsageError, match=r"^GPU: the NVIDIA driver finds none; .*docker run"):
+        assign_gpus(1, 1)
+
+
 def test_gpus_that_the_variable_hides_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(2).install(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    with pytest.raises(UsageError, match=r"0 visible \(CUDA_VISIBLE_DEVICES is '-1'\)"):
+    with pytest.raises(UsageError, match=r"CUDA_VISIBLE_DEVICES '-1': hides every GPU"):
         assign_gpus(1, 1)
 
 

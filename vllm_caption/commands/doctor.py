@@ -159,7 +159,10 @@ def _check_build() -> list[Check]:
         words.append(f"CUDA {cuda[0]}.{cuda[1]}")
     words.append(f"Python {sys.version_info.major}.{sys.version_info.minor}")
     if build == "cpu" and (number := _count_gpus()):
-        words.append(f"though {number} GPUs are here; to use them: {INSTALL_HINT}")
+        words.append(
+            f"though this machine has {counted(number, 'GPU')}; to use them, install the CUDA build"
+            " into a new environment: in a checkout, pip install '.[cuda]'"
+        )
         return [Check("vLLM", "warning", ", ".join(words))]
     return [Check("vLLM", "ok", ", ".join(words))]
 

@@ -8,11 +8,18 @@ from importlib import metadata
 from typing import Literal
 
 from vllm_caption.errors import UsageError
+from vllm_caption.formatting import counted
 from vllm_caption.monitoring.gpu_devices import VISIBLE, describe_gpus, read_driver, visible_gpus
 
 Platform = Literal["cuda", "cpu"]
 
-INSTALL_HINT = "pip install 'vllm-caption[cuda]' on a GPU machine, 'vllm-caption[cpu]' without one"
+INSTALL_HINT = "pip install '.[cuda]' in a checkout on a GPU machine, '.[cpu]' without a GPU"
+
+
+_WITHOUT_GPUS = (
+    "a container must be given its GPUs (docker run --gpus all), a machine without GPUs needs the"
+    " CPU build (in a checkout, pip install '.[cpu]' into a new environment)"
+)
 
 
 def platform() -> Platform:
@@ -51,21 +58,32 @@ def assign_gpus(data_parallel_size: int, gpus_per_engine: int) -> list[str | Non
     gpus = visible_gpus()
     needed = data_parallel_size * gpus_per_engine
     if len(gpus) < needed:
-        fits, why = len(gpus) // gpus_per_engine, ""
         if not gpus and (fault := read_driver().fault):
-            why = f" (NVIDIA driver: {fault})"
-        elif not fits and VISIBLE in os.environ:
-            why = f" ({VISIBLE} is {os.environ[VISIBLE]!r})"
-        seen = f"{len(gpus)} visible{why}"
-        remedy = f"needs {needed} GPUs ({gpus_per_engine} per engine), {seen}; " + (
-            f"use --data-parallel-size {fits}"
+            raise UsageError("NVIDIA driver", None, explain_fault(fault))
+        if not gpus and VISIBLE in os.environ:
+            raise UsageError(VISIBLE, repr(os.environ[VISIBLE]), "hides every GPU; unset it")
+        if not gpus:
+            raise UsageError("GPU", None, f"the NVIDIA driver finds none; {_WITHOUT_GPUS}")
+        fits = len(gpus) // gpus_per_engine
+        remedy = (
+            f"needs {counted(needed, 'GPU')} ({gpus_per_engine} per engine), {len(gpus)} visible"
+        )
+        if not fits and VISIBLE in os.environ:
+            remedy += f" ({VISIBLE} is {os.environ[VISIBLE]!r})"
+        remedy += (
+            f"; use --data-parallel-size {fits}"
             if fits
-            else "use a machine with GPUs, or install"
-            " the CPU build: pip install 'vllm-caption[cpu]'"
+            else f"; use at most {len(gpus)} per engine (--tensor-parallel-size)"
         )
         raise UsageError("--data-parallel-size", data_parallel_size, remedy)
     groups = range(0, needed, gpus_per_engine)
     return [",".join(gpus[start : start + gpus_per_engine]) for start in groups]
+
+
+def explain_fault(fault: str) -> str:
+    """What NVML's error means for the user."""
+    remedy = "install it, or see what `nvidia-smi` says"
+    return f"does not answer (NVML: {fault}); {remedy}; {_WITHOUT_GPUS}"
 
 
 def first_that_answer(gpus: Sequence[str | None]) -> str | None:

@@ -26,7 +26,7 @@ import msgspec
 
 from vllm_caption.config import EngineConfig
 from vllm_caption.engine_flags import CONFIG_FILE, given_flags, named_flags
-from vllm_caption.engines.hardware import platform
+from vllm_caption.engines.hardware import explain_fault, platform
 from vllm_caption.engines.model_folder import (
     ask_hub,
     cached_folder,
@@ -46,6 +46,7 @@ from vllm_caption.monitoring.gpu_devices import (
     Holder,
     describe_gpus,
     read_driver,
+    visible_gpus,
 )
 
 State = Literal["ok", "warning", "problem"]
@@ -80,6 +81,7 @@ QUEUE_VARIABLE: Final = "VLLM_MQ_MAX_CHUNK_BYTES_MB"
 PATIENCE_S: Final = 20.0
 """The memory of a killed process is free again within seconds."""
 SHM: Final = Path("/dev/shm")
+MOST_UUIDS: Final = 8
 _LEAVE_OUT: Final = f"leave this GPU out with {VISIBLE}"
 
 
@@ -100,13 +102,14 @@ class Check(msgspec.Struct, frozen=True):
 class Machine:
     """What engines of the CUDA build would find here.
 
-    ``gpus``: of each engine; ``compiler`` and ``headers``: None where there is none; ``kernels``:
-    whether Triton's own helper was compiled here before; ``shm_bytes``: free in /dev/shm, None
-    where that cannot be asked.
+    ``gpus``: of each engine; ``visible``: how many GPUs an engine could have; ``compiler`` and
+    ``headers``: None where there is none; ``kernels``: whether Triton's own helper was compiled
+    here before; ``shm_bytes``: free in /dev/shm, None where that cannot be asked.
     """
 
     driver: GpuDriver
     gpus: tuple[tuple[Gpu, ...], ...]
+    visible: int
     cuda: tuple[int, int] | None
     compiler: str | None
     headers: Path | None
@@ -188,8 +191,10 @@ def grouped(checks: Iterable[Check]) -> list[Check]:
 
 
 def _joined(subjects: Sequence[str]) -> str:
-    """As `GPU 0, 1, 2`."""
+    """As `GPU 0, 1, 2`; of UUIDs, the first few."""
     first, *more = subjects
+    if len(more) >= MOST_UUIDS and not first.startswith("GPU "):
+        more[MOST_UUIDS - 1 :] = [f"{len(subjects) - MOST_UUIDS} more"]
     return ", ".join((first, *(subject.removeprefix("GPU ") for subject in more)))
 
 
@@ -209,6 +214,7 @@ def read_machine(gpus: Sequence[str]) -> Machine:
     return Machine(
         driver=read_driver(),
         gpus=tuple(tuple(next(described) for _ in names.split(",")) for names in gpus),
+        visible=len(visible_gpus()),
         cuda=torch_cuda(),
         compiler=find_compiler(),
         headers=headers if os.path.isfile(headers) else None,  # noqa: PTH113 (never raises)
@@ -296,8 +302,7 @@ def judge_driver(driver: GpuDriver, cuda: tuple[int, int] | None) -> Check:
     if driver.fault and is_jetson():
         return Check("NVIDIA driver", "ok", "not asked, since a Jetson may have no NVML")
     if driver.fault:
-        text = f"does not answer (NVML: {driver.fault}); install it, or see `nvidia-smi`"
-        return Check("NVIDIA driver", "problem", text)
+        return Check("NVIDIA driver", "problem", explain_fault(driver.fault))
     supports = f", for CUDA up to {_version(driver.cuda)}" if driver.cuda else ""
     if cuda and driver.cuda and driver.cuda[0] < cuda[0] and not _has_compatibility():
         least = LEAST_DRIVERS.get(cuda[0])
@@ -334,7 +339,8 @@ def _judge_gpus(
     if not any(gpu.fault for gpu in gpus):
         budget = Budget.of(gpus, config)
         if budget is not None:
-            yield from _judge_memory(gpus, budget, config, weights)
+            most = 1 if any(gpu.is_slice for gpu in gpus) else machine.visible
+            yield from _judge_memory(gpus, budget, config, weights, most)
 
 
 def _judge_gpu(gpu: Gpu, machine: Machine) -> Check:
@@ -385,9 +391,12 @@ class Budget:
 
 
 def _judge_memory(
-    gpus: Sequence[Gpu], budget: Budget, config: EngineConfig, weights: Weights | None
+    gpus: Sequence[Gpu], budget: Budget, config: EngineConfig, weights: Weights | None, most: int
 ) -> Iterator[Check]:
-    """Whether the weights fit, and whether others have left what vLLM asks for."""
+    """Whether the weights fit, and whether others have left what vLLM asks for.
+
+    ``most``: GPUs that one engine could have.
+    """
     flags = named_flags(config.engine_args)
     known = weights is not None and UNCOUNTED.isdisjoint(given_flags(config.engine_args))
     all_here = flags.get("load_format") != OUTSIDE and CONFIG_FILE not in flags
@@ -402,7 +411,7 @@ def _judge_memory(
         text = (
             f"its weights take {byte_size(needed)}{_precision(config, weights)}{where}, more than"
             f" {has};"
-            f" {_what_would_fit(needed, budget, config)}"
+            f" {_what_would_fit(needed, budget, config, most)}"
         )
         yield Check(f"--model {config.model}", "problem", text)
     elif needed is not None and needed + WORKING_BYTES > budget.free:
@@ -440,9 +449,9 @@ def _precision(config: EngineConfig, weights: Weights | None) -> str:
     return " in 16 bit" if is_16_bit else ""
 
 
-def _what_would_fit(needed: int, budget: Budget, config: EngineConfig) -> str:
+def _what_would_fit(needed: int, budget: Budget, config: EngineConfig, most: int) -> str:
     whole = needed * config.gpus_per_engine
-    sizes = (2, 4, 8, 16)
+    sizes = [size for size in (2, 4, 8, 16) if size <= most]
     more = next((n for n in sizes if whole // n + WORKING_BYTES <= budget.wanted), None)
     spread = f", or {more} GPUs per engine with --tensor-parallel-size {more}" if more else ""
     return (

@@ -28,7 +28,7 @@ try:
     import ray
     from ray.exceptions import RayError
 except ImportError:
-    hint = "needs Ray: pip install 'vllm-caption[ray]', here and on every node"
+    hint = "needs Ray: in a checkout, pip install '.[ray]', here and on every node"
     raise UsageError("--executor", "ray", hint) from None
 
 PATIENCE_S: Final = 5.0
