@@ -146,6 +146,19 @@ def test_item_that_failed_goes_to_another_engine_while_this_one_has_other_work()
     assert [leased.item for leased in dispatcher.take(0, 2)] == ["d", "c"]
 
 
+def test_item_that_failed_waits_for_another_engine_that_captions() -> None:
+    dispatcher = make(items="ab")
+    (good,), (bad,) = dispatcher.take(1, 1), dispatcher.take(0, 1)
+    dispatcher.captioned(1, captioned(good.lease), ())
+    dispatcher.failed(0, failed(bad.lease, retryable=True))
+    assert dispatcher.take(0, 2) == []
+    (again,) = dispatcher.take(1, 2)
+    assert again.item == "b"
+    dispatcher.engine_lost(1)
+    dispatcher.end_input()
+    assert [leased.item for leased in dispatcher.take(0, 2)] == ["b"]
+
+
 def test_engine_without_another_beside_it_tries_again_before_it_goes_on() -> None:
     dispatcher = make(num_engines=1, items="ab")
     (lease,) = dispatcher.take(0, 1)

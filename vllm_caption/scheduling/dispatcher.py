@@ -304,7 +304,8 @@ class Dispatcher(Generic[T]):
 
     def _pop_many(self, engine: int, count: int) -> list[Task[T]]:
         """What is tried again first, but on another engine than the one that failed it, as long as
-        this one has other work: one bad engine must not use up the tries of an item."""
+        this one has other work or another is proven: one bad engine must not use up the tries of
+        an item."""
         taken: list[Task[T]] = []
         own: list[Task[T]] = []
         while len(taken) < count and self._again and len(own) < MAX_PASSED_OVER:
@@ -313,7 +314,9 @@ class Dispatcher(Generic[T]):
             (own if is_own else taken).append(task)
         while len(taken) < count and self._fresh:
             taken.append(self._fresh.popleft())
-        room = count - len(taken)
+        others = (slot for slot in self._engines if slot is not self._engines[engine])
+        is_alone = not any(slot.proven and not slot.retired for slot in others)
+        room = count - len(taken) if is_alone else 0
         self._again.extendleft(reversed(own[room:]))
         return [*taken, *own[:room]]
 
