@@ -40,6 +40,12 @@ def test_later_twin_can_have_the_caption_at_once() -> None:
     assert twins.claim(twin("b")) == Standing("done", Made("a", HASH))
 
 
+def test_image_that_is_captioned_again_does_not_get_its_own_caption() -> None:
+    twins = Twins({KEY: Made("a", HASH)})
+    assert twins.claim(twin("a")) == Standing("leads")
+    assert twins.claim(twin("b")) == Standing("waits")
+
+
 def test_leader_that_is_tried_again_stays_the_leader() -> None:
     twins = Twins()
     twins.claim(twin("a"))

@@ -62,7 +62,8 @@ class Twins:
         if key in self._waiting:
             self._waiting[key].append(twin)
             return Standing("waits")
-        if of := self._made.get(key) or self._earlier.get(key):
+        of = self._made.get(key) or self._earlier.get(key)
+        if of is not None and of.file != file:  # its own caption is not a new one
             return Standing("done", of)
         self.lead(twin)
         return Standing("leads")
