@@ -18,6 +18,8 @@ from support.job import (
     write_document,
 )
 
+from vllm_caption.store.caption_files import MAX_CAPTION_BYTES
+
 OTHER_RECIPE = "--max-tokens=50"
 
 
@@ -95,6 +97,22 @@ def test_lost_caption_whose_place_is_taken_fails_and_the_others_come_back(tmp_pa
     assert sorted(captions(tmp_path / "out")) == [files[0], files[2]]
 
 
+def test_lost_caption_stays_in_its_row_where_making_another_fails(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    job(tmp_path)
+    made = captions(tmp_path / "out")
+    txt(tmp_path, files[0]).unlink()
+    txt(tmp_path, files[1]).unlink()
+    txt(tmp_path, files[1]).mkdir()
+    (tmp_path / "raw" / files[0]).unlink()
+    for _ in range(2):
+        result = job(tmp_path, OTHER_RECIPE)
+        assert (result.exit_code, result.stdout.count("failed 2")) == (1, 1)
+    txt(tmp_path, files[1]).rmdir()
+    assert job(tmp_path).exit_code == 0
+    assert captions(tmp_path / "out") == made
+
+
 def test_shard_writes_its_lost_captions_again(tmp_path: Path) -> None:
     files = make_input(tmp_path, 20)
     for shard in ("1/2", "2/2"):
@@ -136,6 +154,21 @@ def test_overwrite_edited_replaces_everything(tmp_path: Path) -> None:
     result = job(tmp_path, "--redo=all", "--overwrite-edited")
     assert "captioned 3 (3 in this run)" in result.stdout
     assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
+
+
+def test_overwrite_edited_replaces_nothing_that_cannot_be_read(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    job(tmp_path)
+    txt(tmp_path, files[0]).unlink()
+    os.mkfifo(txt(tmp_path, files[0]))
+    os.truncate(txt(tmp_path, files[1]), MAX_CAPTION_BYTES + 1)
+    result = job(tmp_path, "--redo=all")
+    assert (result.exit_code, "--overwrite-edited" in result.stdout) == (0, False)
+    result = job(tmp_path, "--redo=all", "--overwrite-edited")
+    assert result.exit_code == 1
+    assert "output_conflict 2" in result.stdout
+    assert txt(tmp_path, files[0]).is_fifo()
+    assert txt(tmp_path, files[1]).stat().st_size == MAX_CAPTION_BYTES + 1
 
 
 def test_twin_of_an_edited_caption_gets_a_caption_of_its_own(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.layout import TEMPORARY_FILES, part_name, parts, temporary_name
 from vllm_caption.store.output import Output
 from vllm_caption.store.reader import FolderRows
-from vllm_caption.store.rows import Row
+from vllm_caption.store.rows import Row, hash_of
 
 
 def row(file: str, **columns: object) -> Row:
@@ -351,6 +351,38 @@ def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_it
     assert (tmp_path / "a.txt").read_text() == "by hand"
     found = rows(tmp_path)["a"]
     assert (found["caption"], found["recipe_id"]) == ("by hand", None)
+
+
+def test_caption_that_is_moved_into_place_while_a_run_is_under_way_stays_however_old(
+    tmp_path: Path,
+) -> None:
+    output = Output(tmp_path / "out", 100)
+    write_beside(output, "of_another_name", "by hand")
+    moved = tmp_path / "out/of_another_name.txt"
+    os.utime(moved, (0, 0))
+    moved.rename(tmp_path / "out/a.txt")
+    assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id is None
+    output.close(complete=True)
+    assert (tmp_path / "out/a.txt").read_text() == "by hand"
+
+
+def test_caption_that_is_only_touched_while_a_run_is_under_way_is_replaced(tmp_path: Path) -> None:
+    output = Output(tmp_path, 100)
+    write_beside(output, "a", "of the first run")
+    made = row("a", caption="of this run", recipe_id="r")
+    assert output.save_caption(made, replaced=hash_of("of the first run")).recipe_id == "r"
+    output.close(complete=True)
+    assert (tmp_path / "a.txt").read_text() == "of this run"
+
+
+def test_caption_that_somebody_puts_where_one_was_lost_is_not_written_over(tmp_path: Path) -> None:
+    output = Output(tmp_path, 100)
+    (tmp_path / "a.txt").write_text("by hand")
+    assert not output.restore_caption("a", "of the first run")
+    assert output.restore_caption("b", "of the first run")
+    output.close(complete=True)
+    texts = {path.stem: path.read_text() for path in tmp_path.glob("*.txt")}
+    assert texts == {"a": "by hand", "b": "of the first run"}
 
 
 def test_empty_file_that_appears_while_a_run_is_under_way_is_no_caption(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ captioned again, once, however often the run is interrupted."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -175,6 +176,14 @@ def test_limit_takes_the_next_captions_although_making_them_again_fails(tmp_path
     assert len(captions(tmp_path / "out")) == 5
 
 
+def test_limit_goes_on_past_names_that_no_caption_can_have(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    write_document(tmp_path, "a_bad", ["x" * 254, "y" * 254], ["SvgElement"] * 2)
+    job(tmp_path)
+    taken = [in_this_run(job(tmp_path, "--redo=all", "--limit=2")) for _ in range(2)]
+    assert taken == [2, len(files) - 2]
+
+
 def test_redo_with_another_recipe_is_another_redo(tmp_path: Path) -> None:
     make_input(tmp_path, 6)
     job(tmp_path)
@@ -309,6 +318,8 @@ def test_redo_file_that_names_no_item_is_a_mistake_and_beside_others_a_line(tmp_
     result = job(tmp_path, "--redo-file", "nowhere.png")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--redo-file nowhere.png: no item has such a name; give it as `file`" in result.stderr
+    result = job(tmp_path, "--redo-file", os.fsdecode(b"not-utf-8-\xff.png"))
+    assert (result.exit_code, result.stderr.count("no item has such a name")) == (2, 1)
     result = job(tmp_path, "--redo-file", files[0], "nowhere.png")
     assert result.exit_code == 0
     assert "No item has the name of --redo-file: nowhere.png" in result.stdout

@@ -304,7 +304,8 @@ def test_caption_to_be_replaced_whose_place_is_taken_fails_before_an_engine_sees
     txt_of(tmp_path, files[0]).unlink()
     txt_of(tmp_path, files[0]).mkdir()
     found, _ = scan(tmp_path, resume=ResumeConfig(redo))
-    assert [(row.file, row.error_kind) for row in found.rows] == [(files[0], "output_conflict")]
+    refused = [(failure.item.file, failure.kind) for failure in found.refused]
+    assert (refused, found.rows) == ([(files[0], "output_conflict")], [])
     assert [item.file for item in found.pending] == files[1:]
 
 

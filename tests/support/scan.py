@@ -73,6 +73,8 @@ def scan(
     for batch in reading.batches():
         whole.pending += batch.pending
         whole.rows += batch.rows
+        whole.refused += batch.refused
+        whole.replaced |= batch.replaced
         whole.restored += batch.restored
         whole.failures_kept += batch.failures_kept
         whole.kept.update(batch.kept)

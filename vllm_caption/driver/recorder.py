@@ -35,7 +35,7 @@ from vllm_caption.scheduling.same_errors import (
 )
 from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.output import Output
-from vllm_caption.store.rows import hash_of
+from vllm_caption.store.rows import Row, hash_of
 
 MAX_KEPT = 1000
 """Failures that are written in one pass over the manifest."""
@@ -70,8 +70,10 @@ class Recorder:
         self._failed_before: set[str] = set()
         self._open: list[tuple[GiveUp[Item], int]] = []
         """Failures, each with its engine, that are the run's fault if nothing else comes."""
-        self._kept: dict[str, tuple[GiveUp[Item], str]] = {}
-        """Failures of items whose earlier caption stays, each with that caption."""
+        self._replaced: dict[str, int | None] = {}
+        """Items under way whose row holds a caption: see `Batch`."""
+        self._kept: dict[str, tuple[GiveUp[Item], str | None]] = {}
+        """Failures of items whose earlier caption stays, each with that in its .txt."""
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
         self._images_root = public_root(images_root)
         self._images = None if isinstance(images_root, str) else FolderIdentity(images_root)
@@ -85,6 +87,8 @@ class Recorder:
             else:
                 example = f"{printable(row.file)}: {row.error}"
                 self._stats.count_failure(row.error_kind or "", example)
+        for failure in batch.refused:
+            self._keep(failure, self._output.read_caption(failure.item.file))
         for kind, file in batch.failures_kept:
             self._stats.count_failure(kind, f"{printable(file)}: not tried again")
         for item, caption in batch.restored:
@@ -94,18 +98,22 @@ class Recorder:
         self._stats.spared += batch.num_spared
         self._stats.gone += batch.num_gone
         self._failed_before |= batch.failed_before
+        self._replaced |= batch.replaced
         if batch.kept["current"] or batch.restored:
             self._same_errors.clear()
         self._dispatcher.add(batch.pending)
 
     def _restore(self, item: Item, caption: str) -> None:
         try:
-            self._output.restore_caption(item.file, caption)
+            is_restored = self._output.restore_caption(item.file, caption)
         except ItemError as error:
-            self._fail(GiveUp(item, 1, error.kind, error.reason), None)
+            self._keep(GiveUp(item, 1, error.kind, error.reason), None)
             return
         self._stats.done_before += 1
-        self._stats.restored += 1
+        if is_restored:
+            self._stats.restored += 1
+        else:  # somebody was quicker
+            self._stats.kept["edited"] += 1
 
     def requests(self, engine: int, window: int) -> tuple[CaptionRequest, ...]:
         """What this engine should start now; may be nothing."""
@@ -207,7 +215,7 @@ class Recorder:
 
     def _fan_out(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> None:
         try:
-            saved = self._output.save_caption(self._make.same_as(twin, of, caption, flags))
+            saved = self._save(self._make.same_as(twin, of, caption, flags))
         except ItemError as error:
             self._fail(GiveUp(twin.item, 0, error.kind, error.reason), None)
             return
@@ -244,23 +252,42 @@ class Recorder:
         kept, self._kept = self._kept, {}
         rows = self._output.captioned_rows(kept) if kept else {}
         for file, (failure, caption) in kept.items():
-            row = rows.get(file) or self._make.adopted(failure.item, caption)
-            self._output.save_row(self._make.kept(row, failure))
+            row = rows.get(file)
+            if row is None and caption is not None:
+                row = self._make.adopted(failure.item, caption)
+            if row is None:  # somebody changed the manifest meanwhile
+                self._output.save_row(self._make.given_up(failure, None))
+            else:
+                self._output.save_row(self._make.kept(row, failure))
 
     def _fail(self, failure: GiveUp[Item], engine: int | None) -> None:
         file = failure.item.file
-        if (caption := self._output.read_caption(file)) is None:
-            self._output.save_row(self._make.given_up(failure, engine))
+        caption = self._output.read_caption(file)
+        if caption is not None or file in self._replaced:
+            self._keep(failure, caption)
         else:
-            self._kept[file] = failure, caption
-            if len(self._kept) == MAX_KEPT:
-                self._record_kept()
+            self._output.save_row(self._make.given_up(failure, engine))
+            self._count(failure)
+
+    def _keep(self, failure: GiveUp[Item], caption: str | None) -> None:
+        """The item fails; its caption stays, in its .txt or in its row."""
+        self._kept[failure.item.file] = failure, caption
+        if len(self._kept) == MAX_KEPT:
+            self._record_kept()
+        self._count(failure)
+
+    def _count(self, failure: GiveUp[Item]) -> None:
         example = f"{printable(failure.item.file)}: {failure.reason}"
         self._stats.count_failure(failure.kind, example)
 
+    def _save(self, row: Row) -> Row:
+        saved = self._output.save_caption(row, self._replaced.get(row.file))
+        self._replaced.pop(row.file, None)
+        return saved
+
     def _save_caption(self, accepted: Accept[Item], engine: int) -> None:
         try:
-            saved = self._output.save_caption(self._make.captioned(accepted, engine))
+            saved = self._save(self._make.captioned(accepted, engine))
         except ItemError as error:
             kind, reason = error.kind, error.reason
             self._fail(

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_caption.config import ResumeConfig
+from vllm_caption.formatting import encodable_name
 from vllm_caption.store.layout import REDO
 
 
@@ -32,7 +33,7 @@ class RedoProgress(msgspec.Struct, frozen=True):
 def what_is_redone(resume: ResumeConfig) -> str:
     """A redo by its flags, as "--redo all"; empty where there is none."""
     if resume.redo_files:
-        return f"--redo-file {' '.join(sorted(resume.redo_files))}"
+        return f"--redo-file {' '.join(map(encodable_name, sorted(resume.redo_files)))}"
     if resume.redo_kinds:
         return f"--redo-kind {','.join(sorted(resume.redo_kinds))}"
     return f"--redo {resume.redo}" if resume.redo else ""

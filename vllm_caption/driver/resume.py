@@ -75,15 +75,19 @@ class Restore(NamedTuple):
 
 class Caption(NamedTuple):
     """An engine captions it: it is "new" (or has failed), its .txt is "gone" and the caption in its
-    row is of another recipe, or the user wants it "again"."""
+    row is of another recipe, or the user wants it "again". ``of_row``: its .txt holds what its row
+    says."""
 
     cause: Literal["new", "gone", "again"]
+    of_row: bool = False
 
 
 class Refuse(NamedTuple):
-    """It fails: no caption can have its name or its place."""
+    """It fails: no caption can have its name or its place, or its image is still at fault.
+    ``keeps_row``: its row holds a caption, which stays there."""
 
     error: ItemError
+    keeps_row: bool = False
 
 
 KEPT: dict[Origin, Keep] = {
@@ -121,7 +125,7 @@ class Wanted:
     def again(self, state: ItemState) -> bool:
         """Whether an item is to be captioned again that has this row, with a caption."""
         redo = self.resume.redo
-        if self._is_settled(state):
+        if self.is_settled(state):
             return False
         if self.resume.redo_kinds:
             return self._is_of_kinds(state)
@@ -131,11 +135,11 @@ class Wanted:
 
     def retried(self, state: ItemState) -> bool:
         """Whether an item is tried again that has this row, without a caption."""
-        if self._is_settled(state):
+        if self.is_settled(state):
             return False
         return not self.resume.redo_kinds or self._is_of_kinds(state)
 
-    def _is_settled(self, state: ItemState) -> bool:
+    def is_settled(self, state: ItemState) -> bool:
         """This redo has come to this row, and made its caption or failed to."""
         if state.run_id not in self.redo_runs:
             return False
@@ -152,6 +156,9 @@ def decide(file: str, known: KnownItems, files: CaptionFiles, wanted: Wanted) ->
     try:
         check_name(file)
         files.check_name(file)
+    except ItemError as error:
+        return Refuse(error)
+    try:
         if state is None or state.status != "captioned":
             need = _without_caption(file, state, files, wanted)
         else:
@@ -159,8 +166,12 @@ def decide(file: str, known: KnownItems, files: CaptionFiles, wanted: Wanted) ->
         if isinstance(need, Caption | Restore):
             files.check_place(file)
     except ItemError as error:
-        return Refuse(error)
+        return Refuse(error, _has_caption(state))
     return need
+
+
+def _has_caption(state: ItemState | None) -> bool:
+    return state is not None and state.status == "captioned"
 
 
 def _with_caption(
@@ -169,7 +180,15 @@ def _with_caption(
     again, is_current = wanted.again(state), state.recipe_id in wanted.recipe_ids
     text = files.compare(file, known.trace(file), surely=again)
     if text == "gone":
-        return Restore() if is_current and not again else Caption("gone")
+        if is_current and not again:
+            return Restore()
+        if state.error_kind is not None and wanted.is_settled(state):
+            return KeepFailure(state.error_kind)
+        return Caption("gone")
+    if text == "unreadable":
+        if again and wanted.resume.overwrite_edited:
+            raise ItemError("output_conflict", "its .txt cannot be read, so it is not replaced")
+        return KEPT["edited"]
     if text == "edited":
         origin: Origin = "edited"
     elif state.recipe_id is None:
@@ -180,7 +199,7 @@ def _with_caption(
         return KEPT[origin]
     if origin in THEIRS and not wanted.resume.overwrite_edited:
         return Keep(origin, spared=wanted.names_all)
-    return Caption("again")
+    return Caption("again", of_row=text == "same")
 
 
 def _without_caption(
@@ -204,15 +223,19 @@ class Batch:
     """A stretch of the input, decided: items for the engines, rows and .txt files that need no
     engine, and counts.
 
-    ``failed_before``: files that are pending and have failed in an earlier run. ``restored``: items
-    with the caption of their row, whose .txt is to be written again. ``failures_kept``: kind and
-    file. ``kept``: captions that stay, by what made them; ``num_spared``: captions that
-    --overwrite-edited would replace. ``num_gone``: of the pending items, those whose .txt is gone.
-    ``num_found``: items found so far, here and before.
+    ``failed_before``: files that are pending and have failed in an earlier run. ``replaced``: of
+    those that are pending, the ones whose row holds a caption, with the hash of the text that may
+    be replaced, None where another text lies there, or none. ``refused``: failures of items whose
+    row holds a caption. ``restored``: items with the caption of their row, whose .txt is to be
+    written again. ``failures_kept``: kind and file. ``kept``: captions that stay, by what made
+    them; ``num_spared``: captions that --overwrite-edited would replace. ``num_gone``: of the
+    pending items, those whose .txt is gone. ``num_found``: items found so far, here and before.
     """
 
     pending: list[Item] = field(default_factory=list)
     failed_before: set[str] = field(default_factory=set)
+    replaced: dict[str, int | None] = field(default_factory=dict)
+    refused: list[GiveUp[Item]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     restored: list[tuple[Item, str]] = field(default_factory=list)
     failures_kept: list[tuple[str, str]] = field(default_factory=list)
@@ -230,7 +253,7 @@ class Batch:
     def size(self) -> int:
         """Items and entries decided."""
         listed = len(self.pending) + len(self.rows) + len(self.restored) + len(self.failures_kept)
-        return listed + self.num_done
+        return listed + len(self.refused) + self.num_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +267,8 @@ class Pass:
     """One pass over the input: its entries in their order, each item with what it needs.
 
     A pass that takes nothing raises UsageError: at once where the first images are all missing, at
-    its end where there was no item. With ``--redo``, ``--limit`` counts the items that are taken,
-    so that the same line takes the next ones.
+    its end where there was no item. With ``--redo``, ``--limit`` counts the items for an engine, so
+    that the same line takes the next ones, whatever is refused each time.
     """
 
     def __init__(
@@ -288,7 +311,7 @@ class Pass:
                 yield from unnamed
                 unnamed = None
             found = Decided(entry, decide(entry.file, self._known, self._files, self._wanted))
-            num_taken += isinstance(found.need, Caption | Refuse)
+            num_taken += isinstance(found.need, Caption)
             if missing is None:
                 yield found
             elif not self._looks_for_image(found):
@@ -421,9 +444,9 @@ class Pending:
 
     def _take(self, item: Item, need: Need, batch: Batch) -> None:
         state = self._known.get(item.file)
-        failed = state if state is not None and state.status == "failed" else None
-        if isinstance(need, Caption) and failed and failed.error_kind in INPUT_KINDS:
-            need = self._look_again(item) or need
+        failed_with = None if state is None else state.error_kind
+        if isinstance(need, Caption) and failed_with in INPUT_KINDS:
+            need = self._look_again(item, keeps_row=_has_caption(state)) or need
         match need:
             case Keep():
                 batch.kept[need.origin] += 1
@@ -435,21 +458,27 @@ class Pending:
                 batch.num_spared += need.spared
             case Refuse():
                 failure = GiveUp(item, 1, need.error.kind, need.error.reason)
-                batch.rows.append(self._make.given_up(failure, engine=None))
+                if need.keeps_row:
+                    batch.refused.append(failure)
+                else:
+                    batch.rows.append(self._make.given_up(failure, engine=None))
             case Restore():
                 self._gone[item.file] = item
             case Caption():
                 batch.pending.append(item)
                 batch.num_gone += need.cause == "gone"
-                if failed:
+                if failed_with is not None:
                     batch.failed_before.add(item.file)
+                if _has_caption(state):
+                    text_hash = self._known.trace(item.file).text_hash
+                    batch.replaced[item.file] = text_hash if need.of_row else None
 
-    def _look_again(self, item: Item) -> Refuse | None:
+    def _look_again(self, item: Item, *, keeps_row: bool) -> Refuse | None:
         """Whether an image that was at fault still is."""
         try:
             prepare_image(self._images_root, item.file, self._image)
         except ItemError as error:
-            return Refuse(error)
+            return Refuse(error, keeps_row)
         return None
 
 

@@ -21,7 +21,7 @@ from vllm_caption.formatting import printable
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folding import Claims, Folding
-from vllm_caption.store.disk.verdicts import CONFLICTS, DENIALS, judge
+from vllm_caption.store.disk.verdicts import CONFLICTS, DENIALS, OUTAGES, judge
 from vllm_caption.store.layout import (
     CAPTION_SUFFIX,
     MANIFEST,
@@ -42,7 +42,7 @@ SAME_MOMENT_S: Final = 0.2
 """Between a row and its .txt, which is written next."""
 
 State = Literal["there", "empty", "gone", "unreadable"]
-Comparison = Literal["same", "edited", "gone"]
+Comparison = Literal["same", "edited", "gone", "unreadable"]
 
 
 class Inspected(NamedTuple):
@@ -104,39 +104,46 @@ class CaptionFiles:
 
     def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
         """What became of the .txt that was written from a row: still the "same" text, "edited" by
-        somebody, or "gone" (also where nothing is in it).
+        somebody, "gone" (also where nothing is in it), or "unreadable".
 
         A file with the size and the time of its row is taken for the same: one stat for each of a
         million files takes some seconds, where reading them would take twice that here and minutes
         over a network. Any other file is read, and its text compared with the row's by hash; so is
         every file with ``surely``, which whoever means to replace the text must ask for: an edit
-        can keep the size, and a copy the time. What cannot be read counts as edited, so that it is
-        never replaced.
+        can keep the size, and a copy the time. Raises OSError for the disk.
         """
         try:
             facts = os.stat(self.path(file))
         except (FileNotFoundError, NotADirectoryError):
             return "gone"
         except OSError as error:
-            return "gone" if error.errno == errno.ENAMETOOLONG else "edited"
-        if stat.S_ISDIR(facts.st_mode):
+            if error.errno == errno.ENAMETOOLONG:
+                return "gone"
+            if error.errno not in OUTAGES:
+                return "unreadable"
+        else:
+            if stat.S_ISDIR(facts.st_mode):
+                return "gone"
+            apart_s = abs(facts.st_mtime - trace.made_us / 1e6)
+            if facts.st_size == trace.num_bytes and apart_s <= SAME_MOMENT_S and not surely:
+                return "same"
+        try:
+            text = self.read(file)
+        except ItemError:
+            return "unreadable"
+        if text is None:
             return "gone"
-        apart_s = abs(facts.st_mtime - trace.made_us / 1e6)
-        if facts.st_size == trace.num_bytes and apart_s <= SAME_MOMENT_S and not surely:
-            return "same"
-        found = self.inspect(file)
-        if found.state == "there":
-            return "same" if hash_of(found.text) == trace.text_hash else "edited"
-        return "edited" if found.state == "unreadable" else "gone"
+        return "same" if hash_of(text) == trace.text_hash else "edited"
 
     def changed_ns(self, file: str) -> int | None:
         """When the .txt was last written, by the clock of its file system; None where there is
-        none to be seen. A time that lies ahead, as a copy may bring it, is not believed."""
+        none to be seen. Its own time says less: a copy brings an older one, or one that lies
+        ahead."""
         try:
             facts = self._disk.attempt("caption", lambda: os.stat(self.path(file)))
         except OSError:
             return None
-        return min(facts.st_mtime_ns, facts.st_ctime_ns)
+        return facts.st_ctime_ns
 
     def inspect(self, file: str) -> Inspected:
         """As `read`, but whatever lies there is described; never waits, as on a FIFO."""
@@ -268,6 +275,9 @@ def _read_text(path: str) -> str:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         if not stat.S_ISREG(facts.st_mode):
             raise ItemError("output_conflict", "its .txt is not a regular file")
+        if facts.st_size > MAX_CAPTION_BYTES:
+            reason = f"its .txt has {facts.st_size:,} bytes; no caption does"
+            raise ItemError("output_conflict", reason)
         return _text(descriptor, facts.st_size)
     finally:
         os.close(descriptor)

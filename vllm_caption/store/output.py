@@ -42,7 +42,7 @@ from vllm_caption.store.layout import (
 from vllm_caption.store.lock import OutputLock
 from vllm_caption.store.reader import read_captions, read_rows, read_states
 from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recipe
-from vllm_caption.store.rows import KnownItems, Row
+from vllm_caption.store.rows import KnownItems, Row, hash_of
 
 T = TypeVar("T")
 
@@ -222,9 +222,12 @@ class Output:
             return self.files.read(file)
         return None
 
-    def save_caption(self, row: Row) -> Row:
+    def save_caption(self, row: Row, replaced: int | None = None) -> Row:
         """Write a caption, then its row. Where somebody wrote a caption there while the item was
         under way, theirs stays. Returns the row that is recorded.
+
+        ``replaced``: the hash of the text that is to be replaced, if that is known: where it still
+        lies there, nobody wrote anything, whatever has touched the file.
 
         Raises ItemError when this caption cannot be placed, RunStopped when nothing can.
         """
@@ -233,7 +236,7 @@ class Output:
         began_s = time.perf_counter()
         with _stopping():
             changed_ns = self.files.changed_ns(row.file)
-            theirs = self._read_newer(row.file, changed_ns)
+            theirs = self._read_newer(row.file, changed_ns, replaced)
             if theirs is not None:
                 row = row if theirs == caption else row.of_unknown_origin(theirs)
             else:
@@ -250,17 +253,22 @@ class Output:
         without = f"{path} cannot be written, so a kill may leave one new caption with its old row"
         self._disk.try_once("inform", lambda: write_file(path, content), without)
 
-    def _read_newer(self, file: str, changed_ns: int | None) -> str | None:
+    def _read_newer(self, file: str, changed_ns: int | None, replaced: int | None) -> str | None:
         """The caption in a .txt that was written since this run began: a run writes each once."""
         if changed_ns is None or self._began_ns is None or changed_ns <= self._began_ns:
             return None
-        return self.files.read(file)
+        text = self.files.read(file)
+        return None if text is None or hash_of(text) == replaced else text
 
-    def restore_caption(self, file: str, caption: str) -> None:
-        """Put the .txt of a row back; raises as `save_caption`."""
+    def restore_caption(self, file: str, caption: str) -> bool:
+        """Put the .txt of a row back; False where somebody has put one there meanwhile, which
+        stays. Raises as `save_caption`."""
         with _stopping():
             self.files.check_name(file)
+            if self.files.read(file) is not None:
+                return False
             self.files.write(file, caption)
+        return True
 
     def remove_leftover(self, path: str) -> None:
         """Remove a temporary file that a killed run left; nothing was ever visible there."""

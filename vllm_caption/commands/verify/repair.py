@@ -54,7 +54,8 @@ class Repair:
                 continue
             del self._wanted[file]
             try:
-                self._output.restore_caption(file, caption)
+                if not self._output.restore_caption(file, caption):
+                    continue  # somebody was quicker
             except ItemError:
                 continue  # its place is taken; it stays among what diverges
             yield wanted.kind
