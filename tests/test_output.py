@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -323,6 +324,19 @@ def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunStopped, match=r"is damaged .* `verify --repair` moves it aside"):
         output.item_states()
     output.close(complete=False)
+
+
+@pytest.mark.parametrize("damage", ['"attempts":1099511627776', f'"x":{"[" * 100_000}'])
+def test_damaged_line_of_a_journal_costs_its_own_row_only(tmp_path: Path, damage: str) -> None:
+    output = Output(tmp_path, 100)
+    output.save_caption(row("a"))
+    output.close(complete=True)
+    whole, damaged = (msgspec.json.encode(row(file)).decode() for file in "bc")
+    damaged = damaged.replace('"attempts":0', damage)
+    assert damage in damaged
+    (tmp_path / "journal.jsonl").write_text(f"{damaged}\n{whole}\n")
+    Output(tmp_path, 100).close(complete=True)
+    assert sorted(rows(tmp_path)) == ["a", "b"]
 
 
 # --- captions that are replaced ------------------------------------------------------------------

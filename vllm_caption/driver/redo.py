@@ -57,7 +57,7 @@ def read_redo(folder: Path) -> RedoProgress | None:
     """The last redo of an output folder or a shard; None where it is not known."""
     try:
         return msgspec.json.decode((folder / REDO).read_bytes(), type=RedoProgress)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 

@@ -16,12 +16,13 @@ import msgspec
 
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.layout import JOURNAL
-from vllm_caption.store.rows import Row
+from vllm_caption.store.rows import Row, fits_table
 
 
 class JournalRows(NamedTuple):
-    """What a journal holds. ``torn``: lines that are no rows, because a kill cut them off or they
-    are being written at this moment; the .txt of such a row is found without it."""
+    """What a journal holds. ``torn``: lines that are no rows, because a kill cut them off, they are
+    being written at this moment, or they are damaged; the .txt of such a row is found without
+    it."""
 
     rows: list[Row]
     torn: int
@@ -38,8 +39,11 @@ def read_journal(folder: Path) -> JournalRows:
     for line in filter(None, lines):
         try:
             rows.append(decoder.decode(line))
-        except ValueError:  # msgspec's DecodeError, or bytes that are not UTF-8
+        except (ValueError, RecursionError):  # msgspec's DecodeError, or bytes that are not UTF-8
             torn += 1
+    if not fits_table(rows):
+        whole = [row for row in rows if fits_table([row])]
+        rows, torn = whole, torn + len(rows) - len(whole)
     return JournalRows(rows, torn)
 
 

@@ -104,7 +104,7 @@ class Output:
         try:
             content = self._disk.attempt("file", path.read_bytes)
             row = msgspec.json.decode(content, type=Row)
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return
         with suppress(ItemError):
             if self.files.read(row.file) == row.caption:

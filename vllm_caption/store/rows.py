@@ -95,6 +95,15 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist([msgspec.structs.asdict(row) for row in rows], SCHEMA)
 
 
+def fits_table(rows: Iterable[Row]) -> bool:
+    """Whether their numbers are within the bounds of their columns."""
+    try:
+        to_table(rows)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
 def from_table(table: pa.Table) -> Iterator[Row]:
     """Columns as rows; they must be those of SCHEMA."""
     place = table.schema.get_field_index("finished_at")
