@@ -24,7 +24,8 @@ from vllm_caption.monitoring.gpu_devices import GpuDriver
 
 FLAGS_OF_RUN = """
 --checkpoint-interval --data-parallel-size --drain-timeout --executor
---frequency-penalty --ignore-eos --images-root --item-timeout --json-detail --jsons --limit
+--frequency-penalty --id-column --ignore-eos --image-column --images-root --input
+--item-timeout --json-detail --jsons --limit
 --log-file --log-json
 --max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-same-errors
 --max-side --max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output
@@ -158,9 +159,7 @@ def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vllm_caption.job.check_manifest_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.commands.plan.command.check_manifest_folders", interrupt)
-    monkeypatch.setattr("vllm_caption.commands.verify.command.check_manifest_folders", interrupt)
+    monkeypatch.setattr("vllm_caption.inputs.manifests.Manifests.check", interrupt)
     monkeypatch.setattr("vllm_caption.monitoring.status.find_holder", interrupt)
     monkeypatch.setattr("vllm_caption.commands.report.command.read_all", interrupt)
     folders = [] if command in ("status", "report") else input_flags(tmp_path)

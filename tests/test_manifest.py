@@ -18,7 +18,8 @@ from support import CRELLO_LIKE
 from vllm_caption.config import InputConfig
 from vllm_caption.errors import UsageError
 from vllm_caption.images.files import check_images_root
-from vllm_caption.inputs.manifest import ManifestReader, check_manifest_folders, document_names
+from vllm_caption.inputs.manifests import Manifests, document_names
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 
 MISSING = object()
@@ -45,7 +46,7 @@ class Folders:
                 (folder / f"{name}.json").write_bytes(data)
 
     def read(self) -> Found:
-        return list(ManifestReader(self.config))
+        return list(InputReader(self.config))
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_file_named_by_several_documents_is_one_item_of_the_first_document(
 ) -> None:
     folders.put("b", ["x.png", "y.png"], [SHAPE, SHAPE])
     folders.put("a", ["x.png", "x.png"], [SHAPE, "ColoredBackground"])
-    reader = ManifestReader(folders.config)
+    reader = InputReader(folders.config)
     items = [found for found in reader if isinstance(found, Item)]
     assert [(item.file, item.document.name) for item in items] == [("x.png", "a"), ("y.png", "b")]
     assert (reader.counts.items, reader.counts.duplicates) == (2, 2)
@@ -356,7 +357,7 @@ def test_limit_ends_the_reading_after_the_first_items(
     folders = Folders(tmp_path, limit=limit)
     folders.put("1", ["a", "a"], [SHAPE, SHAPE])
     folders.put("2", ["b", "c"], [SHAPE, SHAPE])
-    reader = ManifestReader(folders.config)
+    reader = InputReader(folders.config)
     assert files_of(list(reader)) == expected
     assert reader.complete == (limit == 9)
 
@@ -367,7 +368,7 @@ def test_counts_follow_the_iteration(folders: Folders) -> None:
     folders.put("3", ["t"], ["textElement"])
     folders.put_raw("4", b"", DETAIL)
     folders.put("5", [], [])
-    reader = ManifestReader(folders.config)
+    reader = InputReader(folders.config)
     found = iter(reader)
     next(found)
     assert (reader.counts.documents, reader.counts.items, reader.complete) == (1, 1, False)
@@ -382,7 +383,7 @@ def test_counts_follow_the_iteration(folders: Folders) -> None:
 
 def test_reading_again_gives_the_same_items_and_counts(folders: Folders) -> None:
     folders.put("1", ["a", "a"], [SHAPE, SHAPE])
-    reader = ManifestReader(folders.config)
+    reader = InputReader(folders.config)
     assert list(reader) == list(reader)
     assert (reader.counts.documents, reader.counts.items) == (1, 1)
 
@@ -402,7 +403,7 @@ def test_no_type_was_skipped_is_known_only_of_a_whole_input(
 ) -> None:
     folders = Folders(tmp_path, **settings)
     folders.put("1", ["a", "b"], types)
-    reader = ManifestReader(folders.config)
+    reader = InputReader(folders.config)
     list(reader)
     assert reader.no_type_was_skipped is expected
 
@@ -410,7 +411,7 @@ def test_no_type_was_skipped_is_known_only_of_a_whole_input(
 # ------------------------------------------------------------------- folders, beforehand
 def check_input(config: InputConfig) -> None:
     """What a run checks of its input before anything starts."""
-    check_manifest_folders(config)
+    Manifests(config).check()
     check_images_root(config.images_root)
 
 
@@ -500,7 +501,7 @@ def corpus_config(folder: Path) -> InputConfig:
 
 def test_crello_like_corpus_gives_exactly_the_expected_items() -> None:
     expected = json.loads((CRELLO_LIKE / "expected.json").read_text())
-    reader = ManifestReader(corpus_config(CRELLO_LIKE))
+    reader = InputReader(corpus_config(CRELLO_LIKE))
     found = list(reader)
     items = [item for item in found if isinstance(item, Item)]
     skips = {s.document: s for s in found if isinstance(s, SkippedDocument)}
@@ -519,7 +520,7 @@ def test_crello_like_corpus_gives_exactly_the_expected_items() -> None:
 
 def test_crello_like_corpus_gives_the_expected_counts() -> None:
     expected = json.loads((CRELLO_LIKE / "expected.json").read_text())["counts"]
-    reader = ManifestReader(corpus_config(CRELLO_LIKE))
+    reader = InputReader(corpus_config(CRELLO_LIKE))
     assert not any(isinstance(found, BadEntry) for found in reader)
     counts = reader.counts
     assert counts.documents == expected["documents"]
@@ -534,7 +535,7 @@ def test_hostile_corpus_gives_every_document_its_expected_outcome(
     hostile_corpus: Path,
 ) -> None:
     expected = json.loads((hostile_corpus / "expected.json").read_text())["documents"]
-    reader = ManifestReader(corpus_config(hostile_corpus))
+    reader = InputReader(corpus_config(hostile_corpus))
     found = list(reader)
     skipped = {s.document: s.kind for s in found if isinstance(s, SkippedDocument)}
     wanted = {name: doc["reason"] for name, doc in expected.items() if doc["outcome"] == "skipped"}
@@ -549,7 +550,7 @@ def test_hostile_corpus_gives_the_expected_items_and_bad_entries(
     hostile_corpus: Path,
 ) -> None:
     expected = json.loads((hostile_corpus / "expected.json").read_text())
-    found = list(ManifestReader(corpus_config(hostile_corpus)))
+    found = list(InputReader(corpus_config(hostile_corpus)))
     items = set(files_of(found))
     decided = {".d_hidden", "d_type_lowercase"}  # hidden: ignored; types compare without case
     for name, document in expected["documents"].items():

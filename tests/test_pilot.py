@@ -19,7 +19,7 @@ from vllm_caption.driver.pilot import (
     share_out,
     spread,
 )
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
@@ -146,7 +146,7 @@ def test_reading_of_chosen_files_finds_these_and_counts_no_others(tmp_path: Path
     bad = '{"images": [{"file": 5}, {"nothing": 1}]}'
     (tmp_path / "jsons/z.json").write_text(bad)
     (tmp_path / "json_detail/z.json").write_text('{"images": [1, 2], "types": ["a", "b"]}')
-    reader = ManifestReader(config(tmp_path, only=frozenset({"Svg_2_1.png"})))
+    reader = InputReader(config(tmp_path, only=frozenset({"Svg_2_1.png"})))
     assert [entry.file for entry in reader if isinstance(entry, Item)] == ["Svg_2_1.png"]
     assert (reader.counts.items, reader.counts.bad_entries) == (1, 0)
 

@@ -28,7 +28,7 @@ from support.job import (
 )
 
 from vllm_caption.config import InputConfig, Shard
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.rows import Row
@@ -46,7 +46,7 @@ def shard_run(folder: Path, shard: str, out: str = "out", *flags: str) -> str:
 
 def items(folder: Path, shard: Shard | None) -> set[str]:
     config = InputConfig(folder / "jsons", folder / "json_detail", folder / "raw", shard=shard)
-    return {entry.file for entry in ManifestReader(config) if isinstance(entry, Item)}
+    return {entry.file for entry in InputReader(config) if isinstance(entry, Item)}
 
 
 # --- which items -------------------------------------------------------------------------------

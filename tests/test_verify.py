@@ -20,7 +20,7 @@ from vllm_caption.commands.verify.command import verify
 from vllm_caption.commands.verify.verdict import KINDS, Verdict
 from vllm_caption.config import InputConfig
 from vllm_caption.driver.row_maker import adopted
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.store.layout import all_parts, parts
 from vllm_caption.store.output import Output
@@ -47,7 +47,7 @@ def row_of(item: Item, **columns: object) -> Row:
 def make_output(folder: Path, interval: int = 5) -> Path:
     """What a complete run over the input leaves."""
     output = Output(folder / "out", interval)
-    for entry in ManifestReader(config_of(folder)):
+    for entry in InputReader(config_of(folder)):
         assert isinstance(entry, Item)
         output.save_caption(row_of(entry, recipe_id="r1"))
     output.close(complete=True)
@@ -70,7 +70,7 @@ def entries(verdict: Verdict, kind: str) -> list[str]:
 
 def add_row(folder: Path, file: str, **columns: object) -> None:
     """One more row, as a later run would add it."""
-    items = (e for e in ManifestReader(config_of(folder)) if isinstance(e, Item))
+    items = (e for e in InputReader(config_of(folder)) if isinstance(e, Item))
     item = next(item for item in items if item.file == file)
     output = Output(folder / "out", 100)
     output.save_row(row_of(item, **columns))
@@ -80,7 +80,7 @@ def add_row(folder: Path, file: str, **columns: object) -> None:
 def remove_rows(folder: Path, *files: str) -> None:
     """The manifest as if these items had never been recorded."""
     output = Output(folder / "rest", 100)
-    for entry in ManifestReader(config_of(folder)):
+    for entry in InputReader(config_of(folder)):
         if isinstance(entry, Item) and entry.file not in files:
             output.save_row(row_of(entry, recipe_id="r1"))
     output.close(complete=True)
@@ -275,10 +275,10 @@ KILLED = """
 import os, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
-from test_verify import Output, Item, ManifestReader, config_of, row_of
+from test_verify import Output, Item, InputReader, config_of, row_of
 folder = Path(sys.argv[1])
 output = Output(folder / "out", 5)
-for number, entry in enumerate(ManifestReader(config_of(folder))):
+for number, entry in enumerate(InputReader(config_of(folder))):
     if number == 8:
         output.files.write(entry.file, f"caption of {entry.file}")
         os.kill(os.getpid(), 9)
@@ -410,7 +410,7 @@ def test_any_scattered_damage_of_a_part_is_survived_and_repaired(tmp_path: Path,
 def test_run_that_holds_the_folder_is_named_and_may_go_on(tmp_path: Path) -> None:
     make_input(tmp_path)
     output = Output(tmp_path / "out", 5)
-    items = [e for e in ManifestReader(config_of(tmp_path)) if isinstance(e, Item)]
+    items = [e for e in InputReader(config_of(tmp_path)) if isinstance(e, Item)]
     for item in items[:7]:
         output.save_caption(row_of(item))
     output.files.write(items[7].file, "in place, its row not yet")
@@ -494,7 +494,7 @@ def test_repair_that_is_interrupted_keeps_what_it_did_and_frees_the_folder(
 def test_rows_are_read_beside_a_run_that_compacts_them(tmp_path: Path) -> None:
     make_input(tmp_path)
     output = Output(tmp_path / "out", 1)
-    for entry in ManifestReader(config_of(tmp_path)):
+    for entry in InputReader(config_of(tmp_path)):
         assert isinstance(entry, Item)
         output.save_caption(row_of(entry))
     listed = parts(tmp_path / "out" / "manifest.parquet")

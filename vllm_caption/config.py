@@ -36,6 +36,24 @@ def is_remote(images_root: str | Path) -> bool:
     return isinstance(images_root, str) and _URI.match(images_root) is not None
 
 
+TABLE_SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The Parquet files directly in a folder, sorted by name: one table in parts. Beside a data set
+    that is a folder itself, as the manifest of an output, they are something else."""
+    found = sorted(folder.glob("[!.]*.parquet"))
+    return found if all(path.is_file() for path in found) else []
+
+
+def is_table(path: Path) -> bool:
+    """Whether an input is a table rather than a folder of images, by its ending; a folder is one
+    if Parquet files lie directly in it."""
+    if path.is_dir():
+        return bool(tables_in(path))
+    return path.suffix.lower() in TABLE_SUFFIXES
+
+
 def check_folder(flag: str, path: Path, role: str) -> None:
     """Raise UsageError where ``path`` is no folder that can be read; ``role``: what it is for."""
     try:
@@ -78,11 +96,17 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
+ALL_COLUMNS: Final = "*"
+"""Stands for every column of a table."""
+
+
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """Where the manifests and images are, and which elements are captioned. ``images_root``: a
-    folder, or the URI of one as a string; ``only``: these files and no others (a pilot);
-    ``patterns``: only files of these names, or that match one of them as a glob."""
+    """Where the elements and images are, and which are captioned. ``input``: a folder of images or
+    a table; None for manifests. ``columns``: those of a table that the prompt uses. ``without``:
+    folders in which no image is looked for. ``images_root``: a folder, or the URI of one as a
+    string; ``only``: these files and no others (a pilot); ``patterns``: only files of these names,
+    or that match one of them as a glob."""
 
     jsons: Path = Path("jsons")
     json_detail: Path = Path("json_detail")
@@ -92,6 +116,11 @@ class InputConfig:
     only: frozenset[str] | None = None
     patterns: tuple[str, ...] = ()
     shard: Shard | None = None
+    input: Path | None = None
+    image_column: str | None = None
+    id_column: str | None = None
+    columns: tuple[str, ...] = ()
+    without: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import argparse
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
@@ -29,6 +29,8 @@ from vllm_caption.config import (
     SamplingConfig,
     Shard,
     is_remote,
+    is_table,
+    tables_in,
 )
 from vllm_caption.engine_flags import check_parallel_flags
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
@@ -107,14 +109,36 @@ def _add(group: Any, config: object, name: str, text: str, *short: str, **option
 def add_input(group: Any) -> None:
     """Flags of every command that reads the input."""
     config = InputConfig()
-    _add(group, config, "jsons", "folder of manifests", type=parse_path)
-    _add(group, config, "json_detail", "folder of their detail files", type=parse_path)
-    text = "what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
-    _add(group, config, "images_root", text, type=parse_images_root)
+    text = "a folder of images, or a table with a row for each (.jsonl, .csv, .tsv, .parquet, or a"
+    text += " folder of .parquet); it may also stand first, without the flag"
+    _add(group, config, "input", text, type=parse_path, metavar="PATH")
+    text = "column of the table that names the image (default: image, file, file_name or path)"
+    _add(group, config, "image_column", text, metavar="NAME")
+    text = "column of the table that is kept as item_id"
+    _add(group, config, "id_column", text, metavar="NAME")
+    for name, text, parse in (
+        ("jsons", "without --input: folder of manifests", parse_path),
+        ("json_detail", "without --input: folder of their detail files", parse_path),
+        (
+            "images_root",
+            "what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://...",
+            parse_images_root,
+        ),
+    ):
+        default = getattr(config, name)
+        where = "; with --input that folder, or the table's" if name == "images_root" else ""
+        text += f" (default: {default}{where})"
+        _add_given(group, name, text, type=parse)
     text = "element types that are not captioned, comma-separated, in upper or lower case"
     _add(group, config, "skip_types", text, type=_names)
     text = "only the first N items; with --redo of a run, the next N that are captioned again"
     _add(group, config, "limit", text, type=positive)
+
+
+def _add_given(group: Any, name: str, text: str, **options: Any) -> None:
+    """A flag whose default depends on others: left out, it is not among the values."""
+    flag = f"--{name.replace('_', '-')}"
+    group.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
 
 
 def add_output_folder(group: Any) -> None:
@@ -328,12 +352,25 @@ def parse_known(
     parser: Parser, arguments: Sequence[str]
 ) -> tuple[argparse.Namespace, tuple[str, ...]]:
     """Our flags, and the rest, which is vLLM's. Raises UsageError; ``--help`` exits."""
-    options, engine_args = parser.parse_known_args(arguments)
+    options, engine_args = parser.parse_known_args(_with_input_flag(arguments))
     if engine_args and not engine_args[0].startswith("-"):
         known = engine_args[0] in COMMANDS
         remedy = "comes before its flags" if known else f"is not one of {', '.join(COMMANDS)}"
         raise UsageError("command", engine_args[0], remedy)
     return options, tuple(engine_args)
+
+
+def parse_all(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command that has none of vLLM's. Raises UsageError; ``--help`` exits."""
+    return parser.parse_args(_with_input_flag(arguments))
+
+
+def _with_input_flag(arguments: Sequence[str]) -> Sequence[str]:
+    """The input may stand first. Nowhere else: `--gpu-memory-utilization 0.8` is vLLM's flag with
+    its value, which no parser here can tell from a path."""
+    if not arguments or arguments[0].startswith("-") or not os.path.exists(arguments[0]):  # noqa: PTH110
+        return arguments
+    return ["--input", *arguments]
 
 
 def make_config(values: dict[str, Any]) -> RunConfig:
@@ -356,10 +393,12 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     _check_output(values)
     named = tuple(values["redo_files"])
     values = values | {"redo_files": named, "patterns": named}
-    if is_remote(values["images_root"]):
+    if is_remote(values.get("images_root", "")):
         values = values | {"window_factor": REMOTE_WINDOW_FACTOR}
+    elements = make_input_config(values)
+    del values["input"]  # a path there, and a section of the settings here
     return RunConfig(
-        input=InputConfig(**_taken(InputConfig, values)),
+        input=elements,
         image=ImageConfig(**_taken(ImageConfig, values)),
         sampling=SamplingConfig(**_taken(SamplingConfig, values)),
         engine=EngineConfig(**_taken(EngineConfig, values)),
@@ -368,14 +407,41 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     )
 
 
+def make_input_config(values: dict[str, Any]) -> InputConfig:
+    """The settings of the input, from values by the names of the config's fields.
+
+    Raises UsageError where two of them contradict each other.
+    """
+    config = InputConfig(**_taken(InputConfig, values))
+    path = config.input
+    if path is None:
+        for name in ("image_column", "id_column"):
+            if (value := values.get(name)) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(flag, value, "belongs to a table; name the table by --input")
+        return config
+    for name in ("jsons", "json_detail"):
+        if name in values:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError("--input", path, f"and {flag} both name the input; give one")
+    config = replace(config, without=(values["output"],))
+    if "images_root" in values:
+        return config
+    in_file = is_table(path) and not path.is_dir()
+    return replace(config, images_root=path.parent if in_file else path)
+
+
 def _check_output(values: dict[str, Any]) -> None:
     """Captions may lie beside their images; among manifests, what a run writes would be read as
     one."""
     output = os.path.realpath(values["output"])
     for name in ("jsons", "json_detail"):
-        if output == os.path.realpath(values[name]):
+        if name in values and output == os.path.realpath(values[name]):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError("--output", values["output"], f"is {flag} too; name another folder")
+    path = values["input"]
+    if path is not None and tables_in(path) and output == os.path.realpath(path):
+        raise UsageError("--output", values["output"], "is the table of --input too; name another")
 
 
 def _taken(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:

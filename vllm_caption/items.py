@@ -22,12 +22,15 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """One distinct ``file``, with the element that named it first."""
+    """One distinct ``file``, with the element that named it first. ``row``: the columns of a table
+    that the prompt uses; ``item_id``: the table's own name for it."""
 
     file: str
     document: Document
     element_index: int
     element_type: str
+    row: dict[str, object] | None = None
+    item_id: str | None = None
 
 
 class BadEntry(msgspec.Struct, frozen=True, gc=False):

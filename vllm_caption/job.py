@@ -51,8 +51,8 @@ from vllm_caption.errors import (
 )
 from vllm_caption.images.files import check_images_root
 from vllm_caption.images.object_store import absolute_root, public_root
+from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.documents import longest_item
-from vllm_caption.inputs.manifest import check_manifest_folders
 from vllm_caption.items import Item
 from vllm_caption.monitoring.event_log import EventLog
 from vllm_caption.monitoring.figures import EngineFigures
@@ -82,10 +82,11 @@ class Outcome:
 
 def run_job(config: RunConfig) -> Outcome:
     """Caption everything that is not done. Raises UsageError before anything starts."""
-    check_manifest_folders(config.input)
+    prompt = load_prompt(config.prompt)
+    config = replace(config, input=replace(config.input, columns=prompt.columns))
+    open_source(config.input).check()
     check_images_root(config.input.images_root)
     check_model_folder(resolve_model(config.engine.model), config.engine.engine_args)
-    prompt = load_prompt(config.prompt)
     with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
         return _run(config, prompt, log)
 
@@ -295,7 +296,7 @@ class _Job:
         )
         self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
         flags = config.engine.vllm_flags(resolve_model(config.engine.model))
-        question = make_question(self._prompt, longest_item())
+        question = make_question(self._prompt, longest_item(self._prompt.columns))
         checked = await executor.check_flags(flags, config.image, config.sampling, question)
         if checked.note:
             self._progress.warn(checked.note)

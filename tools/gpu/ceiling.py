@@ -31,14 +31,14 @@ from vllm_caption.engines.vllm_engine import CHAT, check_engine_args, sampling_p
 from vllm_caption.errors import ItemError
 from vllm_caption.images.decode import prepare_image
 from vllm_caption.inputs.documents import longest_item
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 
 
 def conversations(config: RunConfig) -> Iterator[list[dict[str, object]]]:
     """The messages of every item that can be captioned."""
     prompt = load_prompt(config.prompt)
-    for item in ManifestReader(config.input):
+    for item in InputReader(config.input):
         if not isinstance(item, Item):
             continue
         try:

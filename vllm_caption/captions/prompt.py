@@ -28,6 +28,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vllm_caption.captions.scripts import SCRIPTS, language_code
+from vllm_caption.config import ALL_COLUMNS
 from vllm_caption.errors import ItemError, UsageError
 from vllm_caption.items import Document, Item
 
@@ -44,6 +45,8 @@ _ANGLES: Final = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")
 _BRACKET_TOKEN: Final = re.compile(r"\[(/?[A-Za-z_]+)\]")
 _JOINERS: Final = "\u200c\u200d"  # they hold emoji and some scripts together
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
+_ROW: Final = "row"
+"""The variable that holds a table's columns."""
 _FULL: Final = Document("a", "poster", "Summer sale", ("red", "sun"), 1080, 1920.5)
 _SAMPLES: Final = (Item("a.png", _FULL, 3, "SvgElement"), Item("a.png", Document("a"), 0, ""))
 _Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
@@ -69,6 +72,8 @@ class Prompt:
     forbid_openings: tuple[str, ...] = ()
     language: str | None = None
     single_line: bool = False
+    columns: tuple[str, ...] = ()
+    """Those of a table that its templates name, as `row.title`."""
     source: str = ""
 
 
@@ -106,6 +111,7 @@ def load_prompt(reference: str) -> Prompt:
         forbid_openings=settings.forbid_openings or (),
         language=_language(settings.language, reference),
         single_line=bool(settings.single_line),
+        columns=_columns(f"{settings.system or ''}\n{body}"),
         source=source,
     )
     _try_out(prompt, reference, first_line)
@@ -198,13 +204,20 @@ def _compiled(template: str) -> jinja2.Template:
 
 def render(prompt: Prompt, item: Item) -> RenderedPrompt:
     """The request's text for one element; raises ItemError where the template fails on it."""
-    values = _values(item) if _varies(prompt.user) or _varies(prompt.system or "") else {}
     try:
-        system = "" if prompt.system is None else _render(prompt.system, values)
-        return RenderedPrompt(system or None, _render(prompt.user, values))
+        text = _rendered(prompt, item)
     except _RENDER_ERRORS as error:
         reason = f"the prompt {prompt.name} fails on this element: {_in_words(error)}"
         raise ItemError("engine_error", reason) from None
+    if not text.user:
+        raise ItemError("engine_error", f"the prompt {prompt.name} is empty for this element")
+    return text
+
+
+def _rendered(prompt: Prompt, item: Item) -> RenderedPrompt:
+    values = _values(item) if _varies(prompt.user) or _varies(prompt.system or "") else {}
+    system = "" if prompt.system is None else _render(prompt.system, values)
+    return RenderedPrompt(system or None, _render(prompt.user, values))
 
 
 def _varies(template: str) -> bool:
@@ -227,7 +240,9 @@ def _try_out(prompt: Prompt, reference: str, first_line: int) -> None:
     if prompt.system is not None:
         _check(prompt.system, reference, lambda _: "in `system`: ")
     _check(prompt.user, reference, lambda line: f"line {line + first_line - 1}: ")
-    if not all(render(prompt, sample).user for sample in _SAMPLES):
+    row = dict.fromkeys(prompt.columns, _SomeText())  # a prompt may be no more than a column
+    samples = (msgspec.structs.replace(sample, row=row) for sample in _SAMPLES)
+    if not all(_rendered(prompt, sample).user for sample in samples):
         raise _refusal(reference, "says nothing about an element that has no metadata")
 
 
@@ -252,6 +267,50 @@ def _check(template: str, reference: str, where: Callable[[int], str]) -> None:
             lines = [frame.lineno for frame in frames if frame.filename == "<template>"]
             at = where(lines[-1] or 1) if lines else ""
             raise _refusal(reference, f"{at}{which}{_in_words(error)}") from None
+
+
+class _Row(dict[str, object]):
+    """A row of a table. What it lacks is empty, as where a line of JSON leaves out a key; whether
+    a table has the columns that a prompt names is found out before a run."""
+
+    def __missing__(self, name: str) -> object:
+        return jinja2.ChainableUndefined()
+
+
+class _SomeText(jinja2.ChainableUndefined):
+    """A value of which nothing is known yet but that it prints."""
+
+    def __str__(self) -> str:
+        return "text"
+
+
+def _columns(templates: str) -> tuple[str, ...]:
+    """The columns that are named; all where the row is used as a whole."""
+    try:
+        tree = _environment.parse(templates)
+    except (jinja2.TemplateSyntaxError, RecursionError, MemoryError):
+        return ()  # it is refused by each template on its own, in better words
+    names: dict[str, None] = {}
+    num_named = 0
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        name = _column(node)
+        if name is not None:
+            names[name] = None
+            num_named += 1
+    whole = sum(name.name == _ROW for name in tree.find_all(nodes.Name)) > num_named
+    return (ALL_COLUMNS,) if whole else tuple(names)
+
+
+def _column(node: nodes.Expr) -> str | None:
+    """Of `row.title` and `row["title"]`."""
+    if not isinstance(node, nodes.Getattr | nodes.Getitem):
+        return None
+    if not (isinstance(node.node, nodes.Name) and node.node.name == _ROW):
+        return None
+    if isinstance(node, nodes.Getattr):
+        return node.attr
+    key = node.arg
+    return key.value if isinstance(key, nodes.Const) and isinstance(key.value, str) else None
 
 
 def _first_unknown(template: str) -> nodes.Name | None:
@@ -285,7 +344,16 @@ def _values(item: Item) -> dict[str, object]:
         "file": as_data(item.file),
         "canvas_width": document.canvas_width,
         "canvas_height": document.canvas_height,
+        _ROW: _row_as_data(item.row or {}),
     }
+
+
+def _row_as_data(value: object) -> object:
+    if isinstance(value, str):
+        return as_data(value)
+    if isinstance(value, dict):
+        return _Row({as_data(str(key)): _row_as_data(held) for key, held in value.items()})
+    return [_row_as_data(held) for held in value] if isinstance(value, list) else value
 
 
 def as_data(text: str) -> str:

@@ -18,8 +18,10 @@ from vllm_caption.config import InputConfig, is_remote
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import counted, encodable_name, printable, tally
 from vllm_caption.images.object_store import public_root
+from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.documents import SUFFIX
-from vllm_caption.inputs.manifest import InputCounts, document_names
+from vllm_caption.inputs.manifests import document_names
+from vllm_caption.inputs.reader import InputCounts
 from vllm_caption.items import BadEntry, SkippedDocument
 
 MAX_LISTED: Final = 3
@@ -68,10 +70,11 @@ class Unusable:
             types = tally(Counter({name or "(empty)": n for name, n in _types(counts)}))
             remedy = f"leaves nothing to caption: the elements are {types}"
             return UsageError("--skip-types", ",".join(config.skip_types), remedy)
-        number = counted(counts.documents - counts.skipped, "document")
-        return UsageError("--jsons", config.jsons, f"its {number} list no images")
+        return open_source(config).nothing()
 
     def _no_document(self, config: InputConfig, first: SkippedDocument) -> UsageError:
+        if config.input is not None:
+            return UsageError("--input", config.input, f"{first.document}: {first.reason}")
         number = counted(self.documents.total(), "document")
         if set(self.documents) == {"missing_detail"}:
             wanted = printable(f"{first.document}{SUFFIX}")
@@ -89,6 +92,8 @@ def _types(counts: InputCounts) -> list[tuple[str, int]]:
 
 def _mixed_up_folders(config: InputConfig) -> UsageError | None:
     """Equal or swapped folders, as seen in the first document."""
+    if config.input is not None:
+        return None
     if config.jsons.samefile(config.json_detail):
         remedy = "is the folder of --jsons; name the one with the details (`types`) of each NAME"
         return UsageError("--json-detail", config.json_detail, remedy)

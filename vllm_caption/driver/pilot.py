@@ -21,7 +21,7 @@ from vllm_caption.config import InputConfig
 from vllm_caption.errors import ItemError
 from vllm_caption.images.files import num_bytes
 from vllm_caption.images.object_store import FETCH_THREADS
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 
 CANDIDATES_PER_ITEM: Final = 4
@@ -71,7 +71,7 @@ class _Sample:
 
 def choose_pilot(config: InputConfig, size: int) -> Pilot:
     """Read the whole input and choose ``size`` of its items, or all where there are fewer."""
-    reader = ManifestReader(config)
+    reader = InputReader(config)
     samples: dict[str, _Sample] = {}
     most = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * size)
     for entry in reader:

@@ -28,7 +28,7 @@ from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.errors import INPUT_KINDS, CaptionJobError, ItemError, RunStopped, UsageError
 from vllm_caption.images.decode import prepare_image
 from vllm_caption.images.files import check_name, num_bytes
-from vllm_caption.inputs.manifest import ManifestReader, Names
+from vllm_caption.inputs.reader import InputReader, Names
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.scheduling.dispatcher import GiveUp
 from vllm_caption.store.caption_files import CaptionFiles
@@ -281,7 +281,7 @@ class Pass:
     ) -> None:
         self._limit = config.limit if wanted.resume.is_redo else None
         self._config = replace(config, limit=None) if wanted.resume.is_redo else config
-        self.reader = ManifestReader(self._config, seen)
+        self.reader = InputReader(self._config, seen)
         self._known = known
         self._files = files
         self._wanted = wanted

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,6 +26,7 @@ import msgspec
 from vllm_caption.config import InputConfig
 from vllm_caption.errors import DocumentError, DocumentKind
 from vllm_caption.formatting import JSON_TYPES, encodable_name, printable
+from vllm_caption.inputs.source import Element
 from vllm_caption.items import Document, Item
 
 SUFFIX: Final = ".json"
@@ -36,13 +38,6 @@ MAX_CANVAS_PX: Final = 1_000_000_000
 LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _COMMAS: Final = re.compile("[,;，、；]")
 _Side = Literal["manifest", "detail"]
-
-
-class Element(msgspec.Struct, frozen=True):
-    """One element as the document has it: ``entry`` is any JSON value of `images`."""
-
-    entry: object
-    element_type: str
 
 
 def read_document(config: InputConfig, name: str) -> tuple[Document, list[Element]]:
@@ -69,12 +64,13 @@ def read_document(config: InputConfig, name: str) -> tuple[Document, list[Elemen
     return document, [Element(e, printable(t)) for e, t in zip(entries, types, strict=True)]
 
 
-def longest_item() -> Item:
-    """An item with the longest metadata that is taken from a document."""
+def longest_item(columns: Iterable[str] = ()) -> Item:
+    """An item with the longest metadata that is taken from a document; ``columns``: those of a
+    table that the prompt uses."""
     text = ("wide " * MAX_TEXT_CHARS)[:MAX_TEXT_CHARS].strip()
     keyword = text[:MAX_KEYWORD_CHARS].strip()
     document = Document("a", text, text, (keyword,) * MAX_KEYWORDS, MAX_CANVAS_PX, MAX_CANVAS_PX)
-    return Item("a.png", document, 0, "SvgElement")
+    return Item("a.png", document, 0, "SvgElement", dict.fromkeys(columns, text))
 
 
 def _read_file(folder: Path, name: str, side: _Side) -> bytes:

@@ -148,7 +148,7 @@ def describe_engine(engine: EngineFigures, images_per_s: float) -> str:
 class DocumentProgress:
     """Documents read so far: a bar on a terminal, a plain line every 10 s elsewhere, or nothing."""
 
-    def __init__(self, total: int, *, quiet: bool, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int | None, *, quiet: bool, stream: TextIO | None = None) -> None:
         self._total = total
         self._quiet = quiet
         self._stream = stream or sys.stderr
@@ -164,7 +164,8 @@ class DocumentProgress:
         elif not self._quiet and time.monotonic() - self._shown_s >= PLAIN_EVERY_S:
             self._shown_s = time.monotonic()
             with contextlib.suppress(*_UNWRITABLE):
-                print(f"{documents}/{self._total} documents", file=self._stream, flush=True)
+                of_all = "" if self._total is None else f"/{self._total}"
+                print(f"{documents}{of_all} documents", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from vllm_caption.config import Shard
 from vllm_caption.formatting import counted, duration, printable, tally, with_example
-from vllm_caption.inputs.manifest import InputCounts, no_type_skipped
+from vllm_caption.inputs.reader import InputCounts, no_type_skipped
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.bottleneck import remedy
 from vllm_caption.monitoring.stats import RunStats

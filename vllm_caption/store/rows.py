@@ -25,6 +25,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     document: str
     element_index: int
     element_type: str
+    item_id: str | None = None
     image_path: str | None = None
     caption_path: str | None = None
     status: str

@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vllm_caption.captions.prompt import load_prompt
@@ -24,7 +25,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
 from vllm_caption.flags import Parser, above_zero, parse_known, parse_path, run_parser
 from vllm_caption.images.files import check_images_root
-from vllm_caption.inputs.manifest import check_manifest_folders, document_names
+from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
 
 
@@ -81,11 +82,13 @@ def make_plan(
 ) -> Plan:
     """Read the whole input and what is done already. ``images_per_s``: of one engine."""
     started_s = time.monotonic()
-    check_manifest_folders(config.input)
-    check_images_root(config.input.images_root)
     prompt = load_prompt(config.prompt)
+    config = replace(config, input=replace(config.input, columns=prompt.columns))
+    source = open_source(config.input)
+    source.check()
+    check_images_root(config.input.images_root)
     survey = Survey(config, prompt, read_recorded(config.output), open_images=open_images)
-    progress = DocumentProgress(len(document_names(config.input.jsons)), quiet=config.quiet)
+    progress = DocumentProgress(source.num_documents(), quiet=config.quiet)
     try:
         survey.read(progress.show)
     finally:

@@ -16,7 +16,7 @@ from vllm_caption.formatting import (
     section,
     tally,
 )
-from vllm_caption.inputs.manifest import no_type_skipped
+from vllm_caption.inputs.reader import no_type_skipped
 from vllm_caption.monitoring.summary import people_wrote
 
 MAX_TYPES: Final = 8

@@ -19,9 +19,16 @@ from vllm_caption.commands.verify.text import describe
 from vllm_caption.commands.verify.verdict import Verdict
 from vllm_caption.config import InputConfig, RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
-from vllm_caption.flags import Parser, add_input, add_output_folder, parse_path
+from vllm_caption.flags import (
+    Parser,
+    add_input,
+    add_output_folder,
+    make_input_config,
+    parse_all,
+    parse_path,
+)
 from vllm_caption.images.object_store import public_root
-from vllm_caption.inputs.manifest import check_manifest_folders, document_names
+from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
 from vllm_caption.store.output import Output
 
@@ -30,14 +37,8 @@ EXIT_DIVERGES = 1
 
 def run_verify(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError."""
-    options = _parser().parse_args(arguments)
-    config = InputConfig(
-        jsons=options.jsons,
-        json_detail=options.json_detail,
-        images_root=options.images_root,
-        skip_types=options.skip_types,
-        limit=options.limit,
-    )
+    options = parse_all(_parser(), arguments)
+    config = make_input_config(vars(options))
     json: Path | None = options.json
     check_json_file(json)
     verdict = verify(
@@ -85,11 +86,12 @@ def verify(
 ) -> Verdict:
     """Compare and, with ``repair``, fix what can be fixed. Raises UsageError where a run would."""
     started_s = time.monotonic()
-    check_manifest_folders(config)
+    source = open_source(config)
+    source.check()
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise UsageError("--output", root, f"{problem}; name the folder that a run wrote")
-    progress = DocumentProgress(len(document_names(config.jsons)), quiet=quiet)
+    progress = DocumentProgress(source.num_documents(), quiet=quiet)
     try:
         with _repairing(config, root, wanted=repair) as repairing:
             survey = Survey(config, root, repairing, keep_all=keep_all)

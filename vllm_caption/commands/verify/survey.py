@@ -27,7 +27,7 @@ from vllm_caption.driver.row_maker import bad_entry_name
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import encodable_name
 from vllm_caption.images.files import check_name
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.store.caption_files import CaptionFiles, Inspected
 from vllm_caption.store.disk.folding import look_at_disk
@@ -54,7 +54,7 @@ class Survey:
         self._started_s = time.time()
         self._records: Records = read_records(root)
         self._num_rows = len(self._records)
-        self._reader = ManifestReader(config)
+        self._reader = InputReader(config)
         self._files = repair.files if repair else CaptionFiles(root, folding=look_at_disk(root))
         self._files.claims.record(self._records.captioned)
         self._agreeing = self._meanwhile = self._bad_entries = 0

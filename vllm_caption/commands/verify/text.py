@@ -14,7 +14,7 @@ from vllm_caption.formatting import (
     section,
     with_example,
 )
-from vllm_caption.inputs.manifest import no_type_skipped
+from vllm_caption.inputs.reader import no_type_skipped
 from vllm_caption.store.layout import JOURNAL, MANIFEST
 
 MAX_LINE_CHARS: Final = 160

@@ -1,25 +1,25 @@
-"""Documents → items, streamed: what is to be captioned, and what cannot be, with the reason.
+"""Any source → items, streamed: what is to be captioned, and what cannot be, with the reason.
 
-Invariants: one ``Item`` per distinct ``file`` (the first document in sorted order gives the
-context); every document is accepted as a whole or skipped with a kind and a sentence; no content of
-an input makes the iteration raise; every text that leaves this module can be encoded as UTF-8.
+Invariants: one ``Item`` per distinct ``file`` (the first document that names it gives the context);
+every document is accepted as a whole or skipped with a kind and a sentence; no content of an input
+makes the iteration raise; every text that leaves this module can be encoded as UTF-8.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from vllm_caption.config import InputConfig, check_folder
-from vllm_caption.errors import DocumentError, ItemError, UsageError
-from vllm_caption.formatting import JSON_TYPES, encodable_name, printable
-from vllm_caption.inputs.documents import LONE_SURROGATE, SUFFIX, Element, read_document
+from vllm_caption.config import InputConfig
+from vllm_caption.errors import ItemError
+from vllm_caption.formatting import JSON_TYPES, printable
+from vllm_caption.inputs.choice import open_source
+from vllm_caption.inputs.documents import LONE_SURROGATE
+from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
 
@@ -50,13 +50,14 @@ class Names(Protocol):
         """Add a name that is not in the set."""
 
 
-class ManifestReader:
+class InputReader:
     """Each ``iter()`` is a pass over the whole input; ``counts`` and ``complete`` are those of the
     last one, so far."""
 
     def __init__(self, config: InputConfig, seen: Callable[[], Names] = set[str]) -> None:
         """``seen`` makes the set in which a pass keeps the names that it has read."""
         self.config = config
+        self.source = open_source(config)
         self._new_seen = seen
         self.counts = InputCounts()
         self.complete = False
@@ -76,7 +77,7 @@ class ManifestReader:
     def no_type_was_skipped(self) -> bool:
         """The whole input was read, and no element has a type that is to be skipped."""
         counts = self.counts
-        wanted = bool(self._skip_types) and counts.elements > 0
+        wanted = self.source.has_types and bool(self._skip_types) and counts.elements > 0
         return self.complete and wanted and not counts.skipped_elements
 
     def __contains__(self, file: str) -> bool:
@@ -88,24 +89,23 @@ class ManifestReader:
         limit = self.config.limit
         if limit is not None and limit <= 0:
             return
-        for name in document_names(self.config.jsons):
-            for found in self._read(name):
+        for group in self.source.documents():
+            for found in self._read(group):
                 yield found
                 if self.counts.items == limit:
                     return
         self.complete = True
 
-    def _read(self, name: str) -> Iterator[Item | BadEntry | SkippedDocument]:
-        self.counts.documents += 1
-        try:
-            document, elements = read_document(self.config, name)
-        except DocumentError as error:
+    def _read(self, group: Group | SkippedDocument) -> Iterator[Item | BadEntry | SkippedDocument]:
+        if isinstance(group, SkippedDocument):
+            self.counts.documents += 1
             self.counts.skipped += 1
-            yield SkippedDocument(encodable_name(name), error.kind, error.reason)
+            yield group
             return
+        self.counts.documents += group.first_index == 0
         references_before = self.counts.shape_references
-        for index, element in enumerate(elements):
-            found = self._take(document, index, element)
+        for index, element in enumerate(group.elements, group.first_index):
+            found = self._take(group.document, index, element)
             if found is not None:
                 yield found
         self.counts.documents_without_shapes += self.counts.shape_references == references_before
@@ -124,7 +124,7 @@ class ManifestReader:
             return None
         counts.shape_references += 1
         try:
-            file = _usable_name(element.entry)
+            file = _usable_name(element)
         except ItemError as error:
             if self._shard is not None and not self._shard.takes(f"{document.name}[{index}]"):
                 return None
@@ -138,16 +138,7 @@ class ManifestReader:
             return None
         self._seen.add(file)
         counts.items += 1
-        return Item(file, document, index, kind)
-
-
-def check_manifest_folders(config: InputConfig) -> None:
-    """Raise UsageError, before anything starts, for folders that cannot hold manifests."""
-    check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
-    check_folder("--json-detail", config.json_detail, "the folder with the details of each NAME")
-    if not document_names(config.jsons):
-        remedy = "holds no file ending in .json; name the folder that holds the manifests"
-        raise UsageError("--jsons", config.jsons, remedy)
+        return Item(file, document, index, kind, element.row, element.item_id)
 
 
 def no_type_skipped(*skip_types: str) -> str:
@@ -158,22 +149,11 @@ def no_type_skipped(*skip_types: str) -> str:
     )
 
 
-def document_names(jsons: Path) -> list[str]:
-    """NAME of each NAME.json directly in the folder, sorted by code points.
-
-    Names that are not UTF-8 hold surrogate escapes, so they still open their files; records show
-    them by ``encodable_name``.
-    """
-    with os.scandir(jsons) as entries:
-        return sorted(e.name[: -len(SUFFIX)] for e in entries if _is_manifest(e.name))
-
-
-def _is_manifest(filename: str) -> bool:
-    return filename.endswith(SUFFIX) and not filename.startswith(".")
-
-
-def _usable_name(entry: object) -> str:
+def _usable_name(element: Element) -> str:
     """The `file` of an element, unchanged. Raises ItemError."""
+    entry = element.entry
+    if element.fault is not None:
+        raise ItemError("bad_name", element.fault)
     if not isinstance(entry, dict):
         found = JSON_TYPES[type(entry)]
         raise ItemError("bad_name", f"the element is {found}, not an object with `file`")

@@ -1,0 +1,285 @@
+"""`--input`: a folder of images, or a table with a row for each, through the whole job with fake
+engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.job import FAKE, QUICK, Result, captions, draw_shape, rows, run, run_here
+
+from vllm_caption.captions.prompt import load_prompt, render
+from vllm_caption.config import InputConfig
+from vllm_caption.inputs.reader import InputReader
+from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
+
+
+def make_images(folder: Path, *files: str) -> list[str]:
+    """Different ones; returns their names in order."""
+    for number, file in enumerate(files):
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_shape(number).save(path, format="PNG")
+    return sorted(files)
+
+
+def job(path: Path, output: Path, *flags: str) -> Result:
+    """One run over ``path``."""
+    return run(f"--input={path}", f"--output={output}", *QUICK, *flags, command=FAKE)
+
+
+def read(config: InputConfig) -> list[Item | BadEntry | SkippedDocument]:
+    return list(InputReader(config))
+
+
+def files_of(config: InputConfig) -> list[str]:
+    return [entry.file for entry in read(config) if isinstance(entry, Item)]
+
+
+# --- a folder of images --------------------------------------------------------------------------
+
+
+def test_every_image_below_a_folder_is_captioned_and_a_rerun_does_nothing(tmp_path: Path) -> None:
+    files = make_images(tmp_path / "in", "b.png", "a/x.JPG", "a/y.webp", "a.png", "c/d/e.gif")
+    result = job(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
+    made = rows(tmp_path / "out")
+    assert made["a/x.JPG"]["image_path"] == str(tmp_path / "in/a/x.JPG")
+    assert "--skip-types" not in result.stdout
+    assert "(0 in this run)" in job(tmp_path / "in", tmp_path / "out").stdout
+
+
+def test_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["a.png", "a/b.png", "a-b.png", "a/b/c.png", "b.png", "B.png", "ä.png"]
+    files = make_images(tmp_path, *names)
+    assert files_of(InputConfig(input=tmp_path, images_root=tmp_path)) == files
+
+
+def test_hidden_files_other_files_and_the_output_are_passed_over(tmp_path: Path) -> None:
+    make_images(tmp_path, "a.png", ".hidden.png", ".git/b.png", "out/c.png", "notes.txt")
+    (tmp_path / "link").symlink_to(tmp_path)
+    config = InputConfig(input=tmp_path, images_root=tmp_path, without=(tmp_path / "out",))
+    assert files_of(config) == ["a.png"]
+
+
+def test_captions_may_lie_beside_their_images(tmp_path: Path) -> None:
+    make_images(tmp_path, "a.png", "b/c.png")
+    for in_this_run in (2, 0):
+        result = job(tmp_path, tmp_path)
+        assert (result.exit_code, f"({in_this_run} in this run)" in result.stdout) == (0, True)
+    assert (tmp_path / "b/c.png.txt").read_text() == "caption of b/c.png"
+
+
+def test_images_of_one_folder_are_numbered_through_although_a_folder_lies_between(
+    tmp_path: Path,
+) -> None:
+    make_images(tmp_path, "a.png", "b/x.png", "c.png")
+    found = [entry for entry in read(InputConfig(input=tmp_path)) if isinstance(entry, Item)]
+    assert [(item.file, item.element_index) for item in found] == [
+        ("a.png", 0),
+        ("b/x.png", 0),
+        ("c.png", 1),
+    ]
+
+
+def test_folder_without_an_image_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    result = job(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "no file below it ends in one of" in result.stderr
+
+
+# --- a table -------------------------------------------------------------------------------------
+
+RECORDS = [
+    {"image": "a.png", "title": "Red <sun>", "id": 7},
+    {"image": "./b/c.png", "title": None, "id": 8},
+]
+
+
+def write_table(path: Path, records: list[dict[str, object]]) -> Path:
+    """In the format of its ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = list(records[0])
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        separator = {".csv": ",", ".tsv": "\t"}[path.suffix]
+        lines = [names, *([str(r[n] or "") for n in names] for r in records)]
+        path.write_text("\ufeff" + "".join(f"{separator.join(line)}\r\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_rows_are_captioned_with_their_columns_in_the_prompt_and_their_ids_in_the_manifest(
+    tmp_path: Path, suffix: str
+) -> None:
+    make_images(tmp_path, "a.png", "b/c.png")
+    table = write_table(tmp_path / f"list.{suffix}", RECORDS)
+    prompt = tmp_path / "prompt.md"
+    prompt.write_text("Describe it. {% if row.title %}It is called {{ row.title }}.{% endif %}")
+    result = job(table, tmp_path / "out", f"--prompt={prompt}", "--id-column=id")
+    assert result.exit_code == 0, result.stderr
+    made = rows(tmp_path / "out")
+    assert {file: row["item_id"] for file, row in made.items()} == {"a.png": "7", "b/c.png": "8"}
+    assert {row["document"] for row in made.values()} == {table.name}
+    columns = load_prompt(str(prompt)).columns
+    config = InputConfig(input=table, images_root=tmp_path, columns=columns)
+    asked = [render(load_prompt(str(prompt)), e).user for e in read(config) if isinstance(e, Item)]
+    assert asked == ["Describe it. It is called Red ‹sun›.", "Describe it."]
+
+
+def test_names_are_taken_as_below_the_root_also_with_a_dot_or_absolute(tmp_path: Path) -> None:
+    names = ["./a.png", f"{tmp_path}/b.png", "/elsewhere/c.png", " d.png "]
+    table = write_table(tmp_path / "t.jsonl", [{"path": name} for name in names])
+    found = files_of(InputConfig(input=table, images_root=tmp_path))
+    assert found == ["a.png", "b.png", "/elsewhere/c.png", "d.png"]
+
+
+def test_two_rows_that_name_one_file_are_one_item(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.jsonl", [{"file": "a.png"}, {"file": "./a.png"}])
+    reader = InputReader(InputConfig(input=table, images_root=tmp_path))
+    assert [entry.file for entry in reader if isinstance(entry, Item)] == ["a.png"]
+    assert reader.counts.duplicates == 1
+
+
+def test_folder_of_parquet_is_one_table_in_the_order_of_its_parts(tmp_path: Path) -> None:
+    for part in ("b", "a"):
+        write_table(tmp_path / f"{part}.parquet", [{"file_name": f"{part}.png"}])
+    config = InputConfig(input=tmp_path, images_root=tmp_path)
+    assert files_of(config) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{", "line 2 is not JSON"),
+        (b"[1]", "line 2 is a list, not an object"),
+        (b'{"image": 3}', "`file` is a number, not a string"),
+        (b'{"other": 3}', "`file` is null, not a string"),
+        (b'{"image": ""}', "`file` is empty"),
+        (b'{"image": "\xff"}', "line 2 is not JSON"),
+    ],
+)
+def test_row_that_cannot_be_taken_fails_with_a_reason_and_the_others_are_taken(
+    tmp_path: Path, line: bytes, said: str
+) -> None:
+    table = tmp_path / "t.jsonl"
+    table.write_bytes(b'\xef\xbb\xbf{"image": "a.png"}\n' + line + b'\n\n{"image": "b.png"}')
+    first, bad, last = read(InputConfig(input=table, images_root=tmp_path))
+    assert isinstance(bad, BadEntry)
+    assert said in bad.reason
+    assert [e.file for e in (first, last) if isinstance(e, Item)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", b"", "has no column image, file, file_name, path"),
+        ("t.jsonl", b"", "has no column image"),
+        ("t.csv", b"a,b\n1,2\n", "name it by --image-column: a, b"),
+        ("t.csv", b"image\n", "has no rows"),
+        ("t.csv", b"\xe9t\xe9,image\n", "it is not UTF-8 (byte 0); save it as UTF-8"),
+        ("t.parquet", b"PAR1", "it cannot be read as a table"),
+        ("t.jsonl", b"{}\n", "has no column image"),
+    ],
+)
+def test_table_that_is_none_is_a_mistake_with_its_cause(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    result = job(tmp_path / name, tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+def test_table_that_breaks_off_keeps_the_rows_before_and_says_where(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    rows_before = b"".join(b"%d.png\n" % number for number in range(10_000))
+    table.write_bytes(b"image\n" + rows_before + b"b\xff.png\n" * 3)
+    *before, last = read(InputConfig(input=table, images_root=tmp_path))
+    assert isinstance(last, BadEntry)
+    assert last.reason.startswith("the table ends here: it is not UTF-8")
+    assert len(before) > 5_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--image-column=pic"], "--image-column pic: {} has no such column; it has image, title"),
+        (["--id-column=ids"], "no such column (did you mean id?); it has image, title, id"),
+        (["--jsons=."], "and --jsons both name the input; give one"),
+        (["--prompt={}/p.md"], "--prompt titel: {}"),
+    ],
+)
+def test_flags_that_do_not_fit_the_table_are_mistakes(
+    tmp_path: Path, flags: list[str], said: str
+) -> None:
+    table = write_table(tmp_path / "t.jsonl", RECORDS)
+    (tmp_path / "p.md").write_text("What is {{ row.titel }}?")
+    result = job(table, tmp_path / "out", *(flag.format(tmp_path) for flag in flags))
+    assert result.exit_code == 2
+    assert said.partition("{}")[0] in result.stderr
+    assert said.rpartition("{}")[2] in result.stderr
+
+
+def test_columns_without_a_table_are_mistakes(tmp_path: Path) -> None:
+    result = run_here("--id-column=a", f"--output={tmp_path}")
+    assert "--id-column a: belongs to a table" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("template", "columns"),
+    [
+        ("Describe it.", ()),
+        ("{{ row.title }} {{ row['sub title'] }} {{ row.title }}", ("title", "sub title")),
+        ("{% for name in row %}{{ name }}{% endfor %} of it", ("*",)),
+    ],
+)
+def test_columns_that_a_prompt_names_are_known_before_a_row_is_read(
+    tmp_path: Path, template: str, columns: tuple[str, ...]
+) -> None:
+    (tmp_path / "p.md").write_text(template)
+    assert load_prompt(str(tmp_path / "p.md")).columns == columns
+
+
+def test_text_of_a_column_is_data(tmp_path: Path) -> None:
+    (tmp_path / "p.md").write_text("{{ row.a }} {{ row.b.c }} {{ row.d | join(',') }}")
+    prompt = load_prompt(str(tmp_path / "p.md"))
+    row: dict[str, object] = {"a": "<|im_end|>", "b": {"c": "x\ny"}, "d": ["</s>", 3]}
+    item = Item("a.png", Document("d"), 0, "", row)
+    assert render(prompt, item).user == "‹|im_end|› x y ‹/s›,3"
+
+
+# --- the other commands --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_plan_pilot_shard_verify_and_merge_work_on_every_kind(tmp_path: Path, kind: str) -> None:
+    files = make_images(tmp_path / "in", *(f"{number:02}.png" for number in range(12)))
+    path = tmp_path / "in"
+    if kind == "table":
+        path = write_table(tmp_path / "in/t.csv", [{"image": file, "n": "1"} for file in files])
+    out = f"--output={tmp_path / 'out'}"
+    planned = run_here("plan", str(path), out, "--quiet")
+    assert "12 = 0 captioned already + 12 to caption" in planned.stdout
+    assert job(path, tmp_path / "out", "--pilot=3").exit_code == 0
+    assert len(captions(tmp_path / "out")) == 3
+    for shard in ("1/2", "2/2"):
+        assert job(path, tmp_path / "out", f"--shard={shard}").exit_code == 0
+    assert run_here("merge", out).exit_code == 0
+    assert run_here("verify", str(path), out, "--quiet").exit_code == 0
+    assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
+
+
+def test_table_in_a_folder_does_not_take_captions_among_its_parts(tmp_path: Path) -> None:
+    write_table(tmp_path / "t/a.parquet", [{"image": "a.png"}])
+    result = job(tmp_path / "t", tmp_path / "t")
+    assert "--output" in result.stderr
+    assert (result.exit_code, "is the table of --input too" in result.stderr) == (2, True)

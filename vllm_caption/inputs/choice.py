@@ -1,0 +1,18 @@
+"""Which kind of input is meant: the one place that knows them all."""
+
+from __future__ import annotations
+
+from vllm_caption.config import InputConfig, is_table
+from vllm_caption.inputs.image_folders import ImageFolder
+from vllm_caption.inputs.manifests import Manifests
+from vllm_caption.inputs.source import Source
+from vllm_caption.inputs.tables import Table
+
+
+def open_source(config: InputConfig) -> Source:
+    """The source that ``--input`` names; without it, that of the manifests."""
+    if config.input is None:
+        return Manifests(config)
+    if is_table(config.input):
+        return Table(config, config.input)
+    return ImageFolder(config, config.input)

@@ -1,0 +1,64 @@
+"""The source with two folders of JSON: NAME.json with the elements, NAME.json with their types."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vllm_caption.config import InputConfig, check_folder
+from vllm_caption.errors import DocumentError, UsageError
+from vllm_caption.formatting import counted, encodable_name
+from vllm_caption.inputs.documents import SUFFIX, read_document
+from vllm_caption.inputs.source import Group
+from vllm_caption.items import SkippedDocument
+
+
+class Manifests:
+    """Every document of ``--jsons``, sorted by name."""
+
+    has_types = True
+
+    def __init__(self, config: InputConfig) -> None:
+        self._config = config
+
+    def check(self) -> None:
+        """Both are folders, and there is a document."""
+        config = self._config
+        check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
+        role = "the folder with the details of each NAME"
+        check_folder("--json-detail", config.json_detail, role)
+        if not document_names(config.jsons):
+            remedy = "holds no file ending in .json; name the folder that holds the manifests"
+            raise UsageError("--jsons", config.jsons, remedy)
+
+    def num_documents(self) -> int:
+        """The files in the folder."""
+        return len(document_names(self._config.jsons))
+
+    def documents(self) -> Iterator[Group | SkippedDocument]:
+        """Each is accepted as a whole, or skipped with a kind and a sentence."""
+        for name in document_names(self._config.jsons):
+            try:
+                yield Group(*read_document(self._config, name))
+            except DocumentError as error:
+                yield SkippedDocument(encodable_name(name), error.kind, error.reason)
+
+    def nothing(self) -> UsageError:
+        """No document has an element."""
+        number = counted(self.num_documents(), "document")
+        return UsageError("--jsons", self._config.jsons, f"its {number} list no images")
+
+
+def document_names(jsons: Path) -> list[str]:
+    """NAME of each NAME.json directly in the folder, sorted by code points.
+
+    Names that are not UTF-8 hold surrogate escapes, so they still open their files; records show
+    them by ``encodable_name``.
+    """
+    with os.scandir(jsons) as entries:
+        return sorted(e.name[: -len(SUFFIX)] for e in entries if _is_manifest(e.name))
+
+
+def _is_manifest(filename: str) -> bool:
+    return filename.endswith(SUFFIX) and not filename.startswith(".")

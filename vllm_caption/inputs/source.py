@@ -1,0 +1,54 @@
+"""What every kind of input has in common: documents of elements, in one order, pass after pass.
+
+A new kind is a module with one `Source`, and a line in `inputs.choice`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from vllm_caption.errors import UsageError
+from vllm_caption.items import Document, SkippedDocument
+
+
+class Element(msgspec.Struct, frozen=True):
+    """One element as its document has it. ``entry``: an object whose `file` names the image, or
+    whatever stands in its place; ``fault``: why there is no such thing; ``row``: the columns of a
+    table that the prompt uses; ``item_id``: the table's own name for it."""
+
+    entry: object
+    element_type: str
+    fault: str | None = None
+    row: dict[str, object] | None = None
+    item_id: str | None = None
+
+
+class Group(NamedTuple):
+    """A document that can be taken, with its elements in their order."""
+
+    document: Document
+    elements: Iterable[Element]
+    first_index: int = 0
+    """Of its elements in the document, which may come in several groups."""
+
+
+class Source(Protocol):
+    """One kind of input."""
+
+    has_types: bool
+    """Whether its elements have types, some of which may be skipped."""
+
+    def check(self) -> None:
+        """Raise UsageError, before anything starts, for what cannot be an input of this kind."""
+
+    def num_documents(self) -> int | None:
+        """How many `documents` will yield; None where only reading them tells."""
+
+    def documents(self) -> Iterator[Group | SkippedDocument]:
+        """One after the other; nothing in them makes the iteration raise."""
+
+    def nothing(self) -> UsageError:
+        """What to say where all of it was read and no element was there."""
