@@ -260,7 +260,7 @@ def test_every_variable_can_be_used(write: Write) -> None:
     prompt = load_prompt(write(" ".join(f"{name}={{{{ {name} }}}}" for name in VARIABLES)))
     assert render(prompt, ITEM).user == (
         "category=poster title=Summer sale keywords=['red', 'sun'] element_type=SvgElement "
-        "element_index=4 document=doc-1 file=a/b.png canvas_width=1080 canvas_height=1920"
+        "element_index=4 document=doc-1 file=a/b.png canvas_width=1080 canvas_height=1920 row={}"
     )
 
 
