@@ -32,7 +32,7 @@ FLAGS_OF_RUN = """
 --overwrite-edited --pilot --pipeline-parallel-size --prepare-threads --presence-penalty --prompt
 --quiet --ray-address --redo --redo-file --redo-kind --repetition-penalty --seed --shard
 --skip-types --stall-timeout --start-timeout --stop --temperature --tensor-parallel-size --top-k
---top-p --version
+--top-p --type-column --version
 """
 PAGE_FILES = ("page.html.jinja", "page.css", "gallery.js")
 

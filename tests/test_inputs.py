@@ -3,7 +3,11 @@ engines."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -283,3 +287,122 @@ def test_table_in_a_folder_does_not_take_captions_among_its_parts(tmp_path: Path
     result = job(tmp_path / "t", tmp_path / "t")
     assert "--output" in result.stderr
     assert (result.exit_code, "is the table of --input too" in result.stderr) == (2, True)
+
+
+# --- images inside other files -------------------------------------------------------------------
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    """A tar of regular files."""
+    with tarfile.open(path, "w") as opened:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            opened.addfile(info, io.BytesIO(content))
+    return path
+
+
+def png(number: int) -> bytes:
+    held = io.BytesIO()
+    draw_shape(number).save(held, format="PNG")
+    return held.getvalue()
+
+
+def test_images_of_tars_are_captioned_without_unpacking_with_their_json_in_the_prompt(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "in").mkdir()
+    for shard in range(2):
+        members = {"0.png": png(2 * shard), "0.json": b'{"title": "sun"}', "0.txt": b"alt"}
+        write_tar(tmp_path / f"in/{shard}.tar", {**members, "a/1.png": png(2 * shard + 1)})
+    files = ["0.tar/0.png", "0.tar/a/1.png", "1.tar/0.png", "1.tar/a/1.png"]
+    assert job(tmp_path / "in", tmp_path / "out").exit_code == 0
+    assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
+    assert "(0 in this run)" in job(tmp_path / "in", tmp_path / "out").stdout
+    columns = ("title", "txt")
+    found = read(InputConfig(input=tmp_path / "in/0.tar", columns=columns))
+    assert [entry.row for entry in found if isinstance(entry, Item)] == [
+        {"title": "sun", "txt": "alt"},
+        {"title": None, "txt": None},
+    ]
+    assert run_here("plan", str(tmp_path / "in"), "--images", "--quiet").exit_code == 0
+
+
+def test_tar_that_is_cut_off_gives_the_images_before_the_cut_and_says_so(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "t.tar", {f"{number}.png": png(number) for number in range(3)})
+    with tarfile.open(tar) as opened:
+        last = opened.getmembers()[-1]
+    os.truncate(tar, last.offset_data + 10)
+    result = job(tar, tmp_path / "out")
+    assert result.exit_code == 1
+    made = rows(tmp_path / "out")
+    assert sum(row["status"] == "captioned" for row in made.values()) == 2
+    errors = {row["error"] for row in made.values() if row["status"] == "failed"}
+    assert any("the tar ends" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../x.png", "path_escape"), ("/x.png", "path_escape"), ("x.png", "not_an_image")],
+)
+def test_member_that_is_no_image_or_leads_elsewhere_fails_alone(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    tar = write_tar(tmp_path / "t.tar", {name: b"no image", "y.png": png(1)})
+    assert job(tar, tmp_path / "out").exit_code == 1
+    made = rows(tmp_path / "out")
+    assert made["t.tar/y.png"]["status"] == "captioned"
+    assert made[f"t.tar/{name}"]["error_kind"] == kind
+
+
+def test_compressed_tar_is_a_mistake(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w:gz"):
+        pass
+    result = job(tmp_path / "t.tar", tmp_path / "out")
+    assert (result.exit_code, "it cannot be read as a tar" in result.stderr) == (2, True)
+
+
+def test_parquet_that_holds_its_images_is_captioned_row_by_row(tmp_path: Path) -> None:
+    cells = [{"bytes": png(number), "path": f"{number}.png"} for number in range(5)]
+    cells[3] = {"bytes": None, "path": None}
+    records = [{"image": cell, "id": f"id{n}"} for n, cell in enumerate(cells)]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "t.parquet", row_group_size=2)
+    result = job(tmp_path / "t.parquet", tmp_path / "out", "--id-column=id")
+    assert result.exit_code == 1
+    made = rows(tmp_path / "out")
+    files = [f"t.parquet/image/{number:08}" for number in range(5)]
+    assert [made[file]["item_id"] for file in files] == [f"id{number}" for number in range(5)]
+    assert [made[file]["error_kind"] for file in files] == [None, None, None, "missing_file", None]
+    assert made[files[4]]["image_sha256"] == hashlib.sha256(png(4)).hexdigest()
+
+
+def test_row_with_a_list_of_images_is_a_design_whose_types_are_skipped_by_name(
+    tmp_path: Path,
+) -> None:
+    features = {
+        "type": {"feature": {"names": ["SvgElement", "TextElement"], "_type": "ClassLabel"}}
+    }
+    designs = [
+        {
+            "title": "Sale",
+            "canvas_width": 800,
+            "type": [0, 1, 0],
+            "image": [png(1), png(2), png(3)],
+        },
+        {"title": "Short", "canvas_width": 800, "type": [0], "image": [png(4), png(5)]},
+    ]
+    table = pa.Table.from_pylist(designs)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "t.parquet")
+    config = InputConfig(input=tmp_path / "t.parquet", type_column="type")
+    first, second, skipped = read(config)
+    assert isinstance(first, Item)
+    assert isinstance(second, Item)
+    assert isinstance(skipped, SkippedDocument)
+    assert [first.file, second.file] == [f"t.parquet/image/00000000/{place}" for place in (0, 2)]
+    assert (first.document.title, first.document.canvas_width) == ("Sale", 800)
+    assert first.element_type == "SvgElement"
+    assert (skipped.kind, "2 images and 1 types" in skipped.reason) == ("types_length", True)
+    assert job(tmp_path / "t.parquet", tmp_path / "out", "--type-column=type").exit_code == 0
+    made = rows(tmp_path / "out")
+    assert made[second.file]["image_sha256"] == hashlib.sha256(png(3)).hexdigest()

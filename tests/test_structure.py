@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "vllm_caption"
 BASE = ("errors", "messages", "items", "formatting", "config", "engine_flags", "flags", "process")
 ORDER = (
     BASE,
-    ("inputs", "images", "captions", "demo"),
+    ("images", "captions", "demo"),
+    ("inputs",),
     ("scheduling",),
     ("store",),
     ("monitoring",),
@@ -39,8 +40,9 @@ USERS = {
     "psutil": {"monitoring"},
     "pyarrow": {
         "commands.report",
+        "images.containers",
         "images.object_store",
-        "inputs.tables",
+        "inputs",
         "monitoring.samples",
         "store",
     },

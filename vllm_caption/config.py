@@ -39,10 +39,10 @@ def is_remote(images_root: str | Path) -> bool:
 TABLE_SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
-def tables_in(folder: Path) -> list[Path]:
-    """The Parquet files directly in a folder, sorted by name: one table in parts. Beside a data set
-    that is a folder itself, as the manifest of an output, they are something else."""
-    found = sorted(folder.glob("[!.]*.parquet"))
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """The files of one kind directly in a folder, sorted by name: one input in parts. Beside a
+    folder of such a name, as the manifest of an output, they are something else."""
+    found = sorted(folder.glob(f"[!.]*{suffix}"))
     return found if all(path.is_file() for path in found) else []
 
 
@@ -50,8 +50,13 @@ def is_table(path: Path) -> bool:
     """Whether an input is a table rather than a folder of images, by its ending; a folder is one
     if Parquet files lie directly in it."""
     if path.is_dir():
-        return bool(tables_in(path))
+        return bool(files_in(path, ".parquet"))
     return path.suffix.lower() in TABLE_SUFFIXES
+
+
+def is_archive(path: Path) -> bool:
+    """Whether an input is a tar, or a folder in which tars lie directly."""
+    return bool(files_in(path, ".tar")) if path.is_dir() else path.suffix.lower() == ".tar"
 
 
 def check_folder(flag: str, path: Path, role: str) -> None:
@@ -119,6 +124,7 @@ class InputConfig:
     input: Path | None = None
     image_column: str | None = None
     id_column: str | None = None
+    type_column: str | None = None
     columns: tuple[str, ...] = ()
     without: tuple[Path, ...] = ()
 

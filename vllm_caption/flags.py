@@ -28,9 +28,9 @@ from vllm_caption.config import (
     RunConfig,
     SamplingConfig,
     Shard,
+    is_archive,
     is_remote,
     is_table,
-    tables_in,
 )
 from vllm_caption.engine_flags import check_parallel_flags
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
@@ -109,13 +109,16 @@ def _add(group: Any, config: object, name: str, text: str, *short: str, **option
 def add_input(group: Any) -> None:
     """Flags of every command that reads the input."""
     config = InputConfig()
-    text = "a folder of images, or a table with a row for each (.jsonl, .csv, .tsv, .parquet, or a"
-    text += " folder of .parquet); it may also stand first, without the flag"
+    text = "a folder of images, a table with a row for each (.jsonl, .csv, .tsv, .parquet, or a"
+    text += " folder of .parquet), or a .tar or a folder of them; may also stand first, without the"
+    text += " flag"
     _add(group, config, "input", text, type=parse_path, metavar="PATH")
     text = "column of the table that names the image (default: image, file, file_name or path)"
     _add(group, config, "image_column", text, metavar="NAME")
     text = "column of the table that is kept as item_id"
     _add(group, config, "id_column", text, metavar="NAME")
+    text = "column with the types of the images, where a row holds a list of images"
+    _add(group, config, "type_column", text, metavar="NAME")
     for name, text, parse in (
         ("jsons", "without --input: folder of manifests", parse_path),
         ("json_detail", "without --input: folder of their detail files", parse_path),
@@ -415,7 +418,7 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
     config = InputConfig(**_taken(InputConfig, values))
     path = config.input
     if path is None:
-        for name in ("image_column", "id_column"):
+        for name in ("image_column", "id_column", "type_column"):
             if (value := values.get(name)) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(flag, value, "belongs to a table; name the table by --input")
@@ -427,8 +430,7 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
     config = replace(config, without=(values["output"],))
     if "images_root" in values:
         return config
-    in_file = is_table(path) and not path.is_dir()
-    return replace(config, images_root=path.parent if in_file else path)
+    return replace(config, images_root=path if path.is_dir() else path.parent)
 
 
 def _check_output(values: dict[str, Any]) -> None:
@@ -440,7 +442,8 @@ def _check_output(values: dict[str, Any]) -> None:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError("--output", values["output"], f"is {flag} too; name another folder")
     path = values["input"]
-    if path is not None and tables_in(path) and output == os.path.realpath(path):
+    in_parts = path is not None and path.is_dir() and (is_table(path) or is_archive(path))
+    if in_parts and output == os.path.realpath(path):
         raise UsageError("--output", values["output"], "is the table of --input too; name another")
 
 

@@ -21,6 +21,7 @@ from typing import Final
 
 from vllm_caption.config import check_folder, is_remote
 from vllm_caption.errors import ItemError, ItemKind
+from vllm_caption.images.containers import find_inside, read_inside, size_inside
 from vllm_caption.images.near_misses import URL_HINT, is_url, near_miss
 from vllm_caption.images.object_store import check_remote, remote_bytes, remote_size
 
@@ -131,7 +132,11 @@ def _os_refusal(error: OSError) -> ItemError:
 def read_image(images_root: str, file: str) -> tuple[bytes, str]:
     """The bytes and the format of the image that ``file`` names. Raises ItemError."""
     if not is_remote(images_root):
-        return read_image_file(resolve_image(images_root, file))
+        if (inside := find_inside(images_root, file)) is None:
+            return read_image_file(resolve_image(images_root, file))
+        check_name(file)
+        data = read_inside(inside, MAX_FILE_BYTES)
+        return data, _sniff(data[:_HEAD_BYTES])
     check_name(file)
     data, size = remote_bytes(images_root, file, MAX_FILE_BYTES)
     image_format = _sniff(data[:_HEAD_BYTES])
@@ -144,6 +149,8 @@ def num_bytes(images_root: str, file: str) -> int:
     check_name(file)
     if is_remote(images_root):
         return remote_size(images_root, file)
+    if (inside := find_inside(images_root, file)) is not None:
+        return size_inside(inside)
     try:
         found = os.stat(f"{images_root}/{file}")  # noqa: PTH116 (for every item)
         if stat.S_ISREG(found.st_mode):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_caption.config import InputConfig, is_table
+from vllm_caption.config import InputConfig, is_archive, is_table
+from vllm_caption.inputs.archives import Archives
 from vllm_caption.inputs.image_folders import ImageFolder
 from vllm_caption.inputs.manifests import Manifests
 from vllm_caption.inputs.source import Source
@@ -15,4 +16,6 @@ def open_source(config: InputConfig) -> Source:
         return Manifests(config)
     if is_table(config.input):
         return Table(config, config.input)
+    if is_archive(config.input):
+        return Archives(config, config.input)
     return ImageFolder(config, config.input)

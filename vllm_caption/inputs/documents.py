@@ -17,7 +17,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -53,15 +53,21 @@ def read_document(config: InputConfig, name: str) -> tuple[Document, list[Elemen
     if len(types) != len(entries):
         reason = f"the manifest lists {len(entries)} images, the detail {len(types)} types"
         raise DocumentError("types_length", reason)
-    document = Document(
-        name=encodable_name(name),
-        category=_text(detail.get("category"), MAX_TEXT_CHARS),
-        title=_text(detail.get("title"), MAX_TEXT_CHARS),
-        keywords=_keywords(detail.get("keywords")),
-        canvas_width=_pixels(manifest.get("width")),
-        canvas_height=_pixels(manifest.get("height")),
-    )
+    sides = {"canvas_width": manifest.get("width"), "canvas_height": manifest.get("height")}
+    document = make_document(encodable_name(name), {**detail, **sides})
     return document, [Element(e, printable(t)) for e, t in zip(entries, types, strict=True)]
+
+
+def make_document(name: str, values: Mapping[str, object]) -> Document:
+    """The context of a document, from values of any type."""
+    return Document(
+        name=name,
+        category=_text(values.get("category"), MAX_TEXT_CHARS),
+        title=_text(values.get("title"), MAX_TEXT_CHARS),
+        keywords=_keywords(values.get("keywords")),
+        canvas_width=_pixels(values.get("canvas_width")),
+        canvas_height=_pixels(values.get("canvas_height")),
+    )
 
 
 def longest_item(columns: Iterable[str] = ()) -> Item:

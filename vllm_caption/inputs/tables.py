@@ -19,9 +19,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.config import ALL_COLUMNS, InputConfig, tables_in
+from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import JSON_TYPES, encodable_name, first_line, printable
+from vllm_caption.inputs.cells import holds_images, kept_value, read_cells
 from vllm_caption.inputs.documents import MAX_TEXT_CHARS
 from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import Document, SkippedDocument
@@ -43,9 +44,8 @@ Row = dict[str, Any]
 class Table:
     """The rows of a table, or of all tables in a folder in the order of their names."""
 
-    has_types = False
-
     def __init__(self, config: InputConfig, path: Path) -> None:
+        self.has_types = config.type_column is not None
         self._config = config
         self._path = path
         root = config.images_root
@@ -62,6 +62,7 @@ class Table:
                 raise UsageError("--input", path, _reason(error)) from None
             self._image_column(path, columns)
             self._check_column("--id-column", self._config.id_column, path, columns)
+            self._check_column("--type-column", self._config.type_column, path, columns)
             for name in self._config.columns:
                 if name != ALL_COLUMNS:
                     self._check_column("--prompt", name, path, columns)
@@ -77,7 +78,10 @@ class Table:
             try:
                 columns = _columns(path)
                 image = self._image_column(path, columns)
-                yield Group(Document(name), self._elements(path, image))
+                if path.suffix.lower() == PARQUET and holds_images(path, image):
+                    yield from read_cells(path, image, self._config)
+                else:
+                    yield Group(Document(name), self._elements(path, image))
             except UsageError as error:
                 yield SkippedDocument(name, "missing_key", error.remedy)
             except _FAULTS as error:
@@ -88,7 +92,7 @@ class Table:
         return UsageError("--input", self._path, "has no rows")
 
     def _paths(self) -> list[Path]:
-        return tables_in(self._path) if self._path.is_dir() else [self._path]
+        return files_in(self._path, PARQUET) if self._path.is_dir() else [self._path]
 
     def _image_column(self, path: Path, columns: tuple[str, ...]) -> str:
         given = self._config.image_column
@@ -156,7 +160,7 @@ def _kept(value: object) -> object:
     """A value that a prompt may print, of bounded size where it is text."""
     if isinstance(value, str):
         return value[:MAX_TEXT_CHARS]
-    return value if isinstance(value, bool | int | float | list | dict | None) else str(value)
+    return kept_value(value)
 
 
 def _id(value: object) -> str | None:

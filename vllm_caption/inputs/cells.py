@@ -1,0 +1,152 @@
+"""A Parquet file that holds its images, as Hugging Face's data sets do: one in each row, or a list.
+
+Where a row has a list of images it is a design with its elements, and becomes a document. Scanning
+reads no image: of Hugging Face's `{bytes, path}` it reads the paths alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vllm_caption.config import ALL_COLUMNS, InputConfig
+from vllm_caption.formatting import encodable_name, printable
+from vllm_caption.images.containers import cell_name
+from vllm_caption.inputs.documents import make_document
+from vllm_caption.inputs.source import Element, Group
+from vllm_caption.items import Document, SkippedDocument
+
+CONTEXT: Final = ("category", "title", "keywords", "canvas_width", "canvas_height")
+_BATCH: Final = 1024
+
+Row = dict[str, Any]
+
+
+def holds_images(path: Path, column: str) -> bool:
+    """Whether a column has images in its cells rather than their names."""
+    return _is_image(pq.read_schema(path).field(column).type)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if _is_list(kind):
+        return _is_image(kind.value_type)
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _is_image(kind.field(place).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def read_cells(path: Path, image: str, config: InputConfig) -> Iterator[Group | SkippedDocument]:
+    """Its rows. Raises OSError and pyarrow's errors."""
+    with pq.ParquetFile(path) as opened:
+        schema = opened.schema_arrow
+        in_lists = _is_list(schema.field(image).type)
+        everything = [name for name in schema.names if name != image]
+        wanted = everything if ALL_COLUMNS in config.columns else list(config.columns)
+        wanted += [name for name in (config.id_column, config.type_column) if name]
+        if in_lists:
+            wanted += [name for name in CONTEXT if name in schema.names]
+        numbered = enumerate(_rows(opened, image, [*dict.fromkeys(wanted)], in_lists=in_lists))
+        labels = _class_labels(schema)
+        if not in_lists:
+            yield Group(
+                Document(encodable_name(path.name)), _singles(path, image, numbered, config)
+            )
+            return
+        for number, row in numbered:
+            row = _with_labels(row, labels)
+            name = encodable_name(f"{path.name}/{number:08}")
+            yield _design(name, path, image, number, row, config)
+
+
+def _rows(
+    opened: pq.ParquetFile, image: str, columns: list[str], *, in_lists: bool
+) -> Iterator[Row]:
+    leaves = (opened.schema.column(number).path for number in range(len(opened.schema)))
+    inner = [leaf for leaf in leaves if leaf.startswith(f"{image}.")]
+    paths = [leaf for leaf in inner if leaf.endswith(".path")] or (inner if in_lists else [])
+    if not (columns or paths):
+        yield from ({} for _ in range(opened.metadata.num_rows))
+        return
+    for batch in opened.iter_batches(_BATCH, columns=[*columns, *paths]):
+        yield from batch.to_pylist()
+
+
+def _singles(
+    path: Path, image: str, rows: Iterator[tuple[int, Row]], config: InputConfig
+) -> Iterator[Element]:
+    for number, row in rows:
+        file = cell_name(path.name, image, number)
+        yield Element({"file": file}, "", row=_kept(row, image, config), item_id=_id(row, config))
+
+
+def _design(
+    name: str, path: Path, image: str, number: int, row: Row, config: InputConfig
+) -> Group | SkippedDocument:
+    images = row.get(image) or []
+    types = row.get(config.type_column) if config.type_column else [""] * len(images)
+    if not isinstance(types, list) or len(types) != len(images):
+        found = len(types) if isinstance(types, list) else "no list of"
+        reason = f"the row has {len(images)} images and {found} types"
+        return SkippedDocument(name, "types_length", reason)
+    kept, item_id = _kept(row, image, config), _id(row, config)
+    files = (cell_name(path.name, image, number, place) for place in range(len(images)))
+    elements = [
+        Element({"file": file}, printable(kind), row=kept, item_id=item_id)
+        for file, kind in zip(files, types, strict=True)
+    ]
+    return Group(make_document(name, {key: row.get(key) for key in CONTEXT}), elements)
+
+
+def _kept(row: Row, image: str, config: InputConfig) -> Row | None:
+    if not config.columns:
+        return None
+    names = [n for n in row if n != image] if ALL_COLUMNS in config.columns else config.columns
+    return {name: kept_value(row.get(name)) for name in names}
+
+
+def kept_value(value: object) -> object:
+    """What a prompt may print of a value: text, numbers, and lists and objects of them."""
+    plain = isinstance(value, str | bool | int | float | list | dict | None)
+    return value if plain else str(value)
+
+
+def _id(row: Row, config: InputConfig) -> str | None:
+    value = row.get(config.id_column) if config.id_column else None
+    return None if value is None else printable(value if isinstance(value, str) else str(value))
+
+
+def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of the numbers in Hugging Face's ClassLabel columns."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    found: dict[str, list[str]] = {}
+    for name, feature in features.items() if isinstance(features, dict) else ():
+        while isinstance(feature, dict) and "names" not in feature and "feature" in feature:
+            feature = feature["feature"]
+        feature = feature[0] if isinstance(feature, list) and feature else feature
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if isinstance(names, list):
+            found[name] = [str(label) for label in names]
+    return found
+
+
+def _with_labels(row: Row, labels: Mapping[str, list[str]]) -> Row:
+    return row | {name: _label(row[name], names) for name, names in labels.items() if name in row}
+
+
+def _label(value: object, names: list[str]) -> object:
+    if isinstance(value, list):
+        return [_label(one, names) for one in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
