@@ -213,6 +213,7 @@ def test_wheel_holds_the_prompts_and_the_demo(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "vllm_caption/_prompts/shape-brief.md" in names
+    assert "vllm_caption/py.typed" in names  # so type checkers read the annotations
     assert "vllm_caption/demo/model/model.safetensors" in names
     assert {f"vllm_caption/commands/report/page/{n}" for n in PAGE_FILES} <= set(names)
     assert any(name.startswith("vllm_caption/demo/sample/raw/") for name in names)

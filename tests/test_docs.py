@@ -1,7 +1,8 @@
 """The commands in README.md and docs/*.md do what is shown.
 
-A fenced block of the kind `console` is run: lines that begin with `$ ` (and go on after a `\\`) are
-commands, the lines below them their output. Numbers may differ; a line `…` stands for any lines.
+A fenced block of the kind `console` is run: lines that begin with `$ ` (and go on after a `\\`, or up
+to END after `<<'END'`) are commands, the lines below them their output. Numbers may differ; a line
+`…` stands for any lines.
 The blocks of a page run in one shell, in a folder of their own that has the repository's `prompts`
 and `vllm_caption`. Runs of the job get fake engines; all other commands are the real ones.
 """
@@ -32,6 +33,8 @@ if [ "$1 $2" = "-m vllm_caption" ]; then
     case "$3" in
         -*|"") shift 2; exec "{python}" -m support.fake_job "$@" ;;
     esac
+elif [ "$1" = "-" ]; then
+    exec "{python}" -m support.fake_script
 fi
 exec "{python}" "$@"
 """
@@ -53,13 +56,18 @@ def commands(page: Path) -> Iterator[Command]:
                 if command:
                     yield command
                 command = Command(line[2:])
-            elif command and command.text.endswith("\\"):
+            elif command and is_open(command.text):
                 command.text += f"\n{line}"
             else:
                 assert command, f"{page.name}: output before the first command: {line}"
                 command.shown.append(line)
         if command:
             yield command
+
+
+def is_open(command: str) -> bool:
+    """Whether the next line belongs to it."""
+    return command.endswith("\\") or ("<<'END'" in command and not command.endswith("\nEND"))
 
 
 def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]]:

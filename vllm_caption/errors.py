@@ -94,6 +94,12 @@ class RunStopped(CaptionJobError):
     """The run cannot go on (no engine left, disk full); what is finished is saved. Exit code 3."""
 
 
+def of_system(error: OSError) -> RunStopped:
+    """What the system refused, in one line."""
+    where = f"{error.filename}: " if error.filename else ""
+    return RunStopped(f"{where}{error.strerror or error}")
+
+
 class DocumentError(CaptionJobError):
     """One manifest document cannot be taken; the run goes on without it."""
 

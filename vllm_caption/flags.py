@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -73,6 +73,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Called by argparse, which would print its usage and exit."""
         raise UsageError("arguments", None, message)
+
+    @property
+    def flags(self) -> Mapping[str, argparse.Action]:
+        """Every flag, long and short, and what argparse knows about it."""
+        return self._option_string_actions
 
 
 def run_parser() -> Parser:
@@ -221,7 +226,13 @@ def _add_sampling(group: Any, sampling: SamplingConfig) -> None:
         ("min_tokens", natural),
     ):
         _add(group, sampling, name, "as in vLLM's SamplingParams", type=kind)
-    _add(group, sampling, "stop", "strings that end a caption", nargs="+")
+    group.add_argument(
+        "--stop",
+        nargs="+",
+        action="extend",
+        default=list(sampling.stop),
+        help="strings that end a caption",
+    )
     _add_switch(group, sampling, "ignore_eos", "always generate --max-tokens tokens")
 
 
@@ -395,7 +406,7 @@ def make_config(values: dict[str, Any]) -> RunConfig:
         raise UsageError("--min-pixels", values["min_pixels"], remedy)
     _check_output(values)
     named = tuple(values["redo_files"])
-    values = values | {"redo_files": named, "patterns": named}
+    values = values | {"redo_files": named, "patterns": named, "stop": tuple(values["stop"])}
     if is_remote(values.get("images_root", "")):
         values = values | {"window_factor": REMOTE_WINDOW_FACTOR}
     elements = make_input_config(values)

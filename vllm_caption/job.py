@@ -73,10 +73,14 @@ STATUS_EVERY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. ``pilot``: it was a pilot, and its results can be looked at."""
+    """How a run ended, ``seconds`` after its start. ``stopped``: why it could not go on;
+    ``pilot``: it was a pilot, and its results can be looked at."""
 
     exit_code: int
     stats: RunStats
+    read: InputRead
+    seconds: float
+    stopped: str
     pilot: bool
 
 
@@ -125,10 +129,11 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
         for note in output.take_notes():
             progress.warn(note)
+    read, seconds = job.input_read, job.seconds
     text = summarise(
         job.stats,
-        job.input_read,
-        job.seconds,
+        read,
+        seconds,
         output=config.output,
         state=output.root,
         shard=config.input.shard,
@@ -148,7 +153,8 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
         print(text, flush=True)
     if stopped:
         progress.tell(f"Stopped: {stopped}", "stopped", "error")
-    return Outcome(exit_code, job.stats, pilot=bool(pilot and not stopped))
+    is_pilot = bool(pilot and not stopped)
+    return Outcome(exit_code, job.stats, read, seconds, stopped, is_pilot)
 
 
 class _Job:

@@ -2,7 +2,8 @@
 
 Driver → worker: Lease, Cancel, Stop.  Worker → driver: Ready, Beat, ImageRead, Cancelled,
 Captioned, Failed, EngineDown.
-Preflight → driver: FlagsChecked or FlagsRefused.
+Preflight → driver: FlagsChecked or Refused.
+Run → `vllm_caption.caption`, which waits for it in another process: RunEnded, RunFailed or Refused.
 Invariants: no pixels (a worker reads its own images), no exception objects (errors travel as
 text), and every answer carries the lease it answers, so a late or doubled one is recognised.
 """
@@ -135,24 +136,49 @@ class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
     note: str = ""
 
 
-class FlagsRefused(msgspec.Struct, frozen=True, tag=True):
-    """vLLM does not take the flags; the parts of a `UsageError`."""
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The user has to change a setting; the parts of a `UsageError`."""
 
     field: str
     value: str | None
     remedy: str
 
     @staticmethod
-    def of(error: UsageError) -> FlagsRefused:
+    def of(error: UsageError) -> Refused:
         """What crosses the border in the place of an exception."""
         value = None if error.value is None else encodable(str(error.value))
-        return FlagsRefused(error.field, value, encodable(error.remedy))
+        return Refused(error.field, value, encodable(error.remedy))
 
     def as_error(self) -> UsageError:
         """The exception again."""
         return UsageError(self.field, self.value, self.remedy)
 
 
+class RunEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A run has ended by itself or was interrupted; its counts are those of `api.run.RunResult`."""
+
+    exit_code: int
+    items: int
+    captioned: int
+    captioned_now: int
+    failed: int
+    not_tried: int
+    documents: int
+    skipped_documents: int
+    failures: dict[str, int]
+    flags: dict[str, int]
+    seconds: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+class RunFailed(msgspec.Struct, frozen=True, tag=True):
+    """A run could not go on."""
+
+    error: str
+
+
 DriverMessage = Lease | Cancel | Stop
 WorkerMessage = Ready | Beat | ImageRead | Cancelled | Captioned | Failed | EngineDown
-PreflightMessage = FlagsChecked | FlagsRefused
+PreflightMessage = FlagsChecked | Refused
+RunMessage = RunEnded | RunFailed | Refused

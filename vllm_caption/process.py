@@ -19,9 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import EXIT_STOPPED, UsageError
 
 _UTF8_MODE: Final = "PYTHONUTF8"
 _MAX_BASE_CHARS: Final = 38
@@ -132,3 +132,19 @@ def remove_temporary_folders() -> None:
     """At the end of the process."""
     for folder in _socket_folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def print_bug(kind: type[BaseException], error: BaseException, trace: Any) -> NoReturn:
+    """As `sys.excepthook`: print a traceback, and never exit with the code of a run that
+    finished."""
+    sys.__excepthook__(kind, error, trace)
+    leave(EXIT_STOPPED)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """Exit without waiting for threads: one may be waiting for an engine process to start."""
+    remove_temporary_folders()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(exit_code)

@@ -254,6 +254,13 @@ class FolderRows:
         for table in self.tables(columns):
             yield from _tuples(table)
 
+    def last(self, columns: Sequence[str]) -> pa.Table:
+        """The last row of every item, by document and place in it; ``columns`` must include what
+        they are sorted by: `document`, `element_index` and `file`."""
+        rows = pa.concat_tables(self.tables(columns))
+        kept = rows.filter(pa.array(is_last(rows["file"])))
+        return kept.sort_by([(name, "ascending") for name in ("document", "element_index", "file")])
+
     def newest_first(self) -> Iterator[Row]:
         """The rows of the journal, then of the parts the last row of every item."""
         yield from reversed(self.journal)

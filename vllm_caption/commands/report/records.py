@@ -21,7 +21,7 @@ from vllm_caption.monitoring.samples import FAULTS, read_series
 from vllm_caption.monitoring.status import RunStatus, look
 from vllm_caption.store.documents import read_documents
 from vllm_caption.store.layout import state_folders
-from vllm_caption.store.reader import FolderRows, is_last, read_folder
+from vllm_caption.store.reader import read_folder
 from vllm_caption.store.recipe import Recipe, read_recipes
 from vllm_caption.store.rows import SCHEMA
 
@@ -62,7 +62,7 @@ def _read(root: Path, label: str) -> Records:
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise UsageError("--output", root, f"{problem}; name the folder that a run wrote")
-    rows = read_folder(root, _last_rows)
+    rows = read_folder(root, lambda folder: folder.last(COLUMNS))
     if not len(rows):
         remedy = "holds no rows yet; run the job first, or wait for its first captions"
         raise UsageError("--output", root, remedy)
@@ -77,13 +77,6 @@ def _read(root: Path, label: str) -> Records:
         status=status,
         series=_read_series(root),
     )
-
-
-def _last_rows(folder: FolderRows) -> pa.Table:
-    """The last row of every item, by document and place in it."""
-    rows = pa.concat_tables(folder.tables(COLUMNS))
-    kept = rows.filter(pa.array(is_last(rows["file"])))
-    return kept.sort_by([(name, "ascending") for name in ("document", "element_index", "file")])
 
 
 def _state(root: Path) -> tuple[str, RunStatus | None]:

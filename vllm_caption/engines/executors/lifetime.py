@@ -28,8 +28,17 @@ DRIVER_PID = "VLLM_CAPTION_DRIVER_PID"
 def die_with_parent(parent: int) -> None:
     """SIGKILL this process when its parent (that process id) dies, or leave now if it is dead
     already; its forks die with it in turn."""
-    _arm(parent)
-    os.register_at_fork(before=_note_parent, after_in_child=lambda: _arm(_parent_of_fork))
+    end_with_parent(parent)
+    os.register_at_fork(
+        before=_note_parent, after_in_child=lambda: end_with_parent(_parent_of_fork)
+    )
+
+
+def end_with_parent(parent: int) -> None:
+    """The same for this process alone."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it could be watched
+        os._exit(1)
 
 
 def guard_session() -> None:
@@ -49,12 +58,6 @@ def guard_session() -> None:
 def _note_parent() -> None:
     global _parent_of_fork
     _parent_of_fork = os.getpid()
-
-
-def _arm(parent: int) -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be watched
-        os._exit(1)
 
 
 @contextmanager

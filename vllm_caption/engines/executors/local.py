@@ -47,9 +47,9 @@ from vllm_caption.messages import (
     DriverMessage,
     EngineDown,
     FlagsChecked,
-    FlagsRefused,
     PreflightMessage,
     Ready,
+    Refused,
     WorkerMessage,
 )
 from vllm_caption.process import ensure_home, socket_folder
@@ -150,7 +150,7 @@ class LocalExecutor:
             ended = describe_end(process.exitcode, oom_kills, OomKills.now())
             remedy = f"the process that checked it and the flags ended ({ended}); see {log}"
             raise UsageError("--model", named_flags(flags).get("model"), remedy)
-        if isinstance(answer, FlagsRefused):
+        if isinstance(answer, Refused):
             raise answer.as_error()
         return answer
 
@@ -305,11 +305,11 @@ def _preflight_main(
         if gpus is not None:
             check_cuda()
     except UsageError as error:
-        message = FlagsRefused.of(error)
+        message = Refused.of(error)
     except Exception as error:  # noqa: BLE001 - whatever vLLM dies of here, engines would die of too
         traceback.print_exc()
         reason = f"vLLM fails on it ({type(error).__name__}: {first_line(error)}); see {log}"
-        message = FlagsRefused.of(UsageError("--model", named_flags(flags).get("model"), reason))
+        message = Refused.of(UsageError("--model", named_flags(flags).get("model"), reason))
     answer.send_bytes(msgspec.msgpack.encode(message))
     sys.stdout.flush()
     os._exit(0)  # nothing that vLLM left running may hold the answer back

@@ -22,7 +22,7 @@ from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.ray_actor import EngineActor
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.formatting import first_line
-from vllm_caption.messages import DriverMessage, FlagsChecked, FlagsRefused, WorkerMessage
+from vllm_caption.messages import DriverMessage, FlagsChecked, Refused, WorkerMessage
 
 try:
     import ray
@@ -79,7 +79,7 @@ class RayExecutor:
             answer = await self._actors[0].check_flags.remote(flags, image, sampling, question)
         except RayError as error:
             raise RunStopped(f"the flags could not be checked: {first_line(error)}") from None
-        if isinstance(answer, FlagsRefused):
+        if isinstance(answer, Refused):
             raise answer.as_error()
         if isinstance(answer, str):
             raise RunStopped(answer)

@@ -16,7 +16,7 @@ from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.local import LocalExecutor
 from vllm_caption.errors import RunStopped, UsageError
-from vllm_caption.messages import DriverMessage, FlagsChecked, FlagsRefused, WorkerMessage
+from vllm_caption.messages import DriverMessage, FlagsChecked, Refused, WorkerMessage
 
 
 class EngineActor:
@@ -45,12 +45,12 @@ class EngineActor:
         image: ImageConfig,
         sampling: SamplingConfig,
         question: Question,
-    ) -> FlagsChecked | FlagsRefused | str:
+    ) -> FlagsChecked | Refused | str:
         """As the executor's; errors as values."""
         try:
             return await self._executor.check_flags(flags, image, sampling, question)
         except UsageError as error:
-            return FlagsRefused.of(error)
+            return Refused.of(error)
         except RunStopped as error:
             return str(error)
 

@@ -1,0 +1,95 @@
+"""Python values → the command line of a run.
+
+Invariant: a value reaches the command line's parser as one word, or as words of which none can be
+taken for a flag; the parser alone decides whether the value is right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Final
+
+from vllm_caption.errors import UsageError
+from vllm_caption.flags import run_parser
+
+Value = (
+    str
+    | float
+    | os.PathLike[str]
+    | Sequence[str | float | os.PathLike[str]]
+    | Mapping[str, object]
+    | None
+)
+"""What a flag can be given."""
+_PRINTS_AND_EXITS: Final = ("help", "version")
+
+
+def as_arguments(values: Mapping[str, Value]) -> list[str]:
+    """The words for flags by their names, with `_` for `-`. Raises UsageError.
+
+    None: as if the flag was not given. Flags that ours do not include are vLLM's: a list becomes
+    several words, a mapping JSON, and False `--no-NAME`.
+    """
+    known = {option: action for action in run_parser()._actions for option in action.option_strings}
+    words: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            words += _words(name, value, known)
+    return words
+
+
+def _words(name: str, value: object, known: Mapping[str, argparse.Action]) -> Iterator[str]:
+    flag = f"--{name.replace('_', '-')}"
+    opposite = f"--no-{name.replace('_', '-')}"
+    action = known.get(flag)
+    if name in _PRINTS_AND_EXITS:
+        raise UsageError(flag, None, "prints and exits; call it on the command line")
+    if isinstance(value, bool):
+        if action is not None and action.nargs != 0:
+            raise UsageError(flag, value, "takes a value; it is not a switch")
+        if value and opposite not in known:
+            yield flag
+        elif not value and action is None:
+            yield opposite
+    elif action is not None and action.nargs == 0:
+        raise UsageError(flag, value, "is a switch; give True or False")
+    elif isinstance(value, Mapping):
+        yield f"{flag}={_as_json(flag, value)}"
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        yield from _list(flag, [_word(flag, each) for each in value], action)
+    else:
+        yield f"{flag}={_word(flag, value)}"
+
+
+def _list(flag: str, words: list[str], action: argparse.Action | None) -> Iterator[str]:
+    if action is None:
+        yield from (flag, *words)
+    elif action.nargs is None:  # one word with commas
+        if with_comma := next((word for word in words if "," in word), None):
+            raise UsageError(flag, with_comma, "has a comma, which separates the entries of a list")
+        yield f"{flag}={','.join(words)}"
+    else:
+        yield from (f"{flag}={word}" for word in words)
+
+
+def _word(flag: str, value: object) -> str:
+    if isinstance(value, str | os.PathLike):
+        word = os.fspath(value)
+        if isinstance(word, str) and "\0" not in word:
+            return word
+    elif not isinstance(value, bool) and isinstance(value, Real):
+        return str(value)
+    shown = repr(value)
+    kinds = "a string, a number, a path, or a list of these"
+    raise UsageError(flag, shown[:200], f"cannot be given; give {kinds}")
+
+
+def _as_json(flag: str, value: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(flag, None, f"cannot be written as JSON ({error})") from None

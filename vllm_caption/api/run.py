@@ -1,0 +1,212 @@
+"""`caption`: one run, as a process of its own that this one waits for.
+
+So nothing of the caller changes (signal handlers, environment, event loops, descriptors, fork
+servers), and a run has a main thread for its signals wherever it is called.
+
+Invariants: the call returns after its process has ended; Ctrl+C reaches that process through this
+one alone, and is raised again when it has drained.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TextIO
+
+import msgspec
+
+from vllm_caption.api.arguments import Value, as_arguments
+from vllm_caption.api.table import read
+from vllm_caption.errors import EXIT_INTERRUPTED, RunStopped
+from vllm_caption.messages import Refused, RunEnded, RunFailed, RunMessage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHILD: Final = "vllm_caption.api.child"
+_CODE: Final = (
+    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n');"
+    " from {module} import main; main(*sys.argv[1:])"
+)
+"""What Python is started with: it finds modules where this process does, and never imports the main
+module of this process."""
+_CHUNK_BYTES: Final = 65536
+Readers = dict[int, Callable[[bytes], object]]
+"""Descriptor → what takes the bytes that are read there."""
+_decoder: msgspec.msgpack.Decoder[RunMessage] = msgspec.msgpack.Decoder(RunMessage)
+
+
+class RunResult(RunEnded, frozen=True, kw_only=True, dict=True, tag="RunEnded"):
+    """How a run ended: the counts of its summary, and where its captions are.
+
+    `exit_code`: 0 all items have a caption, 1 some failed, 130 interrupted by a signal that was
+    sent to the process of the run. `items` were found in the input; of these `captioned` have a
+    caption now, `captioned_now` of them by this run, `failed` have none, and `not_tried` were left
+    when it was interrupted. `documents` were read, `skipped_documents` of them left out.
+    `failures`: kind → items; `flags`: broken rule → captions of this run. `seconds`: from start to
+    end; `prompt_tokens` and `output_tokens` of this run.
+    """
+
+    output: Path
+    """The output folder, absolute."""
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The last row of every item of the output folder, read when first asked for: `read`."""
+        return read(self.output)
+
+
+def caption(
+    input: str | os.PathLike[str] | None = None,
+    *,
+    output: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
+    prompt: str | os.PathLike[str] | None = None,
+    **flags: Value,
+) -> RunResult:
+    """Caption everything in the input that is not done; returns when it is, or raises.
+
+    Args:
+        input: what to caption; without it, manifests, by `jsons=`, `json_detail=`, `images_root=`.
+        output: folder of captions; an earlier run's is continued.
+        model: name or folder; the command line's default without it. `"demo"` is the bundled one.
+        prompt: a prompt file, or the name of one in prompts/.
+        **flags: every other flag of `python -m vllm_caption --help`, with `_` for `-`, and every
+            engine flag of vLLM. A switch takes True or False, a list a list (`skip_types=["A"]`,
+            `stop=["."]`), JSON a dict; None is the default. Units are the command line's: seconds
+            for timeouts, pixels for sizes, tokens for `max_tokens`.
+
+    Progress is written to `sys.stderr` and the summary to `sys.stdout`, as on the command line.
+    The run is a process of its own: call this from any thread, inside a running event loop, and
+    without a main guard. It ends with this process. Ctrl+C finishes the items in flight (twice:
+    stops now), then KeyboardInterrupt is raised; what is finished is kept, and the next call
+    resumes.
+
+    Raises:
+        UsageError: a setting, or an input of which nothing can be taken; nothing was captioned.
+        RunStopped: the run could not go on (no engine left, disk full); what is finished is kept.
+    """
+    given = {"input": input, "output": output, "model": model, "prompt": prompt}
+    arguments = as_arguments({**given, **flags})
+    folder = Path(str(output)).expanduser().absolute()
+    message = _run(arguments)
+    if isinstance(message, Refused):
+        raise message.as_error()
+    if isinstance(message, RunFailed):
+        raise RunStopped(message.error)
+    return RunResult(output=folder, **msgspec.structs.asdict(message))
+
+
+def _run(arguments: list[str]) -> RunMessage:
+    """Run one command line to its end."""
+    ours, theirs = os.pipe()
+    answer = bytearray()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, ours)
+        try:
+            process = stack.enter_context(_start(arguments, theirs))
+        finally:
+            os.close(theirs)
+        readers: Readers = {ours: answer.extend}
+        for pipe, stream in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            if pipe is not None:
+                readers[pipe.fileno()] = _Writer(stream)
+        _relay(process, readers, until=ours)
+    try:
+        return _decoder.decode(answer)
+    except msgspec.DecodeError:
+        raise RunStopped(_died(process.returncode)) from None
+
+
+def _start(arguments: list[str], answer: int) -> subprocess.Popen[bytes]:
+    path = "\n".join(entry or str(Path.cwd()) for entry in sys.path if isinstance(entry, str))
+    words = [path, str(os.getpid()), str(answer), *arguments]
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _CODE.format(module=CHILD), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=_target(sys.stdout, sys.__stdout__),
+            stderr=_target(sys.stderr, sys.__stderr__),
+            pass_fds=[answer],
+            start_new_session=True,  # a terminal's Ctrl+C reaches it through this process, once
+        )
+    except OSError as error:  # also where the arguments are longer than the system takes
+        raise RunStopped(f"the process of the run cannot be started: {error.strerror}") from None
+
+
+def _target(stream: TextIO | None, original: TextIO | None) -> int | None:
+    """Where the run writes: to this process' own stream, or through this process to whatever
+    stands in its place (a notebook's cell, `redirect_stdout`)."""
+    if stream is None:
+        return subprocess.DEVNULL
+    if stream is not original:
+        return subprocess.PIPE
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    return None
+
+
+class _Writer:
+    """Bytes of the run → text on a stream of this process, which may no longer take any."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def __call__(self, data: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(self._decoder.decode(data))
+            self._stream.flush()
+
+
+def _relay(process: subprocess.Popen[bytes], readers: Readers, until: int) -> None:
+    """Hand on what the process writes until it ends, which closes ``until``.
+
+    Whatever is raised meanwhile (KeyboardInterrupt, or by a signal handler of the caller) has the
+    process drain, the second time leave at once, and is raised again when it has ended.
+    """
+    try:
+        with selectors.DefaultSelector() as selector:
+            for descriptor in readers:
+                os.set_blocking(descriptor, False)
+                selector.register(descriptor, selectors.EVENT_READ)
+            is_open = True
+            while is_open:
+                for key, _ in selector.select():
+                    if not _read(key.fd, readers):
+                        selector.unregister(key.fd)
+                        is_open = is_open and key.fd != until
+        process.wait()
+        for descriptor in readers:
+            _read(descriptor, readers)
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        _relay(process, readers, until)
+        raise
+
+
+def _read(descriptor: int, readers: Readers) -> bool:
+    """Read what is there; False at the end."""
+    with contextlib.suppress(BlockingIOError):
+        while data := os.read(descriptor, _CHUNK_BYTES):
+            readers[descriptor](data)
+        return False
+    return True
+
+
+def _died(exit_code: int) -> str:
+    """Why there is no answer from the process."""
+    if exit_code == EXIT_INTERRUPTED:
+        return "interrupted before it began"
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"the process of the run was killed ({name}); run again: what is finished is kept"
+    return f"internal error (exit code {exit_code}, traceback above)"

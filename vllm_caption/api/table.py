@@ -1,0 +1,42 @@
+"""The manifest of an output folder as one table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_caption.config import check_folder
+from vllm_caption.errors import RunStopped, of_system
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def read(output: str | os.PathLike[str]) -> pa.Table:
+    """The last row of every item in an output folder, in the order of the documents.
+
+    One row per item that was captioned or has failed, with the columns of docs/manifest.md:
+    `file`, `status` (`captioned` or `failed`), `caption` (null where it failed), `error_kind`, ….
+    Sizes are in pixels, times in seconds, `finished_at` is UTC. The table is complete at this
+    moment also while a run writes to the folder, and includes shards that are not merged yet; a
+    folder in which nothing has finished yet gives a table of no rows.
+
+    A million rows take about 1 GB of memory. `pyarrow.dataset` or DuckDB on
+    `OUTPUT/manifest.parquet` reads parts of a larger manifest.
+
+    Raises:
+        UsageError: there is no such folder.
+        RunStopped: a part of the manifest is damaged or cannot be read.
+    """
+    from vllm_caption.store.reader import FolderRows, read_folder
+    from vllm_caption.store.rows import SCHEMA
+
+    root = Path(output).expanduser()
+    check_folder("--output", root, "the folder that a run wrote")
+    try:
+        return read_folder(root, lambda folder: FolderRows.last(folder, SCHEMA.names))
+    except RunStopped:
+        raise
+    except OSError as error:
+        raise of_system(error) from error
