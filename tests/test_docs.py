@@ -1,8 +1,8 @@
 """The commands in README.md and docs/*.md do what is shown.
 
-A fenced block of the kind `console` is run: lines that begin with `$ ` (and go on after a `\\`, or up
-to END after `<<'END'`) are commands, the lines below them their output. Numbers may differ; a line
-`…` stands for any lines.
+A fenced block of the kind `console` is run: lines that begin with `$ ` (and go on after a `\\`, or
+up to END after `<<'END'`) are commands, the lines below them their output. Numbers may differ; a
+line `…` stands for any lines.
 The blocks of a page run in one shell, in a folder of their own that has the repository's `prompts`
 and `vllm_caption`. Runs of the job get fake engines; all other commands are the real ones.
 """
