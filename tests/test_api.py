@@ -270,9 +270,9 @@ def test_example_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(import vllm_caption\n.*?)```", page, re.DOTALL)
-    example = example.replace("Qwen/Qwen2.5-VL-7B-Instruct", "demo")
+    (tmp_path / "raw").rename(tmp_path / "images")
     names: dict[str, Any] = {}
-    exec(example.replace("/root/dataset/raw", "raw"), names)
+    exec(example.replace("Qwen/Qwen2.5-VL-7B-Instruct", "demo"), names)
     assert capsys.readouterr().out.endswith("\n3 0\n")
     assert names["table"].num_rows == 3
 

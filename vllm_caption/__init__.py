@@ -2,8 +2,7 @@
 
     import vllm_caption
 
-    run = vllm_caption.caption(output="captions", jsons="jsons", json_detail="json_detail",
-                               images_root="raw", model="Qwen/Qwen2.5-VL-7B-Instruct")
+    run = vllm_caption.caption("images", output="captions", model="Qwen/Qwen2.5-VL-7B-Instruct")
     run.captioned, run.failed       # int, int
     run.table                       # pyarrow.Table, one row per item
     vllm_caption.read("captions")   # the same table, later

@@ -75,7 +75,8 @@ def caption(
     """Caption everything in the input that is not done; returns when it is, or raises.
 
     Args:
-        input: what to caption; without it, manifests, by `jsons=`, `json_detail=`, `images_root=`.
+        input: a folder of images, or a table of them; without it, manifests, by `jsons=`,
+            `json_detail=` and `images_root=`.
         output: folder of captions; an earlier run's is continued.
         model: name or folder; the command line's default without it. `"demo"` is the bundled one.
         prompt: a prompt file, or the name of one in prompts/.
