@@ -40,6 +40,7 @@ USERS = {
     "psutil": {"monitoring"},
     "pyarrow": {
         "api",
+        "commands.export",
         "commands.report",
         "images.containers",
         "images.object_store",
@@ -53,7 +54,7 @@ USERS = {
     "yaml": {"captions.prompt"},
 }
 """Library → the modules, or whole packages, that may import it."""
-COMMANDS = ("run", "doctor", "plan", "status", "verify", "report", "merge", "demo")
+COMMANDS = ("run", "doctor", "plan", "status", "verify", "report", "merge", "export", "demo")
 HEAVY = ("vllm", "torch", "transformers", "ray")
 MAX_MODULES = 13
 

@@ -90,6 +90,10 @@ def _run_command(command: str, arguments: list[str]) -> int:
             from vllm_caption.commands.merge import run_merge
 
             return run_merge(arguments)
+        case "export":
+            from vllm_caption.commands.export import run_export
+
+            return run_export(arguments)
         case "status":
             from vllm_caption.commands.status import run_status
 

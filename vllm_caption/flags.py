@@ -35,7 +35,9 @@ from vllm_caption.config import (
 from vllm_caption.engine_flags import check_parallel_flags
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
 
-COMMANDS: Final = ("run", "demo", "doctor", "plan", "status", "verify", "report", "merge")
+COMMANDS: Final = (
+    *("run", "demo", "doctor", "plan", "status", "verify", "report", "merge", "export"),
+)
 """The first word of a command line; `run` may be left out."""
 _REDO_FLAGS: Final = {
     "redo_files": "--redo-file",
@@ -44,7 +46,8 @@ _REDO_FLAGS: Final = {
 }
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 EPILOG = """\
-other commands, each with its own --help: doctor, plan, status, verify, report, merge, demo.
+other commands, each with its own --help: doctor, plan, status, verify, report,
+merge, export, demo.
 
 all other flags go to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
 are checked before anything starts; see `vllm serve --help=all`.

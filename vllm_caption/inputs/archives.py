@@ -81,12 +81,12 @@ class Archives:
     def _row(self, opened: tarfile.TarFile, members: Iterable[tarfile.TarInfo]) -> dict[str, Any]:
         row: dict[str, Any] = {}
         for member in members:
-            suffix = os.path.splitext(member.name)[1].lower()  # noqa: PTH122
-            if suffix not in (".json", ".txt") or member.size > MAX_TEXT_BYTES:
+            ending = member.name.rpartition(".")[2].lower()
+            if ending not in ("json", "txt") or member.size > MAX_TEXT_BYTES:
                 continue
             held = opened.extractfile(member)
             text = held.read() if held is not None else b""
-            if suffix == ".txt":
+            if ending == "txt":
                 row["txt"] = text.decode("utf-8", "replace")
                 continue
             try:

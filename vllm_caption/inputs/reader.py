@@ -124,7 +124,7 @@ class InputReader:
             return None
         counts.shape_references += 1
         try:
-            file = _usable_name(element)
+            file = usable_name(element)
         except ItemError as error:
             if self._shard is not None and not self._shard.takes(f"{document.name}[{index}]"):
                 return None
@@ -149,7 +149,7 @@ def no_type_skipped(*skip_types: str) -> str:
     )
 
 
-def _usable_name(element: Element) -> str:
+def usable_name(element: Element) -> str:
     """The `file` of an element, unchanged. Raises ItemError."""
     entry = element.entry
     if element.fault is not None:

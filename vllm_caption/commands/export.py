@@ -1,0 +1,220 @@
+"""``export``: a record per element of the input, with its caption, in a file that others read.
+
+Invariants: the output folder is only read, so that an export may run beside a run; every element of
+the input that is not skipped by its type has its record, in the input's order, also where it failed
+or was never tried; the file is seen whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vllm_caption.config import ALL_COLUMNS, InputConfig
+from vllm_caption.errors import EXIT_OK, ItemError, UsageError
+from vllm_caption.flags import (
+    Parser,
+    add_input,
+    add_output_folder,
+    make_input_config,
+    parse_path,
+)
+from vllm_caption.formatting import counted
+from vllm_caption.inputs.choice import open_source
+from vllm_caption.inputs.reader import usable_name
+from vllm_caption.inputs.source import Element, Group
+from vllm_caption.items import SkippedDocument
+from vllm_caption.store.reader import FolderRows, read_folder
+from vllm_caption.store.rows import SCHEMA
+
+SUFFIXES: Final = (".jsonl", ".csv", ".parquet")
+METADATA: Final = "metadata.jsonl"
+"""Under this name `datasets.load_dataset("imagefolder")` reads a file, with `file_name` in it."""
+RESULT: Final = ("caption", "flags", "error_kind", "error")
+"""What a row says of an item; null where nothing is recorded."""
+_OPTIONAL: Final = tuple(name for name in ("structured",) if name in SCHEMA.names)
+_PREFIX: Final = "input_"
+_BATCH: Final = 10_000
+
+Record = dict[str, Any]
+
+
+def run_export(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code. Raises UsageError."""
+    options = _parser().parse_args(arguments)
+    target: Path = options.file
+    if target.suffix not in SUFFIXES:
+        raise UsageError("FILE", target, f"ends in none of {', '.join(SUFFIXES)}")
+    if not target.absolute().parent.is_dir():
+        raise UsageError("FILE", target, "is in a folder that does not exist; create it first")
+    config = replace(make_input_config(vars(options)), columns=(ALL_COLUMNS,))
+    source = open_source(config)
+    source.check()
+    if not options.output.is_dir():
+        raise UsageError("--output", options.output, "is not a folder; name one that a run wrote")
+    results = _Results(options.output)
+    number = write(target, _records(config, results, target.name == METADATA))
+    print(f"{counted(number, 'record')}, {results.num_used:,} with a caption: {target}", flush=True)
+    return EXIT_OK
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="vllm-caption export",
+        description="Write one record per element of the input, with its caption, its flags or its"
+        " error, and the columns of a table that is the input.",
+        epilog="exit codes: 0 written; 2 usage or configuration; 130 interrupted.",
+    )
+    text = f"ends in {', '.join(SUFFIXES)}; as {METADATA} in the folder of the images, the library"
+    text += ' datasets reads it with them (`load_dataset("imagefolder", data_dir=...)`)'
+    parser.add_argument("file", type=parse_path, metavar="FILE", help=text)
+    add_input(parser.add_argument_group("input"))
+    add_output_folder(parser.add_argument_group("output"))
+    return parser
+
+
+class _Results:
+    """The last row of each item, in columns: a million take some hundred megabytes."""
+
+    def __init__(self, root: Path) -> None:
+        columns = ("file", "status", *RESULT, *_OPTIONAL)
+        tables = read_folder(root, partial(_tables, columns))
+        self._rows = pa.concat_tables(tables).combine_chunks()
+        self._places = {file: n for n, file in enumerate(self._rows["file"].to_pylist())}
+        self.num_used = 0
+
+    def of(self, file: str) -> Record:
+        """What there is of an item; a caption only where it is one."""
+        place = self._places.get(file)
+        if place is None:
+            return dict.fromkeys((*RESULT, *_OPTIONAL))
+        found = {name: self._rows[name][place].as_py() for name in (*RESULT, *_OPTIONAL)}
+        self.num_used += found["caption"] is not None
+        return found | {"flags": ",".join(found["flags"] or ()) or None}
+
+
+def _tables(columns: Sequence[str], rows: FolderRows) -> list[pa.Table]:
+    return list(rows.tables(columns))
+
+
+def _records(config: InputConfig, results: _Results, for_datasets: bool) -> Iterator[Record]:
+    skip_types = frozenset(name.casefold() for name in config.skip_types)
+    for group in open_source(config).documents():
+        if isinstance(group, SkippedDocument):
+            continue
+        for index, element in enumerate(group.elements, group.first_index):
+            if element.element_type.casefold() not in skip_types:
+                yield _record(group, index, element, results, for_datasets)
+
+
+def _record(
+    group: Group, index: int, element: Element, results: _Results, for_datasets: bool
+) -> Record:
+    file = ""
+    with suppress(ItemError):
+        file = usable_name(element)
+    ours: Record = {"file_name" if for_datasets else "file": file or None}
+    if element.item_id is not None:
+        ours["item_id"] = element.item_id
+    if element.row is None:
+        ours |= {"document": group.document.name, "element_index": index}
+        ours |= {"element_type": element.element_type or None}
+    found = results.of(file)
+    if element.fault is not None:
+        found |= {"error_kind": "bad_name", "error": element.fault}
+    ours |= found
+    theirs = {
+        f"{_PREFIX}{name}" if name in ours else name: value
+        for name, value in (element.row or {}).items()
+    }
+    return {**theirs, **ours}
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def write(target: Path, records: Iterable[Record]) -> int:
+    """Write the records; returns how many. Raises UsageError."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as opened:
+            number = _WRITERS[target.suffix](opened, iter(records))
+        temporary.replace(target)
+    except OSError as error:
+        raise UsageError("FILE", target, f"cannot be written ({error.strerror})") from error
+    except pa.ArrowException as error:
+        remedy = f"a column holds values of several types ({error}); export to .jsonl"
+        raise UsageError("FILE", target, remedy) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return number
+
+
+def _write_lines(opened: IO[bytes], records: Iterator[Record]) -> int:
+    number = 0
+    for record in records:
+        opened.write(msgspec.json.encode(record) + b"\n")
+        number += 1
+    return number
+
+
+def _write_csv(opened: IO[bytes], records: Iterator[Record]) -> int:
+    """The columns are those of the first records; CSV has no others."""
+    first = list(islice(records, _BATCH))
+    names = list(dict.fromkeys(name for record in first for name in record))
+    lines = _Lines(opened)
+    writer = csv.DictWriter(lines, names, extrasaction="ignore")
+    writer.writeheader()
+    number = 0
+    for record in chain(first, records):
+        writer.writerow({name: _in_cell(value) for name, value in record.items()})
+        number += 1
+    return number
+
+
+class _Lines:
+    """Text for `csv`, as UTF-8."""
+
+    def __init__(self, opened: IO[bytes]) -> None:
+        self._opened = opened
+
+    def write(self, text: str) -> None:
+        self._opened.write(text.encode("utf-8", "replace"))
+
+
+def _in_cell(value: object) -> object:
+    return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
+
+
+def _write_parquet(opened: IO[bytes], records: Iterator[Record]) -> int:
+    writer: pq.ParquetWriter | None = None
+    number = 0
+    while batch := list(islice(records, _BATCH)):
+        table = pa.Table.from_pylist(batch, None if writer is None else writer.schema)
+        if writer is None:
+            writer = pq.ParquetWriter(opened, _without_nulls(table.schema))
+        writer.write_table(table.cast(writer.schema))
+        number += len(batch)
+    if writer is not None:
+        writer.close()
+    return number
+
+
+def _without_nulls(schema: pa.Schema) -> pa.Schema:
+    """A column of nothing so far is one of text."""
+    fields = (f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in schema)
+    return pa.schema(list(fields))
+
+
+_WRITERS: Final = {".jsonl": _write_lines, ".csv": _write_csv, ".parquet": _write_parquet}
