@@ -6,6 +6,9 @@ gap between two operations is hit. With `--faulty`, each 50th operation of each 
 also fails with EIO once (needs a C compiler). After every kill: nothing of the run is alive, no
 .txt is torn, empty, foreign or touched again, no row is without its .txt. A run that gets through
 must have every item in one row, and nothing temporary left; then a new input begins.
+
+With `--no-txt` the rows are the captions: none that was appended to the journal may be gone or made
+again.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -66,6 +70,7 @@ class Chaos:
     longest_s: float = 1.0
     most_events: int = 200
     faulty: bool = False
+    no_txt: bool = False
 
     def run(self, kills: int) -> None:
         """Runs until so many of them were killed, and the last input is complete."""
@@ -76,11 +81,10 @@ class Chaos:
         folder = self.work / f"input_{self.rounds}"
         good, twins = make_chaos_input(folder)
         output = folder / "out"
-        stamps: dict[str, tuple[int, int]] = {}
+        stamps: dict[str, tuple[object, ...]] = {}
         while True:
             code = self._one_run(folder, output, kill=self.kills < kills)
-            check_what_is_left(output, twins)
-            now = {str(path): stamp(path) for path in output.rglob("*.txt")}
+            now = self._what_is_left(output, twins)
             changed = [path for path, was in stamps.items() if now.get(path) != was]
             assert not changed, f"captioned again, or gone: {changed}"
             stamps = now
@@ -96,9 +100,9 @@ class Chaos:
             for file, row in made.items()
             if file in good and file not in captioned
         }
-        assert captioned == set(captions(output)) == set(good), (
-            f"{failed=}, {len(captions(output))} files"
-        )
+        texts = set(captions(output))
+        assert texts == (set() if self.no_txt else captioned), f"{failed=}, {len(texts)} files"
+        assert captioned == set(good), f"{failed=}"
         assert len(made) == len(good) + NUM_ABSENT
         assert not (output / "journal.jsonl").read_bytes()
         below = (path.relative_to(output) for path in output.rglob("*"))
@@ -106,13 +110,25 @@ class Chaos:
         assert not left, f"{left}: {said}"
         self.rounds += 1
 
+    def _what_is_left(self, output: Path, twins: dict[str, str]) -> dict[str, tuple[object, ...]]:
+        """Each caption, with what changes when it is made again."""
+        if not self.no_txt:
+            check_what_is_left(output, twins)
+            return {str(path): stamp(path) for path in output.rglob("*.txt")}
+        assert not list(output.rglob("*.txt"))
+        found = captioned_rows(output)
+        for file, (text, *_) in found.items():
+            check_text(file, text, twins)
+        return found
+
     def _one_run(self, folder: Path, output: Path, *, kill: bool) -> int:
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
         by_event = kill and self.random.random() < 0.5
         last_event = self.random.randrange(self.most_events) if by_event else None
         began = time.monotonic()
         faults = self._faults(output) if self.faulty else ()
-        driver = start_driver(folder, output, mark, last_event, faults)
+        flags = ("--no-txt",) if self.no_txt else ()
+        driver = start_driver(folder, output, mark, last_event, faults, flags)
         if kill and not by_event:
             end_within(driver, self.random.uniform(0.05, self.longest_s))
         code = wait(driver)
@@ -135,7 +151,12 @@ class Chaos:
 
 
 def start_driver(
-    folder: Path, output: Path, mark: str, last_event: int | None, faults: tuple[Fault, ...]
+    folder: Path,
+    output: Path,
+    mark: str,
+    last_event: int | None,
+    faults: tuple[Fault, ...],
+    more: tuple[str, ...],
 ) -> int:
     """Fork a driver; it kills itself before its file operation number ``last_event``."""
     pid = os.fork()
@@ -153,7 +174,7 @@ def start_driver(
     flags = ("--checkpoint-interval=7", "--max-num-seqs=2", "-dp=2", "--quiet")
     code = UNFORESEEN
     try:  # an exception must not leave this function a second time, in the driver's process
-        code = fake_main(*input_flags(folder), f"--output={output}", *flags)
+        code = fake_main(*input_flags(folder), f"--output={output}", *flags, *more)
     except BaseException:  # noqa: BLE001 - whatever it is, the test is to show it
         traceback.print_exc()
     os._exit(code)
@@ -231,9 +252,7 @@ def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
     """No .txt that is torn, empty or foreign; no row without its .txt."""
     texts = captions(output)
     for file, text in texts.items():
-        group = {file, twins.get(file), *(twin for twin, of in twins.items() if of == file)}
-        others = {twin for twin, of in twins.items() if of == twins.get(file)}
-        assert text in {f"caption of {name}" for name in group | others}, (file, text)
+        check_text(file, text, twins)
     recorded: dict[str, str | None] = {}
     if (output / "manifest.parquet").exists():
         recorded = {file: row["caption"] for file, row in rows(output).items()}
@@ -241,6 +260,31 @@ def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
     recorded |= {row.file: row.caption for row in journal}
     for file, caption in recorded.items():
         assert texts.get(file) == caption, (file, caption)
+
+
+def check_text(file: str, text: object, twins: dict[str, str]) -> None:
+    """A caption is that of its image, or of a copy."""
+    group = {file, twins.get(file), *(twin for twin, of in twins.items() if of == file)}
+    others = {twin for twin, of in twins.items() if of == twins.get(file)}
+    assert text in {f"caption of {name}" for name in group | others}, (file, text)
+
+
+def captioned_rows(output: Path) -> dict[str, tuple[object, ...]]:
+    """file → caption, and the moment and the run that made it, from parts and journal."""
+    made: dict[str, tuple[object, ...]] = {}
+    if (output / "manifest.parquet").exists():
+        for file, row in rows(output).items():
+            if row["status"] == "captioned":
+                made[file] = row["caption"], us(row["finished_at"]), row["run_id"]
+    for row in read_journal(output).rows:
+        if row.status == "captioned":
+            made[row.file] = row.caption, row.finished_at, row.run_id
+    return made
+
+
+def us(moment: datetime) -> int:
+    """Microseconds since 1970."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -255,6 +299,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faulty", action="store_true", help="the disk fails for moments, too")
+    parser.add_argument("--no-txt", action="store_true", help="the rows are the captions")
     arguments = parser.parse_args()
     if arguments.faulty and "FAULTY_DISK" not in os.environ:
         again = [sys.executable, "-c", "import chaos; chaos.main()", *sys.argv[1:]]
@@ -263,7 +308,12 @@ def main() -> None:
     importlib.import_module("vllm_caption.job")  # once, not in every driver
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        chaos = Chaos(random.Random(arguments.seed), Path(work), faulty=arguments.faulty)
+        chaos = Chaos(
+            random.Random(arguments.seed),
+            Path(work),
+            faulty=arguments.faulty,
+            no_txt=arguments.no_txt,
+        )
         chaos.run(arguments.kills)
     spread = ", ".join(f"{number} with {what}" for what, number in sorted(chaos.left.items()))
     print(

@@ -23,12 +23,12 @@ from vllm_caption.engines.model_folder import resolve_model
 from vllm_caption.monitoring.gpu_devices import GpuDriver
 
 FLAGS_OF_RUN = """
---checkpoint-interval --data-parallel-size --drain-timeout --executor
+--caption-name --checkpoint-interval --data-parallel-size --drain-timeout --executor
 --frequency-penalty --id-column --ignore-eos --image-column --images-root --input
 --item-timeout --json-detail --jsons --limit
 --log-file --log-json
 --max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-same-errors
---max-side --max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --output
+--max-side --max-tokens --min-pixels --min-tokens --model --no-checks --no-dedup --no-txt --output
 --overwrite-edited --pilot --pipeline-parallel-size --prepare-threads --presence-penalty --prompt
 --quiet --ray-address --redo --redo-file --redo-kind --repetition-penalty --seed --shard
 --skip-types --stall-timeout --start-timeout --stop --temperature --tensor-parallel-size --top-k

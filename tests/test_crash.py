@@ -56,14 +56,18 @@ def assert_all_captioned(folder: Path, files: list[str]) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("kills", "faulty"),
-    [(50, ()), pytest.param(10, ("--faulty",), marks=needs_compiler, id="on a faulty disk")],
+    ("kills", "options"),
+    [
+        (50, ()),
+        pytest.param(10, ("--no-txt",), id="without .txt files"),
+        pytest.param(10, ("--faulty",), marks=needs_compiler, id="on a faulty disk"),
+    ],
 )
 def test_driver_killed_at_random_instants_loses_tears_and_repeats_nothing(
-    kills: int, faulty: tuple[str, ...]
+    kills: int, options: tuple[str, ...]
 ) -> None:
     # As a module: of a script, each worker process would import all that it imports.
-    command = [sys.executable, "-c", "import chaos; chaos.main()", f"--kills={kills}", *faulty]
+    command = [sys.executable, "-c", "import chaos; chaos.main()", f"--kills={kills}", *options]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     halves = [
         subprocess.Popen([*command, f"--seed={seed}"], cwd=HERE, **pipes)

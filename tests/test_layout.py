@@ -17,6 +17,7 @@ NAMES = {
     layout.DAMAGED_PARTS,
     layout.JOURNAL,
     layout.DOCUMENTS,
+    layout.NAMING,
     layout.RECIPES,
     layout.STATUS,
     layout.SAMPLES,
@@ -62,6 +63,7 @@ def test_no_other_module_spells_a_name_of_the_output_folder() -> None:
         "recipes.json",
         ".recipes.json.tmp",
         "recipes.json.damaged",
+        "captions.json",
         "status.json",
         ".status.json.tmp",
         "monitor.parquet",
@@ -83,6 +85,31 @@ def test_no_caption_may_need_a_folder_with_a_name_of_the_job(name: str) -> None:
     assert layout.is_reserved(f"{name}/a.png")
     assert not layout.is_reserved(f"d/{name}/a.png")
     assert not layout.is_reserved(name)
+
+
+@pytest.mark.parametrize(
+    ("file", "by_stem"),
+    [
+        ("x.png", "x.txt"),
+        ("d.1/x.png", "d.1/x.txt"),
+        ("a.b.png", "a.b.txt"),
+        ("x", "x.txt"),
+        ("d.1/x", "d.1/x.txt"),
+        (".png", ".png.txt"),
+        ("d/.png", "d/.png.txt"),
+        ("d/..png", "d/..png.txt"),
+        ("x.", "x.txt"),
+        ("x.txt", "x.txt.txt"),
+        ("x.TXT", "x.TXT.txt"),
+        ("x.txt.png", "x.txt.txt"),
+        ("status.json", "status.txt"),
+        ("manifest.parquet", "manifest.txt"),
+        ("图形/é.png", "图形/é.txt"),
+    ],
+)
+def test_caption_is_named_after_the_whole_file_or_after_its_stem(file: str, by_stem: str) -> None:
+    assert layout.caption_name(file) == f"{file}.txt"
+    assert layout.caption_name(file, "stem") == by_stem
 
 
 @pytest.mark.parametrize("file", ["logs/a.png", "shards/a.png", "manifest.parquet.png/b.png"])
@@ -115,6 +142,7 @@ def test_shard_is_found_in_the_folder_that_it_keeps(tmp_path: Path) -> None:
         ("shards/0001-of-0008/.status.json.tmp", True),
         (".report.html.4711.tmp", True),
         (".compare.html.4711.tmp", True),
+        (".captions.json.3.tmp", True),
         (layout.PROBE, True),
         ("d0/.0123456789abcdef0123.tmp", True),
         ("d0/.status.json.tmp", False),

@@ -293,6 +293,7 @@ def test_plan_agrees_with_the_run_on_what_is_left(tmp_path: Path, flags: list[st
     )
     assert (items.spared, items.gone) == (found.num_spared, found.num_gone)
     refused = [row.error_kind for row in found.rows if row.status == "failed"]
+    refused += [failure.kind for failure in found.refused]
     kept = [kind for kind, _ in found.failures_kept]
     assert kinds(items.problems) == Counter([*refused, *kept])
 

@@ -25,6 +25,8 @@ REMOTE_WINDOW_FACTOR: Final = 4
 """The same for images that come over a network, where as many again are in transit."""
 
 ExecutorName = Literal["local", "ray"]
+CaptionName = Literal["file", "stem", "none"]
+"""How the .txt of an image is named: x.png.txt, x.txt, or none is written."""
 Redo = Literal["stale", "failed", "flagged", "all"]
 
 _SHARD: Final = re.compile(r"(\d+)/(\d+)")
@@ -83,6 +85,8 @@ class Shard:
 
     index: int
     count: int
+    by_stem: bool = field(default=False, compare=False)
+    """Names that differ only in their ending, whose captions may meet, are in one shard."""
 
     @staticmethod
     def parse(text: str) -> Shard:
@@ -95,6 +99,8 @@ class Shard:
     def takes(self, name: str) -> bool:
         """Whether the item of this name is in this shard. The CRC-32 of the name decides, so a name
         is in the same shard on every machine, whatever else is in the input."""
+        if self.by_stem:
+            name = os.path.splitext(name)[0]  # noqa: PTH122 (a name, and many of them)
         return crc32(name.encode(errors="surrogatepass")) % self.count == self.index - 1
 
     def __str__(self) -> str:
@@ -127,6 +133,12 @@ class InputConfig:
     type_column: str | None = None
     columns: tuple[str, ...] = ()
     without: tuple[Path, ...] = ()
+
+    def named(self, naming: CaptionName) -> InputConfig:
+        """The same input for captions of this naming: those that may meet are in one shard."""
+        if self.shard is None:
+            return self
+        return replace(self, shard=replace(self.shard, by_stem=naming == "stem"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +245,8 @@ class ResumeConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """All settings of one run. ``arguments``: the command line that they come from."""
+    """All settings of one run. ``caption_name``: None is as the output folder was begun;
+    ``arguments``: the command line that they come from."""
 
     input: InputConfig = field(default_factory=InputConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -241,6 +254,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     output: Path = Path("shape_descriptions")
+    caption_name: CaptionName | None = None
     prompt: str = "shape-brief"
     checks: bool = True
     dedup: bool = True

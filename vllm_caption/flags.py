@@ -159,6 +159,13 @@ def add_output_folder(group: Any) -> None:
 
 def _add_output(group: Any, run: RunConfig) -> None:
     add_output_folder(group)
+    naming = group.add_mutually_exclusive_group()
+    text = "x.png.txt (file) or x.txt (stem); default: as the output folder has it, else file"
+    _add(naming, run, "caption_name", text, choices=("file", "stem"))
+    text = "write no .txt files: the captions are in the manifest alone"
+    naming.add_argument(
+        "--no-txt", dest="caption_name", action="store_const", const="none", help=text
+    )
     _add(group, run, "checkpoint_interval", "rows per Parquet part", type=positive)
     text = "caption these again, but nothing that a person wrote; goes on where it was interrupted"
     _add(group, run.resume, "redo", text, choices=get_args(Redo))

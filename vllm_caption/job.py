@@ -14,6 +14,7 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
@@ -65,6 +66,7 @@ from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.scheduling.same_errors import SameErrors
 from vllm_caption.store.layout import REDO, STATUS
+from vllm_caption.store.naming import naming_of_run
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
 
@@ -98,12 +100,12 @@ def run_job(config: RunConfig) -> Outcome:
 def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
     gpus = local_gpus(config.engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    make = RowMaker(
-        run_id,
-        public_root(config.input.images_root),
-        make_recipe(config.engine, prompt, config.sampling, config.image),
-    )
-    output = Output(config.output, config.checkpoint_interval, config.input.shard)
+    recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
+    choose_naming = partial(naming_of_run, asked=config.caption_name)
+    output = Output(config.output, config.checkpoint_interval, config.input.shard, choose_naming)
+    naming = output.files.naming
+    make = RowMaker(run_id, public_root(config.input.images_root), recipe, naming)
+    config = replace(config, input=config.input.named(naming))
     progress, pilot = Progress(quiet=config.quiet, log=log), None
     try:
         if config.pilot is not None:
@@ -137,6 +139,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
         output=config.output,
         state=output.root,
         shard=config.input.shard,
+        naming=naming,
     )
     if pilot and not stopped:
         steps = describe_pilot(

@@ -31,7 +31,7 @@ def row_of(file: str, **columns: Any) -> Row:
     common |= {"status": "captioned", "recipe_id": "old recipe", "run_id": "earlier"}
     common |= {"finished_at": time.time_ns() // 1000}
     if columns.get("status", "captioned") == "captioned":
-        common |= {"caption": f"caption of {file}"}
+        common |= {"caption": f"caption of {file}", "caption_path": f"{file}.txt"}
     return Row(file=file, **(common | columns))  # type: ignore[arg-type]
 
 

@@ -14,8 +14,10 @@ from typing import Any, Final
 from vllm_caption.commands.run import caption, parse_run
 from vllm_caption.demo import MODEL_NAME, SAMPLE_DIR
 from vllm_caption.engines.hardware import runs_on_cpu
-from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.layout import caption_name
+from vllm_caption.store.caption_files import open_captions
+from vllm_caption.store.layout import all_parts, caption_name
+from vllm_caption.store.naming import naming_of
+from vllm_caption.store.reader import read_captions
 
 DEFAULT_OUTPUT: Final = Path("demo_output")
 SHOWN: Final = 6
@@ -37,24 +39,32 @@ def run_demo(arguments: Sequence[str]) -> int:
     outcome = caption(config)
     labels = json.loads((SAMPLE_DIR / "labels.json").read_text("utf-8"))
     print(f"\nSome of the captions in {config.output.resolve()}\n")
-    print("\n".join(compared(CaptionFiles(config.output), labels, config.prompt)))
+    print("\n".join(compared(config.output, labels, config.prompt)))
     return outcome.exit_code
 
 
-def compared(files: CaptionFiles, labels: dict[str, Any], prompt: str) -> Iterator[str]:
+def compared(root: Path, labels: dict[str, Any], prompt: str) -> Iterator[str]:
     """Lines that show captions next to what is known of their images."""
+    naming = naming_of(root)
+    files = open_captions(root, naming)
+    captions = {file: files.read(file) for file in labels}
+    if naming == "none":
+        captions |= dict(read_captions(all_parts(root), labels))
     drawn = {f: label["captions"] for f, label in labels.items() if label["source"] == "drawn"}
     icons = {f: label["label"] for f, label in labels.items() if label["source"] != "drawn"}
-    captions = {file: files.read(file) for file in labels}
+
+    def shown(file: str) -> str:
+        return file if naming == "none" else caption_name(file, naming)
+
     if all(prompt in truths for truths in drawn.values()):
         right = sum(captions[file] == truths[prompt] for file, truths in drawn.items())
         yield f"Drawn shapes, each with the right caption below ({right} of {len(drawn)} match):"
     else:
         yield "Drawn shapes:"
     for file, truths in list(drawn.items())[:SHOWN]:
-        yield f"  {caption_name(file)}\n      {captions[file]}"
+        yield f"  {shown(file)}\n      {captions[file]}"
         if prompt in truths:
             yield f"      {truths[prompt]}"
     yield "Real icons, which the tiny model was not trained on, so it is often wrong:"
     for file, label in list(icons.items())[:SHOWN]:
-        yield f"  {caption_name(file)}\n      {captions[file]}\n      a {label}"
+        yield f"  {shown(file)}\n      {captions[file]}\n      a {label}"

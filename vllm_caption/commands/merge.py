@@ -13,16 +13,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from vllm_caption.config import RunConfig, Shard
+import msgspec
+
+from vllm_caption.config import CaptionName, RunConfig, Shard
+from vllm_caption.driver.row_maker import caption_path
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import Parser, add_output_folder, parse_path
 from vllm_caption.formatting import tally
 from vllm_caption.images.files import check_name
 from vllm_caption.monitoring.status import RunStatus, read_status
 from vllm_caption.process import say
-from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.caption_files import CaptionFiles, open_captions
 from vllm_caption.store.layout import MANIFEST, shard_folders, state_folders
 from vllm_caption.store.lock import find_holder
+from vllm_caption.store.naming import naming_of, read_naming
 from vllm_caption.store.output import Output
 from vllm_caption.store.reader import FolderRows, read_folder
 from vllm_caption.store.recipe import read_recipes
@@ -74,13 +78,16 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
     }
     lacking = (_lack(shard, read_status(shards[shard])) for shard in sorted(shards))
     merged = Merged(sorted(shards), [sentence for sentence in lacking if sentence])
-    output = Output(root, RunConfig().checkpoint_interval)
+    output = Output(
+        root, RunConfig().checkpoint_interval, choose_naming=partial(_choose_naming, folders)
+    )
     complete = False
     try:
         states = output.item_states()
         for folder in folders:
             _take_recipes(folder, output)
-            read_folder(folder, partial(_take_rows, CaptionFiles(folder), output, states, merged))
+            files = open_captions(folder, naming_of(folder))
+            read_folder(folder, partial(_take_rows, files, output, states, merged))
         merged.statuses.update(state.status for state in states.values())
         complete = True
     finally:
@@ -88,6 +95,11 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
         for note in output.take_notes():
             print(note, file=sys.stderr)
     return merged
+
+
+def _choose_naming(folders: Sequence[Path], root: Path) -> CaptionName:
+    """As the folder has it; a new one takes that of the first folder that is merged into it."""
+    return next(filter(None, map(read_naming, (root, *folders))), "file")
 
 
 def _check(folder: Path, root: Path) -> None:
@@ -130,6 +142,8 @@ def _save(row: Row, files: CaptionFiles, output: Output) -> None:
         output.save_row(row)
         return
     check_name(row.file)  # a foreign manifest may hold anything
+    placed = caption_path(row.file, output.files.naming)
+    row = msgspec.structs.replace(row, caption_path=placed)
     output.files.check_name(row.file)
     text = files.read(row.file) or row.caption
     if text is None:

@@ -33,7 +33,7 @@ from vllm_caption.scheduling.same_errors import (
     caption_error,
     engine_error,
 )
-from vllm_caption.store.folder_identity import FolderIdentity
+from vllm_caption.store.disk.folder_identity import FolderIdentity
 from vllm_caption.store.output import Output
 from vllm_caption.store.rows import Row, hash_of
 
@@ -204,8 +204,8 @@ class Recorder:
         if standing.place == "leads":
             return False
         if standing.of is not None:
-            of, text_hash = standing.of
-            caption = self._output.read_caption(of)
+            of, text_hash, kept = standing.of
+            caption = self._output.read_caption(of) if kept is None else kept
             if caption is None or hash_of(caption) != text_hash:  # somebody took or changed it
                 self._twins.lead(twin)
                 return False
@@ -312,5 +312,6 @@ class Recorder:
         file, flags = accepted.item.file, accepted.flags
         if flags:
             self._flags_of_leaders[file] = flags
-        for twin in self._twins.end(accepted.item, hash_of(result.caption)):
+        kept = result.caption if self._output.files.naming == "none" else None
+        for twin in self._twins.end(accepted.item, hash_of(result.caption), kept):
             self._fan_out(twin, file, result.caption, flags)

@@ -2,8 +2,8 @@
 
 `decide` is the one place where a run, and its plan, find out what an item needs. An item is done
 when it has a caption: a .txt that is not empty, whatever made it. A row that says "captioned" is no
-caption where the .txt is gone. A failed item is tried again; what else is captioned again is the
-user's choice.
+caption where the .txt is gone, unless no .txt files are written (--no-txt). A failed item is tried
+again; what else is captioned again is the user's choice.
 
 Invariants: what a person wrote is replaced only where the user asks for that in so many words; a
 caption that cannot be placed is refused before an engine sees its image; a rerun over files that
@@ -20,7 +20,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 from vllm_caption.config import ImageConfig, InputConfig, ResumeConfig, is_remote
 from vllm_caption.driver.nothing_taken import Unusable, no_image
@@ -70,7 +70,8 @@ class Adopt(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """Its .txt is gone, and is written again from its row: this run would make the same."""
+    """Its .txt is gone, and is written again from its row: this run would make the same. Or there
+    never was one (--no-txt), and it is written now."""
 
 
 class Caption(NamedTuple):
@@ -157,7 +158,8 @@ def decide(file: str, known: KnownItems, files: CaptionFiles, wanted: Wanted) ->
         check_name(file)
         files.check_name(file)
     except ItemError as error:
-        return Refuse(error)
+        # Its caption may be in its row alone (--no-txt); where it had a .txt, that is another's.
+        return Refuse(error, _has_caption(state) and not state.has_txt)
     try:
         if state is None or state.status != "captioned":
             need = _without_caption(file, state, files, wanted)
@@ -170,7 +172,7 @@ def decide(file: str, known: KnownItems, files: CaptionFiles, wanted: Wanted) ->
     return need
 
 
-def _has_caption(state: ItemState | None) -> bool:
+def _has_caption(state: ItemState | None) -> TypeGuard[ItemState]:
     return state is not None and state.status == "captioned"
 
 
@@ -180,7 +182,8 @@ def _with_caption(
     again, is_current = wanted.again(state), state.recipe_id in wanted.recipe_ids
     text = files.compare(file, known.trace(file), surely=again)
     if text == "gone":
-        if is_current and not again:
+        # One that never had a .txt (--no-txt) was not taken away by anybody.
+        if (is_current or not state.has_txt) and not again:
             return Restore()
         if state.error_kind is not None and wanted.is_settled(state):
             return KeepFailure(state.error_kind)

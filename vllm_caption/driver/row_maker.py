@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from vllm_caption.config import CaptionName
 from vllm_caption.items import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
 from vllm_caption.scheduling.dispatcher import Accept, GiveUp
@@ -23,6 +24,7 @@ class RowMaker:
     run_id: str
     images_root: str
     recipe: Recipe
+    naming: CaptionName = "file"
     _made_by: dict[str, str] = field(init=False)
 
     def captioned(self, accepted: Accept[Item], engine: int) -> Row:
@@ -31,7 +33,7 @@ class RowMaker:
         return self._row(
             accepted.item,
             status="captioned",
-            caption_path=caption_name(accepted.item.file),
+            caption_path=caption_path(accepted.item.file, self.naming),
             caption=result.caption,
             finish_reason=result.finish_reason,
             flags=accepted.flags,
@@ -67,14 +69,14 @@ class RowMaker:
 
     def adopted(self, item: Item, caption: str) -> Row:
         """A .txt without a row: somebody's work, kept."""
-        return adopted(item, caption, self.images_root, self.run_id)
+        return adopted(item, caption, self.images_root, self.run_id, self.naming)
 
     def same_as(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> Row:
         """The caption of a byte-identical image that was asked the same."""
         return self._row(
             twin.item,
             status="captioned",
-            caption_path=caption_name(twin.item.file),
+            caption_path=caption_path(twin.item.file, self.naming),
             caption=caption,
             flags=flags,
             same_as=of,
@@ -120,7 +122,14 @@ class RowMaker:
         object.__setattr__(self, "_made_by", made_by)
 
 
-def adopted(item: Item, caption: str, images_root: str, run_id: str) -> Row:
+def caption_path(file: str, naming: CaptionName) -> str | None:
+    """Where the .txt of a row lies, below the output folder; None where it has none."""
+    return None if naming == "none" else caption_name(file, naming)
+
+
+def adopted(
+    item: Item, caption: str, images_root: str, run_id: str, naming: CaptionName = "file"
+) -> Row:
     """The row of a .txt whose maker left none."""
     return Row(
         file=item.file,
@@ -129,7 +138,7 @@ def adopted(item: Item, caption: str, images_root: str, run_id: str) -> Row:
         element_type=item.element_type,
         item_id=item.item_id,
         image_path=f"{images_root}/{item.file}",
-        caption_path=caption_name(item.file),
+        caption_path=caption_path(item.file, naming),
         status="captioned",
         caption=caption,
         finished_at=_now_us(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.config import Shard
+from vllm_caption.config import CaptionName, Shard
 from vllm_caption.formatting import counted, duration, printable, tally, with_example
 from vllm_caption.inputs.reader import InputCounts, no_type_skipped
 from vllm_caption.items import SkippedDocument
@@ -46,12 +46,13 @@ def summarise(
     output: Path,
     state: Path,
     shard: Shard | None = None,
+    naming: CaptionName = "file",
 ) -> str:
     """Several lines. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
     lines = [*_documents(read), *_items(stats), *_captions(stats)]
     if stats.captioned:
         lines += _speed(stats, seconds)
-    return "\n".join([*lines, *_where(output, state, shard)])
+    return "\n".join([*lines, *_where(output, state, shard, naming)])
 
 
 def _documents(read: InputRead) -> Iterator[str]:
@@ -131,8 +132,12 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
     yield "Share of each engine: " + ", ".join(shares)
 
 
-def _where(output: Path, state: Path, shard: Shard | None) -> Iterator[str]:
-    yield f"Captions: {output}/{caption_name('<file>')}, manifest: {state}/{MANIFEST}"
+def _where(output: Path, state: Path, shard: Shard | None, naming: CaptionName) -> Iterator[str]:
+    if naming == "none":
+        yield f"Captions: in the manifest, {state}/{MANIFEST}"
+    else:
+        shown = "<file>" if naming == "file" else "<file without its ending>"
+        yield f"Captions: {output}/{caption_name(shown)}, manifest: {state}/{MANIFEST}"
     if shard is not None:
         yield (
             f"This was shard {shard}. When all shards are done, merge their manifests with:"

@@ -23,10 +23,12 @@ class Twin(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A caption that was made: its file, and the hash of its text, by which an edit is seen."""
+    """A caption that was made: its file, and the hash of its text, by which an edit is seen;
+    ``caption``: the text, where there is no .txt to read it from."""
 
     file: str
     text_hash: int
+    caption: str | None = None
 
 
 class Captions(Protocol):
@@ -80,14 +82,14 @@ class Twins:
             return []
         return self.end(twin.item, None)
 
-    def end(self, item: Item, text_hash: int | None) -> list[Twin]:
+    def end(self, item: Item, text_hash: int | None, caption: str | None = None) -> list[Twin]:
         """A leader's caption with this hash is on disk, or (None) it failed; returns who waited
-        for it."""
+        for it. ``caption``: its text, if it is to be kept here."""
         key = self._led.pop(item.file, None)
         if key is None:
             return []
         if text_hash is not None:
-            self._made[key] = Made(item.file, text_hash)
+            self._made[key] = Made(item.file, text_hash, caption)
         return self._waiting.pop(key)
 
 

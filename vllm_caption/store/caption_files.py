@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from vllm_caption.config import CaptionName
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import printable
 from vllm_caption.store.atomic import write_file
@@ -59,11 +60,16 @@ class CaptionFiles:
     """The .txt files below one output folder. ``file`` is an item's name in the manifests."""
 
     def __init__(
-        self, root: Path, disk: Disk | None = None, folding: Folding | None = None
+        self,
+        root: Path,
+        disk: Disk | None = None,
+        folding: Folding | None = None,
+        naming: CaptionName = "file",
     ) -> None:
         """``folding``: what the disk does not tell apart in names; by default, nothing."""
         self._root = os.fspath(root)
-        self.claims = Claims(folding or Folding())
+        self.naming: CaptionName = naming
+        self.claims = Claims(folding or Folding(), naming)
         self._disk = disk or Disk()
         self._made: set[str] = set()
 
@@ -73,17 +79,19 @@ class CaptionFiles:
         if is_reserved(self.claims.key(file)):
             reason = "its caption needs a folder with the name of a file that the job itself writes"
             raise ItemError("output_conflict", reason)
-        if len(os.fsencode(os.path.basename(file))) > MAX_NAME_BYTES - len(CAPTION_SUFFIX):
+        if len(os.fsencode(os.path.basename(self.name(file)))) > MAX_NAME_BYTES:
             reason = f"with {CAPTION_SUFFIX} the name is over {MAX_NAME_BYTES} bytes; shorten it"
             raise ItemError("bad_name", reason)
         if (other := self.claims.claim(file)) is not None:
-            reason = f"on this disk its .txt is that of {printable(other)}, whose name differs only"
-            remedy = "rename one of them, or choose another --output"
-            raise ItemError("output_conflict", f"{reason} in case or accents; {remedy}")
+            raise _met(other, same_name=self.name(file) == self.name(other))
+
+    def name(self, file: str) -> str:
+        """The caption of ``file``, below the output folder."""
+        return caption_name(file, self.naming)
 
     def path(self, file: str) -> str:
         """Where the caption of ``file`` lies."""
-        return f"{self._root}/{caption_name(file)}"
+        return f"{self._root}/{self.name(file)}"
 
     def read(self, file: str) -> str | None:
         """The caption on disk; None when there is none, or only an empty file.
@@ -191,7 +199,7 @@ class CaptionFiles:
         """
         if len(os.fsencode(self.path(file))) > MAX_PATH_BYTES:  # it could not be read by its path
             raise _too_long()
-        path = caption_name(file)
+        path = self.name(file)
         folder, name = os.path.split(path)
         temporary = temporary_caption_name(hashlib.sha1(os.fsencode(name)).hexdigest())
         temporary = f"{folder}/{temporary}" if folder else temporary
@@ -266,6 +274,48 @@ class CaptionFiles:
             yield f"{MANIFEST}/{part.name}", True
 
 
+class NoCaptionFiles(CaptionFiles):
+    """The same where there are none (--no-txt): no name is too long, none is taken, no caption was
+    edited. No .txt is read, written or missed; an item is done when its row holds a caption."""
+
+    def check_name(self, file: str) -> None:
+        """Every name will do."""
+
+    def read(self, file: str) -> str | None:
+        """Nothing."""
+        return None
+
+    def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
+        """The row is all there is."""
+        return "same"
+
+    def changed_ns(self, file: str) -> int | None:
+        """Never."""
+        return None
+
+    def inspect(self, file: str) -> Inspected:
+        """Nothing."""
+        return Inspected("gone")
+
+    def check_place(self, file: str) -> None:
+        """None is needed."""
+
+    def write(self, file: str, caption: str) -> None:
+        """The row holds it."""
+
+    def walk(self) -> Iterator[tuple[str, bool]]:
+        """Only what is being written, or was when its writer died."""
+        return (found for found in super().walk() if found[1])
+
+
+def open_captions(
+    root: Path, naming: CaptionName, disk: Disk | None = None, folding: Folding | None = None
+) -> CaptionFiles:
+    """The .txt files of a folder, by how they are named there."""
+    kind = NoCaptionFiles if naming == "none" else CaptionFiles
+    return kind(root, disk, folding, naming)
+
+
 def _read_text(path: str) -> str:
     """Of a regular file; any other might make its reader wait for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -301,6 +351,18 @@ def is_blank(text: str) -> bool:
 def _conflict() -> ItemError:
     reason = "another item's caption is a file where this one needs a folder, or the reverse"
     return ItemError("output_conflict", reason)
+
+
+def _met(other: str, *, same_name: bool) -> ItemError:
+    """``other`` has the .txt already."""
+    shown = printable(other)
+    if same_name:
+        reason = f"its .txt is that of {shown}, whose name differs only in its ending"
+        remedy = "rename one of them, or use --caption-name file with another --output"
+    else:
+        reason = f"on this disk its .txt is that of {shown}, whose name differs only in case or"
+        reason, remedy = f"{reason} accents", "rename one of them, or choose another --output"
+    return ItemError("output_conflict", f"{reason}; {remedy}")
 
 
 def _too_long() -> ItemError:

@@ -1,7 +1,8 @@
 """The captions of earlier runs by image content and prompt: an image that has one already, under
 another name, is not captioned again.
 
-A million captions take about 80 MB: keys in sorted columns, names in one Arrow array.
+A million captions take about 80 MB: keys in sorted columns, names in one Arrow array. Where
+there are no .txt files to read them from, their texts lie beside the names.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ _COLUMNS: Final = ("file", "status", "caption", "flags", "recipe_id", "twin_key"
 class EarlierCaptions:
     """Files by their twin key: of images with the same key, one that has a caption."""
 
-    def __init__(self, files: pa.ChunkedArray, keys: np.ndarray, text_hashes: np.ndarray) -> None:
-        """``keys``: two unsigned 64-bit halves each; ``text_hashes``: of the captions, signed; both
+    def __init__(
+        self,
+        files: pa.ChunkedArray,
+        keys: np.ndarray,
+        text_hashes: np.ndarray,
+        captions: pa.ChunkedArray | None = None,
+    ) -> None:
+        """``keys``: two unsigned 64-bit halves each; ``text_hashes``: of the captions, signed; all
         as many as ``files``."""
         self._order = np.argsort(keys[:, 0], kind="stable").astype(np.uint32)
         self._first, self._second = keys[self._order, 0], keys[self._order, 1]
         self._files = files
         self._text_hashes = text_hashes
+        self._captions = captions
 
     def get(self, key: bytes) -> Made | None:
         """A caption with this key that can be used; None when there is none."""
@@ -43,27 +51,33 @@ class EarlierCaptions:
         while place < len(self._first) and int(self._first[place]) == first:
             if int(self._second[place]) == second:
                 row = int(self._order[place])
-                return Made(str(self._files[row].as_py()), int(self._text_hashes[row]))
+                caption = None if self._captions is None else str(self._captions[row].as_py())
+                return Made(str(self._files[row].as_py()), int(self._text_hashes[row]), caption)
             place += 1
         return None
 
 
-def read_earlier(root: Path, recipe_ids: Collection[str], num_known: int) -> EarlierCaptions:
+def read_earlier(
+    root: Path, recipe_ids: Collection[str], num_known: int, with_captions: bool = False
+) -> EarlierCaptions:
     """The captions without flags that the manifest of an output folder holds of one recipe.
 
     ``num_known``: how many items have a row; 0 where that is not known.
     """
     files: list[pa.Array] = []
+    captions: list[pa.Array] = []
     keys = [np.empty((0, 2), dtype=np.uint64)]
     text_hashes = [np.empty(0, dtype=np.int64)]
     for rows in last_rows(parts(root / MANIFEST), _COLUMNS, num_known):
         usable = rows.filter(_is_usable(rows, pa.array(list(recipe_ids))))
         files += usable["file"].chunks
+        captions += usable["caption"].chunks if with_captions else ()
         halves = np.frombuffer(bytes.fromhex("".join(usable["twin_key"].to_pylist())), dtype=">u8")
         keys.append(halves.reshape(-1, 2).astype(np.uint64))
         text_hashes.append(np.fromiter(map(hash_of, usable["caption"].to_pylist()), np.int64))
     names = pa.chunked_array(files, pa.string())
-    return EarlierCaptions(names, np.concatenate(keys), np.concatenate(text_hashes))
+    texts = pa.chunked_array(captions, pa.string()) if with_captions else None
+    return EarlierCaptions(names, np.concatenate(keys), np.concatenate(text_hashes), texts)
 
 
 def _is_usable(rows: pa.Table, recipe_ids: pa.Array) -> pa.Array:

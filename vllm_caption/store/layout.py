@@ -6,13 +6,14 @@ folder itself, but for the captions, which lie where a run without shards would 
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.config import Shard
+from vllm_caption.config import CaptionName, Shard
 
 CAPTION_SUFFIX: Final = ".txt"
 MANIFEST: Final = "manifest.parquet"
@@ -20,6 +21,8 @@ MANIFEST: Final = "manifest.parquet"
 DAMAGED_PARTS: Final = "manifest.damaged"
 JOURNAL: Final = "journal.jsonl"
 DOCUMENTS: Final = "documents.parquet"
+NAMING: Final = "captions.json"
+"""How the captions are named."""
 RECIPES: Final = "recipes.json"
 DAMAGED_RECIPES: Final = "recipes.json.damaged"
 STATUS: Final = "status.json"
@@ -41,13 +44,19 @@ _ROW_TIME: Final = "finished_at"
 _REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, REWRITING, SAMPLES)
 """What a run replaces as a whole."""
 _OTHERS: Final = (
-    *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, REPORT, COMPARISON, LOCK, OWNER, PROBE),
+    *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, NAMING, REPORT, COMPARISON),
+    *(LOCK, OWNER, PROBE),
 )
 
 
 def temporary_name(name: str) -> str:
     """What a file is called while it is written."""
     return f".{name}.tmp"
+
+
+def numbered_temporary_name(name: str, number: int) -> str:
+    """The same where several processes may write it at a time, each with its number."""
+    return temporary_name(f"{name}.{number}")
 
 
 _PATTERNS: Final = (
@@ -60,7 +69,7 @@ TEMPORARY_FILES: Final = (*map(temporary_name, _REPLACED), PROBE)
 """What is written and then renamed in the folder of a run, one at a time."""
 _TEMPORARY: Final = re.compile(
     rf"(?:{SHARDS}/\d+-of-\d+/)?(?:{'|'.join(map(re.escape, TEMPORARY_FILES))})"
-    rf"|\.(?:{re.escape(REPORT)}|{re.escape(COMPARISON)})\.\d+\.tmp"
+    rf"|\.(?:{'|'.join(map(re.escape, (REPORT, COMPARISON, NAMING)))})\.\d+\.tmp"
 )
 _TEMPORARY_CAPTION: Final = re.compile(r"\.[0-9a-f]{20}\.tmp")
 _SHARD: Final = re.compile(r"(\d+)-of-(\d+)")
@@ -69,8 +78,13 @@ _SHARD: Final = re.compile(r"(\d+)-of-(\d+)")
 # --- captions --------------------------------------------------------------------------------
 
 
-def caption_name(file: str) -> str:
-    """The caption of an item, below the output folder."""
+def caption_name(file: str, naming: CaptionName = "file") -> str:
+    """The caption of an item, below the output folder. By its stem, x.png has x.txt; what has no
+    ending, as .png, keeps its whole name, and so does an image x.txt, which is no caption."""
+    if naming == "stem":
+        stem, ending = os.path.splitext(file)  # noqa: PTH122 (a name, and a million of them)
+        if ending.lower() != CAPTION_SUFFIX:
+            file = stem
     return file + CAPTION_SUFFIX
 
 

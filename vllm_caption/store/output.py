@@ -16,17 +16,17 @@ from typing import TypeVar
 
 import msgspec
 
-from vllm_caption.config import Shard
+from vllm_caption.config import CaptionName, Shard
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.items import SkippedDocument
 from vllm_caption.store.atomic import write_file
-from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
+from vllm_caption.store.disk.folder_identity import FolderIdentity
 from vllm_caption.store.disk.folding import ask_disk
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
-from vllm_caption.store.folder_identity import FolderIdentity
 from vllm_caption.store.layout import (
     DAMAGED_PARTS,
     DOCUMENTS,
@@ -40,6 +40,7 @@ from vllm_caption.store.layout import (
     state_folder,
 )
 from vllm_caption.store.lock import OutputLock
+from vllm_caption.store.naming import naming_of, record_naming
 from vllm_caption.store.reader import read_captions, read_rows, read_states
 from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recipe
 from vllm_caption.store.rows import KnownItems, Row, hash_of
@@ -50,8 +51,15 @@ T = TypeVar("T")
 class Output:
     """One output folder, held under its lock from construction to `close`."""
 
-    def __init__(self, root: Path, checkpoint_interval: int, shard: Shard | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        checkpoint_interval: int,
+        shard: Shard | None = None,
+        choose_naming: Callable[[Path], CaptionName] = naming_of,
+    ) -> None:
         """``shard``: of a run beside others; without one, what shards have left is merged.
+        ``choose_naming``: how captions are to be named in this folder; may raise UsageError.
 
         Raises UsageError when the folder cannot be written or another run holds it.
         """
@@ -74,15 +82,23 @@ class Output:
             with _stopping():
                 for name in TEMPORARY_FILES:  # of a killed run
                     self._remove(self.root / name)
-                self.files = CaptionFiles(root, self._disk, ask_disk(root))
+                naming = self._settle_naming(choose_naming)
+                self.files = open_captions(root, naming, self._disk, ask_disk(root))
                 self._identity = FolderIdentity(root)
                 self._checkpoint = self._open_checkpoint(self.root, checkpoint_interval)
                 self._began_ns = self._clock_ns()
                 if shard is None:
                     self._merge_shards()
-        except RunStopped:
+        except (RunStopped, UsageError):
             self._lock.release()
             raise
+
+    def _settle_naming(self, choose: Callable[[Path], CaptionName]) -> CaptionName:
+        """How captions are named here; recorded before the first one is written."""
+        root, number = self._captions_root, self.shard.index if self.shard else 0
+        naming = self._disk.attempt("file", lambda: choose(root))
+        self._disk.attempt("file", lambda: record_naming(root, naming, number))
+        return naming
 
     def _open_checkpoint(self, folder: Path, interval: int) -> Checkpoint:
         checkpoint = Checkpoint(folder, interval, self._reconcile, self._disk)
@@ -183,7 +199,8 @@ class Output:
     def earlier_captions(self, recipe_ids: Collection[str], num_known: int) -> EarlierCaptions:
         """See `read_earlier`."""
         with _stopping():
-            read = partial(read_earlier, self.root, recipe_ids, num_known)
+            with_captions = self.files.naming == "none"  # no .txt to read them from
+            read = partial(read_earlier, self.root, recipe_ids, num_known, with_captions)
             return self._disk.attempt("file", read)
 
     def record_recipe(self, recipe: Recipe) -> str | None:

@@ -118,19 +118,20 @@ def from_table(table: pa.Table) -> Iterator[Row]:
 
 class ItemState(NamedTuple):
     """What a rerun needs to know of an item's last row. ``flags``: with commas between them;
-    ``run_id``: the run that wrote the row."""
+    ``run_id``: the run that wrote the row; ``has_txt``: it wrote a .txt as well."""
 
     status: str
     recipe_id: str | None
     flags: str
     error_kind: str | None
     run_id: str = ""
+    has_txt: bool = True
 
     @staticmethod
     def of(row: Row) -> ItemState:
         """The state that this row leaves its item in."""
-        flags = ",".join(row.flags)
-        return ItemState(row.status, row.recipe_id, flags, row.error_kind, row.run_id)
+        flags, has_txt = ",".join(row.flags), row.caption_path is not None
+        return ItemState(row.status, row.recipe_id, flags, row.error_kind, row.run_id, has_txt)
 
 
 class CaptionTrace(NamedTuple):
@@ -158,7 +159,7 @@ class KnownItems(Mapping[str, ItemState]):
 
     COLUMNS: Final = (
         *("file", "status", "recipe_id", "flags", "error_kind", "run_id"),
-        *("caption", "finished_at"),
+        *("caption", "caption_path", "finished_at"),
     )
 
     def __init__(self) -> None:
@@ -206,6 +207,7 @@ class KnownItems(Mapping[str, ItemState]):
             *(rows[name].to_pylist() for name in ("status", "recipe_id")),
             flags.to_pylist(),
             *(rows[name].to_pylist() for name in ("error_kind", "run_id")),
+            pc.is_valid(rows["caption_path"]).to_pylist(),
             strict=True,
         )
         places = range(len(self._state_of), len(self._state_of) + len(rows))

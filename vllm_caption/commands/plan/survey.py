@@ -36,9 +36,10 @@ from vllm_caption.driver.resume import (
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import printable
 from vllm_caption.items import BadEntry, Item, SkippedDocument
-from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.disk.folding import look_at_disk
 from vllm_caption.store.layout import state_folder
+from vllm_caption.store.naming import naming_of_run
 from vllm_caption.store.recipe import ids_of, make_recipe
 
 
@@ -56,11 +57,12 @@ class Survey:
         redo = read_redo(state_folder(config.output, config.input.shard))
         runs = frozenset(earlier_runs(redo, config.resume, ids))
         self._prompt_name = prompt.name
-        files = CaptionFiles(config.output, folding=look_at_disk(config.output))
+        self._naming = naming_of_run(config.output, config.caption_name)
+        files = open_captions(config.output, self._naming, folding=look_at_disk(config.output))
         captioned = (f for f, state in recorded.states.items() if state.status == "captioned")
         files.claims.record(captioned)
         wanted = Wanted(config.resume, ids, runs)
-        self._pass = Pass(config.input, recorded.states, files, wanted)
+        self._pass = Pass(config.input.named(self._naming), recorded.states, files, wanted)
         self._reader = self._pass.reader
         self._document_problems, self._problems = Problems(), Problems()
         root = os.fspath(config.input.images_root)
@@ -143,12 +145,19 @@ class Survey:
             disk=disk_needs(
                 config,
                 self._recorded,
-                captions=self._restored + min(self._new_captions, items.to_caption),
+                captions=self._num_txt(items.to_caption),
                 rows=rows,
                 folders=self._folders,
             ),
             seconds=round(time.monotonic() - started_s, 3),
         )
+
+    def _num_txt(self, to_caption: int) -> int:
+        """.txt files that a run would add."""
+        if self._naming == "none":
+            self._folders.clear()
+            return 0
+        return self._restored + min(self._new_captions, to_caption)
 
     def _documents(self) -> Documents:
         counts = self._reader.counts

@@ -22,7 +22,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, natural, parse_images_root, parse_path, positive
 from vllm_caption.store.atomic import write_file
-from vllm_caption.store.layout import COMPARISON, REPORT, temporary_name
+from vllm_caption.store.layout import COMPARISON, REPORT, numbered_temporary_name
 
 DEFAULT_GALLERY, DEFAULT_ITEMS = 300, 200_000
 MANY_PICTURES = 2000
@@ -139,7 +139,7 @@ def _distinct(roots: list[Path]) -> list[Path]:
 
 def _write(target: Path, content: bytes) -> None:
     # No lock is held, so two processes may write the same page.
-    temporary = target.with_name(temporary_name(f"{target.name}.{os.getpid()}"))
+    temporary = target.with_name(numbered_temporary_name(target.name, os.getpid()))
     try:
         write_file(target, content, temporary=os.fspath(temporary))
     except OSError as error:

@@ -37,7 +37,8 @@ class Repair:
 
     def adopt(self, item: Item, text: str) -> None:
         """The .txt counts: a new row with its text, of unknown recipe."""
-        self._output.save_row(adopted(item, text, self._images_root, self._run_id))
+        naming = self.files.naming
+        self._output.save_row(adopted(item, text, self._images_root, self._run_id, naming))
 
     def restore_later(self, kind: ItemKind, file: str, caption_hash: int) -> None:
         """The row counts: `restore` writes its caption, known by its hash, to the .txt."""

@@ -29,10 +29,11 @@ from vllm_caption.formatting import encodable_name
 from vllm_caption.images.files import check_name
 from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
-from vllm_caption.store.caption_files import CaptionFiles, Inspected
+from vllm_caption.store.caption_files import Inspected, open_captions
 from vllm_caption.store.disk.folding import look_at_disk
 from vllm_caption.store.layout import CAPTION_SUFFIX
 from vllm_caption.store.lock import find_holder
+from vllm_caption.store.naming import naming_of
 from vllm_caption.store.rows import hash_of
 
 SLACK_S: Final = 5.0
@@ -55,7 +56,13 @@ class Survey:
         self._records: Records = read_records(root)
         self._num_rows = len(self._records)
         self._reader = InputReader(config)
-        self._files = repair.files if repair else CaptionFiles(root, folding=look_at_disk(root))
+        self._files = (
+            repair.files
+            if repair
+            else open_captions(root, naming_of(root), folding=look_at_disk(root))
+        )
+        self._named: set[str] = set()
+        """Captions of items, where their names do not tell the items."""
         self._files.claims.record(self._records.captioned)
         self._agreeing = self._meanwhile = self._bad_entries = 0
         self._leftovers = Leftovers(
@@ -103,6 +110,9 @@ class Survey:
     def _take(self, item: Item) -> None:
         caption_hash = self._records.captioned.pop(item.file, None)
         failure = self._records.failed.pop(item.file, None)
+        if self._files.naming == "none" and caption_hash is not None:
+            self._agreeing += 1  # the row is all there is
+            return
         found = self._look(item.file)
         if found.state == "unreadable":
             self._findings.add("unreadable_txt", item.file, found.reason)
@@ -137,6 +147,8 @@ class Survey:
             add("untried", item.file)
 
     def _look(self, file: str) -> Inspected:
+        if self._files.naming == "stem":
+            self._named.add(self._files.name(file))
         try:
             check_name(file)
             self._files.check_name(file)
@@ -161,8 +173,14 @@ class Survey:
         for name, is_temporary in self._files.walk():
             if is_temporary:
                 self._take_leftover(name)
-            elif self._reader.complete and name.removesuffix(CAPTION_SUFFIX) not in self._reader:
+            elif self._reader.complete and not self._is_of_item(name):
                 self._findings.add("orphan_txt", name)
+
+    def _is_of_item(self, name: str) -> bool:
+        """Whether the input has an item with this .txt."""
+        if self._files.naming == "stem":
+            return name in self._named
+        return name.removesuffix(CAPTION_SUFFIX) in self._reader
 
     def _take_leftover(self, name: str) -> None:
         if self._holder is not None:

@@ -67,7 +67,8 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "damaged_part": Explanation(
         "a part of the manifest that cannot be read",
-        f"verify --repair moves it to {DAMAGED_PARTS}/ and rebuilds its rows from the .txt files",
+        f"verify --repair moves it to {DAMAGED_PARTS}/ and rebuilds its rows from the .txt files;"
+        " where there are none (--no-txt), run again",
     ),
 }
 """In the order in which they are reported."""

@@ -1,8 +1,9 @@
-"""Which names are one name on this disk, and which item has such a name.
+"""Which captions would have one name, and which item has that name.
 
 A disk that folds case, or composes accents, is asked once, by a file that is then looked for under
-another spelling. There, `Star.png` and `star.png` have one .txt, and whose it is decides this: the
-item whose row holds a caption, else the one that comes first in the input.
+another spelling. There, `Star.png` and `star.png` have one .txt; where captions are named by their
+stems, so have `star.png` and `star.jpg` everywhere. Whose it is decides this: the item whose row
+holds a caption, else the one that comes first in the input.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from vllm_caption.store.layout import LOCK, PROBE
+from vllm_caption.config import CaptionName
+from vllm_caption.store.layout import LOCK, PROBE, caption_name
 
 
 class Folding(NamedTuple):
@@ -66,16 +68,17 @@ def _exists(path: Path) -> bool:
 
 
 class Claims:
-    """Who has each name that may have several spellings. Remembers nothing where none can."""
+    """Whose each .txt is, where those of several items can meet. Remembers nothing elsewhere."""
 
-    def __init__(self, folding: Folding) -> None:
+    def __init__(self, folding: Folding, naming: CaptionName = "file") -> None:
         self._folding = folding
-        self._can_meet = any(folding)
+        self._naming = naming
+        self._can_meet = any(folding) or naming == "stem"
         self._owners: dict[str, str] = {}
 
     def key(self, file: str) -> str:
-        """The one spelling that counts on this disk."""
-        return self._folding.key(file) if self._can_meet else file
+        """Its .txt, in the one spelling that counts on this disk."""
+        return self._folding.key(caption_name(file, self._naming))
 
     def record(self, files: Iterable[str]) -> None:
         """These have captions; of several with one name the last one, which wrote last."""

@@ -1,0 +1,112 @@
+"""How the captions of an output folder are named: recorded there once, and the same ever after.
+
+Invariant: a folder has captions of one naming. A run with another one would take every caption for
+missing, so it is refused; only where no .txt was written yet (--no-txt) may one be chosen later.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from vllm_caption.config import CaptionName
+from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.formatting import printable
+from vllm_caption.store.atomic import write_file
+from vllm_caption.store.caption_files import CaptionFiles
+from vllm_caption.store.journal import read_journal
+from vllm_caption.store.layout import (
+    CAPTION_SUFFIX,
+    NAMING,
+    all_parts,
+    caption_name,
+    numbered_temporary_name,
+    state_folders,
+)
+
+_BY_FILE: Final = re.compile(
+    rf".*\.(png|jpe?g|gif|bmp|webp|tiff?|ico|avif){re.escape(CAPTION_SUFFIX)}", re.IGNORECASE
+)
+
+
+class _Naming(msgspec.Struct, frozen=True):
+    """The content of the file."""
+
+    caption_name: CaptionName
+
+
+def read_naming(root: Path) -> CaptionName | None:
+    """How the captions of a folder are named; None where it has none. Raises RunStopped where the
+    record is damaged, OSError."""
+    if (recorded := _recorded(root)) is not None:
+        return recorded
+    # A folder of a version that knew one naming alone.
+    has_rows = all_parts(root) or any(read_journal(f).rows for f in state_folders(root))
+    return "file" if has_rows else None
+
+
+def _recorded(root: Path) -> CaptionName | None:
+    path = root / NAMING
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Naming).caption_name
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:  # msgspec's, or bytes that are not UTF-8
+        remedy = (
+            'write {"caption_name": "file"} there if captions are named as x.png.txt, or "stem"'
+        )
+        raise RunStopped(f"{path} is damaged ({error}); {remedy} if as x.txt") from error
+
+
+def naming_of(root: Path) -> CaptionName:
+    """The naming of a folder as it is."""
+    return read_naming(root) or "file"
+
+
+def naming_of_run(root: Path, asked: CaptionName | None) -> CaptionName:
+    """The naming of a run. Raises UsageError where the folder has captions of another one, or of
+    none that this version recorded."""
+    known = read_naming(root)
+    chosen = settle(root, known, asked)
+    if known is None and chosen == "stem" and (found := _named_by_file(root)) is not None:
+        problem = f"but {root} has captions named by file, as {printable(found)}"
+        remedy = "leave the flag out to keep them, or choose another --output"
+        raise UsageError("--caption-name", asked, f"{problem}; {remedy}")
+    return chosen
+
+
+def settle(root: Path, known: CaptionName | None, asked: CaptionName | None) -> CaptionName:
+    """What the flags ask for (None: nothing), in a folder of this naming (None: a new one)."""
+    if known in (None, "none"):
+        return asked or "file"
+    assert known is not None
+    if asked in (None, known):
+        return known
+    if asked == "none":
+        remedy = (
+            f"would leave old .txt files in {root} beside new captions; choose another --output"
+        )
+        raise UsageError("--no-txt", None, remedy)
+    example = caption_name("x.png", known)
+    problem = f"but the captions in {root} are named by {known}, as {example}"
+    remedy = "leave the flag out, or choose another --output"
+    raise UsageError("--caption-name", asked, f"{problem}; {remedy}")
+
+
+def record_naming(root: Path, naming: CaptionName, number: int) -> None:
+    """Keep the naming of a folder. ``number``: unique among those that may write it now."""
+    if _recorded(root) == naming:
+        return
+    content = msgspec.json.encode(_Naming(naming)) + b"\n"
+    temporary = os.fspath(root / numbered_temporary_name(NAMING, number))
+    write_file(root / NAMING, content, temporary=temporary, sync_content=True, sync_name=True)
+
+
+def _named_by_file(root: Path) -> str | None:
+    """A caption that the folder has of older scripts, named after a whole file."""
+    names = (name for name, is_temporary in CaptionFiles(root).walk() if not is_temporary)
+    return next(filter(_BY_FILE.fullmatch, names), None)
