@@ -51,7 +51,7 @@ from vllm_caption.errors import (
     UsageError,
 )
 from vllm_caption.images.files import check_images_root
-from vllm_caption.images.object_store import absolute_root, public_root
+from vllm_caption.images.object_store import absolute_root, recorded_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.documents import longest_item
 from vllm_caption.items import Item
@@ -104,7 +104,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
     choose_naming = partial(naming_of_run, asked=config.caption_name)
     output = Output(config.output, config.checkpoint_interval, config.input.shard, choose_naming)
     naming = output.files.naming
-    make = RowMaker(run_id, public_root(config.input.images_root), recipe, naming)
+    make = RowMaker(run_id, recorded_root(config.input.images_root), recipe, naming)
     config = replace(config, input=config.input.named(naming))
     progress, pilot = Progress(quiet=config.quiet, log=log), None
     try:

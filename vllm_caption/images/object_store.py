@@ -34,8 +34,13 @@ def absolute_root(images_root: str | Path) -> str:
     return images_root if isinstance(images_root, str) else str(images_root.absolute())
 
 
+def recorded_root(images_root: str | Path) -> str:
+    """A root as rows hold it: their readers may be anywhere."""
+    return public_root(absolute_root(images_root))
+
+
 def public_root(images_root: str | Path) -> str:
-    """A root as rows and messages show it: without the options behind its `?`."""
+    """A root as messages show it: without the options behind its `?`."""
     shown = str(images_root)
     return shown.partition("?")[0].rstrip("/") if is_remote(images_root) else shown
 

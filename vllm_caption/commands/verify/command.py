@@ -27,7 +27,7 @@ from vllm_caption.flags import (
     parse_all,
     parse_path,
 )
-from vllm_caption.images.object_store import public_root
+from vllm_caption.images.object_store import recorded_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
 from vllm_caption.store.output import Output
@@ -112,7 +112,7 @@ def _repairing(config: InputConfig, root: Path, *, wanted: bool) -> Iterator[Rep
     output = Output(root, RunConfig().checkpoint_interval)
     complete = False
     try:
-        yield Repair(output, public_root(config.images_root))
+        yield Repair(output, recorded_root(config.images_root))
         complete = True
     finally:
         output.close(complete=complete)
