@@ -113,6 +113,19 @@ def test_caption_without_a_txt_stays_where_its_redo_fails(tmp_path: Path) -> Non
     assert made["b.png"]["error_kind"] is None
 
 
+def test_caption_that_never_had_a_txt_stays_where_its_redo_with_txt_files_fails(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "a.png", "b.png")
+    assert job(tmp_path, "--no-txt").exit_code == 0
+    (tmp_path / "raw/a.png").write_bytes(b"no image")
+    assert job(tmp_path, "--redo=all").exit_code == 1
+    kept = rows(tmp_path / "out")["a.png"]
+    assert (kept["status"], kept["caption"]) == ("captioned", "caption of a.png")
+    assert job(tmp_path).exit_code == 0
+    assert txt_files(tmp_path) == {f"{f}.txt": f"caption of {f}" for f in ("a.png", "b.png")}
+
+
 def test_caption_whose_txt_has_no_place_stays_in_its_row(tmp_path: Path) -> None:
     make(tmp_path, "x.png", "x.jpg")
     assert job(tmp_path, "--no-txt").exit_code == 0

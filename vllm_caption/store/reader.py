@@ -51,7 +51,10 @@ class UnreadablePart(RunStopped):
         self.path = path
         self.is_damaged = not isinstance(error, PermissionError)
         self.reason = first_line(error)
-        remedy = "`verify --repair` moves it aside and rebuilds its rows from the .txt files"
+        remedy = (
+            "`verify --repair` moves it aside and rebuilds its rows from the .txt files; with"
+            " --no-txt, run again"
+        )
         what = "is damaged"
         if isinstance(error, OtherVersion):
             what, remedy = "is of another version", f"use the version that wrote it, or {remedy}"
