@@ -24,7 +24,7 @@ from test_output import row
 
 from vllm_caption.config import CaptionName, InputConfig, Shard
 from vllm_caption.errors import ItemError, RunStopped, UsageError
-from vllm_caption.inputs.manifest import ManifestReader
+from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.store.caption_files import CaptionFiles, NoCaptionFiles
 from vllm_caption.store.layout import NAMING
@@ -178,7 +178,7 @@ def test_files_of_one_stem_are_in_one_shard_so_that_their_conflict_is_seen(
         of_shard = InputConfig(
             config.jsons, config.json_detail, config.images_root, shard=Shard(index, 3)
         ).named("stem")
-        found.append({e.file for e in ManifestReader(of_shard) if isinstance(e, Item)})
+        found.append({e.file for e in InputReader(of_shard) if isinstance(e, Item)})
     assert set().union(*found) == set(files)
     assert sum(map(len, found)) == len(files)
     stems = [{file.partition(".")[0] for file in shard} for shard in found]

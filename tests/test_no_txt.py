@@ -40,7 +40,7 @@ def test_item_with_a_captioned_row_is_done_whatever_lies_beside_it(tmp_path: Pat
     assert decide("y.png", states, files, wanted) == Keep("stale")
     assert decide("new.png", states, files, wanted) == Caption("new")
     again = Wanted(ResumeConfig(redo="stale"), MINE)
-    assert decide("y.png", states, files, again) == Caption("again")
+    assert decide("y.png", states, files, again) == Caption("again", of_row=True)
 
 
 def test_later_run_writes_the_txt_of_every_row_that_never_had_one_whatever_its_recipe(
@@ -138,7 +138,9 @@ def test_caption_whose_txt_has_no_place_stays_in_its_row(tmp_path: Path) -> None
         assert {f: r["caption"] for f, r in made.items()} == {
             f: f"caption of {f}" for f in ("x.png", "x.jpg")
         }
-        assert "output_conflict 1" in later.stdout
+        kinds = {r["error_kind"] for r in made.values()}
+        assert kinds == {None, "output_conflict"}
+        assert other(tmp_path, "verify").exit_code == 1
 
 
 def test_copies_of_an_image_share_a_caption_of_this_run_or_of_an_earlier_one(

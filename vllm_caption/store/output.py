@@ -170,7 +170,7 @@ class Output:
         manifest."""
         with _stopping():
             states = self._disk.attempt("file", lambda: read_states(self._known_parts()))
-        self.files.claims.record(file for file, s in states.items() if s.status == "captioned")
+        self.files.claims.record(states.with_names())
         return states
 
     def captions_of(self, files: Container[str]) -> list[tuple[str, str]]:

@@ -184,6 +184,12 @@ class KnownItems(Mapping[str, ItemState]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def with_names(self) -> Iterator[str]:
+        """The items whose captions have their .txt names: not those that found them taken."""
+        for file, state in self.items():
+            if state.status == "captioned" and state.error_kind != "output_conflict":
+                yield file
+
     def trace(self, file: str) -> CaptionTrace:
         """Of the caption in an item's row."""
         place = self._places[file]

@@ -59,8 +59,7 @@ class Survey:
         self._prompt_name = prompt.name
         self._naming = naming_of_run(config.output, config.caption_name)
         files = open_captions(config.output, self._naming, folding=look_at_disk(config.output))
-        captioned = (f for f, state in recorded.states.items() if state.status == "captioned")
-        files.claims.record(captioned)
+        files.claims.record(recorded.states.with_names())
         wanted = Wanted(config.resume, ids, runs)
         self._pass = Pass(config.input.named(self._naming), recorded.states, files, wanted)
         self._reader = self._pass.reader

@@ -28,7 +28,8 @@ class Failure(NamedTuple):
 
 @dataclass(slots=True)
 class Records:
-    """The last row of every item: the hash of its caption, or its failure.
+    """The last row of every item: the hash of its caption, or its failure. ``nameless``: those
+    with a caption that found the name of their .txt taken.
 
     Whoever compares takes rows out, so that what is left at the end has no item.
     """
@@ -38,6 +39,7 @@ class Records:
     torn_journal_lines: int
     captioned: dict[str, int] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
+    nameless: set[str] = field(default_factory=set)
     _failures: dict[Failure, Failure] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -47,7 +49,10 @@ class Records:
         self, file: str, status: str, caption: str | None, kind: str | None, reason: str | None
     ) -> None:
         """A row that is newer than those before."""
+        self.nameless.discard(file)
         if status == "captioned":
+            if kind == "output_conflict":
+                self.nameless.add(file)
             self.failed.pop(file, None)
             self.captioned[file] = hash_of(caption or "")
         else:

@@ -63,7 +63,8 @@ class Survey:
         )
         self._named: set[str] = set()
         """Captions of items, where their names do not tell the items."""
-        self._files.claims.record(self._records.captioned)
+        records = self._records
+        self._files.claims.record(f for f in records.captioned if f not in records.nameless)
         self._agreeing = self._meanwhile = self._bad_entries = 0
         self._leftovers = Leftovers(
             0 if self._holder else self._records.journal_rows,
