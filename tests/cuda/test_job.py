@@ -185,7 +185,7 @@ def test_two_engines_have_a_gpu_each_and_share_the_work(tmp_path: Path, caches: 
     )
     machine = Machine(tmp_path, environment, ("--data-parallel-size=2",))
     # Slow enough that there is work left when the second engine is up, a minute after the first.
-    ended = machine.run("--max-num-seqs=1", "--max-tokens=120")
+    ended = machine.run("--max-num-seqs=1", "--max-tokens=240")
     assert_complete(machine, ended)
     assert ended.devices == [uuids[0], *uuids]  # the check before the engines sees the first GPU
     made = [engine["captioned"] for engine in status(machine.output)["engines"]]
