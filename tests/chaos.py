@@ -7,8 +7,8 @@ also fails with EIO once (needs a C compiler). After every kill: nothing of the 
 .txt is torn, empty, foreign or touched again, no row is without its .txt. A run that gets through
 must have every item in one row, and nothing temporary left; then a new input begins.
 
-With `--no-txt` the rows are the captions: none that was appended to the journal may be gone or made
-again.
+With `--no-txt` the rows are the captions. With and without, none that a driver had saved when it
+died is gone or made again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 from support.fake_job import fake_main
@@ -36,6 +37,8 @@ from support.job import captions, draw_shape, input_flags, rows, write_document
 
 from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import is_temporary
+from vllm_caption.store.output import Output
+from vllm_caption.store.rows import Row
 
 MARK = "VLLM_CAPTION_CHAOS"
 UNFORESEEN = 70
@@ -55,7 +58,11 @@ FAULTY_CALLS = (
     "unlink",
 )
 FAULT_EVERY = 50
-FILE_EVENTS = ("open", "os.rename", "os.truncate", "os.remove", "os.mkdir", "os.link")
+SAVED = "chaos.saved"
+"""The event of a caption that is saved."""
+FILE_EVENTS = ("open", "os.rename", "os.truncate", "os.remove", "os.mkdir", "os.link", SAVED)
+SAVED_NAMES = "saved.txt"
+"""The items whose captions drivers have saved, beside their input."""
 
 
 @dataclass
@@ -85,6 +92,7 @@ class Chaos:
         while True:
             code = self._one_run(folder, output, kill=self.kills < kills)
             now = self._what_is_left(output, twins)
+            check_saved(folder, output)
             changed = [path for path, was in stamps.items() if now.get(path) != was]
             assert not changed, f"captioned again, or gone: {changed}"
             stamps = now
@@ -169,6 +177,7 @@ def start_driver(
     if faults:
         os.environ["FAKE_WAITS_S"] = "0.01"
         set_faults(*faults)
+    tell_what_is_saved(folder / SAVED_NAMES)
     if last_event is not None:
         die_before_event(last_event, os.fspath(output))
     flags = ("--checkpoint-interval=7", "--max-num-seqs=2", "-dp=2", "--quiet")
@@ -192,6 +201,30 @@ def die_before_event(number: int, below: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
+
+
+def tell_what_is_saved(path: Path) -> None:
+    """Have this process note each caption whose saving has returned."""
+    save = Output.save_caption
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def save_and_tell(output: Output, row: Row, *rest: Any) -> Row:
+        saved = save(output, row, *rest)
+        os.write(descriptor, f"{row.file}\n".encode())
+        sys.audit(SAVED, str(output.root))
+        return saved
+
+    Output.save_caption = save_and_tell  # type: ignore[method-assign]
+
+
+def check_saved(folder: Path, output: Path) -> None:
+    """Every caption that was saved has its row, and was saved once."""
+    path = folder / SAVED_NAMES
+    names = path.read_text().splitlines() if path.exists() else []
+    twice = {name for name, times in Counter(names).items() if times > 1}
+    assert not twice, f"saved twice: {twice}"
+    lost = set(names) - set(captioned_rows(output))
+    assert not lost, f"saved, and not there: {lost}"
 
 
 def end_within(pid: int, seconds: float) -> None:
