@@ -322,15 +322,26 @@ def test_calls_work_in_threads_side_by_side(tmp_path: Path) -> None:
     assert [done.result().captioned for done in runs] == [3, 3]
 
 
+@pytest.mark.parametrize("workers", ["forked", "spawned"])
 def test_script_without_a_main_guard_runs_once_and_prints_as_the_command_line(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
 ) -> None:
     make_input(tmp_path, 3)
+    if workers == "spawned":
+        monkeypatch.setitem(ENVIRONMENT, "FAKE_SPAWN", "1")
     with script(tmp_path, f"print('begin')\n{call(tmp_path, quiet=False)}") as process:
         code, out, err = ended(process)
     assert (code, out.count("begin")) == (0, 1), err
     assert out.index("begin") < out.index("Items: 3, captioned 3 (3 in this run), failed 0")
     assert "Checking demo and the engine's flags." in err
+
+
+def test_script_with_closed_streams_gets_its_captions(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    closing = "import os\nfor number in range(3): os.close(number)\n"
+    with script(tmp_path, f"{closing}assert {call(tmp_path)}.captioned == 3") as process:
+        assert ended(process)[0] == 0
+    assert len(captions(tmp_path / "out")) == 3
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import fcntl
 import os
 import selectors
 import signal
@@ -108,7 +109,7 @@ def caption(
 
 def _run(arguments: list[str]) -> RunMessage:
     """Run one command line to its end."""
-    ours, theirs = os.pipe()
+    ours, theirs = _pipe()
     answer = bytearray()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, ours)
@@ -125,6 +126,16 @@ def _run(arguments: list[str]) -> RunMessage:
         return _decoder.decode(answer)
     except msgspec.DecodeError:
         raise RunStopped(_died(process.returncode)) from None
+
+
+def _pipe() -> tuple[int, int]:
+    """Its ends for reading and for writing; the latter keeps its number in the run, so it is none
+    of a standard stream that is closed here."""
+    ours, theirs = os.pipe()
+    try:
+        return ours, fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(theirs)
 
 
 def _start(arguments: list[str], answer: int) -> subprocess.Popen[bytes]:

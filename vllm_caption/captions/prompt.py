@@ -97,8 +97,12 @@ def _by_name() -> dict[str, Path]:
     return {path.stem: path for path in files if path.is_file()}
 
 
-def load_prompt(reference: str) -> Prompt:
-    """Load and try out a prompt: a path, or the name of a file in a prompts/ folder."""
+def load_prompt(reference: str | os.PathLike[str]) -> Prompt:
+    """Load and try out a prompt: a path, or the name of a file in a prompts/ folder.
+
+    Raises UsageError that names file, line and name.
+    """
+    reference = os.fspath(reference)
     path = _find(reference)
     source = _read(path, reference)
     front_matter, body, first_line = _split(source, reference)
