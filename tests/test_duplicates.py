@@ -8,6 +8,7 @@ from vllm_caption.scheduling.duplicates import Made, Standing, Twin, Twins, twin
 
 KEY, OTHER = b"k" * 16, b"o" * 16
 HASH = 7
+MADE = Made("a", HASH, structured='{"shape":"star"}')
 
 
 def item(file: str) -> Item:
@@ -29,15 +30,15 @@ def test_those_who_waited_are_handed_out_once_when_the_leader_is_captioned() -> 
     twins = Twins()
     for file in "abc":
         twins.claim(twin(file))
-    assert [waited.item.file for waited in twins.end(item("a"), HASH)] == ["b", "c"]
-    assert twins.end(item("a"), HASH) == []
+    assert [waited.item.file for waited in twins.end(item("a"), MADE)] == ["b", "c"]
+    assert twins.end(item("a"), MADE) == []
 
 
 def test_later_twin_can_have_the_caption_at_once() -> None:
     twins = Twins()
     twins.claim(twin("a"))
-    twins.end(item("a"), HASH)
-    assert twins.claim(twin("b")) == Standing("done", Made("a", HASH))
+    twins.end(item("a"), MADE)
+    assert twins.claim(twin("b")) == Standing("done", MADE)
 
 
 def test_image_that_is_captioned_again_does_not_get_its_own_caption() -> None:
@@ -68,7 +69,7 @@ def test_leader_whose_file_changed_between_tries_leads_its_first_twins_no_more()
     assert [waited.item.file for waited in twins.changed(twin("a", OTHER))] == ["b"]
     assert twins.claim(twin("a", OTHER)) == Standing("leads")
     assert twins.claim(twin("b")) == Standing("leads")
-    assert twins.end(item("a"), HASH) == []
+    assert twins.end(item("a"), MADE) == []
 
 
 def test_caption_of_an_earlier_run_is_as_good_as_one_of_this_run() -> None:
@@ -82,7 +83,7 @@ def test_twin_whose_caption_was_taken_away_leads_and_later_ones_wait_for_it() ->
     twins.lead(twin("a"))
     assert twins.claim(twin("a")) == Standing("leads")
     assert twins.claim(twin("b")) == Standing("waits")
-    assert [waited.item.file for waited in twins.end(item("a"), HASH)] == ["b"]
+    assert [waited.item.file for waited in twins.end(item("a"), MADE)] == ["b"]
 
 
 def test_key_tells_contents_prompts_and_system_messages_apart() -> None:

@@ -35,6 +35,16 @@ def test_caption_with_the_same_key_is_found_among_many_over_several_parts(tmp_pa
     assert found(tmp_path, *others, key=(57).to_bytes(16, "big")) == "57.png"
 
 
+def test_fields_that_a_caption_was_made_of_are_found_with_it(tmp_path: Path) -> None:
+    plain = row("a.png", bytes(16))
+    assert found(tmp_path, plain, row("b.png", structured='{"shape":"star"}')) == "b.png"
+    made = read_earlier(tmp_path, ["r"], 0)
+    assert [m and m.structured for m in map(made.get, (KEY, bytes(16)))] == [
+        '{"shape":"star"}',
+        None,
+    ]
+
+
 def test_key_that_only_begins_alike_is_not_taken(tmp_path: Path) -> None:
     alike = KEY[:8] + bytes(8)
     assert found(tmp_path, row("a.png", alike), row("b.png", None)) is None

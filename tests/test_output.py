@@ -177,6 +177,7 @@ image_path: string
 caption_path: string
 status: string
 caption: string
+structured: string
 finish_reason: string
 flags: list<element: string>
 error_kind: string

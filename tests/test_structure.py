@@ -33,6 +33,7 @@ USERS = {
     "torch": {"engines.vllm_engine"},
     "ray": {"engines.executors.ray"},
     "deflate": {"images.png"},
+    "jsonschema": {"captions.fields"},
     "jinja2": {"captions.prompt", "commands.report"},
     "markupsafe": {"commands.report"},
     "numpy": {"commands.report", "images", "store"},

@@ -43,6 +43,7 @@ ItemKind = InputKind | SlowKind | EngineKind | CaptionKind
 CaptionFlag = Literal[
     "empty",
     "reasoning",
+    "bad_json",
     "loop",
     "refusal",
     "prompt_echo",

@@ -315,6 +315,7 @@ class _Job:
             sampling=config.sampling,
             prepare_threads=config.engine.prepare_threads,
             start_engine=start_vllm,
+            options=self._prompt.options,
             engine_args=checked.engine_args,
             on_cpu=executor.on_cpu,
             find_twins=config.dedup,

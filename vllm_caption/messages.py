@@ -94,7 +94,8 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
 
 
 class Captioned(msgspec.Struct, frozen=True, tag=True):
-    """The engine answered. Whether the caption is good is the driver's decision."""
+    """The engine answered. Whether the caption is good is the driver's decision, and so is what of
+    the answer is the caption; ``structured``: the fields that the driver found in it, as JSON."""
 
     lease: int
     caption: str
@@ -103,6 +104,7 @@ class Captioned(msgspec.Struct, frozen=True, tag=True):
     output_tokens: int
     image: ImageFacts
     timings: Timings
+    structured: str | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

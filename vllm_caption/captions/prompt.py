@@ -15,11 +15,11 @@ import os
 import re
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import jinja2
 import msgspec
@@ -27,6 +27,8 @@ import yaml
 from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from vllm_caption.captions import fields
+from vllm_caption.captions.fields import FieldsError, Json, Schema
 from vllm_caption.captions.scripts import SCRIPTS, language_code
 from vllm_caption.config import ALL_COLUMNS
 from vllm_caption.errors import ItemError, UsageError
@@ -50,6 +52,12 @@ _ROW: Final = "row"
 _FULL: Final = Document("a", "poster", "Summer sale", ("red", "sun"), 1080, 1920.5)
 _SAMPLES: Final = (Item("a.png", _FULL, 3, "SvgElement"), Item("a.png", Document("a"), 0, ""))
 _Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
+_TEXT_RULES: Final = ("max_words", "forbid_openings", "language", "single_line")
+_OWN_TEMPLATE_ARGUMENTS: Final = (
+    *("add_generation_prompt", "chat_template", "continue_final_message", "conversation"),
+    *("messages", "padding", "return_dict", "return_tensors", "tokenize", "truncation"),
+)
+"""Arguments of a chat template that are not a prompt's to choose."""
 
 
 class _FrontMatter(msgspec.Struct, frozen=True):
@@ -59,11 +67,31 @@ class _FrontMatter(msgspec.Struct, frozen=True):
     forbid_openings: tuple[_Text, ...] | None = None
     language: _Text | None = None
     single_line: bool | None = None
+    fields: dict[Any, Any] | None = None
+    json_schema: dict[Any, Any] | None = None
+    caption: _Text | None = None
+    chat_template_kwargs: dict[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What a prompt asks of vLLM beside its texts. ``schema``: JSON that every answer must follow,
+    as JSON text; ``chat_template_kwargs``: variables of the model's chat template."""
+
+    schema: str | None = None
+    chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict)
+
+
+NO_OPTIONS: Final = RequestOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One loaded prompt: its templates as text, and ``source``, the text of its file."""
+    """One loaded prompt: its templates as text, and ``source``, the text of its file.
+
+    ``caption``: the template that makes a caption of an answer's fields; None where it is their
+    JSON; ``fields_text``: the fields in words.
+    """
 
     name: str
     user: str
@@ -75,6 +103,9 @@ class Prompt:
     columns: tuple[str, ...] = ()
     """Those of a table that its templates name, as `row.title`."""
     source: str = ""
+    options: RequestOptions = NO_OPTIONS
+    caption: str | None = None
+    fields_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +138,8 @@ def load_prompt(reference: str | os.PathLike[str]) -> Prompt:
     source = _read(path, reference)
     front_matter, body, first_line = _split(source, reference)
     settings = _settings(front_matter, reference)
+    schema = _schema(settings, front_matter, reference)
+    arguments = _template_arguments(settings, front_matter, reference)
     prompt = Prompt(
         name=settings.name or path.stem,
         user=body,
@@ -117,8 +150,13 @@ def load_prompt(reference: str | os.PathLike[str]) -> Prompt:
         single_line=bool(settings.single_line),
         columns=_columns(f"{settings.system or ''}\n{body}"),
         source=source,
+        options=RequestOptions(fields.encode(schema) if schema else None, arguments),
+        caption=settings.caption,
+        fields_text=fields.described(schema) if schema else "",
     )
     _try_out(prompt, reference, first_line)
+    if prompt.caption is not None and schema is not None:
+        _try_caption(prompt.caption, schema, front_matter, reference)
     return prompt
 
 
@@ -187,6 +225,66 @@ def _language(given: str | None, reference: str) -> str | None:
     return code
 
 
+def _schema(settings: _FrontMatter, front_matter: str, reference: str) -> Schema | None:
+    given = [name for name in ("fields", "json_schema") if getattr(settings, name) is not None]
+    if len(given) > 1:
+        at = _line(front_matter, given[1])
+        raise _refusal(reference, f"{at}`fields` and `json_schema` exclude each other; keep one")
+    if not given:
+        if settings.caption is not None:
+            remedy = "`caption` is a template over fields; list them under `fields`"
+            raise _refusal(reference, f"{_line(front_matter, 'caption')}{remedy}")
+        return None
+    for rule in _TEXT_RULES if settings.caption is None else ():
+        if getattr(settings, rule) is not None:
+            remedy = "is a rule for text, and the captions are JSON; add a `caption` template"
+            raise _refusal(reference, f"{_line(front_matter, rule)}`{rule}` {remedy}")
+    try:
+        if settings.fields is not None:
+            return fields.schema_of_fields(settings.fields)
+        return fields.check_schema(settings.json_schema or {})
+    except FieldsError as error:
+        path = (*given, *error.path)
+        at, where = _line(front_matter, *path), ".".join(map(str, path))
+        raise _refusal(reference, f"{at}`{where}`: {error.problem}") from None
+
+
+def _template_arguments(
+    settings: _FrontMatter, front_matter: str, reference: str
+) -> dict[str, Json]:
+    given = settings.chat_template_kwargs or {}
+    for name in given:
+        at = _line(front_matter, "chat_template_kwargs", str(name))
+        if not isinstance(name, str) or not name.isidentifier():
+            remedy = "is no name of a variable of a chat template"
+        elif name in _OWN_TEMPLATE_ARGUMENTS:
+            remedy = "is set by the job; leave it out"
+        else:
+            continue
+        raise _refusal(reference, f"{at}`chat_template_kwargs`: `{name}` {remedy}")
+    try:
+        return msgspec.json.decode(msgspec.json.encode(given), type=dict[str, Any])
+    except (TypeError, ValueError, RecursionError) as error:
+        at = _line(front_matter, "chat_template_kwargs")
+        raise _refusal(reference, f"{at}`chat_template_kwargs` is no JSON ({error})") from None
+
+
+def _line(front_matter: str, *path: str | int) -> str:
+    """Where in the file these keys lead, as far as they lead; for messages."""
+    node, line = yaml.compose(front_matter, yaml.SafeLoader), 0
+    for part in path:
+        found = []
+        if isinstance(node, yaml.MappingNode):
+            entries = ((key.value, key.start_mark.line, value) for key, value in node.value)
+            found = [(at, value) for key, at, value in entries if key == str(part)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            found = [(inner.start_mark.line, inner) for inner in node.value[part : part + 1]]
+        if not found:
+            break
+        line, node = found[0]
+    return f"line {line + 2}: "
+
+
 def _printed(value: object) -> object:
     """Missing metadata prints as nothing; a forgotten bracket or filter is an error."""
     if callable(value) and not isinstance(value, jinja2.Undefined):
@@ -219,9 +317,28 @@ def render(prompt: Prompt, item: Item) -> RenderedPrompt:
 
 
 def _rendered(prompt: Prompt, item: Item) -> RenderedPrompt:
-    values = _values(item) if _varies(prompt.user) or _varies(prompt.system or "") else {}
+    varies = _varies(prompt.user) or _varies(prompt.system or "")
+    values = _values(item) | _prompt_values(prompt) if varies else {}
     system = "" if prompt.system is None else _render(prompt.system, values)
     return RenderedPrompt(system or None, _render(prompt.user, values))
+
+
+def _prompt_values(prompt: Prompt) -> dict[str, object]:
+    return {"fields": prompt.fields_text} if prompt.fields_text else {}
+
+
+def render_caption(template: str, schema: str, values: Mapping[str, Json]) -> str:
+    """The caption of an answer's fields. Raises FieldsError where the template fails on them."""
+    names = _names(schema)
+    try:
+        return _render(template, {**dict.fromkeys(names), **values})
+    except _RENDER_ERRORS as error:
+        raise FieldsError(f"the `caption` template fails on it: {_in_words(error)}") from None
+
+
+@lru_cache(maxsize=16)
+def _names(schema: str) -> tuple[str, ...]:
+    return fields.field_names(msgspec.json.decode(schema))
 
 
 def _varies(template: str) -> bool:
@@ -241,31 +358,58 @@ def _render(template: str, values: Mapping[str, object]) -> str:
 def _try_out(prompt: Prompt, reference: str, first_line: int) -> None:
     if not prompt.user.strip():
         raise _refusal(reference, "is empty; write the user message below the front matter")
+    own = _prompt_values(prompt)
+    trials = [
+        (which, _values(sample) | own)
+        for which, sample in zip(("", "an element without metadata: "), _SAMPLES, strict=True)
+    ]
+    names = (*VARIABLES, *own)
     if prompt.system is not None:
-        _check(prompt.system, reference, lambda _: "in `system`: ")
-    _check(prompt.user, reference, lambda line: f"line {line + first_line - 1}: ")
+        _check(prompt.system, reference, lambda _: "in `system`: ", names, trials)
+    _check(prompt.user, reference, lambda line: f"line {line + first_line - 1}: ", names, trials)
     row = dict.fromkeys(prompt.columns, _SomeText())  # a prompt may be no more than a column
     samples = (msgspec.structs.replace(sample, row=row) for sample in _SAMPLES)
     if not all(_rendered(prompt, sample).user for sample in samples):
         raise _refusal(reference, "says nothing about an element that has no metadata")
 
 
-def _check(template: str, reference: str, where: Callable[[int], str]) -> None:
+def _try_caption(template: str, schema: Schema, front_matter: str, reference: str) -> None:
+    names = fields.field_names(schema)
+    samples = fields.samples(schema)
+    whiches = ("", "an answer without what is not required: ")
+    trials = [
+        (which, {**dict.fromkeys(names), **sample})
+        for which, sample in zip(whiches, samples, strict=False)
+    ]
+    at = f"{_line(front_matter, 'caption')}`caption`: "
+    _check(template, reference, lambda _: at, names, trials, "field")
+    if not all(_render(template, values) for _, values in trials[:1]):
+        raise _refusal(reference, f"{at}says nothing about an answer")
+
+
+def _check(
+    template: str,
+    reference: str,
+    where: Callable[[int], str],
+    names: Sequence[str],
+    trials: Iterable[tuple[str, Mapping[str, object]]],
+    kind: str = "variable",
+) -> None:
     """Refuse a template that does not compile, names the unknown, or fails on a sample."""
     try:
         _compiled(template)
-        unknown = _first_unknown(template)
+        unknown = _first_unknown(template, names)
     except jinja2.TemplateSyntaxError as error:
         raise _refusal(reference, f"{where(error.lineno)}{error.message}") from None
     except (RecursionError, SyntaxError, MemoryError):
         raise _refusal(reference, "the template is nested too deeply") from None
     if unknown is not None:
-        hint = f"{_meant(unknown.name, VARIABLES)}; known: {', '.join(VARIABLES)}"
+        hint = f"{_meant(unknown.name, names)}; known: {', '.join(names)}"
         at = where(unknown.lineno)
-        raise _refusal(reference, f"{at}unknown variable `{unknown.name}`{hint}")
-    for sample, which in zip(_SAMPLES, ("", "an element without metadata: "), strict=True):
+        raise _refusal(reference, f"{at}unknown {kind} `{unknown.name}`{hint}")
+    for which, values in trials:
         try:
-            _render(template, _values(sample))
+            _render(template, values)
         except _RENDER_ERRORS as error:
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.filename == "<template>"]
@@ -317,9 +461,9 @@ def _column(node: nodes.Expr) -> str | None:
     return key.value if isinstance(key, nodes.Const) and isinstance(key.value, str) else None
 
 
-def _first_unknown(template: str) -> nodes.Name | None:
+def _first_unknown(template: str, names: Iterable[str]) -> nodes.Name | None:
     tree = _environment.parse(template)
-    unknown = meta.find_undeclared_variables(tree) - {*VARIABLES, *_environment.globals}
+    unknown = meta.find_undeclared_variables(tree) - {*names, *_environment.globals}
     return next((name for name in tree.find_all(nodes.Name) if name.name in unknown), None)
 
 

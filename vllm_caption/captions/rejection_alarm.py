@@ -24,6 +24,8 @@ REMEDIES: Final[dict[CaptionFlag, str]] = {
     " --stop and --min-tokens",
     "reasoning": "the model reasons and gives no answer: raise --max-tokens (2000 or more), or take"
     " the instruct version of the model; leave --reasoning-parser out if it never reasons",
+    "bad_json": "the answers are no JSON of the prompt's schema: raise --max-tokens if they are cut"
+    " off, leave --stop out, or simplify the schema",
     "loop": "try --repetition-penalty 1.05, fewer --max-tokens, or a larger model",
     "refusal": "say in the prompt that the image is a graphic element, or take another model",
     "prompt_echo": "is it an instruct model? a base model continues the prompt instead of obeying",

@@ -176,6 +176,7 @@ def check_caption(
     broken: dict[CaptionFlag, bool] = {
         "empty": not found,
         "reasoning": False,  # see `judge`
+        "bad_json": False,  # see `structured.judge_answer`
         "loop": _is_loop(caption, found),
         "refusal": is_refusal(caption),
         "prompt_echo": is_echo(found, _prompt_words(prompt_text)),
@@ -204,9 +205,10 @@ def _prompt_words(prompt: str) -> list[str]:
 
 def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
     """Being cut off alone is fine. Any other broken rule is worth another try; when none is left,
-    an empty or looping caption, or reasoning alone, fails the item and the rest are flagged."""
+    an empty or looping caption, reasoning alone, or fields that break their schema fail the item,
+    and the rest are flagged."""
     broken = set(flags) - {"cut_off"}
-    if broken & {"empty", "reasoning", "loop"}:
+    if broken & {"empty", "reasoning", "bad_json", "loop"}:
         return "retry_or_fail"
     return "retry_or_flag" if broken else "accept"
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from vllm_caption.captions.prompt import Prompt, render
-from vllm_caption.captions.rules import CaptionRules, judge
+from vllm_caption.captions.rules import CaptionRules
+from vllm_caption.captions.structured import judge_answer
 from vllm_caption.config import SamplingConfig
 from vllm_caption.driver.resume import Batch
 from vllm_caption.driver.row_maker import RowMaker
@@ -25,7 +26,7 @@ from vllm_caption.items import Item
 from vllm_caption.messages import Captioned, CaptionRequest, Failed, ImageRead
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.scheduling.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
-from vllm_caption.scheduling.duplicates import Twin, Twins
+from vllm_caption.scheduling.duplicates import Made, Twin, Twins
 from vllm_caption.scheduling.same_errors import (
     AnswerError,
     Fault,
@@ -59,7 +60,6 @@ class Recorder:
     ) -> None:
         self._sampling = sampling
         self._prompt = prompt
-        self._asked = f"{prompt.user}\n{prompt.system or ''}"
         self._rules = rules
         self._output = output
         self._make = make
@@ -147,15 +147,16 @@ class Recorder:
         item = self._dispatcher.held(engine, answer.lease)
         error: AnswerError | None = None
         if isinstance(answer, Captioned):
-            caption, flags = judge(answer.caption, answer.finish_reason, self._rules, self._asked)
+            judged = judge_answer(answer.caption, answer.finish_reason, self._rules, self._prompt)
+            caption, flags = judged.caption, judged.flags
             error = caption_error(answer.caption, flags)
             if item is not None:
                 self._stats.rejections.count(printable(item.file), caption, flags)
                 if error is None:
                     self._same_errors.clear(engine)
                     self.settle_open()
-            cleaned = msgspec.structs.replace(answer, caption=caption)
-            decision = self._dispatcher.captioned(engine, cleaned, flags)
+            cleaned = msgspec.structs.replace(answer, caption=caption, structured=judged.structured)
+            decision = self._dispatcher.captioned(engine, cleaned, flags, judged.problem)
         else:
             if answer.kind in ("engine_error", "timeout"):
                 error = engine_error(answer.reason)
@@ -204,16 +205,16 @@ class Recorder:
         if standing.place == "leads":
             return False
         if standing.of is not None:
-            of, text_hash, kept = standing.of
+            of, text_hash, kept, _ = standing.of
             caption = self._output.read_caption(of) if kept is None else kept
             if caption is None or hash_of(caption) != text_hash:  # somebody took or changed it
                 self._twins.lead(twin)
                 return False
-            self._fan_out(twin, of, caption, self._flags_of_leaders.get(of, ()))
+            self._fan_out(twin, standing.of, caption, self._flags_of_leaders.get(of, ()))
         self._dispatcher.withdraw(engine, seen.lease)
         return True
 
-    def _fan_out(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> None:
+    def _fan_out(self, twin: Twin, of: Made, caption: str, flags: tuple[str, ...]) -> None:
         try:
             saved = self._save(self._make.same_as(twin, of, caption, flags))
         except ItemError as error:
@@ -313,5 +314,6 @@ class Recorder:
         if flags:
             self._flags_of_leaders[file] = flags
         kept = result.caption if self._output.files.naming == "none" else None
-        for twin in self._twins.end(accepted.item, hash_of(result.caption), kept):
-            self._fan_out(twin, file, result.caption, flags)
+        made = Made(file, hash_of(result.caption), kept, result.structured)
+        for twin in self._twins.end(accepted.item, made):
+            self._fan_out(twin, made, result.caption, flags)

@@ -11,7 +11,7 @@ from vllm_caption.config import CaptionName
 from vllm_caption.items import BadEntry, Item
 from vllm_caption.messages import ImageFacts, Timings
 from vllm_caption.scheduling.dispatcher import Accept, GiveUp
-from vllm_caption.scheduling.duplicates import Twin
+from vllm_caption.scheduling.duplicates import Made, Twin
 from vllm_caption.store.layout import caption_name
 from vllm_caption.store.recipe import Recipe
 from vllm_caption.store.rows import Row
@@ -35,6 +35,7 @@ class RowMaker:
             status="captioned",
             caption_path=caption_path(accepted.item.file, self.naming),
             caption=result.caption,
+            structured=result.structured,
             finish_reason=result.finish_reason,
             flags=accepted.flags,
             attempts=accepted.attempts,
@@ -71,15 +72,16 @@ class RowMaker:
         """A .txt without a row: somebody's work, kept."""
         return adopted(item, caption, self.images_root, self.run_id, self.naming)
 
-    def same_as(self, twin: Twin, of: str, caption: str, flags: tuple[str, ...]) -> Row:
+    def same_as(self, twin: Twin, of: Made, caption: str, flags: tuple[str, ...]) -> Row:
         """The caption of a byte-identical image that was asked the same."""
         return self._row(
             twin.item,
             status="captioned",
             caption_path=caption_path(twin.item.file, self.naming),
             caption=caption,
+            structured=of.structured,
             flags=flags,
-            same_as=of,
+            same_as=of.file,
             **self._made_by,
             **_facts(twin.image),
         )

@@ -21,7 +21,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.reasoning import ReasoningParserManager
 from vllm.renderers import ChatParams, renderer_from_config
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.renderers.hf import HfRenderer, resolve_chat_template, resolve_chat_template_kwargs
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -29,7 +30,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
-from vllm_caption.captions.prompt import RenderedPrompt
+from vllm_caption.captions.prompt import NO_OPTIONS, RenderedPrompt, RequestOptions
 from vllm_caption.captions.question import Question
 from vllm_caption.captions.reasoning import is_mark, is_part_of_mark, opened_by, reasoning_alone
 from vllm_caption.config import ImageConfig, SamplingConfig
@@ -56,6 +57,8 @@ DEFAULTS = {
 }
 """Every image is seen once, so caches only cost; a caption needs one image and no video; statistics
 that nobody reads take 4 % of the front end. As everywhere, a flag that the user gives wins."""
+COMPACT_BACKENDS = (("xgrammar", True), ("guidance", True))
+"""Backends of structured outputs that can forbid blanks between the fields, the fastest first."""
 DEATH_S = 1.0
 PROMPT_END_TOKENS = 24
 """Of a prompt, where a chat template may open the model's reasoning."""
@@ -65,7 +68,6 @@ TOO_LONG = "maximum context length"
 """In vLLM's error over a text for which a model has no room."""
 MIN_TOKENS = 16
 """A caption of fewer tokens is no remedy."""
-CHAT = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
 DEMO_CACHE_BYTES = 256 << 20
 """KV cache of the bundled model on a GPU. A block of it (16 tokens × 768 bytes) is so small that an
 80 GB GPU has room for six million, each a Python object; these are 21,845, enough for 170 sequences
@@ -103,7 +105,7 @@ def check_engine_args(
 
     The answer holds the arguments of `start_engine`. Raises UsageError for an unknown flag, a bad
     value, a model that is not there, takes no images or cannot be asked about one, and a question
-    that its template or its context has no room for.
+    that its template or its context has no room for, or whose schema vLLM cannot enforce.
     """
     try:
         sampling_params(sampling)
@@ -128,8 +130,12 @@ def check_engine_args(
     _check_gpus(config.parallel_config, flags)
     if not config.model_config.is_multimodal_model:
         raise UsageError("--model", args.model, f"takes no images; {ADVICE}")
-    _check_reasoning_parser(config)
-    renderer = _try_request(args.model, config)
+    _check_reasoning_parser(config, question.options)
+    renderer = _try_request(args.model, config, question.options)
+    _check_template_arguments(question, config.model_config, renderer)
+    if question.options.schema is not None:
+        params = sampling_params(sampling, schema=question.options.schema)
+        _choose_backend(question.prompt_name, params, args, config, renderer.get_tokenizer())
     processor = renderer.get_mm_processor().info.get_hf_processor()
     bounds = None if "mm_processor_kwargs" in given else _pixel_bounds(processor, image)
     if bounds:
@@ -181,7 +187,7 @@ def _reason(error: BaseException) -> str:
     return first_line(error, skip=("For further", "1 validation"))
 
 
-def _try_request(model: str, config: Any) -> Any:
+def _try_request(model: str, config: Any, options: RequestOptions) -> Any:
     """Render a request as an engine would: what fails here would fail for every image.
 
     Returns vLLM's renderer for this model.
@@ -200,7 +206,7 @@ def _try_request(model: str, config: Any) -> Any:
         raise UsageError("--model", model, f"{why}; complete the folder")
     messages = _messages(ASKED, None, Image.new("RGB", (224, 224)))
     try:
-        renderer.render_chat([messages], CHAT, _tokenization(renderer))
+        renderer.render_chat([messages], _chat(options), _tokenization(renderer))
     except _MODEL_REFUSALS as error:
         reason = _reason(_root(error))
         remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
@@ -223,6 +229,7 @@ class _Trial:
         """What a user should know, or nothing. Raises UsageError for a question that no item can
         be asked."""
         name, plain = question.prompt_name, question.plain
+        self._chat = _chat(question.options)
         asked = self._tokens(name, plain)
         if plain.system and asked == self._tokens(name, replace(plain, system=None)):
             remedy = "leaves the prompt's `system` text out; move it below the front matter"
@@ -262,7 +269,7 @@ class _Trial:
         messages = _messages(text.user, text.system, Image.new("RGB", (side, side)))
         try:
             _, (rendered,) = self._renderer.render_chat(
-                [messages], CHAT, _tokenization(self._renderer)
+                [messages], self._chat, _tokenization(self._renderer)
             )
         except _MODEL_REFUSALS as error:
             remedy = "change the prompt, or give the model's folder another chat_template.jinja"
@@ -281,13 +288,69 @@ def _check_parser_name(args: AsyncEngineArgs) -> None:
         raise UsageError("--reasoning-parser", name, f"is not one of {', '.join(known)}")
 
 
-def _check_reasoning_parser(config: Any) -> None:
+def _check_reasoning_parser(config: Any, options: RequestOptions) -> None:
     if not (name := config.structured_outputs_config.reasoning_parser):
         return
     try:
-        _answer_text(config, cached_tokenizer_from_config(config.model_config))
+        _answer_text(config, cached_tokenizer_from_config(config.model_config), options)
     except (*_MODEL_REFUSALS, KeyError) as error:
         raise UsageError("--reasoning-parser", name, _reason(error)) from None
+
+
+def _choose_backend(
+    prompt_name: str, params: SamplingParams, args: AsyncEngineArgs, config: Any, tokenizer: Any
+) -> None:
+    """Settle how JSON is forced on every answer. Raises UsageError for a schema that cannot be.
+
+    Unless the user chooses, blanks between the fields are forbidden wherever they can be: a model
+    that is free to write blanks may write nothing else until it is cut off.
+    """
+    settings = config.structured_outputs_config
+    is_ours = settings.backend == "auto" and not settings.disable_any_whitespace
+    own = (settings.backend, settings.disable_any_whitespace)
+    refusal: BaseException | None = None
+    for backend, no_blanks in (*(COMPACT_BACKENDS if is_ours else ()), own):
+        for chosen in (settings, args.structured_outputs_config):
+            chosen.backend, chosen.disable_any_whitespace = backend, no_blanks
+        try:
+            params.clone().verify(
+                config.model_config, config.speculative_config, settings, tokenizer
+            )
+        except _MODEL_REFUSALS as error:
+            refusal = error
+        else:
+            return
+    assert refusal is not None
+    remedy = "simplify it, or name another --structured-outputs-config.backend"
+    why = f"vLLM cannot force its schema on a model ({_reason(_root(refusal))})"
+    raise UsageError("--prompt", prompt_name, f"{why}; {remedy}") from None
+
+
+def _check_template_arguments(question: Question, model_config: Any, renderer: Any) -> None:
+    """Raise UsageError for variables that the chat template does not have; vLLM drops them."""
+    given = dict(question.options.chat_template_kwargs)
+    template = _template_of(renderer, model_config) if given else None
+    if template is None:
+        return
+    taken = resolve_chat_template_kwargs(renderer.get_tokenizer(), template, given)
+    if unknown := [variable for variable in given if variable not in taken]:
+        why = f"the chat template of {model_config.model} has no variable `{unknown[0]}`"
+        remedy = "take it out of `chat_template_kwargs`, or correct its name"
+        raise UsageError("--prompt", question.prompt_name, f"{why}; {remedy}")
+
+
+def _template_of(renderer: Any, model_config: Any) -> str | None:
+    """A model's chat template; None where it is code of vLLM's."""
+    if not isinstance(renderer, HfRenderer):
+        return None
+    tokenizer = renderer.get_tokenizer()
+    template: str | None = resolve_chat_template(tokenizer, None, None, model_config=model_config)
+    return template
+
+
+def _chat(options: RequestOptions) -> ChatParams:
+    arguments = {**options.chat_template_kwargs, "add_generation_prompt": True}
+    return ChatParams(chat_template_kwargs=arguments)
 
 
 def _messages(user: str, system: str | None, image: Image) -> list[dict[str, object]]:
@@ -312,7 +375,9 @@ def _pixel_bounds(processor: Any, image: ImageConfig) -> dict[str, Any] | None:
     return {"size": {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}}
 
 
-def start_engine(engine_args: bytes, sampling: SamplingConfig, *, on_cpu: bool) -> VllmEngine:
+def start_engine(
+    engine_args: bytes, sampling: SamplingConfig, options: RequestOptions, *, on_cpu: bool
+) -> VllmEngine:
     """Start one engine; returns when it can take requests. Raises RuntimeError if it cannot.
 
     Must run on the main thread: the engine core dies with the thread that forked it.
@@ -327,19 +392,20 @@ def start_engine(engine_args: bytes, sampling: SamplingConfig, *, on_cpu: bool) 
         enable_log_requests=args.enable_log_requests,
         disable_log_stats=args.disable_log_stats,
     )
-    return VllmEngine(llm, sampling, _answer_text(config, llm.get_tokenizer()))
+    return VllmEngine(llm, sampling, options, _answer_text(config, llm.get_tokenizer(), options))
 
 
-def _answer_text(config: Any, tokenizer: Any) -> AnswerText:
+def _answer_text(config: Any, tokenizer: Any, options: RequestOptions) -> AnswerText:
     settings = config.structured_outputs_config
     if settings.reasoning_parser_plugin:
         ReasoningParserManager.import_reasoning_parser(settings.reasoning_parser_plugin)
-    return AnswerText(tokenizer, settings.reasoning_parser)
+    return AnswerText(tokenizer, settings.reasoning_parser, options)
 
 
-def _reasoning_parser(name: str, tokenizer: Any) -> Any:
+def _reasoning_parser(name: str, tokenizer: Any, options: RequestOptions) -> Any:
     """None for one that can only follow an answer while it is generated."""
-    parser = ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
+    make = ReasoningParserManager.get_reasoning_parser(name)
+    parser = make(tokenizer, chat_template_kwargs=dict(options.chat_template_kwargs))
     try:
         return None if parser.extract_reasoning("", None) is None else parser
     except NotImplementedError:
@@ -353,11 +419,13 @@ class AnswerText:
     vLLM's wants to see them, they are kept, and all others removed here.
     """
 
-    def __init__(self, tokenizer: Any, parser: str) -> None:
+    def __init__(self, tokenizer: Any, parser: str, options: RequestOptions = NO_OPTIONS) -> None:
         """``parser``: as in ``--reasoning-parser``; "": the marks of all models are looked for.
         Raises what vLLM raises for one that does not suit the tokenizer."""
         self._tokenizer = tokenizer
-        self._parser = _reasoning_parser(parser, tokenizer) if parser else None
+        self._parser = _reasoning_parser(parser, tokenizer, options) if parser else None
+        # Without a parser, vLLM forces JSON from the first token on, in the place of reasoning.
+        self._is_json = options.schema is not None and not parser
         special = set(getattr(tokenizer, "all_special_tokens", ()))
         self.keeps_special_tokens = bool(self._parser) or any(map(is_mark, special))
         # The longest first: one may begin another.
@@ -371,7 +439,8 @@ class AnswerText:
         if self._parser is not None:
             reasoning, answer = self._parser.extract_reasoning(text, None)
         if answer == text:
-            text = self._opened(tuple(prompt_token_ids[-PROMPT_END_TOKENS:])) + text
+            end = tuple(prompt_token_ids[-PROMPT_END_TOKENS:])
+            text = text if self._is_json else self._opened(end) + text
         else:
             text = answer if answer and answer.strip() else reasoning_alone(reasoning or text)
         return self._dropped.sub("", text) if self.keeps_special_tokens else text
@@ -383,10 +452,16 @@ class AnswerText:
 class VllmEngine:
     """One vLLM engine, asked request by request."""
 
-    def __init__(self, llm: AsyncLLM, sampling: SamplingConfig, answers: AnswerText) -> None:
+    def __init__(
+        self, llm: AsyncLLM, sampling: SamplingConfig, options: RequestOptions, answers: AnswerText
+    ) -> None:
         self._llm = llm
         self._answers = answers
         self._sampling = sampling
+        self._schema = options.schema
+        self._chat = _chat(options)
+        arguments = {"chat_template_kwargs": dict(options.chat_template_kwargs)}
+        self._parser_arguments = arguments if options.chat_template_kwargs else None
         self._tokenize = _tokenization(llm.renderer)
         manager = getattr(getattr(llm.engine_core, "resources", None), "engine_manager", None)
         self._processes = tuple(getattr(manager, "processes", ()))
@@ -401,16 +476,20 @@ class VllmEngine:
         messages = _messages(request.user, request.system, image)
         with self._told(retryable=False):
             self._warm.result()
-            _, (rendered,) = self._llm.renderer.render_chat([messages], CHAT, self._tokenize)
+            _, (rendered,) = self._llm.renderer.render_chat([messages], self._chat, self._tokenize)
         return rendered
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         """Generate one caption to its end."""
-        params = sampling_params(self._sampling, request.temperature, request.seed)
+        params = sampling_params(self._sampling, request.temperature, request.seed, self._schema)
         params.skip_special_tokens = not self._answers.keeps_special_tokens
         final = None
         with self._told(retryable=True):
-            async for answer in self._llm.generate(rendered, params, str(request.lease)):
+            answers = self._llm.generate(
+                *(rendered, params, str(request.lease)),
+                reasoning_parser_kwargs=self._parser_arguments,
+            )
+            async for answer in answers:
                 final = answer
         if final is None or final.outputs[0].finish_reason in (None, "abort", "error"):
             raise RequestRefused("the engine ended the request without an answer", retryable=True)
@@ -456,9 +535,15 @@ class VllmEngine:
 
 
 def sampling_params(
-    run: SamplingConfig, temperature: float | None = None, seed: int | None = None
+    run: SamplingConfig,
+    temperature: float | None = None,
+    seed: int | None = None,
+    schema: str | None = None,
 ) -> SamplingParams:
-    """vLLM's sampling of one request. Raises ValueError for values that vLLM does not take."""
+    """vLLM's sampling of one request; ``schema``: of the JSON that its answer must be.
+
+    Raises ValueError for values that vLLM does not take.
+    """
     return SamplingParams(
         max_tokens=run.max_tokens,
         temperature=run.temperature if temperature is None else temperature,
@@ -472,6 +557,7 @@ def sampling_params(
         stop=list(run.stop),
         ignore_eos=run.ignore_eos,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
     )
 
 

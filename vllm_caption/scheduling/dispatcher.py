@@ -47,6 +47,7 @@ class Task(Generic[T]):
     rejected: int = 0
     best: Captioned | None = None
     best_flags: tuple[CaptionFlag, ...] = ()
+    best_problem: str = ""
     solo_deaths: int = 0
     killed: frozenset[int] = frozenset()
 
@@ -197,9 +198,10 @@ class Dispatcher(Generic[T]):
     # --- what the driver reports -------------------------------------------------------------
 
     def captioned(
-        self, engine: int, result: Captioned, flags: tuple[CaptionFlag, ...]
+        self, engine: int, result: Captioned, flags: tuple[CaptionFlag, ...], problem: str = ""
     ) -> Decision[T] | None:
-        """An engine answered. None: the lease is not known (late or doubled), ignore it."""
+        """An engine answered; ``problem``: more on its flags, for messages. None: the lease is not
+        known (late or doubled), ignore it."""
         task = self._finish(engine, result.lease)
         if task is None:
             return None
@@ -213,10 +215,12 @@ class Dispatcher(Generic[T]):
             return Accept(task.item, task.attempts, result, flags)
         task.rejected += 1
         if task.best is None or rank(flags) < rank(task.best_flags):
-            task.best, task.best_flags = result, flags
+            task.best, task.best_flags, task.best_problem = result, flags, problem
         if task.attempts <= self._max_retries:
             return self._retry(task)
         reason = f"every attempt broke a rule, the best one: {', '.join(task.best_flags)}"
+        if task.best_problem:
+            reason += f" ({task.best_problem})"
         return self._settle(
             task, GiveUp(task.item, task.attempts, "caption_rejected", reason, result)
         )

@@ -24,11 +24,13 @@ class Twin(NamedTuple):
 
 class Made(NamedTuple):
     """A caption that was made: its file, and the hash of its text, by which an edit is seen;
-    ``caption``: the text, where there is no .txt to read it from."""
+    ``caption``: the text, where there is no .txt to read it from; ``structured``: the fields that
+    it was made of, if any."""
 
     file: str
     text_hash: int
     caption: str | None = None
+    structured: str | None = None
 
 
 class Captions(Protocol):
@@ -82,14 +84,13 @@ class Twins:
             return []
         return self.end(twin.item, None)
 
-    def end(self, item: Item, text_hash: int | None, caption: str | None = None) -> list[Twin]:
-        """A leader's caption with this hash is on disk, or (None) it failed; returns who waited
-        for it. ``caption``: its text, if it is to be kept here."""
+    def end(self, item: Item, made: Made | None) -> list[Twin]:
+        """A leader's caption is on disk, or (None) it failed; returns who waited for it."""
         key = self._led.pop(item.file, None)
         if key is None:
             return []
-        if text_hash is not None:
-            self._made[key] = Made(item.file, text_hash, caption)
+        if made is not None:
+            self._made[key] = made
         return self._waiting.pop(key)
 
 

@@ -39,6 +39,7 @@ _VARYING: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"")
 _SAID: Final[dict[CaptionFlag, str]] = {
     "empty": "a caption without a word",
     "reasoning": "reasoning without an answer",
+    "bad_json": "an answer that is no JSON of the prompt's schema",
 }
 _TOO_LONG: Final = ("longer than the maximum model length", "maximum context length")
 
@@ -54,6 +55,8 @@ def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | No
     """Of a text that a model gave; None where it can be a caption. ``flags``: worst first."""
     if verdict(flags) != "retry_or_fail":
         return None
+    if flags[0] == "bad_json" and "cut_off" in flags:
+        return AnswerError("JSON that is cut off at --max-tokens", "raise --max-tokens")
     shown = "".join(text.split())
     if len(shown) >= MIN_REPEATS and len(set(shown)) == 1 and not shown[0].isalnum():
         remedy = "numbers that overflow in 16 bit look like this: add --dtype bfloat16 or float32"

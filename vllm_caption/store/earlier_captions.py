@@ -21,7 +21,7 @@ from vllm_caption.store.layout import MANIFEST, parts
 from vllm_caption.store.reader import last_rows
 from vllm_caption.store.rows import hash_of
 
-_COLUMNS: Final = ("file", "status", "caption", "flags", "recipe_id", "twin_key")
+_COLUMNS: Final = ("file", "status", "caption", "structured", "flags", "recipe_id", "twin_key")
 
 
 class EarlierCaptions:
@@ -32,6 +32,7 @@ class EarlierCaptions:
         files: pa.ChunkedArray,
         keys: np.ndarray,
         text_hashes: np.ndarray,
+        structured: pa.ChunkedArray,
         captions: pa.ChunkedArray | None = None,
     ) -> None:
         """``keys``: two unsigned 64-bit halves each; ``text_hashes``: of the captions, signed; all
@@ -40,6 +41,7 @@ class EarlierCaptions:
         self._first, self._second = keys[self._order, 0], keys[self._order, 1]
         self._files = files
         self._text_hashes = text_hashes
+        self._structured = structured
         self._captions = captions
 
     def get(self, key: bytes) -> Made | None:
@@ -52,7 +54,8 @@ class EarlierCaptions:
             if int(self._second[place]) == second:
                 row = int(self._order[place])
                 caption = None if self._captions is None else str(self._captions[row].as_py())
-                return Made(str(self._files[row].as_py()), int(self._text_hashes[row]), caption)
+                file, structured = (c[row].as_py() for c in (self._files, self._structured))
+                return Made(file, int(self._text_hashes[row]), caption, structured)
             place += 1
         return None
 
@@ -68,16 +71,22 @@ def read_earlier(
     captions: list[pa.Array] = []
     keys = [np.empty((0, 2), dtype=np.uint64)]
     text_hashes = [np.empty(0, dtype=np.int64)]
+    structured: list[pa.Array] = []
     for rows in last_rows(parts(root / MANIFEST), _COLUMNS, num_known):
         usable = rows.filter(_is_usable(rows, pa.array(list(recipe_ids))))
         files += usable["file"].chunks
+        structured += usable["structured"].chunks
         captions += usable["caption"].chunks if with_captions else ()
         halves = np.frombuffer(bytes.fromhex("".join(usable["twin_key"].to_pylist())), dtype=">u8")
         keys.append(halves.reshape(-1, 2).astype(np.uint64))
         text_hashes.append(np.fromiter(map(hash_of, usable["caption"].to_pylist()), np.int64))
-    names = pa.chunked_array(files, pa.string())
-    texts = pa.chunked_array(captions, pa.string()) if with_captions else None
-    return EarlierCaptions(names, np.concatenate(keys), np.concatenate(text_hashes), texts)
+    return EarlierCaptions(
+        pa.chunked_array(files, pa.string()),
+        np.concatenate(keys),
+        np.concatenate(text_hashes),
+        pa.chunked_array(structured, pa.string()),
+        pa.chunked_array(captions, pa.string()) if with_captions else None,
+    )
 
 
 def _is_usable(rows: pa.Table, recipe_ids: pa.Array) -> pa.Array:

@@ -28,7 +28,7 @@ SAMPLING_SETTINGS: Final = (
 )
 ENGINE_FLAGS: Final = (
     *("dtype", "hf_overrides", "kv_cache_dtype", "mm_processor_kwargs", "quantization", "revision"),
-    *("reasoning_parser", "tokenizer", "tokenizer_revision"),
+    *("reasoning_parser", "structured_outputs_config", "tokenizer", "tokenizer_revision"),
 )
 """vLLM's flags that change what the model says, or what of it is the caption."""
 

@@ -30,6 +30,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     caption_path: str | None = None
     status: str
     caption: str | None = None
+    structured: str | None = None
     finish_reason: str | None = None
     flags: tuple[str, ...] = ()
     error_kind: str | None = None
@@ -60,6 +61,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return msgspec.structs.replace(
             self,
             caption=caption,
+            structured=None,
             flags=(),
             same_as=None,
             twin_key=None,

@@ -55,7 +55,7 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
         "Look at the image; `--redo-kind poison` retries only these.",
     ),
     "caption_rejected": Meaning(
-        "Every answer was empty or repeated itself.",
+        "Every answer was empty, repeated itself, or broke the prompt's schema.",
         "Try another prompt or --temperature 0.3, with `--redo-kind caption_rejected`.",
     ),
 }
@@ -75,6 +75,10 @@ FLAG_MEANINGS: Final[dict[str, Meaning]] = {
     "empty": Meaning("The caption is empty.", _REDO),
     "reasoning": Meaning(
         "The model reasoned and gave no answer.", "Raise --max-tokens, or use an instruct model."
+    ),
+    "bad_json": Meaning(
+        "The answer is not JSON that follows the prompt's schema.",
+        "Raise --max-tokens if it is cut off; otherwise simplify the schema.",
     ),
     "loop": Meaning("The same words are repeated over and over.", _REDO),
     "refusal": Meaning("The model speaks about itself instead of the image.", _REDO),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from vllm_caption.captions.prompt import NO_OPTIONS, RequestOptions
 from vllm_caption.captions.question import Question
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.engines.worker import CaptionEngine
@@ -21,6 +22,7 @@ class WorkerSpec:
     sampling: SamplingConfig
     prepare_threads: int
     start_engine: Callable[[WorkerSpec], CaptionEngine]
+    options: RequestOptions = NO_OPTIONS
     engine_args: bytes = b""
     on_cpu: bool = False
     find_twins: bool = True
@@ -31,7 +33,7 @@ def start_vllm(spec: WorkerSpec) -> CaptionEngine:
     """Start the real engine; vLLM is imported here, in the worker, and nowhere in the driver."""
     from vllm_caption.engines.vllm_engine import start_engine
 
-    return start_engine(spec.engine_args, spec.sampling, on_cpu=spec.on_cpu)
+    return start_engine(spec.engine_args, spec.sampling, spec.options, on_cpu=spec.on_cpu)
 
 
 @dataclass(frozen=True, slots=True)
