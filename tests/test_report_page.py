@@ -34,7 +34,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     small, other = write_folder(tmp / "brief", small_rows(tmp)), write_folder(tmp / "wordy", more())
     big = write_folder(tmp / "big", many_rows(100_000))
     write_series(small, 300)
-    made = {name: tmp / f"{name}.html" for name in ("small", "both", "big")}
+    fields = write_folder(tmp / "fields", with_fields())
+    made = {name: tmp / f"{name}.html" for name in ("small", "both", "big", "fields")}
+    make_report([fields], made["fields"])
     make_report([small], made["small"])
     make_report([small, other], made["both"])
     make_report([big], made["big"])
@@ -75,6 +77,17 @@ def more() -> list[Any]:
     others += [row(f"{n:02}.png", caption=f"A wide shape of the number {n}.") for n in range(1, 60)]
     others[10] = row("10.png", caption="左上角的蓝色圆形")
     return others
+
+
+def with_fields() -> list[Any]:
+    """One caption that is JSON, one made of fields, one without any, one whose JSON is too long."""
+    star = '{"shape":"star","tags":["red","new"],"note":"<b>sale</b>"}'
+    return [
+        row("0.png", caption=star, structured=star),
+        row("1.png", caption="A ring.", structured='{"shape":"ring","tags":[],"note":"none"}'),
+        row("2.png", caption="Adopted."),
+        row("3.png", caption="Long.", structured='{"shape":"' + "x" * 3000 + '"}'),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +142,37 @@ def test_page_opens_without_an_error_and_shows_pictures_with_captions(visit: Any
     loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
     assert page.evaluate(loaded)
     assert page.locator(".card img").count() == 48
+
+
+def test_fields_of_an_answer_are_shown_with_their_names(visit: Any) -> None:
+    page = visit("fields")
+    assert found(page) == "All 4 items"
+    card = page.locator('[data-item="0"]')
+    assert card.locator(".field").all_inner_texts() == [
+        "shape: star",
+        'tags: ["red","new"]',
+        "note: <b>sale</b>",
+    ]
+    assert card.locator(".text").count() == 0, "the same JSON is not shown twice"
+    assert page.locator('[data-item="1"] .text').inner_text() == "A ring."
+    assert page.locator('[data-item="2"] .field').count() == 0
+    assert page.locator('[data-item="3"] .field').inner_text().startswith('fields: {"shape":"xxx')
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("star", "1 of 4 items"),
+        ('"shape: ring"', "1 of 4 items"),
+        ('"tags: "', "2 of 4 items"),
+        ("adopted", "1 of 4 items"),
+    ],
+)
+def test_search_finds_fields_by_name_and_value(visit: Any, words: str, expected: str) -> None:
+    page = visit("fields")
+    page.fill("#q", words)
+    page.wait_for_timeout(150)
+    assert found(page) == expected
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.job import (
+    FAKE,
+    QUICK,
+    Result,
+    captions,
+    draw_shape,
+    input_flags,
+    rows,
+    run,
+    write_document,
+)
 
 from vllm_caption.captions.prompt import Prompt, RequestOptions, load_prompt, render
 from vllm_caption.captions.rules import CaptionRules, verdict
@@ -362,3 +374,93 @@ def test_what_is_kept_of_any_answer_is_json_of_the_schema(answer: dict[str, obje
         assert json.loads(found.structured) == answer
     else:
         assert found.flags == ("bad_json",)
+
+
+# --- the whole job --------------------------------------------------------------------------------
+
+SHAPES = "---\nfields: {shape: [star], file: its name}\n---\nDescribe it.\n"
+
+
+def job(folder: Path, files: list[str], prompt: str, *flags: str) -> Result:
+    """A run with engines that answer any JSON, over one drawn image per file."""
+    for number, file in enumerate(files):
+        (folder / "raw").mkdir(exist_ok=True)
+        draw_shape(number).save(folder / "raw" / file)
+    write_document(folder, "design", files, ["SvgElement"] * len(files))
+    (folder / "mine.md").write_text(prompt, "utf-8")
+    where = (f"--output={folder / 'out'}", f"--prompt={folder / 'mine.md'}")
+    return run(*input_flags(folder), *where, *QUICK, *flags, command=FAKE)
+
+
+def test_fields_reach_the_text_files_and_their_column(tmp_path: Path) -> None:
+    result = job(tmp_path, ["a.png", "b.png"], SHAPES)
+    assert result.exit_code == 0, result.stderr
+    expected = {file: f'{{"shape":"star","file":"{file}"}}' for file in ("a.png", "b.png")}
+    assert captions(tmp_path / "out") == expected
+    assert {f: row["structured"] for f, row in rows(tmp_path / "out").items()} == expected
+
+
+def test_caption_template_makes_the_text_and_the_column_keeps_the_json(tmp_path: Path) -> None:
+    prompt = SHAPES.replace(
+        "---\nDescribe", 'caption: "A {{ shape }} in {{ file }}."\n---\nDescribe'
+    )
+    assert job(tmp_path, ["a.png"], prompt).exit_code == 0
+    assert captions(tmp_path / "out") == {"a.png": "A star in a.png."}
+    row = rows(tmp_path / "out")["a.png"]
+    assert (row["caption"], row["structured"]) == (
+        "A star in a.png.",
+        '{"shape":"star","file":"a.png"}',
+    )
+
+
+def test_answers_that_break_the_schema_are_asked_again_and_then_fail(tmp_path: Path) -> None:
+    files = ["a.png", "fickle.png", "wrong.png", "clipped.png"]
+    result = job(tmp_path, files, SHAPES, "--max-retries=2", "--no-checks")
+    assert result.exit_code == 1, result.stderr
+    kept = rows(tmp_path / "out")
+    assert captions(tmp_path / "out").keys() == {"a.png", "fickle.png"}
+    assert (kept["fickle.png"]["attempts"], kept["fickle.png"]["flags"]) == (2, [])
+    for file, problem in {
+        "wrong.png": "bad_json (shape: 'sun' is not one of ['star'])",
+        "clipped.png": "bad_json, cut_off (the JSON is cut off at --max-tokens; raise it)",
+    }.items():
+        row = kept[file]
+        assert (row["error_kind"], row["attempts"]) == ("caption_rejected", 3)
+        assert row["error"] == f"every attempt broke a rule, the best one: {problem}"
+        assert (row["caption"], row["structured"]) == (None, None)
+
+
+def test_run_whose_every_answer_is_cut_off_stops_and_names_the_flag_to_raise(
+    tmp_path: Path,
+) -> None:
+    files = [f"clipped{number}.png" for number in range(20)]
+    result = job(tmp_path, files, SHAPES, "--max-same-errors=10")
+    assert result.exit_code == 3
+    assert "JSON that is cut off at --max-tokens; raise --max-tokens" in result.stderr
+    assert rows(tmp_path / "out") == {}
+
+
+def test_twin_has_the_fields_of_its_leader_in_the_same_run_and_in_a_later_one(
+    tmp_path: Path,
+) -> None:
+    prompt = SHAPES.replace("---\nDescribe", "caption: A {{ shape }}.\n---\nDescribe")
+    files = ["a.png", "b.png"]
+    assert job(tmp_path, files, prompt).exit_code == 0
+    for number, twin in enumerate(("c.png", "d.png")):
+        shutil.copy(tmp_path / "raw" / files[number], tmp_path / "raw" / twin)
+    write_document(tmp_path, "more", ["c.png", "d.png"], ["SvgElement"] * 2)
+    where = (f"--output={tmp_path / 'out'}", f"--prompt={tmp_path / 'mine.md'}")
+    assert run(*input_flags(tmp_path), *where, *QUICK, command=FAKE).exit_code == 0
+    kept = rows(tmp_path / "out")
+    assert kept["c.png"]["same_as"] == "a.png"
+    assert kept["c.png"]["structured"] == kept["a.png"]["structured"]
+    assert kept["d.png"]["structured"] == '{"shape":"star","file":"b.png"}'
+
+
+def test_edited_text_has_no_fields(tmp_path: Path) -> None:
+    assert job(tmp_path, ["a.png"], SHAPES).exit_code == 0
+    (tmp_path / "out/a.png.txt").write_text("Mine.", "utf-8")
+    where = (f"--output={tmp_path / 'out'}", "--repair")
+    run("verify", *input_flags(tmp_path), *where)
+    row = rows(tmp_path / "out")["a.png"]
+    assert (row["caption"], row["structured"]) == ("Mine.", None)

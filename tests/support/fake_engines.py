@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import signal
@@ -30,9 +31,11 @@ class FakeEngine:
     step_s = 0.002
     render_s = 0.0
 
-    def __init__(self, gate: Path) -> None:
-        """``gate``: names with `gated` wait until this file exists."""
+    def __init__(self, gate: Path, schema: str | None = None) -> None:
+        """``gate``: names with `gated` wait until this file exists; ``schema``: of a prompt that
+        asks for fields."""
         self.gate = gate
+        self.schema = schema
         self.steps = 0
 
     def render(self, request: CaptionRequest, image: Image) -> object:
@@ -63,9 +66,19 @@ class FakeEngine:
         if "thinks" in request.file:
             answer = f"<think>Okay.</think>\n\ncaption of {request.file}"
             return Generation(answer, "stop", 10, 9)
+        if self.schema is not None:
+            return self.fields(request)
         if "bug" in request.file:
             raise ZeroDivisionError("nobody expected this")
         return Generation(f"caption of {request.file}", "stop", 10, 4)
+
+    def fields(self, request: CaptionRequest) -> Generation:
+        """As from a model that is not forced to keep a schema."""
+        is_wrong = "wrong" in request.file or ("fickle" in request.file and not request.seed)
+        answer = json.dumps({"shape": "sun" if is_wrong else "star", "file": request.file})
+        if "clipped" in request.file:
+            return Generation(answer[:20], "length", 10, 20)
+        return Generation(answer, "stop", 10, 20)
 
     def progress(self) -> object:
         """Counted where it takes long."""
@@ -104,7 +117,7 @@ def slow_down(stage: str) -> None:
 def start_fake(spec: WorkerSpec) -> FakeEngine:
     """An engine that starts."""
     slow_down(os.environ.get("FAKE_SLOW_STAGE", ""))
-    return FakeEngine(Path(spec.images_root) / "gate")
+    return FakeEngine(Path(spec.images_root) / "gate", spec.options.schema)
 
 
 def start_with_program(spec: WorkerSpec) -> FakeEngine:

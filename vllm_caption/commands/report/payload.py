@@ -62,6 +62,7 @@ def _side(rows: pa.Table) -> dict[str, Any]:
         "kind": _named(pc.if_else(pc.equal(rows["status"], "failed"), rows["error_kind"], None)),
         "flags": marks.tolist(),
         "text": pc.fill_null(pc.utf8_slice_codeunits(text, 0, MAX_CHARS), "").to_pylist(),
+        "fields": _fields(rows["structured"]),
         "words": num_words(rows["caption"]).tolist(),
         "tokens": _numbers(rows["output_tokens"]),
         "ms": _milliseconds(rows["generate_s"]),
@@ -69,6 +70,13 @@ def _side(rows: pa.Table) -> dict[str, Any]:
         "attempts": _numbers(rows["attempts"]),
         "recipe": _named(rows["recipe_id"]),
     }
+
+
+def _fields(structured: pa.ChunkedArray) -> list[str] | None:
+    """JSON of each row, "" for none; None where no row has any."""
+    if structured.null_count == len(structured):
+        return None
+    return pc.fill_null(pc.utf8_slice_codeunits(structured, 0, MAX_CHARS), "").to_pylist()  # type: ignore[no-any-return]
 
 
 def _named(column: pa.ChunkedArray) -> dict[str, list[Any]]:

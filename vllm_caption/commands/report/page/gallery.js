@@ -18,6 +18,13 @@
   const number = (n) => n.toLocaleString("en-US");
   const label = (side) => (side < 26 ? String.fromCharCode(65 + side) : String(side + 1));
   const hasRow = (side, i) => side.status[i] >= 0;
+  // The fields of an answer, as [name, value]; JSON that the page holds only a part of is one of them.
+  const fieldsOf = (json) => {
+    if (!json) return [];
+    const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+    try { return Object.entries(JSON.parse(json)).map(([name, value]) => [name, shown(value)]); }
+    catch { return [["fields", json]]; }
+  };
   const flagsOf = (side, i) => data.flags.filter((_, bit) => (side.flags[i] >> bit) & 1);
 
   async function load() {
@@ -32,6 +39,8 @@
     data.size = data.file.length;
     data.pictured = new Uint8Array(data.size);
     for (const i of Object.keys(data.pictures)) data.pictured[i] = 1;
+    const searched = (json) => fieldsOf(json).map((field) => field.join(": ")).join("\n");
+    for (const side of data.sides) side.searched = side.fields && side.fields.map(searched);
     fillSelects();
     readAddress();
     filter(true);
@@ -69,7 +78,7 @@
 
   function hasTerms(i) {
     let text = `${data.file[i]}\n${nameOf(data.document, i)}\n${nameOf(data.type, i)}`;
-    for (const side of data.sides) text += "\n" + side.text[i];
+    for (const side of data.sides) text += "\n" + side.text[i] + (side.searched ? "\n" + side.searched[i] : "");
     text = text.toLowerCase();
     return terms.every((t) => text.includes(t));
   }
@@ -197,7 +206,13 @@
       if (comparable) text.append(...difference(first.text[i], side.text[i]));
       else text.append(...marked(side.text[i]));
       if (chips.childNodes.length) block.append(chips);
-      block.append(text);
+      const json = side.fields ? side.fields[i] : "";
+      if (!json || json !== side.text[i] || comparable) block.append(text);
+      for (const [name, said] of fieldsOf(json)) {
+        const field = make("div", "field");
+        field.append(make("span", "meta", `${name}: `), ...marked(said));
+        block.append(field);
+      }
       return block;
     }));
     return sides;
