@@ -18,16 +18,21 @@ from support.job import (
     captions,
     draw_shape,
     input_flags,
+    make_input,
     rows,
     run,
+    run_here,
     write_document,
 )
 
 from vllm_caption.captions.prompt import Prompt, RequestOptions, load_prompt, render
+from vllm_caption.captions.question import make_question
 from vllm_caption.captions.rules import CaptionRules, verdict
 from vllm_caption.captions.structured import CUT_OFF, Judged, judge_answer
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
+from vllm_caption.demo import MODEL_DIR
 from vllm_caption.errors import UsageError
+from vllm_caption.inputs.documents import longest_item
 from vllm_caption.items import Document, Item
 from vllm_caption.store.recipe import make_recipe
 
@@ -464,3 +469,102 @@ def test_edited_text_has_no_fields(tmp_path: Path) -> None:
     run("verify", *input_flags(tmp_path), *where)
     row = rows(tmp_path / "out")["a.png"]
     assert (row["caption"], row["structured"]) == ("Mine.", None)
+
+
+# --- the real engine ------------------------------------------------------------------------------
+
+
+def real_job(folder: Path, prompt: str, model: str = "demo") -> Result:
+    """A run of the bundled model over three drawn images."""
+    make_input(folder, 3)
+    (folder / "mine.md").write_text(prompt, "utf-8")
+    where = (f"--output={folder / 'out'}", f"--prompt={folder / 'mine.md'}")
+    return run_here(*input_flags(folder), *where, f"--model={model}", "-dp=1", "--quiet")
+
+
+@pytest.mark.engine
+def test_real_engine_is_made_to_answer_in_fields(tmp_path: Path) -> None:
+    shipped = load_prompt("shape-fields")
+    result = real_job(tmp_path, shipped.source)
+    assert result.exit_code == 0, result.stderr
+    said = captions(tmp_path / "out")
+    assert len(said) == 3
+    for file, row in rows(tmp_path / "out").items():
+        fields = json.loads(row["structured"])
+        assert judged(shipped, row["structured"]).structured == row["structured"]
+        place = "{size} {fill} {colour} {shape} {position}.".format(**fields)
+        assert said[file] == place[0].upper() + place[1:]
+        assert row["finish_reason"] == "stop", "a model could write blanks for ever"
+
+
+@pytest.mark.engine
+def test_variables_of_the_chat_template_reach_the_check_and_the_engine(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, model)
+    template = model / "chat_template.jinja"
+    wants = "{% if effort != 'low' %}{{ raise_exception('no effort') }}{% endif %}"
+    template.write_text(wants + template.read_text())
+    prompt = "---\nchat_template_kwargs: {effort: low}\n---\nDescribe it.\n"
+    result = real_job(tmp_path, prompt, str(model))
+    assert result.exit_code == 0, result.stderr
+    assert len(captions(tmp_path / "out")) == 3
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("front_matter", "said"),
+    [
+        (
+            "json_schema: {type: object, properties: {a: {type: array, contains: {const: b}}}}",
+            "--prompt mine: vLLM cannot force its schema on a model (Grammar error: Unimplemented"
+            ' keys: ["contains"]); simplify it, or name another'
+            " --structured-outputs-config.backend",
+        ),
+        (
+            "chat_template_kwargs: {enable_thinkin: false}",
+            f"--prompt mine: the chat template of {MODEL_DIR} has no variable `enable_thinkin`;"
+            " take it out of `chat_template_kwargs`, or correct its name",
+        ),
+    ],
+)
+def test_what_the_model_cannot_be_asked_is_refused_before_an_engine_starts(
+    tmp_path: Path, front_matter: str, said: str
+) -> None:
+    result = real_job(tmp_path, f"---\n{front_matter}\n---\nDescribe it.\n")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not list(tmp_path.glob("out/logs/engine-*.log"))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("schema", "backend"),
+    [({"type": "string"}, "xgrammar"), ({"type": "number", "multipleOf": 3}, "guidance")],
+)
+def test_blanks_between_fields_are_forbidden_by_whichever_backend_takes_the_schema(
+    tmp_path: Path, schema: object, backend: str
+) -> None:
+    from vllm_caption.engines.vllm_engine import check_engine_args
+
+    whole = {"type": "object", "properties": {"a": schema}}
+    path = tmp_path / "mine.md"
+    path.write_text(f"---\njson_schema: {json.dumps(whole)}\n---\nDescribe it.\n")
+    question = make_question(load_prompt(str(path)), longest_item())
+    flags = (f"--model={MODEL_DIR}",)
+    checked = check_engine_args(flags, ImageConfig(), SamplingConfig(), question, on_cpu=True)
+    settings = pickle.loads(checked.engine_args).structured_outputs_config
+    assert (settings.backend, settings.disable_any_whitespace) == (backend, True)
+
+
+@pytest.mark.engine
+def test_json_in_the_place_of_reasoning_is_no_reasoning() -> None:
+    """vLLM forces JSON from the first token on, although the chat template has opened a thought."""
+    from test_answer_text import tokenizer
+
+    from vllm_caption.engines.vllm_engine import AnswerText
+
+    known = tokenizer("<think>", "</think>")
+    prompt = known.encode("<|im_start|>assistant\n<think>\n")
+    forced = AnswerText(known, "", RequestOptions('{"type":"object"}'))
+    assert forced.read(prompt, STAR + "<|im_end|>") == STAR
+    assert AnswerText(known, "").read(prompt, STAR).startswith("<think>")

@@ -11,10 +11,12 @@ import subprocess
 import time
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 from PIL.Image import new as new_image
 
+from vllm_caption.captions.fields import samples
 from vllm_caption.config import ImageConfig
 from vllm_caption.engines import worker
 from vllm_caption.engines.executors.base import WorkerSpec
@@ -67,15 +69,19 @@ class FakeEngine:
             answer = f"<think>Okay.</think>\n\ncaption of {request.file}"
             return Generation(answer, "stop", 10, 9)
         if self.schema is not None:
-            return self.fields(request)
+            return self.fields(request, json.loads(self.schema))
         if "bug" in request.file:
             raise ZeroDivisionError("nobody expected this")
         return Generation(f"caption of {request.file}", "stop", 10, 4)
 
-    def fields(self, request: CaptionRequest) -> Generation:
-        """As from a model that is not forced to keep a schema."""
-        is_wrong = "wrong" in request.file or ("fickle" in request.file and not request.seed)
-        answer = json.dumps({"shape": "sun" if is_wrong else "star", "file": request.file})
+    def fields(self, request: CaptionRequest, schema: dict[str, Any]) -> Generation:
+        """As from a model that is not forced to follow a schema, and mostly does."""
+        values = samples(schema)[0]
+        if "file" in values:
+            values["file"] = request.file
+        if "wrong" in request.file or ("fickle" in request.file and not request.seed):
+            values["shape"] = "sun"
+        answer = json.dumps(values)
         if "clipped" in request.file:
             return Generation(answer[:20], "length", 10, 20)
         return Generation(answer, "stop", 10, 20)
