@@ -173,6 +173,7 @@ file: string
 document: string
 element_index: int32
 element_type: string
+item_id: string
 image_path: string
 caption_path: string
 status: string
