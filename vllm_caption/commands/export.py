@@ -36,14 +36,12 @@ from vllm_caption.inputs.reader import usable_name
 from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import SkippedDocument
 from vllm_caption.store.reader import FolderRows, read_folder
-from vllm_caption.store.rows import SCHEMA
 
 SUFFIXES: Final = (".jsonl", ".csv", ".parquet")
 METADATA: Final = "metadata.jsonl"
 """Under this name `datasets.load_dataset("imagefolder")` reads a file, with `file_name` in it."""
-RESULT: Final = ("caption", "flags", "error_kind", "error")
+RESULT: Final = ("caption", "flags", "error_kind", "error", "structured")
 """What a row says of an item; null where nothing is recorded."""
-_OPTIONAL: Final = tuple(name for name in ("structured",) if name in SCHEMA.names)
 _PREFIX: Final = "input_"
 _BATCH: Final = 10_000
 
@@ -88,7 +86,7 @@ class _Results:
     """The last row of each item, in columns: a million take some hundred megabytes."""
 
     def __init__(self, root: Path) -> None:
-        columns = ("file", "status", *RESULT, *_OPTIONAL)
+        columns = ("file", "status", *RESULT)
         tables = read_folder(root, partial(_tables, columns))
         self._rows = pa.concat_tables(tables).combine_chunks()
         self._places = {file: n for n, file in enumerate(self._rows["file"].to_pylist())}
@@ -98,8 +96,8 @@ class _Results:
         """What there is of an item; a caption only where it is one."""
         place = self._places.get(file)
         if place is None:
-            return dict.fromkeys((*RESULT, *_OPTIONAL))
-        found = {name: self._rows[name][place].as_py() for name in (*RESULT, *_OPTIONAL)}
+            return dict.fromkeys(RESULT)
+        found = {name: self._rows[name][place].as_py() for name in RESULT}
         self.num_used += found["caption"] is not None
         return found | {"flags": ",".join(found["flags"] or ()) or None}
 
