@@ -160,11 +160,12 @@ def test_status_that_is_watched_and_interrupted_says_so_by_its_exit_code(folder:
     (folder / "running").mkdir()
     shown = folder / "running/status.json"
     os.mkfifo(shown)
-    job = subprocess.Popen(watching, env=ENVIRONMENT)
-    with shown.open("wb") as asked:  # opens when it is read
+    with (
+        subprocess.Popen(watching, env=ENVIRONMENT) as job,
+        shown.open("wb"),  # opens when it is read, which then waits for the content
+    ):
         job.send_signal(signal.SIGINT)
-        asked.write((folder / "damaged/status.json").read_bytes())
-    assert job.wait(60) == 130
+        assert job.wait(60) == 130
 
 
 # --- signals ------------------------------------------------------------------------------------

@@ -185,24 +185,35 @@ def _relay(process: subprocess.Popen[bytes], readers: Readers, until: int) -> No
     Whatever is raised meanwhile (KeyboardInterrupt, or by a signal handler of the caller) has the
     process drain, the second time leave at once, and is raised again when it has ended.
     """
-    try:
-        with selectors.DefaultSelector() as selector:
-            for descriptor in readers:
-                os.set_blocking(descriptor, False)
-                selector.register(descriptor, selectors.EVENT_READ)
-            is_open = True
-            while is_open:
-                for key, _ in selector.select():
-                    if not _read(key.fd, readers):
-                        selector.unregister(key.fd)
-                        is_open = is_open and key.fd != until
-        process.wait()
+    raised: list[BaseException] = []
+    num_sent = 0
+    while True:
+        try:
+            while num_sent < len(raised):
+                num_sent += 1
+                process.send_signal(signal.SIGINT)
+            _copy(process, readers, until)
+            break
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            raised.append(error)
+    if raised:
+        raise raised[0]
+
+
+def _copy(process: subprocess.Popen[bytes], readers: Readers, until: int) -> None:
+    with selectors.DefaultSelector() as selector:
         for descriptor in readers:
-            _read(descriptor, readers)
-    except BaseException:
-        process.send_signal(signal.SIGINT)
-        _relay(process, readers, until)
-        raise
+            os.set_blocking(descriptor, False)
+            selector.register(descriptor, selectors.EVENT_READ)
+        is_open = True
+        while is_open:
+            for key, _ in selector.select():
+                if not _read(key.fd, readers):
+                    selector.unregister(key.fd)
+                    is_open = is_open and key.fd != until
+    process.wait()
+    for descriptor in readers:
+        _read(descriptor, readers)
 
 
 def _read(descriptor: int, readers: Readers) -> bool:
