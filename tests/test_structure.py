@@ -176,3 +176,15 @@ def test_help_is_answered_without_a_heavy_import(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--output" in done.stdout
     assert done.stderr.split() == []
+
+
+@pytest.mark.engine
+def test_scripts_beside_the_package_find_what_they_import() -> None:
+    """No type checker reads them, and most run by hand alone."""
+    root = PACKAGE.parent
+    files = [p for folder in ("tools", "benchmarks") for p in (root / folder).rglob("*.py")]
+    names = [".".join(p.relative_to(root).with_suffix("").parts) for p in sorted(files)]
+    wanted = [n.removesuffix(".__init__") for n in names if not n.endswith("__main__")]
+    code = f"import importlib\nfor name in {wanted!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]

@@ -27,7 +27,7 @@ from vllm_caption.captions.question import make_question
 from vllm_caption.commands.run import parse_run
 from vllm_caption.config import RunConfig
 from vllm_caption.engines.model_folder import resolve_model
-from vllm_caption.engines.vllm_engine import CHAT, check_engine_args, sampling_params
+from vllm_caption.engines.vllm_engine import chat_params, check_engine_args, sampling_params
 from vllm_caption.errors import ItemError
 from vllm_caption.images.decode import prepare_image
 from vllm_caption.inputs.documents import longest_item
@@ -87,9 +87,11 @@ def main(result: Path, flags: list[str]) -> None:
     start_s = time.perf_counter() - began_s
     tokenization = engine.renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
     began_s = time.perf_counter()
-    requests = [engine.renderer.render_chat([chat], CHAT, tokenization)[1][0] for chat in chats]
+    options = load_prompt(config.prompt).options
+    chat = chat_params(options)
+    requests = [engine.renderer.render_chat([c], chat, tokenization)[1][0] for c in chats]
     render_s = time.perf_counter() - began_s
-    params = sampling_params(config.sampling)
+    params = sampling_params(config.sampling, schema=options.schema)
     answer(engine, requests[: 2 * config.engine.max_num_seqs], params)  # warm-up
     began_s = time.perf_counter()
     tokens = answer(engine, requests, params)

@@ -206,7 +206,7 @@ def _try_request(model: str, config: Any, options: RequestOptions) -> Any:
         raise UsageError("--model", model, f"{why}; complete the folder")
     messages = _messages(ASKED, None, Image.new("RGB", (224, 224)))
     try:
-        renderer.render_chat([messages], _chat(options), _tokenization(renderer))
+        renderer.render_chat([messages], chat_params(options), _tokenization(renderer))
     except _MODEL_REFUSALS as error:
         reason = _reason(_root(error))
         remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
@@ -229,7 +229,7 @@ class _Trial:
         """What a user should know, or nothing. Raises UsageError for a question that no item can
         be asked."""
         name, plain = question.prompt_name, question.plain
-        self._chat = _chat(question.options)
+        self._chat = chat_params(question.options)
         asked = self._tokens(name, plain)
         if plain.system and asked == self._tokens(name, replace(plain, system=None)):
             remedy = "leaves the prompt's `system` text out; move it below the front matter"
@@ -348,7 +348,8 @@ def _template_of(renderer: Any, model_config: Any) -> str | None:
     return template
 
 
-def _chat(options: RequestOptions) -> ChatParams:
+def chat_params(options: RequestOptions) -> ChatParams:
+    """How vLLM renders the chat of a prompt."""
     arguments = {**options.chat_template_kwargs, "add_generation_prompt": True}
     return ChatParams(chat_template_kwargs=arguments)
 
@@ -459,7 +460,7 @@ class VllmEngine:
         self._answers = answers
         self._sampling = sampling
         self._schema = options.schema
-        self._chat = _chat(options)
+        self._chat = chat_params(options)
         arguments = {"chat_template_kwargs": dict(options.chat_template_kwargs)}
         self._parser_arguments = arguments if options.chat_template_kwargs else None
         self._tokenize = _tokenization(llm.renderer)
