@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tarfile
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,11 @@ from support.job import FAKE, QUICK, Result, captions, draw_shape, rows, run, ru
 
 from vllm_caption.captions.prompt import load_prompt, render
 from vllm_caption.config import InputConfig
+from vllm_caption.errors import ItemError
+from vllm_caption.images.files import num_bytes, read_image
+from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.reader import InputReader
+from vllm_caption.inputs.source import Group
 from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
 
@@ -406,3 +411,67 @@ def test_row_with_a_list_of_images_is_a_design_whose_types_are_skipped_by_name(
     assert job(tmp_path / "t.parquet", tmp_path / "out", "--type-column=type").exit_code == 0
     made = rows(tmp_path / "out")
     assert made[second.file]["image_sha256"] == hashlib.sha256(png(3)).hexdigest()
+
+
+def test_parquet_that_is_damaged_inside_gives_the_rows_before_and_says_where(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t.parquet"
+    records = [{"image": {"bytes": png(0), "path": "x"}, "id": f"id{n}"} for n in range(6000)]
+    table = pa.Table.from_pylist(records)
+    pq.write_table(table, path, row_group_size=2000, compression="gzip", use_dictionary=False)
+    ids = pq.read_metadata(path).row_group(1).column(2)
+    with path.open("r+b") as opened:
+        opened.seek(ids.data_page_offset)
+        opened.write(b"\xff" * ids.total_compressed_size)
+    *before, last = read(InputConfig(input=path, images_root=tmp_path, id_column="id"))
+    assert isinstance(last, BadEntry)
+    assert last.reason.startswith("the table ends here: ")
+    assert 0 < len(before) <= 2000
+
+
+def test_size_of_an_image_in_a_cell_is_that_of_its_neighbours_and_reads_none(
+    tmp_path: Path,
+) -> None:
+    images = [b"x" * 1000, b"x" * 3000]
+    pq.write_table(
+        pa.table({"image": images}),
+        tmp_path / "t.parquet",
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    size = num_bytes(str(tmp_path), "t.parquet/image/00000001")
+    assert 2000 <= size < 2200
+    with pytest.raises(ItemError, match="has 2 rows"):
+        num_bytes(str(tmp_path), "t.parquet/image/00000002")
+    with pytest.raises(ItemError, match="has no column picture"):
+        num_bytes(str(tmp_path), "t.parquet/picture/00000000")
+
+
+def test_tar_behind_a_link_that_leaves_the_root_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "t.tar", {"x.png": png(1)})
+    (tmp_path / "in/t.tar").symlink_to(tmp_path / "t.tar")
+    with pytest.raises(ItemError, match="leaves the images root"):
+        read_image(str(tmp_path / "in"), "t.tar/x.png")
+
+
+def test_long_text_of_a_column_is_whole_in_the_source_and_bounded_in_an_item(
+    tmp_path: Path,
+) -> None:
+    long = "very " * 1000
+    table = write_table(tmp_path / "t.jsonl", [{"image": "a.png", "title": long}])
+    config = InputConfig(input=table, images_root=tmp_path, columns=("title",))
+    (group,) = open_source(config).documents()
+    assert isinstance(group, Group)
+    assert [element.row for element in group.elements] == [{"title": long}]
+    (item,) = read(config)
+    assert isinstance(item, Item)
+    assert item.row == {"title": long[:500]}
+
+
+def test_image_column_of_dates_is_no_name_and_no_crash(tmp_path: Path) -> None:
+    dates = pa.array([date(2020, 1, 2)])
+    pq.write_table(pa.table({"image": dates}), tmp_path / "t.parquet")
+    assert files_of(InputConfig(input=tmp_path / "t.parquet")) == ["2020-01-02"]

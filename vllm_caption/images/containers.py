@@ -14,7 +14,7 @@ import tarfile
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -23,7 +23,6 @@ from vllm_caption.formatting import first_line
 
 _INSIDE: Final = re.compile(r"(.*?\.(?:tar|parquet))/(.+)", re.IGNORECASE | re.DOTALL)
 _CELL: Final = re.compile(r"(.+?)/(\d{8,})(?:/(\d{1,7}))?", re.DOTALL)
-_MAX_KEPT: Final = 4
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -35,13 +34,10 @@ class Inside(NamedTuple):
     member: str
 
 
-def find_inside(images_root: str, file: str) -> Inside | None:
-    """Where a name leads into a tar or a table; None for the name of a file of its own."""
+def split_name(file: str) -> tuple[str, str] | None:
+    """A name that may lead into a tar or a table, as the name of that and the rest."""
     found = _INSIDE.fullmatch(file)
-    if found is None:
-        return None
-    path = os.path.join(images_root, found[1])  # noqa: PTH118 (for every item)
-    return Inside(path, found[2]) if os.path.isfile(path) else None  # noqa: PTH113
+    return None if found is None else (found[1], found[2])
 
 
 def cell_name(table: str, column: str, row: int, place: int | None = None) -> str:
@@ -66,10 +62,11 @@ def read_inside(inside: Inside, max_bytes: int) -> bytes:
 
 
 def size_inside(inside: Inside) -> int:
-    """Bytes of an image. Raises ItemError."""
+    """Bytes of an image; of a cell the mean of its row group, since only reading it would tell.
+    Raises ItemError."""
     if inside.path.lower().endswith(".tar"):
         return _member(inside)[1]
-    return len(_cell(inside))
+    return _find_cell(inside).mean_bytes
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -82,7 +79,8 @@ class _Kept:
     """The last few of what is costly to make, by what it was made from; made once where several
     threads ask for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._held: OrderedDict[Any, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -90,16 +88,17 @@ class _Kept:
         with self._lock:
             if key not in self._held:
                 self._held[key] = make()
-                if len(self._held) > _MAX_KEPT:
+                if len(self._held) > self._most:
                     self._held.popitem(last=False)
             self._held.move_to_end(key)
             found: V = self._held[key]
             return found
 
 
-_tars = _Kept()
-_tables = _Kept()
-_cells = _Kept()
+_tars = _Kept(4)
+_tables = _Kept(4)
+_cells = _Kept(2)
+"""Row groups, with all their images: the items in flight lie in two at most."""
 
 
 def _key(path: str) -> tuple[str, int, int]:
@@ -118,54 +117,94 @@ def _member(inside: Inside) -> tuple[int, int]:
     return index[inside.member]
 
 
+def regular_members(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar, one after the other; none is kept, as `tarfile` would."""
+    for member in opened:
+        opened.members.clear()  # type: ignore[attr-defined]
+        if member.isreg():
+            yield member
+
+
 def _index(path: str) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     with tarfile.open(path, "r:") as opened:
         try:
-            for member in opened:
-                if member.isreg():
-                    found[member.name] = member.offset_data, member.size
-                opened.members.clear()  # type: ignore[attr-defined]
+            for member in regular_members(opened):
+                found[member.name] = member.offset_data, member.size
         except tarfile.ReadError:  # it is cut off; what came before is there
             pass
     return found
 
 
-def _cell(inside: Inside) -> bytes:
+class _RowGroups(NamedTuple):
+    """Of a table. ``firsts``: the first row of each, and at the end the number of rows;
+    ``mean_bytes``: of an image, by row group and column."""
+
+    firsts: list[int]
+    mean_bytes: dict[tuple[int, str], int]
+
+
+class _Place(NamedTuple):
+    """Where an image lies in a table; ``row``: in the row group; ``place``: in a list."""
+
+    table: tuple[str, int, int]
+    group: int
+    row: int
+    column: str
+    place: int | None
+    mean_bytes: int
+
+
+def _find_cell(inside: Inside) -> _Place:
     if (found := _CELL.fullmatch(inside.member)) is None:
         raise ItemError("missing_file", "the table has no such row; a name is COLUMN/NUMBER")
     column, row, place = found[1], int(found[2]), found[3]
     try:
-        key = _key(inside.path)
-        firsts = _tables.get(key, lambda: _row_groups(inside.path))
-        if row >= firsts[-1]:
-            raise ItemError("missing_file", f"the table has {firsts[-1]} rows")
-        group = bisect_right(firsts, row) - 1
-        cells = _cells.get((key, column, group), lambda: _read_group(inside.path, group, column))
-        value = cells[row - firsts[group]].as_py()
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among them
+        table = _key(inside.path)
+        groups = _tables.get(table, lambda: _row_groups(inside.path))
+    except (OSError, ValueError) as error:  # pyarrow's errors are among them
         raise _unreadable("the table", error) from error
-    if place is not None:
-        if not isinstance(value, list) or int(place) >= len(value):
-            raise ItemError("missing_file", "the list in its row is shorter")
-        value = value[int(place)]
-    return _bytes(value)
+    if row >= groups.firsts[-1]:
+        raise ItemError("missing_file", f"the table has {groups.firsts[-1]} rows")
+    group = bisect_right(groups.firsts, row) - 1
+    if (group, column) not in groups.mean_bytes:
+        raise ItemError("missing_file", f"the table has no column {column}")
+    mean_bytes = groups.mean_bytes[group, column]
+    number = None if place is None else int(place)
+    return _Place(table, group, row - groups.firsts[group], column, number, mean_bytes)
 
 
-def _bytes(value: object) -> bytes:
+def _cell(inside: Inside) -> bytes:
+    table, group, row, column, place, _ = _find_cell(inside)
+    try:
+        cells = _cells.get((table, column, group), lambda: _read_group(inside.path, group, column))
+        cell = cells[row]
+        if place is not None:
+            if not cell.is_valid or place >= len(cell):
+                raise ItemError("missing_file", "the list in its row is shorter")
+            cell = cell[place]
+        value = cell.as_py()
+    except (OSError, TypeError, ValueError) as error:
+        raise _unreadable("the table", error) from error
     held = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(held, bytes) and held:
         return held
     raise ItemError("missing_file", "its cell holds no image")
 
 
-def _row_groups(path: str) -> list[int]:
-    """The first row of each row group, and at the end the number of rows."""
+def _row_groups(path: str) -> _RowGroups:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as opened:
-        sizes = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
-    return [0, *accumulate(sizes)]
+        metadata = opened.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    mean_bytes: dict[tuple[int, str], int] = {}
+    for number, group in enumerate(groups):
+        for leaf in map(group.column, range(group.num_columns)):
+            mean = leaf.total_uncompressed_size // max(leaf.num_values, 1)
+            place = number, leaf.path_in_schema.partition(".")[0]
+            mean_bytes[place] = max(mean, mean_bytes.get(place, 0))  # the bytes, not their names
+    return _RowGroups([0, *accumulate(group.num_rows for group in groups)], mean_bytes)
 
 
 def _read_group(path: str, group: int, column: str) -> Any:

@@ -21,7 +21,7 @@ from typing import Final
 
 from vllm_caption.config import check_folder, is_remote
 from vllm_caption.errors import ItemError, ItemKind
-from vllm_caption.images.containers import find_inside, read_inside, size_inside
+from vllm_caption.images.containers import Inside, read_inside, size_inside, split_name
 from vllm_caption.images.near_misses import URL_HINT, is_url, near_miss
 from vllm_caption.images.object_store import check_remote, remote_bytes, remote_size
 
@@ -132,9 +132,8 @@ def _os_refusal(error: OSError) -> ItemError:
 def read_image(images_root: str, file: str) -> tuple[bytes, str]:
     """The bytes and the format of the image that ``file`` names. Raises ItemError."""
     if not is_remote(images_root):
-        if (inside := find_inside(images_root, file)) is None:
+        if (inside := _find_inside(images_root, file)) is None:
             return read_image_file(resolve_image(images_root, file))
-        check_name(file)
         data = read_inside(inside, MAX_FILE_BYTES)
         return data, _sniff(data[:_HEAD_BYTES])
     check_name(file)
@@ -144,12 +143,24 @@ def read_image(images_root: str, file: str) -> tuple[bytes, str]:
     return data, image_format
 
 
+def _find_inside(images_root: str, file: str) -> Inside | None:
+    """Where a name leads into a tar or a table, which lies below the root as any image does; None
+    for the name of a file of its own."""
+    if (parts := split_name(file)) is None:
+        return None
+    container, member = parts
+    if not os.path.isfile(f"{images_root}/{container}"):  # noqa: PTH113
+        return None
+    check_name(file)
+    return Inside(resolve_image(images_root, container), member)
+
+
 def num_bytes(images_root: str, file: str) -> int:
     """Of the file that an item names, without reading it. Raises ItemError."""
     check_name(file)
     if is_remote(images_root):
         return remote_size(images_root, file)
-    if (inside := find_inside(images_root, file)) is not None:
+    if (inside := _find_inside(images_root, file)) is not None:
         return size_inside(inside)
     try:
         found = os.stat(f"{images_root}/{file}")  # noqa: PTH116 (for every item)

@@ -6,7 +6,6 @@ Members of one stem belong together: `0001.json` gives the columns that the prom
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
-from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in
+from vllm_caption.config import InputConfig, files_in
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import encodable_name, first_line
-from vllm_caption.inputs.image_folders import SUFFIXES
-from vllm_caption.inputs.source import Element, Group
+from vllm_caption.images.containers import regular_members
+from vllm_caption.inputs.image_folders import is_image_name
+from vllm_caption.inputs.source import Element, Group, row_of
 from vllm_caption.items import Document, SkippedDocument
 
 MAX_TEXT_BYTES: Final = 2**20
@@ -32,7 +32,7 @@ class Archives:
     has_types = False
 
     def __init__(self, config: InputConfig, path: Path) -> None:
-        self._columns = config.columns
+        self._config = config
         self._path = path
 
     def check(self) -> None:
@@ -73,30 +73,31 @@ class Archives:
     def _sample(
         self, path: Path, opened: tarfile.TarFile, members: list[tarfile.TarInfo]
     ) -> Iterator[Element]:
-        images = [m for m in members if os.path.splitext(m.name)[1].lower() in SUFFIXES]  # noqa: PTH122
-        row = self._row(opened, members) if images and self._columns else None
+        images = [member for member in members if is_image_name(member.name)]
+        values = _values(opened, members) if images and self._config.columns else {}
+        row = row_of(values, self._config)
         for member in images:
             yield Element({"file": f"{path.name}/{member.name}"}, "", row=row)
 
-    def _row(self, opened: tarfile.TarFile, members: Iterable[tarfile.TarInfo]) -> dict[str, Any]:
-        row: dict[str, Any] = {}
-        for member in members:
-            ending = member.name.rpartition(".")[2].lower()
-            if ending not in ("json", "txt") or member.size > MAX_TEXT_BYTES:
-                continue
-            held = opened.extractfile(member)
-            text = held.read() if held is not None else b""
-            if ending == "txt":
-                row["txt"] = text.decode("utf-8", "replace")
-                continue
-            try:
-                found = msgspec.json.decode(text)
-            except (ValueError, RecursionError):
-                continue  # the image is there all the same, and the prompt may do without
-            row |= found if isinstance(found, dict) else {}
-        if ALL_COLUMNS in self._columns:
-            return row
-        return {name: row.get(name) for name in self._columns}
+
+def _values(opened: tarfile.TarFile, members: Iterable[tarfile.TarInfo]) -> dict[str, Any]:
+    """What the .json and the .txt among these say."""
+    values: dict[str, Any] = {}
+    for member in members:
+        ending = member.name.rpartition(".")[2].lower()
+        if ending not in ("json", "txt") or member.size > MAX_TEXT_BYTES:
+            continue
+        held = opened.extractfile(member)
+        text = held.read() if held is not None else b""
+        if ending == "txt":
+            values["txt"] = text.decode("utf-8", "replace")
+            continue
+        try:
+            found = msgspec.json.decode(text)
+        except (ValueError, RecursionError):
+            continue  # the image is there all the same, and the prompt may do without
+        values |= found if isinstance(found, dict) else {}
+    return values
 
 
 def _samples(opened: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
@@ -104,10 +105,9 @@ def _samples(opened: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
     the last slash. Hidden ones are passed over."""
     members: list[tarfile.TarInfo] = []
     stem = ""
-    for member in opened:
-        opened.members.clear()  # type: ignore[attr-defined]
+    for member in regular_members(opened):
         folder, _, name = member.name.rpartition("/")
-        if not member.isreg() or name.startswith("."):
+        if name.startswith("."):
             continue
         if (found := f"{folder}/{name.partition('.')[0]}") != stem:
             if members:

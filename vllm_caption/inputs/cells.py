@@ -18,7 +18,7 @@ from vllm_caption.config import ALL_COLUMNS, InputConfig
 from vllm_caption.formatting import encodable_name, printable
 from vllm_caption.images.containers import cell_name
 from vllm_caption.inputs.documents import make_document
-from vllm_caption.inputs.source import Element, Group
+from vllm_caption.inputs.source import Element, Group, id_of, row_of
 from vllm_caption.items import Document, SkippedDocument
 
 CONTEXT: Final = ("category", "title", "keywords", "canvas_width", "canvas_height")
@@ -86,7 +86,8 @@ def _singles(
 ) -> Iterator[Element]:
     for number, row in rows:
         file = cell_name(path.name, image, number)
-        yield Element({"file": file}, "", row=_kept(row, image, config), item_id=_id(row, config))
+        entry, values = {"file": file}, _without(row, image)
+        yield Element(entry, "", row=row_of(values, config), item_id=id_of(values, config))
 
 
 def _design(
@@ -98,7 +99,8 @@ def _design(
         found = len(types) if isinstance(types, list) else "no list of"
         reason = f"the row has {len(images)} images and {found} types"
         return SkippedDocument(name, "types_length", reason)
-    kept, item_id = _kept(row, image, config), _id(row, config)
+    values = _without(row, image)
+    kept, item_id = row_of(values, config), id_of(values, config)
     files = (cell_name(path.name, image, number, place) for place in range(len(images)))
     elements = [
         Element({"file": file}, printable(kind), row=kept, item_id=item_id)
@@ -107,22 +109,8 @@ def _design(
     return Group(make_document(name, {key: row.get(key) for key in CONTEXT}), elements)
 
 
-def _kept(row: Row, image: str, config: InputConfig) -> Row | None:
-    if not config.columns:
-        return None
-    names = [n for n in row if n != image] if ALL_COLUMNS in config.columns else config.columns
-    return {name: kept_value(row.get(name)) for name in names}
-
-
-def kept_value(value: object) -> object:
-    """What a prompt may print of a value: text, numbers, and lists and objects of them."""
-    plain = isinstance(value, str | bool | int | float | list | dict | None)
-    return value if plain else str(value)
-
-
-def _id(row: Row, config: InputConfig) -> str | None:
-    value = row.get(config.id_column) if config.id_column else None
-    return None if value is None else printable(value if isinstance(value, str) else str(value))
+def _without(row: Row, image: str) -> Row:
+    return {name: value for name, value in row.items() if name != image}
 
 
 def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:

@@ -25,6 +25,11 @@ SUFFIXES: Final = frozenset(
 )
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the ending of an image."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (for every file)
+
+
 class ImageFolder:
     """The images below one folder, in the order of their paths."""
 
@@ -80,8 +85,7 @@ class ImageFolder:
                 return None if os.path.realpath(entry.path) in self._without else f"{entry.name}/"
         except OSError:
             return None
-        suffix = os.path.splitext(entry.name)[1]  # noqa: PTH122 (for every file)
-        return entry.name if suffix.lower() in SUFFIXES else None
+        return entry.name if is_image_name(entry.name) else None
 
     def nothing(self) -> UsageError:
         """No file is an image by its name."""

@@ -18,7 +18,7 @@ from vllm_caption.config import InputConfig
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import JSON_TYPES, printable
 from vllm_caption.inputs.choice import open_source
-from vllm_caption.inputs.documents import LONE_SURROGATE
+from vllm_caption.inputs.documents import LONE_SURROGATE, MAX_TEXT_CHARS
 from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
@@ -138,11 +138,17 @@ class InputReader:
             return None
         self._seen.add(file)
         counts.items += 1
-        return Item(file, document, index, kind, element.row, element.item_id)
+        row = None if element.row is None else {k: _cut(v) for k, v in element.row.items()}
+        return Item(file, document, index, kind, row, element.item_id)
+
+
+def _cut(value: object) -> object:
+    """Of a text, no more than a prompt prints: a million items wait in memory."""
+    return value[:MAX_TEXT_CHARS] if isinstance(value, str) else value
 
 
 def no_type_skipped(*skip_types: str) -> str:
-    """The warning if `ManifestReader.no_type_was_skipped`. It repeats the types it is given."""
+    """The warning if `InputReader.no_type_was_skipped`. It repeats the types it is given."""
     given = f" {','.join(skip_types)}" if skip_types else ""
     return (
         f"No element has a type of --skip-types{given}: the input may name its types differently."

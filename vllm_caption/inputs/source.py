@@ -5,12 +5,14 @@ A new kind is a module with one `Source`, and a line in `inputs.choice`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from vllm_caption.config import ALL_COLUMNS, InputConfig
 from vllm_caption.errors import UsageError
+from vllm_caption.formatting import printable
 from vllm_caption.items import Document, SkippedDocument
 
 
@@ -24,6 +26,26 @@ class Element(msgspec.Struct, frozen=True):
     fault: str | None = None
     row: dict[str, object] | None = None
     item_id: str | None = None
+
+
+def row_of(values: Mapping[str, Any], config: InputConfig) -> dict[str, object] | None:
+    """The columns that the prompt uses; None where it uses none."""
+    if not config.columns:
+        return None
+    names = values if ALL_COLUMNS in config.columns else config.columns
+    return {name: plain_value(values.get(name)) for name in names}
+
+
+def plain_value(value: object) -> object:
+    """What JSON can hold, as it is; anything else, as a date, as text."""
+    plain = isinstance(value, str | bool | int | float | list | dict | None)
+    return value if plain else str(value)
+
+
+def id_of(values: Mapping[str, Any], config: InputConfig) -> str | None:
+    """The table's own name for a row, as text."""
+    value = values.get(config.id_column) if config.id_column else None
+    return None if value is None else printable(value if isinstance(value, str) else str(value))
 
 
 class Group(NamedTuple):

@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import JSON_TYPES, encodable_name, first_line, printable
-from vllm_caption.inputs.cells import holds_images, kept_value, read_cells
-from vllm_caption.inputs.documents import MAX_TEXT_CHARS
-from vllm_caption.inputs.source import Element, Group
+from vllm_caption.inputs.cells import holds_images, read_cells
+from vllm_caption.inputs.source import Element, Group, id_of, plain_value, row_of
 from vllm_caption.items import Document, SkippedDocument
 
 IMAGE_COLUMNS: Final = ("image", "file", "file_name", "path")
@@ -78,10 +77,13 @@ class Table:
             try:
                 columns = _columns(path)
                 image = self._image_column(path, columns)
+                found: Iterable[Group | SkippedDocument]
                 if path.suffix.lower() == PARQUET and holds_images(path, image):
-                    yield from read_cells(path, image, self._config)
+                    found = read_cells(path, image, self._config)
                 else:
-                    yield Group(Document(name), self._elements(path, image))
+                    found = [Group(Document(name), self._elements(path, image))]
+                for group in found:
+                    yield group if isinstance(group, SkippedDocument) else _guarded(group)
             except UsageError as error:
                 yield SkippedDocument(name, "missing_key", error.remedy)
             except _FAULTS as error:
@@ -117,26 +119,17 @@ class Table:
         config = self._config
         wanted = {image: None, **({config.id_column: None} if config.id_column else {})}
         wanted |= dict.fromkeys(config.columns)
-        all_columns = ALL_COLUMNS in config.columns
-        try:
-            for row in _rows(path, None if all_columns else [*wanted]):
-                if isinstance(row, str):
-                    yield Element("", "", row)
-                    continue
-                names = row if all_columns else config.columns
-                yield Element(
-                    {"file": self._name(row.get(image))},
-                    "",
-                    row={name: _kept(row.get(name)) for name in names} if names else None,
-                    item_id=_id(row.get(config.id_column)) if config.id_column else None,
-                )
-        except _FAULTS as error:
-            yield Element("", "", f"the table ends here: {_reason(error)}")
+        for row in _rows(path, None if ALL_COLUMNS in config.columns else [*wanted]):
+            if isinstance(row, str):
+                yield Element("", "", row)
+                continue
+            entry = {"file": self._name(row.get(image))}
+            yield Element(entry, "", row=row_of(row, config), item_id=id_of(row, config))
 
     def _name(self, value: object) -> object:
         """As below the images root: `./x` is x, and so is an absolute path to it."""
         if not isinstance(value, str):
-            return value
+            return plain_value(value)
         value = value.strip()
         while value.startswith("./"):
             value = value[2:].lstrip("/")
@@ -156,15 +149,16 @@ def _columns(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
 
 
-def _kept(value: object) -> object:
-    """A value that a prompt may print, of bounded size where it is text."""
-    if isinstance(value, str):
-        return value[:MAX_TEXT_CHARS]
-    return kept_value(value)
+def _guarded(group: Group) -> Group:
+    """The same, with an entry in the place of what can no longer be read."""
 
+    def elements() -> Iterator[Element]:
+        try:
+            yield from group.elements
+        except _FAULTS as error:
+            yield Element("", "", f"the table ends here: {_reason(error)}")
 
-def _id(value: object) -> str | None:
-    return None if value is None else printable(value if isinstance(value, str) else str(value))
+    return group._replace(elements=elements())
 
 
 def _rows(path: Path, columns: list[str] | None) -> Iterator[Row | str]:
