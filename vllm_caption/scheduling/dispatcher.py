@@ -318,6 +318,8 @@ class Dispatcher(Generic[T]):
             (own if is_own else taken).append(task)
         while len(taken) < count and self._fresh:
             taken.append(self._fresh.popleft())
+        if not own:
+            return taken
         others = (slot for slot in self._engines if slot is not self._engines[engine])
         is_alone = not any(slot.proven and not slot.retired for slot in others)
         room = count - len(taken) if is_alone else 0

@@ -134,7 +134,9 @@ class SameErrors:
         return "items" if each_its_own else "open"
 
     def _of(self, engine: int) -> _Streak:
-        return self._engines.setdefault(engine, _Streak(others_good=self._num_good))
+        if (streak := self._engines.get(engine)) is None:
+            streak = self._engines[engine] = _Streak(others_good=self._num_good)
+        return streak
 
     def conclusion(self, error: AnswerError) -> str:
         """The sentence to stop with, after `add` has said "run"."""
