@@ -266,3 +266,7 @@ class RunConfig:
     log_json: bool = False
     pilot: int | None = None
     arguments: tuple[str, ...] = field(default=(), compare=False)
+
+    def with_columns(self, columns: tuple[str, ...]) -> RunConfig:
+        """The same, for a prompt that uses these columns of a table."""
+        return replace(self, input=replace(self.input, columns=columns))

@@ -108,9 +108,14 @@ def run_parser() -> Parser:
     return parser
 
 
+def _flag(name: str) -> str:
+    """Of a field of the config."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _add(group: Any, config: object, name: str, text: str, *short: str, **options: Any) -> None:
     """A flag with the name and the default of a field of ``config``."""
-    flag = f"--{name.replace('_', '-')}"
+    flag = _flag(name)
     group.add_argument(flag, *short, default=getattr(config, name), help=text, **options)
 
 
@@ -127,19 +132,13 @@ def add_input(group: Any) -> None:
     _add(group, config, "id_column", text, metavar="NAME")
     text = "column with the types of the images, where a row holds a list of images"
     _add(group, config, "type_column", text, metavar="NAME")
-    for name, text, parse in (
-        ("jsons", "without --input: folder of manifests", parse_path),
-        ("json_detail", "without --input: folder of their detail files", parse_path),
-        (
-            "images_root",
-            "what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://...",
-            parse_images_root,
-        ),
-    ):
-        default = getattr(config, name)
-        where = "; with --input that folder, or the table's" if name == "images_root" else ""
-        text += f" (default: {default}{where})"
-        _add_given(group, name, text, type=parse)
+    text = f"without --input: folder of manifests (default: {config.jsons})"
+    _add_given(group, "jsons", text, type=parse_path)
+    text = f"without --input: folder of their detail files (default: {config.json_detail})"
+    _add_given(group, "json_detail", text, type=parse_path)
+    text = "what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
+    text += f" (default: {config.images_root}; with --input that folder, or the table's)"
+    _add_given(group, "images_root", text, type=parse_images_root)
     text = "element types that are not captioned, comma-separated, in upper or lower case"
     _add(group, config, "skip_types", text, type=_names)
     text = "only the first N items; with --redo of a run, the next N that are captioned again"
@@ -148,7 +147,7 @@ def add_input(group: Any) -> None:
 
 def _add_given(group: Any, name: str, text: str, **options: Any) -> None:
     """A flag whose default depends on others: left out, it is not among the values."""
-    flag = f"--{name.replace('_', '-')}"
+    flag = _flag(name)
     group.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
 
 
@@ -273,7 +272,7 @@ def _add_engines(group: Any, engine: EngineConfig) -> None:
         ("drain_timeout", "seconds that the items in flight may take after Ctrl+C"),
     ):
         group.add_argument(
-            f"--{name.replace('_', '-')}",
+            _flag(name),
             dest=f"{name}_s",
             metavar="SECONDS",
             type=above_zero,
@@ -441,12 +440,12 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
     if path is None:
         for name in ("image_column", "id_column", "type_column"):
             if (value := values.get(name)) is not None:
-                flag = f"--{name.replace('_', '-')}"
+                flag = _flag(name)
                 raise UsageError(flag, value, "belongs to a table; name the table by --input")
         return config
     for name in ("jsons", "json_detail"):
         if name in values:
-            flag = f"--{name.replace('_', '-')}"
+            flag = _flag(name)
             raise UsageError("--input", path, f"and {flag} both name the input; give one")
     config = replace(config, without=(values["output"],))
     if "images_root" in values:
@@ -460,7 +459,7 @@ def _check_output(values: dict[str, Any]) -> None:
     output = os.path.realpath(values["output"])
     for name in ("jsons", "json_detail"):
         if name in values and output == os.path.realpath(values[name]):
-            flag = f"--{name.replace('_', '-')}"
+            flag = _flag(name)
             raise UsageError("--output", values["output"], f"is {flag} too; name another folder")
     path = values["input"]
     in_parts = path is not None and path.is_dir() and (is_table(path) or is_archive(path))

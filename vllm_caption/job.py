@@ -89,7 +89,7 @@ class Outcome:
 def run_job(config: RunConfig) -> Outcome:
     """Caption everything that is not done. Raises UsageError before anything starts."""
     prompt = load_prompt(config.prompt)
-    config = replace(config, input=replace(config.input, columns=prompt.columns))
+    config = config.with_columns(prompt.columns)
     open_source(config.input).check()
     check_images_root(config.input.images_root)
     check_model_folder(resolve_model(config.engine.model), config.engine.engine_args)

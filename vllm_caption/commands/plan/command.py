@@ -11,7 +11,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from vllm_caption.captions.prompt import load_prompt
@@ -83,7 +82,7 @@ def make_plan(
     """Read the whole input and what is done already. ``images_per_s``: of one engine."""
     started_s = time.monotonic()
     prompt = load_prompt(config.prompt)
-    config = replace(config, input=replace(config.input, columns=prompt.columns))
+    config = config.with_columns(prompt.columns)
     source = open_source(config.input)
     source.check()
     check_images_root(config.input.images_root)
