@@ -123,12 +123,12 @@ def add_input(group: Any) -> None:
     """Flags of every command that reads the input."""
     config = InputConfig()
     text = "a folder of images, a table with a row for each (.jsonl, .csv, .tsv, .parquet, or a"
-    text += " folder of .parquet), or a .tar or a folder of them; may also stand first, without the"
+    text += " folder of .parquet), a .tar or a folder of them; also the first argument, without the"
     text += " flag"
     _add(group, config, "input", text, type=parse_path, metavar="PATH")
     text = "column of the table that names the image (default: image, file, file_name or path)"
     _add(group, config, "image_column", text, metavar="NAME")
-    text = "column of the table that is kept as item_id"
+    text = "column of the table to keep as item_id"
     _add(group, config, "id_column", text, metavar="NAME")
     text = "column with the types of the images, where a row holds a list of images"
     _add(group, config, "type_column", text, metavar="NAME")
