@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -34,7 +32,6 @@ FLAGS_OF_RUN = """
 --skip-types --stall-timeout --start-timeout --stop --temperature --tensor-parallel-size --top-k
 --top-p --type-column --version
 """
-PAGE_FILES = ("page.html.jinja", "page.css", "gallery.js")
 
 
 def help_text() -> str:
@@ -201,22 +198,6 @@ def test_every_visible_gpu_gets_an_engine_by_default(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(16))))
     assert parse_run([]).engine.data_parallel_size == 16
     assert parse_run(["--tensor-parallel-size=2"]).engine.data_parallel_size == 8
-
-
-def test_wheel_holds_the_prompts_and_the_demo(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
-    subprocess.run(
-        [sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "-o", tmp_path, root],
-        check=True,
-        env={**os.environ, "UV_NO_PROGRESS": "1"},
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "vllm_caption/_prompts/shape-brief.md" in names
-    assert "vllm_caption/py.typed" in names  # so type checkers read the annotations
-    assert "vllm_caption/demo/model/model.safetensors" in names
-    assert {f"vllm_caption/commands/report/page/{n}" for n in PAGE_FILES} <= set(names)
-    assert any(name.startswith("vllm_caption/demo/sample/raw/") for name in names)
 
 
 def test_ray_that_is_not_installed_is_one_line_with_the_install_line() -> None:
