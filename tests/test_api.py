@@ -215,7 +215,7 @@ def test_mistake_of_the_user_is_a_usage_error_that_names_field_value_and_remedy(
         vllm_caption.caption(**flags(tmp_path, jsons=tmp_path / "nowhere"))
     assert (refused.value.field, refused.value.value) == ("--jsons", str(tmp_path / "nowhere"))
     assert refused.value.remedy.startswith("does not exist; name the folder")
-    with pytest.raises(vllm_caption.UsageError, match="argument --max-side: 0 is not 1 or more"):
+    with pytest.raises(vllm_caption.UsageError, match="--max-side: 0 is not 1 or more"):
         vllm_caption.caption(**flags(tmp_path, max_side=0))
     assert not (tmp_path / "out").exists()
 

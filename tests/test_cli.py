@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.job import input_flags, make_input, run_here
 
+from vllm_caption import engine_flags
 from vllm_caption.commands import demo
 from vllm_caption.commands.run import parse_run
 from vllm_caption.config import RunConfig
@@ -18,6 +19,7 @@ from vllm_caption.demo import MODEL_DIR
 from vllm_caption.engines import hardware
 from vllm_caption.engines.hardware import platform
 from vllm_caption.engines.model_folder import resolve_model
+from vllm_caption.flags import COMMANDS
 from vllm_caption.monitoring.gpu_devices import GpuDriver
 
 FLAGS_OF_RUN = """
@@ -127,23 +129,98 @@ def test_missing_input_folder_is_one_line_that_names_flag_value_and_remedy(
     [
         (["--prompt=nope"], "--prompt nope: no such prompt"),
         (["--model=./no/such/model"], "--model ./no/such/model: "),
-        (["--max-num-seqs=0"], "argument --max-num-seqs: 0 is not 1 or more"),
-        (["--pilot=0"], "argument --pilot: 0 is not 1 or more"),
+        (["--max-num-seqs=0"], "error: --max-num-seqs: 0 is not 1 or more"),
+        (["--pilot=0"], "error: --pilot: 0 is not 1 or more"),
         (["--log-file=/proc/no/such.log"], "--log-file /proc/no/such.log: cannot be written ("),
-        (["--max-retries=-1"], "argument --max-retries: -1 is not 0 or more"),
-        (["--max-tokens=many"], "argument --max-tokens: "),
+        (["--max-retries=-1"], "error: --max-retries: -1 is not 0 or more"),
+        (["--max-tokens=many"], "error: --max-tokens: 'many' is not a whole number"),
         (["--min-pixels=9999999"], "--min-pixels 9999999"),
-        (["--redo=everything"], "argument --redo: invalid choice: 'everything'"),
+        (["--redo=everything"], "error: --redo: invalid choice: 'everything'"),
+        (["--top-p=x"], "error: --top-p: invalid float value: 'x'"),
+        (["--output"], "error: --output: expected one argument"),
         (["captionize"], "command captionize: is not one of run, demo"),
+        (["reprot"], "nor an existing file or folder; did you mean report?"),
+        (["icnos/flat"], "--input icnos/flat: does not exist; name a folder of images"),
+        (["verify", "--ouput=o"], "error: --ouput: unknown flag; did you mean --output?"),
+        (["merge", "--quiet"], "error: --quiet: unknown flag; see vllm-caption merge --help"),
+        (["status", "o"], "error: o: unexpected argument; see vllm-caption status --help"),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], message: str) -> None:
     make_input(tmp_path, 1)
     base = ["--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'o'}"]
-    result = run_here(*flags, *base) if flags[0][0] != "-" else run_here(*base, *flags)
+    if flags[0] in COMMANDS:
+        result = run_here(*flags)
+    else:
+        result = run_here(*flags, *base) if flags[0][0] != "-" else run_here(*base, *flags)
     assert (result.exit_code, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize("command", [(), ("plan",), ("doctor",), ("demo",)])
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--promt=x", "--prompt"),
+        ("--max-num", "--max-num-seqs"),
+        ("-max-num-seqs", "--max-num-seqs"),
+        ("--gpu-memory-utilisation", "--gpu-memory-utilization"),
+        ("--gpu_memory_utilisation", "--gpu-memory-utilization"),
+        ("--no-enable-prefix-cashing", "--no-enable-prefix-caching"),
+        ("-tp2", "-tp"),
+        ("--hf-overide.rope_scaling", "--hf-overrides"),
+    ],
+)
+def test_misspelt_flag_is_refused_before_anything_is_read_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], flag: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_here(*command, flag, "8")
+    assert (result.exit_code, result.stdout) == (2, "")
+    name = flag.partition("=")[0]
+    assert result.stderr == (f"vllm-caption: error: {name}: unknown flag; did you mean {meant}?\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_flag_that_is_like_no_other_is_refused_with_where_flags_are_listed() -> None:
+    assert "--frobnicate: unknown flag; see --help, and `vllm serve --help=all`" in (
+        run_here("--frobnicate").stderr
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--gpu_memory_utilization", "0.8"],
+        ["--no-enable-prefix-caching"],
+        ["--hf-overrides.rope_scaling+", "x"],
+        ["-O3", "-qfp8", "-cc.mode", "3"],
+        ["--cpu-offload-gb", "-.5"],
+        ["--config", "flags.yaml"],
+        ["--load-format", "-"],
+        ["--hf-overrides", "-a b"],
+    ],
+)
+def test_every_way_to_write_a_flag_of_vllm_is_taken(words: list[str]) -> None:
+    assert parse_run(words).engine.engine_args == tuple(words)
+
+
+def test_our_flags_too_may_be_written_with_underscores_as_vllm_takes_them() -> None:
+    config = parse_run(["--max_num_seqs=4", "--skip_types", "a_b"])
+    assert (config.engine.max_num_seqs, config.engine.engine_args) == (4, ())
+    assert config.input.skip_types == ("a_b",)
+
+
+def test_without_vllm_or_with_a_plugin_that_may_add_flags_no_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_flags, "flags_of_vllm", frozenset)
+        assert parse_run(["--tokeniser=x"]).engine.engine_args == ("--tokeniser=x",)
+    plugin = metadata.EntryPoint("npu", "npu:register", "vllm.platform_plugins")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [plugin])
+    assert parse_run(["--tokeniser=x"]).engine.engine_args == ("--tokeniser=x",)
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "verify", "status", "report"])

@@ -13,7 +13,13 @@ from vllm_caption.captions.question import Question
 from vllm_caption.commands.run import parse_run
 from vllm_caption.config import ImageConfig, SamplingConfig
 from vllm_caption.demo import MODEL_DIR
-from vllm_caption.engine_flags import GPU_FACTORS, gpus_per_engine, named_flags
+from vllm_caption.engine_flags import (
+    GPU_FACTORS,
+    check_names,
+    flags_of_vllm,
+    gpus_per_engine,
+    named_flags,
+)
 from vllm_caption.engines import hardware
 from vllm_caption.errors import UsageError
 
@@ -113,12 +119,20 @@ def test_vllm_counts_the_gpus_of_an_engine_as_we_do() -> None:
 
 
 @pytest.mark.engine
-def test_vllm_has_no_parallel_flag_that_is_not_known_here() -> None:
+def test_vllm_has_no_flag_that_its_source_hides_and_no_parallel_one_that_is_not_known_here() -> (
+    None
+):
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     shared = {"decode_context_parallel_size", "enable_expert_parallel"}
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False))
+    options = {option for action in parser._actions for option in action.option_strings}
+    opposites = {
+        option for option in options if option.replace("--no-", "--", 1) in flags_of_vllm()
+    }
+    assert options - opposites == flags_of_vllm() - {"-O", "--config"} - opposites
+    check_names(sorted(options), ())
     for action in parser._actions:
         name = action.dest
         if not re.search(r"parallel_(size|rank|start)|data_parallel|nnodes|node_rank", name):

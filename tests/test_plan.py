@@ -531,8 +531,8 @@ Spoil = Callable[[Path], list[str]]
         (lambda folder: shutil.rmtree(folder / "raw") or [], "--images-root"),
         (lambda folder: ["--prompt=nope"], "--prompt nope: no such prompt"),
         (lambda folder: [f"--json={folder / 'no/plan.json'}"], "--json"),
-        (lambda folder: ["--images-per-s=0"], "argument --images-per-s: 0 is not more than 0"),
-        (lambda folder: ["--images-per-s=fast"], "argument --images-per-s"),
+        (lambda folder: ["--images-per-s=0"], "error: --images-per-s: 0 is not more than 0"),
+        (lambda folder: ["--images-per-s=fast"], "error: --images-per-s"),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(tmp_path: Path, spoil: Spoil, message: str) -> None:

@@ -608,7 +608,10 @@ def test_images_are_not_needed(tmp_path: Path) -> None:
         (["--output=/dev/null"], "--output /dev/null: is not a folder"),
         (["--jsons=/no/jsons"], "--jsons /no/jsons: does not exist"),
         (["--json=/no/such/folder/x.json"], "--json /no/such/folder/x.json: is in a folder"),
-        (["--tensor-parallel-size=2"], "unrecognized arguments: --tensor-parallel-size=2"),
+        (
+            ["--tensor-parallel-size=2"],
+            "--tensor-parallel-size: unknown flag; see vllm-caption verify --help",
+        ),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], message: str) -> None:

@@ -1,15 +1,24 @@
-"""Reads vLLM's flags as the user wrote them, where a decision of ours depends on one of them.
+"""Reads vLLM's flags as the user wrote them: their names, and values that a decision of ours needs.
 
-vLLM itself parses and checks them (see `engines.vllm_engine`).
+vLLM itself parses and checks them (see `engines.vllm_engine`); only their names are checked here,
+against those in vLLM's source, since importing vLLM takes longer than anyone waits for a typing
+mistake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import importlib.util
+import re
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
+from importlib import metadata
 from math import prod
+from pathlib import Path
 from typing import Final
 
 from vllm_caption.errors import UsageError
+from vllm_caption.formatting import did_you_mean
 
 GPU_FACTORS: Final = (
     "tensor_parallel_size",
@@ -55,6 +64,67 @@ _REFUSED: Final = {
     "device_ids": "would give every engine the same GPUs; choose them with CUDA_VISIBLE_DEVICES",
 }
 """Flags with which an engine would use other GPUs than it is given, and what to do instead."""
+
+_SOURCE: Final = "engine/arg_utils.py"
+_ADDS_FLAGS: Final = "add_cli_args"
+_BESIDE_THE_PARSER: Final = frozenset({"-O", f"--{CONFIG_FILE}"})
+"""What vLLM takes out of the words before it parses them."""
+_PLUGINS: Final = "vllm.platform_plugins"
+"""Packages that name themselves here may add flags to vLLM's."""
+_VALUE: Final = re.compile(r"[^-]|-$|-[.\d]|[^=]* ")
+"""How a word begins that is no flag: a negative number, or words with blanks, say."""
+
+
+def check_names(engine_args: Sequence[str], ours: Collection[str]) -> None:
+    """Raise UsageError for a flag that is neither one of ``ours`` nor vLLM's.
+
+    Where vLLM is not installed, or a plugin may add flags to it, nothing is known to be wrong.
+    """
+    known = flags_of_vllm()
+    for word in engine_args if known else ():
+        flag = word.partition("=")[0]
+        if not _VALUE.match(word) and not _is_among(known, flag) and not _has_plugins():
+            name = flag.partition(".")[0].replace("_", "-")
+            opposites = [k.replace("--", "--no-", 1) for k in known if name.startswith("--no-")]
+            hint = did_you_mean(name, {*ours, *known, *opposites})
+            remedy = hint or "see --help, and `vllm serve --help=all` for those of vLLM's engine"
+            raise UsageError(flag, None, f"unknown flag; {remedy}")
+
+
+@cache
+def flags_of_vllm() -> frozenset[str]:
+    """The names that vLLM's source gives its engine's flags, long and short; empty where there is
+    no such source."""
+    package = importlib.util.find_spec("vllm")
+    folders = package.submodule_search_locations if package else None
+    try:
+        source = Path(folders[0], _SOURCE).read_text("utf-8") if folders else ""
+        found = frozenset(_added_flags(ast.parse(source)))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return frozenset()
+    return found and found | _BESIDE_THE_PARSER
+
+
+def _added_flags(source: ast.Module) -> Iterator[str]:
+    for function in ast.walk(source):
+        if isinstance(function, ast.FunctionDef) and function.name == _ADDS_FLAGS:
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
+                    names = (name.value for name in call.args if isinstance(name, ast.Constant))
+                    yield from (n for n in names if isinstance(n, str) and n.startswith("-"))
+
+
+def _is_among(known: Collection[str], flag: str) -> bool:
+    """`--hf-overrides.x` is `--hf-overrides`, `--no-x` is `--x`, and `-O3` is `-O`."""
+    name = flag.partition(".")[0]
+    if not name.startswith("--"):
+        return name in known or name[:2] in known
+    name = name.replace("_", "-")
+    return name in known or name.replace("--no-", "--", 1) in known
+
+
+def _has_plugins() -> bool:
+    return bool(metadata.entry_points(group=_PLUGINS))
 
 
 def named_flags(engine_args: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -32,8 +33,9 @@ from vllm_caption.config import (
     is_remote,
     is_table,
 )
-from vllm_caption.engine_flags import check_parallel_flags
+from vllm_caption.engine_flags import check_names, check_parallel_flags
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
+from vllm_caption.formatting import did_you_mean
 
 COMMANDS: Final = (
     *("run", "demo", "doctor", "plan", "status", "verify", "report", "merge", "export"),
@@ -68,14 +70,39 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes flags by their full name only; a mistake is a UsageError."""
+    """Takes flags by their full name only, with `-` or, as vLLM does, with `_` between its words; a
+    mistake is a UsageError that names the flag."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+        super().__init__(formatter_class=_Help, allow_abbrev=False, exit_on_error=False, **options)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The values; a word that means nothing here is a UsageError."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            flag = rest[0].partition("=")[0]
+            what = "unknown flag" if flag.startswith("-") else "unexpected argument"
+            remedy = did_you_mean(flag, self.flags) or f"see {self.prog} --help"
+            raise UsageError(flag, None, f"{what}; {remedy}")
+        return options
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The values, and the words that mean nothing here."""
+        words = [self._with_dashes(word) for word in (sys.argv[1:] if args is None else args)]
+        try:
+            return super().parse_known_args(words, namespace)
+        except argparse.ArgumentError as error:
+            name = (error.argument_name or "arguments").partition("/")[0]  # --long/-short
+            raise UsageError(name, None, error.message) from None
 
     def error(self, message: str) -> Any:
-        """Called by argparse, which would print its usage and exit."""
+        """Called by argparse, which would print its usage and exit, for what no one flag did."""
         raise UsageError("arguments", None, message)
+
+    def _with_dashes(self, word: str) -> str:
+        flag, equals, value = word.partition("=")
+        spelt = flag.replace("_", "-")
+        return f"{spelt}{equals}{value}" if spelt in self.flags else word
 
     @property
     def flags(self) -> Mapping[str, argparse.Action]:
@@ -295,7 +322,10 @@ def natural(text: str) -> int:
 
 
 def _at_least(least: int, text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < least:
         raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
     return value
@@ -303,7 +333,11 @@ def _at_least(least: int, text: str) -> int:
 
 def above_zero(text: str) -> float:
     """A finite number above 0."""
-    if not 0 < (value := float(text)) < math.inf:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not more than 0")
     return value
 
@@ -375,25 +409,41 @@ def parse_known(
     parser: Parser, arguments: Sequence[str]
 ) -> tuple[argparse.Namespace, tuple[str, ...]]:
     """Our flags, and the rest, which is vLLM's. Raises UsageError; ``--help`` exits."""
+    if arguments and not arguments[0].startswith("-") and not _exists(arguments[0]):
+        raise _no_command(arguments[0])
     options, engine_args = parser.parse_known_args(_with_input_flag(arguments))
     if engine_args and not engine_args[0].startswith("-"):
-        known = engine_args[0] in COMMANDS
-        remedy = "comes before its flags" if known else f"is not one of {', '.join(COMMANDS)}"
-        raise UsageError("command", engine_args[0], remedy)
+        raise _no_command(engine_args[0])
+    check_names(engine_args, parser.flags)
     return options, tuple(engine_args)
+
+
+def _no_command(word: str) -> UsageError:
+    if word in COMMANDS:
+        return UsageError("command", word, "comes before its flags")
+    hint = did_you_mean(word, COMMANDS)
+    if hint or "/" not in word:
+        remedy = f"is not one of {', '.join(COMMANDS)}, nor an existing file or folder"
+        return UsageError("command", word, f"{remedy}; {hint}" if hint else remedy)
+    return UsageError("--input", word, "does not exist; name a folder of images, a table or a tar")
 
 
 def parse_all(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """The flags of a command that has none of vLLM's. Raises UsageError; ``--help`` exits."""
-    return parser.parse_args(_with_input_flag(arguments))
+    options: argparse.Namespace = parser.parse_args(_with_input_flag(arguments))
+    return options
 
 
 def _with_input_flag(arguments: Sequence[str]) -> Sequence[str]:
     """The input may stand first. Nowhere else: `--gpu-memory-utilization 0.8` is vLLM's flag with
     its value, which no parser here can tell from a path."""
-    if not arguments or arguments[0].startswith("-") or not os.path.exists(arguments[0]):  # noqa: PTH110
+    if not arguments or arguments[0].startswith("-") or not _exists(arguments[0]):
         return arguments
     return ["--input", *arguments]
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 (never raises)
 
 
 def make_config(values: dict[str, Any]) -> RunConfig:

@@ -7,10 +7,11 @@ be encoded as UTF-8, and moves no terminal's cursor.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
 Name = TypeVar("Name", bound=str)
@@ -98,6 +99,13 @@ def printable(value: object) -> str:
         except RecursionError:
             value = JSON_TYPES[type(value)]
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value[:MAX_SHOWN_CHARS])
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """A question about the name that ``word`` is closest to, or a beginning of; "" for none."""
+    longer = [name for name in known if len(word) > 4 and name.startswith(word)]
+    near = sorted(longer, key=len) or difflib.get_close_matches(word.lower(), known, 1, 0.7)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 # --- counts ----------------------------------------------------------------------------------
