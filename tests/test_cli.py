@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from support.job import input_flags, make_input, run_here
+from support.job import input_flags, make_input, run, run_here
 
 from vllm_caption import engine_flags
 from vllm_caption.commands import demo
@@ -103,6 +107,45 @@ def test_demo_has_an_engine_for_each_gpu_or_two_without_any(
     with pytest.raises(InterruptedError):
         demo.run_demo([])
     assert ran[0].engine.data_parallel_size == engines
+
+
+def test_demo_help_is_its_own() -> None:
+    with redirect_stdout(StringIO()) as said, pytest.raises(SystemExit):
+        demo.run_demo(["--help"])
+    assert said.getvalue().startswith("usage: vllm-caption demo [-h] [--output OUTPUT]\n")
+    assert "(default: demo_output)" in said.getvalue()
+
+
+def test_demo_ends_with_its_page_and_what_to_try_next(tmp_path: Path) -> None:
+    code = (
+        "from support.fake_job import use_fakes; use_fakes(); from vllm_caption.cli import command"
+    )
+    done = run(
+        "-c",
+        f"{code}; command()",
+        "demo",
+        command=(),
+        cwd=tmp_path,
+    )
+    assert done.exit_code == 0, done.stderr
+    page = tmp_path / "demo_output" / "report.html"
+    assert page.is_file()
+    assert f"The page is made: {page}: 69 items, 69 pictures" in done.stdout
+    _, _, tried_next = done.stdout.partition("\nTry next:\n")
+    lines = [line.strip() for line in tried_next.splitlines()]
+    named = [shlex.split(line)[3:] for line in lines if line.startswith("python -m vllm_caption ")]
+    assert [words[0] for words in named] == ["demo", "report", "doctor", "IMAGES"]
+    for words in (named[0][1:], named[2][1:], named[3][1:]):
+        parse_run(words)
+
+
+@pytest.mark.parametrize("exit_code", [2, 3, 130])
+def test_demo_that_did_not_end_shows_no_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int
+) -> None:
+    monkeypatch.setattr(demo, "caption", lambda _: SimpleNamespace(exit_code=exit_code))
+    result = run_here("demo", f"--output={tmp_path / 'o'}")
+    assert (result.exit_code, result.stdout) == (exit_code, "")
 
 
 def without(folder: Path, *names: str) -> list[str]:

@@ -421,6 +421,8 @@ def parse_known(
 def _no_command(word: str) -> UsageError:
     if word in COMMANDS:
         return UsageError("command", word, "comes before its flags")
+    if _exists(word):
+        return UsageError("--input", word, "comes before all flags, or after --input")
     hint = did_you_mean(word, COMMANDS)
     if hint or "/" not in word:
         remedy = f"is not one of {', '.join(COMMANDS)}, nor an existing file or folder"

@@ -7,40 +7,77 @@ tiny model was not trained on.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vllm_caption.commands.run import caption, parse_run
+from vllm_caption.commands.run import caption, make_page, parse_run
+from vllm_caption.config import DEFAULT_MODEL
 from vllm_caption.demo import MODEL_NAME, SAMPLE_DIR
 from vllm_caption.engines.hardware import runs_on_cpu
+from vllm_caption.errors import EXIT_OK, EXIT_SOME_FAILED
+from vllm_caption.flags import Parser, parse_path
 from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.layout import all_parts, caption_name
 from vllm_caption.store.naming import naming_of
 from vllm_caption.store.reader import read_captions
 
 DEFAULT_OUTPUT: Final = Path("demo_output")
-SHOWN: Final = 6
+SHOWN: Final = 3
+"""Of each kind; the page shows all."""
 
 
 def run_demo(arguments: Sequence[str]) -> int:
     """The command; further ``arguments`` are those of `run`. Returns the exit code."""
+    options, of_run = _parser().parse_known_args(arguments)
     config = parse_run(
         [
             f"--model={MODEL_NAME}",
             f"--jsons={SAMPLE_DIR / 'jsons'}",
             f"--json-detail={SAMPLE_DIR / 'json_detail'}",
             f"--images-root={SAMPLE_DIR / 'raw'}",
-            f"--output={DEFAULT_OUTPUT}",
+            f"--output={options.output}",
             *(["--data-parallel-size=2"] if runs_on_cpu() else []),
-            *arguments,
+            *of_run,
         ]
     )
     outcome = caption(config)
-    labels = json.loads((SAMPLE_DIR / "labels.json").read_text("utf-8"))
-    print(f"\nSome of the captions in {config.output.resolve()}\n")
-    print("\n".join(compared(config.output, labels, config.prompt)))
+    if outcome.exit_code in (EXIT_OK, EXIT_SOME_FAILED):
+        labels = json.loads((SAMPLE_DIR / "labels.json").read_text("utf-8"))
+        print(f"\nSome of the captions in {config.output.resolve()}\n")
+        print("\n".join(compared(config.output, labels, config.prompt)))
+        if not outcome.pilot:  # which has made its page
+            print(f"\n{make_page(config.output.absolute())}")
+        print("\n".join(what_next(config.output, config.prompt)), flush=True)
     return outcome.exit_code
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="vllm-caption demo",
+        description="Caption the bundled sample, 30 drawn shapes and 39 icons, with the bundled"
+        " tiny model, and make the page that shows them all. Needs no GPU and no download.",
+        epilog="every flag of `run` is accepted, such as --prompt shape-detailed. exit codes are"
+        " those of `run`.",
+    )
+    text = "folder of captions and of the page"
+    parser.add_argument("--output", type=parse_path, default=DEFAULT_OUTPUT, help=text)
+    return parser
+
+
+def what_next(output: Path, prompt: str) -> Iterator[str]:
+    """Lines that show what to try after the demo, and the commands for it."""
+    other = "shape-zh" if prompt == "shape-detailed" else "shape-detailed"
+    folder, second = (shlex.quote(str(path)) for path in (output, f"{output}-{other}"))
+    yield "\nTry next:"
+    yield "  open that page in a browser: every image with its caption, charts, search"
+    yield "  another prompt, then both side by side"
+    yield f"      python -m vllm_caption demo --prompt {other} --output {second}"
+    yield f"      python -m vllm_caption report {folder} {second}"
+    yield "  your own images, with a model of your choice (doctor: would it start here?)"
+    yield f"      python -m vllm_caption doctor --model {DEFAULT_MODEL}"
+    yield f"      python -m vllm_caption IMAGES --model {DEFAULT_MODEL} --output captions"
 
 
 def compared(root: Path, labels: dict[str, Any], prompt: str) -> Iterator[str]:

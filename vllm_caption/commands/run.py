@@ -72,12 +72,12 @@ def caption(config: RunConfig) -> Outcome:
         outcome = run_job(config)
     if outcome.pilot:
         with contextlib.suppress(OSError, ValueError):  # the output pipe was closed; all is saved
-            print(f"  {_page(config.output)}", flush=True)
+            print(f"  {make_page(config.output)}", flush=True)
     return outcome
 
 
-def _page(root: Path) -> str:
-    """Write the report on a pilot; returns one line about it. The captions do not depend on it."""
+def make_page(root: Path) -> str:
+    """Write the report on a run; returns one line about it. The captions do not depend on it."""
     from vllm_caption.commands.report.command import make_report
     from vllm_caption.store.layout import REPORT
 
