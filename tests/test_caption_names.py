@@ -121,8 +121,9 @@ def test_folder_of_a_version_without_a_record_has_captions_named_by_file(
     assert read_naming(tmp_path) == "file"
 
 
-def test_damaged_record_is_named_with_what_to_write_there(tmp_path: Path) -> None:
-    (tmp_path / NAMING).write_text('{"caption_name": "whole"}')
+@pytest.mark.parametrize("content", ['{"caption_name": "whole"}', '{"x": ' + "[" * 100_000])
+def test_damaged_record_is_named_with_what_to_write_there(tmp_path: Path, content: str) -> None:
+    (tmp_path / NAMING).write_text(content)
     with pytest.raises(RunStopped, match=r'naming.json is damaged .*"caption_name": "file"'):
         read_naming(tmp_path)
 

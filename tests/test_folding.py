@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from support.job import (
 )
 from test_output import row
 
+from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.folding import Claims, Folding, ask_disk
 from vllm_caption.store.output import Output
 
@@ -172,6 +174,31 @@ def test_names_that_differ_only_in_case_are_two_where_the_disk_tells_them_apart(
     make(tmp_path, "star.png", "Star.png", COMPOSED, APART, "LOGS/engine-0.log/x.png")
     assert command(tmp_path, "run", folds=False).exit_code == 0
     assert len(captions(tmp_path / "out")) == 5
+
+
+@needs_compiler
+def test_names_that_meet_are_in_one_shard_which_refuses_the_second(tmp_path: Path) -> None:
+    names = [f"{letter}tar_{number}.png" for number in range(8) for letter in "Ss"]
+    make(tmp_path, *names)
+    shards = [f"--shard={index}/3" for index in (1, 2, 3)]
+    with ThreadPoolExecutor(3) as beside:
+        results = beside.map(lambda shard: command(tmp_path, "run", shard), shards)
+        assert {result.exit_code for result in results} <= {0, 1}
+    merging = ("merge", f"--output={tmp_path / 'out'}")
+    assert run(*merging, environment=folding_disk(tmp_path / "out")).exit_code == 0
+    first = [name for name in names if name[0] == "S"]
+    assert captions(tmp_path / "out") == {name.lower(): f"caption of {name}" for name in first}
+    assert sorted(refused(tmp_path)) == [name.lower() for name in first]
+
+
+def test_row_whose_caption_has_another_item_s_name_keeps_its_own_text_when_its_run_was_killed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "Star.png.txt").write_text("of star.png")
+    refused_row = row("Star.png", caption="its own", error_kind="output_conflict")
+    Checkpoint(tmp_path, interval=100).append(refused_row)
+    Output(tmp_path, 100).close(complete=True)
+    assert rows(tmp_path)["Star.png"]["caption"] == "its own"
 
 
 @needs_compiler

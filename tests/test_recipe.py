@@ -145,8 +145,12 @@ def test_damaged_recipes_are_moved_aside_and_the_run_goes_on(
     assert len(read_recipes(output)) == 1
 
 
-def test_reading_damaged_recipes_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "recipes.json").write_bytes(b"\xff")
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize("content", [b"\xff", b'{"a": {"sampling": {"b": ' + DEEP])
+def test_reading_damaged_recipes_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "recipes.json").write_bytes(content)
     with pytest.raises(RunStopped, match=r"recipes\.json is damaged"):
         read_recipes(tmp_path)
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 import pytest
@@ -31,6 +32,8 @@ from vllm_caption.config import InputConfig, Shard
 from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.disk.folding import Folding
+from vllm_caption.store.layout import caption_name
 from vllm_caption.store.rows import Row
 
 NUM_ITEMS = 60
@@ -59,6 +62,25 @@ def test_every_name_belongs_to_exactly_one_shard(name: str, count: int) -> None:
 
 def test_name_comes_to_the_same_shard_on_every_machine() -> None:
     assert [Shard(i, 8).takes("图形/a.png") for i in range(1, 9)].index(True) == 1
+
+
+@given(st.text(min_size=1), st.integers(2, 64))
+def test_names_that_are_one_on_some_disk_are_in_one_shard(name: str, count: int) -> None:
+    disks = [Folding(case=True), Folding(accents=True), Folding(case=True, accents=True)]
+    spellings = [name.swapcase(), name.upper(), name.casefold()]
+    spellings += [normalize(form, name) for form in ("NFC", "NFD")]
+    for other in spellings:
+        if any(disk.key(name) == disk.key(other) for disk in disks):
+            for index in range(1, count + 1):
+                shard = Shard(index, count)
+                assert shard.takes(name) == shard.takes(other)
+
+
+def test_images_whose_captions_are_one_by_their_stem_are_in_one_shard() -> None:
+    for names in (["a.png", "a.JPG"], ["d/.png", "d/.png.gif"]):
+        assert len({caption_name(name, "stem") for name in names}) == 1
+        for index in range(1, 9):
+            assert len({Shard(index, 8, by_stem=True).takes(name) for name in names}) == 1
 
 
 def test_shards_of_an_input_share_it_without_remainder(tmp_path: Path) -> None:
@@ -279,6 +301,23 @@ def test_merge_keeps_a_caption_that_has_no_row_yet_in_the_folder_merged_into(
     assert run_here("merge", f"--output={out}", str(tmp_path / "theirs")).exit_code == 0
     assert captions(out) == {files[0]: "by hand", files[1]: f"caption of {files[1]}"}
     found = rows(out)[files[0]]
+    assert (found["caption"], found["recipe_id"]) == ("by hand", None)
+
+
+@pytest.mark.parametrize("has_failed_there_too", [False, True])
+def test_merge_takes_what_somebody_wrote_for_an_item_that_failed(
+    tmp_path: Path, has_failed_there_too: bool
+) -> None:
+    files, out = make_input(tmp_path, 2), tmp_path / "all"
+    (tmp_path / "raw" / files[0]).write_text("no image")
+    flags = (*input_flags(tmp_path), *QUICK)
+    for folder in ("theirs", *["all"] * has_failed_there_too):
+        assert run(*flags, f"--output={tmp_path / folder}", command=FAKE).exit_code == 1
+    (tmp_path / "theirs" / f"{files[0]}.txt").write_text("by hand")
+    assert run_here("merge", f"--output={out}", str(tmp_path / "theirs")).exit_code == 0
+    assert captions(out) == {files[0]: "by hand", files[1]: f"caption of {files[1]}"}
+    found = rows(out)[files[0]]
+    assert (found["status"], found["error_kind"], found["error"]) == ("captioned", None, None)
     assert (found["caption"], found["recipe_id"]) == ("by hand", None)
 
 

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
+from unicodedata import normalize
 from zlib import crc32
 
 from vllm_caption.engine_flags import given_flags, gpus_per_engine
@@ -75,12 +76,21 @@ def check_folder(flag: str, path: Path, role: str) -> None:
     raise UsageError(flag, path, f"{problem}; name {role}")
 
 
+def _without_case(name: str) -> str:
+    """The same for all names that some disk takes for one: canonical caseless matching, as Unicode
+    defines it."""
+    if name.isascii():
+        return name.lower()
+    return normalize("NFD", normalize("NFD", name).casefold())
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Shard:
     """One of ``count`` parts of the items, numbered from 1; a run of its own captions each.
 
     A shard writes its captions where a run without shards would, and keeps everything else
     (manifest, journal, lock, status, logs) in a folder of its own until `merge` makes one manifest.
+    Names whose captions may be one file somewhere are in one shard, which decides whose it is.
     """
 
     index: int
@@ -97,11 +107,13 @@ class Shard:
         return Shard(int(found[1]), int(found[2]))
 
     def takes(self, name: str) -> bool:
-        """Whether the item of this name is in this shard. The CRC-32 of the name decides, so a name
-        is in the same shard on every machine, whatever else is in the input."""
+        """Whether the item of this name is in this shard. The CRC-32 of the name decides, in the
+        one spelling of all that differ in case or accents, on every disk: a name is in the same
+        shard on every machine, whatever else is in the input."""
         if self.by_stem:
             name = os.path.splitext(name)[0]  # noqa: PTH122 (a name, and many of them)
-        return crc32(name.encode(errors="surrogatepass")) % self.count == self.index - 1
+        key = _without_case(name).encode(errors="surrogatepass")
+        return crc32(key) % self.count == self.index - 1
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

@@ -126,10 +126,16 @@ def _take_rows(
 ) -> None:
     for row in rows.newest_first():
         present = states.get(row.file)
-        if present is not None and (present.status == "captioned" or row.status != "captioned"):
+        if present is not None and present.status == "captioned":
             continue
         try:
-            _save(row, files, output)
+            text = _text(row, files)
+            if text is not None:
+                row = _save(row, text, output)
+            elif present is None:
+                output.save_row(row)
+            else:
+                continue
         except ItemError as error:
             merged.refused.append(f"{row.file}: {error}")
             continue
@@ -137,22 +143,32 @@ def _take_rows(
         merged.taken[row.status] += 1
 
 
-def _save(row: Row, files: CaptionFiles, output: Output) -> None:
-    if row.status != "captioned":
-        output.save_row(row)
-        return
-    check_name(row.file)  # a foreign manifest may hold anything
+def _text(row: Row, files: CaptionFiles) -> str | None:
+    """The caption of a row's item, which counts wherever it is: also in the .txt that somebody
+    wrote for an item that failed. Raises ItemError where a captioned row has none."""
+    is_captioned = row.status == "captioned"
+    try:
+        check_name(row.file)  # a foreign manifest may hold anything
+        text = files.read(row.file) or row.caption
+    except ItemError:
+        if is_captioned:
+            raise
+        return None
+    if text is None and is_captioned:
+        raise ItemError("caption_rejected", "neither its .txt nor its row has a caption")
+    return text
+
+
+def _save(row: Row, text: str, output: Output) -> Row:
     placed = caption_path(row.file, output.files.naming)
     row = msgspec.structs.replace(row, caption_path=placed)
     output.files.check_name(row.file)
-    text = files.read(row.file) or row.caption
-    if text is None:
-        raise ItemError("caption_rejected", "neither its .txt nor its row has a caption")
     present = output.files.read(row.file)
     if present is not None and present != text:  # it has no row there yet, and stays
-        output.save_row(row.of_unknown_origin(present))
-        return
-    output.save_caption(row if text == row.caption else row.of_unknown_origin(text))
+        row = row.of_unknown_origin(present)
+        output.save_row(row)
+        return row
+    return output.save_caption(row if text == row.caption else row.of_unknown_origin(text))
 
 
 def _lack(shard: Shard, status: RunStatus | None) -> str:

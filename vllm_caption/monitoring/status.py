@@ -74,7 +74,7 @@ def read_status(root: Path) -> RunStatus | None:
     """The status that a run wrote last; None where there is none that can be understood."""
     try:
         return msgspec.json.decode((root / STATUS).read_bytes(), type=RunStatus)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -160,7 +160,7 @@ def _living_owner(owner_path: Path) -> str | None:
 def _read_owner(owner_path: Path) -> Owner | None:
     try:
         return msgspec.json.decode(owner_path.read_bytes(), type=Owner)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

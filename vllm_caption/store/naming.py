@@ -55,7 +55,7 @@ def _recorded(root: Path) -> CaptionName | None:
         return msgspec.json.decode(path.read_bytes(), type=_Naming).caption_name
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:  # msgspec's, or bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # msgspec's, or bytes that are not UTF-8
         remedy = (
             'write {"caption_name": "file"} there if captions are named as x.png.txt, or "stem"'
         )

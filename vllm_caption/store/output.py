@@ -131,7 +131,7 @@ class Output:
     def _reconcile(self, row: Row) -> Row:
         """A row that a killed run left, with its .txt: one that a power loss took is written again;
         where the two differ, the .txt counts."""
-        if row.caption is None:
+        if row.caption is None or row.error_kind == "output_conflict":  # the .txt is another's
             return row
         try:
             text = self.files.read(row.file)

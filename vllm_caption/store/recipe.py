@@ -110,5 +110,5 @@ def read_recipes(root: Path) -> dict[str, Recipe]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Recipe])
     except FileNotFoundError:
         return {}
-    except ValueError as error:  # msgspec's, or bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # msgspec's, or bytes that are not UTF-8
         raise RunStopped(f"{path} is damaged ({error}); move it away") from error

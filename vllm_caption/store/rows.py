@@ -60,9 +60,12 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """The same item with a caption of which nothing is recorded but its text."""
         return msgspec.structs.replace(
             self,
+            status="captioned",
             caption=caption,
             structured=None,
             flags=(),
+            error_kind=None,
+            error=None,
             same_as=None,
             twin_key=None,
             recipe_id=None,
