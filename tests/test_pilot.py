@@ -19,11 +19,12 @@ from vllm_caption.driver.pilot import (
     share_out,
     spread,
 )
+from vllm_caption.flags import without_flags
 from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.monitoring.summary import describe_pilot, without_pilot
+from vllm_caption.monitoring.summary import describe_pilot
 
 
 def config(folder: Path, **options: object) -> InputConfig:
@@ -201,7 +202,7 @@ def test_pilot_without_captions_estimates_nothing(captioned: int) -> None:
     ],
 )
 def test_full_run_is_the_same_line_without_the_pilot(arguments: list[str], kept: list[str]) -> None:
-    assert without_pilot(arguments) == kept
+    assert without_flags(arguments, ("--pilot",)) == kept
 
 
 # --- the whole job -----------------------------------------------------------------------------

@@ -55,7 +55,18 @@ USERS = {
     "yaml": {"captions.prompt"},
 }
 """Library → the modules, or whole packages, that may import it."""
-COMMANDS = ("run", "doctor", "plan", "status", "verify", "report", "merge", "export", "demo")
+COMMANDS = (
+    "run",
+    "doctor",
+    "plan",
+    "tune",
+    "status",
+    "verify",
+    "report",
+    "merge",
+    "export",
+    "demo",
+)
 HEAVY = ("vllm", "torch", "transformers", "ray")
 MAX_MODULES = 13
 

@@ -74,6 +74,10 @@ def _run_command(command: str, arguments: list[str]) -> int:
             from vllm_caption.commands.plan.command import run_plan
 
             return run_plan(arguments)
+        case "tune":
+            from vllm_caption.commands.tune.command import run_tune
+
+            return run_tune(arguments)
         case "doctor":
             from vllm_caption.commands.doctor import run_doctor
 

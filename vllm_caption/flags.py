@@ -11,7 +11,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -38,7 +38,7 @@ from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
 from vllm_caption.formatting import did_you_mean
 
 COMMANDS: Final = (
-    *("run", "demo", "doctor", "plan", "status", "verify", "report", "merge", "export"),
+    *("run", "demo", "doctor", "plan", "tune", "status", "verify", "report", "merge", "export"),
 )
 """The first word of a command line; `run` may be left out."""
 _REDO_FLAGS: Final = {
@@ -48,8 +48,8 @@ _REDO_FLAGS: Final = {
 }
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 EPILOG = """\
-other commands, each with its own --help: doctor, plan, status, verify, report,
-merge, export, demo.
+other commands, each with its own --help: doctor, plan, tune, status, verify,
+report, merge, export, demo.
 
 all other flags go to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
 are checked before anything starts; see `vllm serve --help=all`.
@@ -446,6 +446,18 @@ def _with_input_flag(arguments: Sequence[str]) -> Sequence[str]:
 
 def _exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 (never raises)
+
+
+def without_flags(arguments: Iterable[str], flags: Container[str]) -> list[str]:
+    """A command line without these flags and their values."""
+    kept: list[str] = []
+    drops = False
+    for word in arguments:
+        if word.startswith("-") and not word[1:2].isdigit():
+            drops = word.partition("=")[0] in flags
+        if not drops:
+            kept.append(word)
+    return kept
 
 
 def make_config(values: dict[str, Any]) -> RunConfig:

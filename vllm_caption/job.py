@@ -86,18 +86,26 @@ class Outcome:
     pilot: bool
 
 
-def run_job(config: RunConfig) -> Outcome:
+def run_job(config: RunConfig, *, prints_summary: bool = True) -> Outcome:
     """Caption everything that is not done. Raises UsageError before anything starts."""
+    config, prompt = checked(config)
+    with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
+        return _run(config, prompt, log, prints_summary=prints_summary)
+
+
+def checked(config: RunConfig) -> tuple[RunConfig, Prompt]:
+    """The settings with the columns that the prompt uses, once prompt, input and model are there.
+
+    Raises UsageError."""
     prompt = load_prompt(config.prompt)
     config = config.with_columns(prompt.columns)
     open_source(config.input).check()
     check_images_root(config.input.images_root)
     check_model_folder(resolve_model(config.engine.model), config.engine.engine_args)
-    with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
-        return _run(config, prompt, log)
+    return config, prompt
 
 
-def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
+def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bool) -> Outcome:
     gpus = local_gpus(config.engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
@@ -152,8 +160,9 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog) -> Outcome:
         )
         text += f"\n{steps}"
     progress.record("summary", text)
-    with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
-        print(text, flush=True)
+    if prints_summary:
+        with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
+            print(text, flush=True)
     if stopped:
         progress.tell(f"Stopped: {stopped}", "stopped", "error")
     is_pilot = bool(pilot and not stopped)

@@ -13,17 +13,29 @@ from typing import Any
 import torch
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-STEP_S = 0.020
-PREFILL_S = 0.010
-
 
 class SleepyWorker(CPUWorker):  # type: ignore[misc]
-    """The CPU worker, which sleeps in each step besides."""
+    """The CPU worker, which sleeps in each step besides. A step over more than ``flat_to``
+    sequences takes longer in proportion; with more than ``most_seqs`` it has no memory."""
+
+    step_s = 0.020
+    prefill_s = 0.010
+    flat_to: int | None = None
+    most_seqs: int | None = None
+
+    def compile_or_warm_up_model(self) -> Any:
+        """Where a GPU's memory ends, if it is too small."""
+        asked = self.scheduler_config.max_num_seqs
+        if self.most_seqs is not None and asked > self.most_seqs:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+        return super().compile_or_warm_up_model()
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """One step over what is scheduled."""
         if scheduler_output.total_num_scheduled_tokens:
-            time.sleep(STEP_S + PREFILL_S * len(scheduler_output.scheduled_new_reqs))
+            num_seqs = len(scheduler_output.num_scheduled_tokens)
+            step_s = self.step_s * max(1.0, num_seqs / (self.flat_to or num_seqs))
+            time.sleep(step_s + self.prefill_s * len(scheduler_output.scheduled_new_reqs))
         return super().execute_model(scheduler_output)
 
 
@@ -47,3 +59,26 @@ class HollowWorker(SleepyWorker):
         model = self.model_runner.get_model()
         model.forward = forward
         model.embed_multimodal = embed_multimodal
+
+
+class FlatWorker(HollowWorker):
+    """A step costs the same up to 32 sequences, and then grows: memory bandwidth, then compute."""
+
+    step_s = 0.1
+    prefill_s = 0.002
+    flat_to = 32
+
+
+class PrefillWorker(HollowWorker):
+    """Large images and short captions: nearly all of the time is prefill."""
+
+    step_s = 0.005
+    prefill_s = 0.03
+
+
+class CrampedWorker(HollowWorker):
+    """There is memory for 16 sequences."""
+
+    step_s = 0.1
+    prefill_s = 0.002
+    most_seqs = 16

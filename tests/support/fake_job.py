@@ -1,6 +1,7 @@
 """The whole job with fake engines: real command line, driver, processes, messages and files.
 
-`python -m support.fake_job FLAGS` is `python -m vllm_caption FLAGS` without vLLM behind it.
+`python -m support.fake_job FLAGS` is `python -m vllm_caption FLAGS` without vLLM behind it; `tune`
+may come before the flags.
 With `FAKE_WAITS_S` set, a disk that fails is waited for that long before each attempt.
 """
 
@@ -64,5 +65,6 @@ if __name__ == "__main__":
     from vllm_caption.cli import command
 
     use_fakes(*sys.argv[1:])
-    sys.argv[1:1] = ["--model=demo"]
+    place = 1 if sys.argv[1:2] != ["tune"] else 2
+    sys.argv[place:place] = ["--model=demo"]
     command()

@@ -62,11 +62,17 @@ def limit(load: Load) -> Limit:
     return "render" if load.num_rendering > load.num_preparing else "decode"
 
 
+def main_limit(limits_s: Mapping[Limit, float]) -> Limit | None:
+    """The limit that a run had for most of the time that its engines worked, from the seconds of
+    each; None where they did not."""
+    at_work_s = {name: s for name, s in limits_s.items() if name not in ("starting", "tail")}
+    return max(at_work_s, key=lambda name: at_work_s[name], default=None)
+
+
 def remedy(limits_s: Mapping[Limit, float]) -> str | None:
     """What to change about the limit that a run had for most of the time, from the seconds of each;
     None where that is nothing: its engines were the limit, or it was too short to have another."""
-    at_work_s = {name: s for name, s in limits_s.items() if name not in ("starting", "tail")}
-    longest = max(at_work_s, key=lambda name: at_work_s[name], default=None)
-    if longest is None or at_work_s[longest] <= sum(limits_s.values()) / 2:
+    longest = main_limit(limits_s)
+    if longest is None or limits_s[longest] <= sum(limits_s.values()) / 2:
         return None
     return REMEDIES.get(longest)

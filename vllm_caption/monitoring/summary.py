@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vllm_caption.config import CaptionName, Shard
+from vllm_caption.flags import without_flags
 from vllm_caption.formatting import counted, duration, printable, tally, with_example
 from vllm_caption.inputs.reader import InputCounts, no_type_skipped
 from vllm_caption.items import SkippedDocument
@@ -161,7 +162,7 @@ def describe_pilot(
     """
     size = sum(chosen.values())
     types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(chosen).most_common())
-    full = shlex.join(["python", "-m", "vllm_caption", *without_pilot(arguments)])
+    full = shlex.join(["python", "-m", "vllm_caption", *without_flags(arguments, ("--pilot",))])
     lines = [
         f"Pilot: {size} of {num_items:,} items in {num_documents:,} documents,"
         f" across all file sizes: {types}",
@@ -182,15 +183,3 @@ def describe_pilot(
                 " a larger one gives a better estimate."
             )
     return "\n".join(lines)
-
-
-def without_pilot(arguments: Iterable[str]) -> list[str]:
-    """A command line without its --pilot."""
-    kept: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--pilot":
-            next(left, None)
-        elif not argument.startswith("--pilot="):
-            kept.append(argument)
-    return kept

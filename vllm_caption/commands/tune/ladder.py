@@ -1,0 +1,114 @@
+"""Which setting is measured next and on how many items, when to stop, and which is the fastest.
+
+Pure: from what was measured to a decision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from vllm_caption.commands.tune.record import Figures, Setting
+from vllm_caption.commands.tune.settings import Tried
+
+MIN_GAIN: Final = 0.05
+"""A doubling that gives less is the last one."""
+TIE: Final = 0.02
+"""Speeds that are this near are the same: the value that was tried first is taken. Fewer sequences
+need less memory, and lose less when an engine dies."""
+START_ROUNDS, TAIL_ROUNDS = 2, 1
+"""An engine's first and last rounds do not count; a round is as many items as it has sequences."""
+ROUNDS: Final = 16
+MIN_ROUNDS: Final = 4
+"""Of the steady state."""
+MIN_ITEMS: Final = 256
+"""For a mixture of images that is like the whole."""
+MIN_STEADY_S: Final = 10.0
+
+
+class Stop(NamedTuple):
+    """Nothing more is measured, and why."""
+
+    why: str
+
+
+def next_value(
+    tried: Tried, done: Sequence[Setting], first_seqs: int, num_sampled: int
+) -> str | Stop:
+    """What is measured after ``done``; ``first_seqs``: where doubling begins."""
+    if not tried.values:
+        return _next_doubling(done, first_seqs, num_sampled)
+    if len(done) < len(tried.values):
+        return tried.values[len(done)]
+    return Stop("the list is at its end")
+
+
+def _next_doubling(done: Sequence[Setting], first: int, num_sampled: int) -> str | Stop:
+    if not done:
+        return str(first)
+    last = done[-1]
+    if last.speed is None:
+        return Stop(f"{last.value} could not be measured, so more was not tried")
+    if len(done) > 1 and (before := done[-2]).speed is not None:
+        gain = last.speed / before.speed - 1
+        if gain < MIN_GAIN:
+            return Stop(f"{last.value} gives {gain:+.1%} on {before.value}, less than 5 %")
+    doubled = 2 * int(last.value)
+    if min_items(doubled) > num_sampled:
+        return Stop(
+            f"{doubled} needs {min_items(doubled):,} items to be measured, and the sample has"
+            f" {num_sampled:,}"
+        )
+    return str(doubled)
+
+
+def fastest(done: Sequence[Setting]) -> Setting | None:
+    """The first of those that are as fast as the fastest; None where nothing was measured."""
+    speeds = [(setting, speed) for setting in done if (speed := setting.speed) is not None]
+    best = max((speed for _, speed in speeds), default=0.0)
+    return next((setting for setting, speed in speeds if speed >= (1 - TIE) * best), None)
+
+
+def gain_of(best: Setting, done: Sequence[Setting]) -> str:
+    """How much faster it is than the first that was measured, as a clause; "" for that itself."""
+    first = next((setting for setting in done if setting.speed is not None), best)
+    if first is best or best.speed is None or first.speed is None:
+        return ""
+    return f", {best.speed / first.speed:.2f} times as fast as {first.value}"
+
+
+# --- the sample -------------------------------------------------------------------------------
+
+
+def min_items(num_seqs: int) -> int:
+    """Fewer have no steady state."""
+    return (START_ROUNDS + MIN_ROUNDS + TAIL_ROUNDS) * num_seqs
+
+
+def num_items(num_seqs: int, before: Figures | None, num_sampled: int) -> int:
+    """How many items a setting is measured on. ``before``: of another setting, or of this one where
+    that was too short."""
+    wanted = max(MIN_ITEMS, ROUNDS * num_seqs)
+    if before is not None:
+        seconds = MIN_STEADY_S * ROUNDS / (ROUNDS - START_ROUNDS - TAIL_ROUNDS)
+        wanted = max(wanted, math.ceil(before.images_per_s * seconds))
+    return min(wanted, num_sampled)
+
+
+def is_too_short(figures: Figures) -> bool:
+    """Whether more items are needed for figures to rely on."""
+    return figures.steady_s < MIN_STEADY_S / 2
+
+
+def steady_part(num_finished: int, num_seqs: int) -> tuple[int, int] | None:
+    """The places of the finished items between which an engine was in its steady state, in the
+    order of their ends: from the end of the first to the end of the second. None if it never was.
+
+    It is a number of whole rounds: sequences that begin together also end together.
+    """
+    rounds = (num_finished - TAIL_ROUNDS * num_seqs) // num_seqs - START_ROUNDS
+    if rounds < MIN_ROUNDS:
+        return None
+    begin = START_ROUNDS * num_seqs - 1
+    return begin, begin + rounds * num_seqs

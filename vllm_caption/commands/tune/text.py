@@ -1,0 +1,67 @@
+"""What `tune` prints: a line for each setting as it is measured, then the line to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from vllm_caption.commands.tune.ladder import fastest, gain_of, is_too_short
+from vllm_caption.commands.tune.record import TUNING, Figures, Setting, Tuning
+from vllm_caption.commands.tune.settings import word
+from vllm_caption.formatting import duration
+
+MIN_WIDTH: Final = 8
+MAX_PROBLEM_CHARS: Final = 160
+COLUMNS: Final = (
+    *("images/s", "tokens/s", "s/image p50", "p95", "limited by", "GPU", "GPU memory", "start"),
+)
+"""After the one of the value."""
+
+
+def width_of(flag: str, values: tuple[str, ...]) -> int:
+    """Of the first column."""
+    return max(MIN_WIDTH, len(flag), *map(len, values)) if values else max(MIN_WIDTH, len(flag))
+
+
+def header(flag: str, width: int) -> str:
+    """The names of the columns."""
+    return "  ".join([f"{flag:>{width}}", *COLUMNS])
+
+
+def table_row(setting: Setting, width: int) -> str:
+    """Its figures, or why there are none."""
+    if setting.figures is None:
+        problem = setting.problem or ""
+        if len(problem) > MAX_PROBLEM_CHARS:
+            problem = f"{problem[: MAX_PROBLEM_CHARS - 1]}…"
+        return f"{setting.value:>{width}}  {problem}"
+    values = zip(COLUMNS, _values(setting.figures), strict=True)
+    return "  ".join([f"{setting.value:>{width}}", *(f"{v:>{len(name)}}" for name, v in values)])
+
+
+def _values(figures: Figures) -> Iterator[str]:
+    yield f"{figures.images_per_s:.2f}"
+    yield f"{figures.tokens_per_s:.0f}"
+    yield f"{figures.engine_s_p50:.2f}"
+    yield f"{figures.engine_s_p95:.2f}"
+    yield figures.limited_by or "–"
+    yield _percent(figures.gpu_percent)
+    yield _percent(figures.gpu_memory_percent)
+    yield f"{figures.start_s:.0f} s"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} %"
+
+
+def conclusion(tuning: Tuning, folder: Path) -> Iterator[str]:
+    """Why it ended, and what to do with the result."""
+    yield f"Ended: {tuning.ended}."
+    if (best := fastest(tuning.settings)) is not None:
+        yield f"Fastest: {word(tuning.flag, best.value)}{gain_of(best, tuning.settings)}."
+        if best.figures is not None and is_too_short(best.figures):
+            seconds = duration(best.figures.steady_s)
+            yield f"  It was measured for {seconds} only: more items give figures to rely on."
+        yield f"Run: {tuning.command}"
+    yield f"Figures: {folder / TUNING}"

@@ -1,0 +1,103 @@
+"""One setting, measured: a run of the job with one engine, in an output folder of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+
+from vllm_caption.commands.tune.ladder import is_too_short, min_items, num_items
+from vllm_caption.commands.tune.measure import COLUMNS, measure
+from vllm_caption.commands.tune.record import Figures, Setting
+from vllm_caption.config import InputConfig, ResumeConfig, RunConfig
+from vllm_caption.driver.pilot import Pilot
+from vllm_caption.engines.memory_errors import shortage
+from vllm_caption.errors import EXIT_INTERRUPTED, UsageError
+from vllm_caption.job import run_job
+from vllm_caption.monitoring.bottleneck import main_limit
+from vllm_caption.monitoring.samples import FAULTS, read_series
+from vllm_caption.store.reader import read_folder
+
+
+class Sample:
+    """Items that are like the whole input, in an order of which every beginning is so too."""
+
+    def __init__(self, pilot: Pilot) -> None:
+        self._input = pilot.input
+        self._files = sorted(pilot.input.only or (), key=_shuffled)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def first(self, number: int) -> InputConfig:
+        """The input of a run that reads the first of them only."""
+        return replace(self._input, only=frozenset(self._files[:number]), shard=None)
+
+
+def _shuffled(file: str) -> bytes:
+    return blake2b(file.encode("utf-8", "surrogatepass"), digest_size=8, salt=b"tune").digest()
+
+
+def try_out(
+    config: RunConfig, value: str, sample: Sample, output: Path, before: Figures | None
+) -> Setting | None:
+    """Measure one setting; None if that was interrupted. ``before``: the last figures.
+
+    Raises UsageError where vLLM or the input refuses it."""
+    while True:
+        number = num_items(config.engine.max_num_seqs, before, len(sample))
+        found = _measure_once(_as_trial(config, sample.first(number), output), value)
+        if found is None or found.figures is None:
+            return found
+        if number == len(sample) or not is_too_short(found.figures):
+            return found
+        before, output = found.figures, output.with_name(f"{output.name}-again")
+
+
+def _as_trial(config: RunConfig, elements: InputConfig, output: Path) -> RunConfig:
+    """The run with these items, each of which reaches the engine; one that dies is not replaced."""
+    return replace(
+        config,
+        input=elements,
+        output=output,
+        engine=replace(config.engine, data_parallel_size=1, max_engine_restarts=0),
+        resume=ResumeConfig(),
+        dedup=False,
+        pilot=None,
+    )
+
+
+def _measure_once(config: RunConfig, value: str) -> Setting | None:
+    started_at_s = time.time()
+    output = os.fspath(config.output)
+    outcome = run_job(config, prints_summary=False)
+    if outcome.exit_code == EXIT_INTERRUPTED:
+        return None
+    if outcome.stopped:
+        what = "out of memory: " if shortage(outcome.stopped) else ""
+        return Setting(value, output, problem=f"{what}{outcome.stopped}")
+    try:
+        series = read_series(config.output)
+    except FAULTS:
+        series = None
+    num_seqs = config.engine.max_num_seqs
+    figures = measure(
+        read_folder(config.output, lambda rows: rows.last(COLUMNS)).to_pylist(),
+        [] if series is None else series.to_pylist(),
+        num_seqs=num_seqs,
+        started_at_s=started_at_s,
+        limited_by=main_limit(outcome.stats.limits_s),
+        gpus_per_engine=config.engine.gpus_per_engine,
+    )
+    if figures is None:
+        number = outcome.stats.captioned
+        problem = f"too few items: {number:,} were captioned, {min_items(num_seqs):,} are needed"
+        return Setting(value, output, problem=problem)
+    return Setting(value, output, figures)
+
+
+def refused(value: str, output: Path, error: UsageError) -> Setting:
+    """A setting with which no run starts."""
+    return Setting(value, os.fspath(output), problem=f"refused: {error}")
