@@ -101,7 +101,7 @@ class Parser(argparse.ArgumentParser):
 
     def _with_dashes(self, word: str) -> str:
         flag, equals, value = word.partition("=")
-        spelt = flag.replace("_", "-")
+        spelt = _dashed(flag)
         return f"{spelt}{equals}{value}" if spelt in self.flags else word
 
     @property
@@ -442,6 +442,16 @@ def _with_input_flag(arguments: Sequence[str]) -> Sequence[str]:
     if not arguments or arguments[0].startswith("-") or not _exists(arguments[0]):
         return arguments
     return ["--input", *arguments]
+
+
+def named_settings(parser: Parser, arguments: Sequence[str]) -> set[str]:
+    """The settings that a command line names, by the names of the config's fields."""
+    words = (word.partition("=")[0] for word in _with_input_flag(arguments))
+    return {parser.flags[word].dest for word in map(_dashed, words) if word in parser.flags}
+
+
+def _dashed(flag: str) -> str:
+    return flag.replace("_", "-")
 
 
 def _exists(path: str) -> bool:

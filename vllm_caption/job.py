@@ -34,6 +34,7 @@ from vllm_caption.driver.redo import (
 )
 from vllm_caption.driver.resume import Pending, Wanted
 from vllm_caption.driver.row_maker import RowMaker
+from vllm_caption.driver.run_input import encode_input
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.choice import (
     first_starts_alone,
@@ -65,7 +66,7 @@ from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
 from vllm_caption.scheduling.same_errors import SameErrors
-from vllm_caption.store.layout import REDO, STATUS
+from vllm_caption.store.layout import INPUT, REDO, STATUS
 from vllm_caption.store.naming import naming_of_run
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
@@ -197,6 +198,7 @@ class _Job:
         )
         self._executor: Executor | None = None
         self._next_status_s = 0.0
+        self._is_input_kept = False
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
         known = output.item_states()
         self._num_known = 0 if output.shard else len(known)
@@ -363,6 +365,9 @@ class _Job:
         status = make_status(self._make.run_id, state, self.stats, now_s, at)
         self._monitor.follow(status)
         self._output.replace(STATUS, encode_status(status))
+        if self.stats.total and not self._is_input_kept:  # it is the right one: it has items
+            self._output.replace(INPUT, encode_input(self._config.input))
+            self._is_input_kept = True
 
     def _exit_code(self, *, interrupted: bool) -> int:
         if interrupted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,12 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.config import ALL_COLUMNS, InputConfig
+from vllm_caption.driver.run_input import as_in_last_run
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import (
     Parser,
     add_input,
     add_output_folder,
     make_input_config,
+    named_settings,
     parse_path,
 )
 from vllm_caption.formatting import counted
@@ -35,6 +38,7 @@ from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.reader import usable_name
 from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import SkippedDocument
+from vllm_caption.process import say
 from vllm_caption.store.reader import FolderRows, read_folder
 
 SUFFIXES: Final = (".jsonl", ".csv", ".parquet")
@@ -50,13 +54,17 @@ Record = dict[str, Any]
 
 def run_export(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     target: Path = options.file
     if target.suffix not in SUFFIXES:
         raise UsageError("FILE", target, f"ends in none of {', '.join(SUFFIXES)}")
     if not target.absolute().parent.is_dir():
         raise UsageError("FILE", target, "is in a folder that does not exist; create it first")
-    config = replace(make_input_config(vars(options)), columns=(ALL_COLUMNS,))
+    values, note = as_in_last_run(vars(options), named_settings(parser, arguments), options.output)
+    if note:
+        say(note, sys.stderr)
+    config = replace(make_input_config(values), columns=(ALL_COLUMNS,))
     source = open_source(config)
     source.check()
     if not options.output.is_dir():
@@ -71,7 +79,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption export",
         description="Write one record per element of the input, with its caption, its flags or its"
-        " error, and the columns of a table that is the input.",
+        " error, and the columns of a table that is the input. Without a flag that names the input,"
+        " that of the last run.",
         epilog="exit codes: 0 written; 2 usage or configuration; 130 interrupted.",
     )
     text = f"ends in {', '.join(SUFFIXES)}; as {METADATA} in the folder of the images, the library"

@@ -27,6 +27,8 @@ RECIPES: Final = "recipes.json"
 DAMAGED_RECIPES: Final = "recipes.json.damaged"
 STATUS: Final = "status.json"
 REDO: Final = "redo.json"
+INPUT: Final = "input.json"
+"""What the last run captioned."""
 SAMPLES: Final = "monitor.parquet"
 REPORT: Final = "report.html"
 COMPARISON: Final = "compare.html"
@@ -41,7 +43,7 @@ PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
 _ROW_TIME: Final = "finished_at"
 
-_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, REWRITING, SAMPLES)
+_REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, INPUT, REWRITING, SAMPLES)
 """What a run replaces as a whole."""
 _OTHERS: Final = (
     *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, NAMING, REPORT, COMPARISON),

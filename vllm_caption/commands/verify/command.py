@@ -18,18 +18,21 @@ from vllm_caption.commands.verify.survey import Survey
 from vllm_caption.commands.verify.text import describe
 from vllm_caption.commands.verify.verdict import Verdict
 from vllm_caption.config import InputConfig, RunConfig
+from vllm_caption.driver.run_input import as_in_last_run
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import (
     Parser,
     add_input,
     add_output_folder,
     make_input_config,
+    named_settings,
     parse_all,
     parse_path,
 )
 from vllm_caption.images.object_store import recorded_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
+from vllm_caption.process import say
 from vllm_caption.store.output import Output
 
 EXIT_DIVERGES = 1
@@ -37,8 +40,12 @@ EXIT_DIVERGES = 1
 
 def run_verify(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError."""
-    options = parse_all(_parser(), arguments)
-    config = make_input_config(vars(options))
+    parser = _parser()
+    options = parse_all(parser, arguments)
+    values, note = as_in_last_run(vars(options), named_settings(parser, arguments), options.output)
+    if note and not options.quiet:
+        say(note, sys.stderr)
+    config = make_input_config(values)
     json: Path | None = options.json
     check_json_file(json)
     verdict = verify(
@@ -57,7 +64,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption verify",
         description="Compare the .txt files, the manifest and the input of a run, in both"
-        " directions and report what does not agree. Needs no engine.",
+        " directions and report what does not agree. Without a flag that names the input, that of"
+        " the last run. Needs no engine.",
         epilog="exit codes: 0 everything agrees; 1 something does not; 2 usage or configuration;"
         " 3 could not go on (disk full); 130 interrupted.",
     )

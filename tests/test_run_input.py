@@ -1,0 +1,103 @@
+"""`verify` and `export` need no more than `--output`: a run keeps what its input was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from support.job import FAKE, QUICK, input_flags, make_input, run, run_here
+
+from vllm_caption.config import InputConfig
+from vllm_caption.driver.run_input import as_in_last_run, encode_input
+from vllm_caption.flags import make_input_config
+from vllm_caption.store.layout import INPUT
+
+DEFAULTS = {"input": None, "skip_types": InputConfig().skip_types, "limit": None}
+CONFIGS = [
+    InputConfig(Path("a"), Path("b"), Path("c")),
+    InputConfig(Path("a"), Path("b"), "s3://bucket/prefix", skip_types=()),
+    InputConfig(Path("\udcff"), Path("图形"), Path("/c d"), skip_types=("A", "B")),
+    InputConfig(input=Path("t.csv"), images_root=Path("/c"), image_column="i", id_column="n"),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_kept_names_the_same_input_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: InputConfig
+) -> None:
+    (tmp_path / INPUT).write_bytes(encode_input(config))
+    here = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    values, note = as_in_last_run({**DEFAULTS, "output": tmp_path}, (), tmp_path)
+    found = make_input_config(values)
+    assert note.startswith("As in the last run: --")
+    assert found.skip_types == config.skip_types
+    assert str(found.images_root) == (
+        config.images_root
+        if isinstance(config.images_root, str)
+        else str(here / config.images_root)
+    )
+    assert (found.image_column, found.id_column) == (config.image_column, config.id_column)
+    if config.input is None:
+        assert (found.jsons, found.json_detail) == (here / config.jsons, here / config.json_detail)
+    else:
+        assert found.input == here / config.input
+
+
+def test_flags_that_are_given_count_and_another_input_takes_nothing(tmp_path: Path) -> None:
+    (tmp_path / INPUT).write_bytes(encode_input(CONFIGS[2]))
+    values = {**DEFAULTS, "images_root": "given", "jsons": "given"}
+    taken, _ = as_in_last_run(values, {"images_root"}, tmp_path)
+    assert taken["images_root"] == "given"
+    assert taken["jsons"] == Path.cwd() / "\udcff"
+    for name in ("input", "jsons", "json_detail"):
+        assert as_in_last_run(values, {name}, tmp_path) == (values, "")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"jsons": 3, "skip_types": "A"}'])
+def test_file_that_no_run_wrote_is_no_memory(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / INPUT).write_bytes(content)
+    assert as_in_last_run(DEFAULTS, (), tmp_path) == (DEFAULTS, "")
+
+
+def test_newest_of_the_folder_and_its_shards_counts(tmp_path: Path) -> None:
+    for age, name in ((50, "shards/0001-of-0002"), (10, "shards/0002-of-0002"), (90, "")):
+        path = tmp_path / name / INPUT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_input(InputConfig(input=Path(f"/{age}"))))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert as_in_last_run(DEFAULTS, (), tmp_path)[0]["input"] == Path("/10")
+
+
+def test_output_alone_is_enough_for_verify_export_and_report_after_a_run(tmp_path: Path) -> None:
+    make_input(tmp_path, 12)
+    output = f"--output={tmp_path / 'o'}"
+    ran = run(*QUICK, *input_flags(tmp_path), output, "--skip-types=A", command=FAKE)
+    assert ran.exit_code == 0, ran.stderr
+    verified = run_here("verify", output)
+    assert (verified.exit_code, verified.stderr) == (
+        *(0, f"As in the last run: {' '.join(input_flags(tmp_path))}\n"),
+    )
+    assert run_here("verify", output, "--quiet").stderr == ""
+    exported = run_here("export", str(tmp_path / "all.jsonl"), output)
+    assert "12 records, 12 with a caption" in exported.stdout
+    assert run_here("report", output).exit_code == 0
+    kept = json.loads((tmp_path / "o" / INPUT).read_bytes())
+    assert kept["skip_types"] == ["A"]
+
+
+def test_run_that_found_nothing_in_its_input_does_not_replace_what_is_kept(tmp_path: Path) -> None:
+    make_input(tmp_path, 2)
+    (tmp_path / "o").mkdir()
+    kept = encode_input(CONFIGS[0])
+    (tmp_path / "o" / INPUT).write_bytes(kept)
+    flags = [
+        *QUICK,
+        *input_flags(tmp_path),
+        f"--output={tmp_path / 'o'}",
+        "--skip-types=SvgElement",
+    ]
+    assert run(*flags, command=FAKE).exit_code == 2
+    assert (tmp_path / "o" / INPUT).read_bytes() == kept

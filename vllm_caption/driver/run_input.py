@@ -1,0 +1,66 @@
+"""The input of an output folder's last run, kept there, so that `verify` and `export` need no more
+than ``--output``.
+
+Invariant: what a command line names counts; a line that names another input takes nothing from the
+last run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from vllm_caption.config import InputConfig, is_remote
+from vllm_caption.images.object_store import recorded_root
+from vllm_caption.store.layout import INPUT, state_folders
+
+_NAME_AN_INPUT: Final = ("input", "jsons", "json_detail")
+_PATHS: Final = (*_NAME_AN_INPUT, "images_root")
+_COLUMNS: Final = ("image_column", "id_column", "type_column")
+
+
+def encode_input(config: InputConfig) -> bytes:
+    """The content of the file: the flags that name the input, by their names, with absolute paths;
+    not those that take a part of it."""
+    folders = ("jsons", "json_detail") if config.input is None else ("input",)
+    paths = {name: os.path.abspath(getattr(config, name)) for name in folders}  # noqa: PTH100
+    columns = {name: value for name in _COLUMNS if (value := getattr(config, name)) is not None}
+    root = {"images_root": recorded_root(config.images_root)}
+    values = paths | root | columns | {"skip_types": config.skip_types}
+    return json.dumps(values, indent=2).encode()  # as \udcff, what is not UTF-8 in a name
+
+
+def as_in_last_run(
+    values: Mapping[str, Any], named: Collection[str], root: Path
+) -> tuple[dict[str, Any], str]:
+    """The values of a command line, those that it does not name as in the last run of ``root``;
+    and a line about the paths among these, empty for none."""
+    kept = {} if not set(_NAME_AN_INPUT).isdisjoint(named) else _read(root)
+    taken = {name: value for name, value in kept.items() if name not in named}
+    flags = [
+        f"--{name.replace('_', '-')}={shlex.quote(str(taken[name]))}"
+        for name in _PATHS
+        if name in taken
+    ]
+    return {**values, **taken}, f"As in the last run: {' '.join(flags)}" if flags else ""
+
+
+def _read(root: Path) -> dict[str, Any]:
+    """What the last run of the folder, or of one of its shards, has kept; nothing of a file that
+    somebody else wrote."""
+    files = [folder / INPUT for folder in state_folders(root)]
+    try:
+        newest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_mtime)
+        kept = json.loads(newest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(kept, dict):
+        return {}
+    texts = {name: kept[name] for name in (*_PATHS, *_COLUMNS) if isinstance(kept.get(name), str)}
+    paths = {k: v if is_remote(v) else Path(v) for k, v in texts.items() if k in _PATHS}
+    types = kept.get("skip_types")
+    return texts | paths | ({"skip_types": tuple(types)} if isinstance(types, list) else {})
