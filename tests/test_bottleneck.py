@@ -95,7 +95,7 @@ def test_more_prepare_threads_are_advised_for_decoding_alone() -> None:
 
 
 def test_documentation_gives_the_remedies_of_the_summary() -> None:
-    page = (Path(__file__).parents[1] / "docs/monitor.md").read_text("utf-8")
+    page = (Path(__file__).parents[1] / "docs/run.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| .+? \| (.+) \|$", page, re.MULTILINE)
     documented = {name: text.replace("`", "") for name, text in rows if name in get_args(Limit)}
     assert documented.keys() == set(get_args(Limit))

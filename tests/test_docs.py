@@ -2,15 +2,21 @@
 
 A fenced block of the kind `console` is run: lines that begin with `$ ` (and go on after a `\\`, or
 up to END after `<<'END'`) are commands, the lines below them their output. Numbers may differ; a
-line `…` stands for any lines.
-The blocks of a page run in one shell, in a folder of their own that has the repository's `prompts`
-and `vllm_caption`. Runs of the job get fake engines; all other commands are the real ones.
+line `…` stands for any lines. The blocks of a page run in one shell, in a folder of their own that
+has the repository's `prompts` and `vllm_caption` and the bundled sample, whose images are in `raw`
+and in `images`. Runs of the job get fake engines, and the bundled model where they name none; all
+other commands are the real ones.
+
+What cannot run here is marked: `console gpu`, `console cluster`. The flags of the job in it are
+checked all the same. No other block may hold a command, so none goes untested.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,16 +28,27 @@ import psutil
 import pytest
 from support.job import ENVIRONMENT
 
+from vllm_caption.commands.run import parse_run
+from vllm_caption.demo import SAMPLE_DIR
+from vllm_caption.flags import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+RUN_HERE = "console"
+RUN_ELSEWHERE = ("console gpu", "console cluster", "bash cluster")
+"""They need a GPU, or a cluster: here their flags are checked."""
+NO_COMMANDS = ("text", "markdown", "python")
+"""Output, prompts, and Python code, which test_use.py and test_api.py run."""
+COMMAND = re.compile(r"^(\$|python3?|pip|make|vllm-caption|nohup|srun|sbatch|ray) ", re.MULTILINE)
 NUMBER = re.compile(r"\d[\d.,:TZ+-]*")
 END = "=== end of command, exit code "
 SHIM = """\
 #!/bin/sh
 if [ "$1 $2" = "-m vllm_caption" ]; then
     case "$3" in
-        -*|"") shift 2; exec "{python}" -m support.fake_job "$@" ;;
+        {commands}) ;;
+        *) shift 2; exec "{python}" -m support.fake_job "$@" ;;
     esac
 elif [ "$1" = "-" ]; then
     exec "{python}" -m support.fake_script
@@ -48,9 +65,16 @@ class Command:
     shown: list[str] = field(default_factory=list)
 
 
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The kind and the text of each fenced block."""
+    return BLOCK.findall(page.read_text("utf-8"))
+
+
 def commands(page: Path) -> Iterator[Command]:
-    for block in BLOCK.findall(page.read_text("utf-8")):
+    for kind, block in blocks(page):
         command: Command | None = None
+        if kind != RUN_HERE:
+            continue
         for line in block.splitlines():
             if line.startswith("$ "):
                 if command:
@@ -74,12 +98,15 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
     """Each command of a page, what it said, and its exit code."""
     (folder / "bin").mkdir()
     shim = folder / "bin/python"
-    shim.write_text(SHIM.format(python=sys.executable))
+    others = "|".join(name for name in COMMANDS if name != "run")
+    shim.write_text(SHIM.format(python=sys.executable, commands=others))
     shim.chmod(0o755)
     work = folder / "work"
     work.mkdir()
     for name in ("vllm_caption", "prompts"):
         (work / name).symlink_to(ROOT / name)
+    shutil.copytree(SAMPLE_DIR, work, dirs_exist_ok=True)
+    shutil.copytree(SAMPLE_DIR / "raw", work / "images")
     listed = list(commands(page))
     script = "".join(f"{{ {c.text}\n}} 2>&1; echo; echo '{END}'$?\n" for c in listed)
     # As with an activated environment: `ray` is there too.
@@ -92,7 +119,7 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
         text=True,
         cwd=work,
         env=environment,
-        timeout=200,
+        timeout=400,
         check=True,
     )
     ran = re.split(rf"\n{END}(\d+)\n", done.stdout)
@@ -113,20 +140,25 @@ def masked(line: str) -> str:
     return re.sub(r"\s+", " ", NUMBER.sub("0", line)).rstrip()
 
 
-PAGES_WITH_COMMANDS = [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))]
+PAGES_WITH_COMMANDS = [page for page in PAGES if any(commands(page))]
 Ran = list[tuple[Command, list[str], int]]
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Ran]:
-    """Every page at once: most of their time is waiting."""
+def ran(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Path, Ran]:
+    """Every page that was asked for, some at a time: most of their time is waiting."""
 
     def run(page: Path, folder: Path) -> Ran:
         return list(run_all(page, folder))
 
-    pages = [page for page in PAGES_WITH_COMMANDS if page.name != "ray.md" or not ray_runs()]
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = {item.callspec.params["page"] for item in tests if "ran" in item.fixturenames}
+    pages = [page for page in PAGES_WITH_COMMANDS if page in asked]
+    pages = [page for page in pages if page.name != "machines.md" or not ray_runs()]
     folders = [tmp_path_factory.mktemp(page.stem) for page in pages]  # not safe in threads
-    with ThreadPoolExecutor(len(pages)) as threads:
+    with ThreadPoolExecutor(4) as threads:
         return dict(zip(pages, threads.map(run, pages, folders), strict=True))
 
 
@@ -143,6 +175,23 @@ def test_commands_of_a_page_do_what_it_shows(page: Path, ran: dict[Path, Ran]) -
         assert exit_code == 0, f"$ {command.text}\n" + "\n".join(said)
         if command.shown:
             assert matches(command.shown, said), f"$ {command.text}\n" + "\n".join(said)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_block_that_is_not_run_holds_no_command_or_says_what_it_needs(page: Path) -> None:
+    for kind, text in blocks(page):
+        assert kind in (RUN_HERE, *RUN_ELSEWHERE, *NO_COMMANDS), f"unknown kind {kind!r}:\n{text}"
+        assert kind not in NO_COMMANDS or not COMMAND.search(text), f"mark as console:\n{text}"
+
+
+def test_run_that_needs_a_gpu_or_a_cluster_has_flags_that_exist() -> None:
+    texts = [text for page in PAGES for kind, text in blocks(page) if kind in RUN_ELSEWHERE]
+    lines = "".join(texts).replace("\\\n", " ").splitlines()
+    runs = [line.partition("python -m vllm_caption ")[2] for line in lines]
+    given = [shlex.split(re.sub(r"\$\w+", "1", run)) for run in runs if run]
+    assert given
+    for arguments in given:
+        assert parse_run(["--data-parallel-size=1", *arguments]).engine.engine_args == ()
 
 
 def test_output_is_compared_without_its_numbers_and_left_out_lines() -> None:

@@ -1,6 +1,6 @@
 """The corpus of hostile inputs through the real job: every defect comes to what was decided.
 
-The decisions are those of docs/policies.md. The corpus is generated anew, because links, pipes and
+The decisions are those of docs/input.md. The corpus is generated anew, because links, pipes and
 names that are not UTF-8 survive no archive.
 """
 

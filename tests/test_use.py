@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.job import FAKE, QUICK, draw_shape, rows, run, write_document
 
+from vllm_caption.store.rows import SCHEMA
+
 PAGE = Path(__file__).parents[1] / "docs/use.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 LIBRARIES = [re.split(r"\s", example)[1] for example in EXAMPLES]
@@ -46,6 +48,13 @@ def test_example_shows_the_captions_of_a_run(folder: Path, library: str, example
     assert done.returncode == 0, done.stderr
     assert "caption of a.png" in done.stdout
     assert "caption of d/b.png" in done.stdout
+
+
+def test_page_names_every_column_in_its_order() -> None:
+    table = PAGE.read_text("utf-8").partition("## Columns of the manifest")[2].partition("\n## ")[0]
+    named = [name for first in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+             for name in re.findall(r"`(\w+)`", first)]  # fmt: skip
+    assert named == SCHEMA.names
 
 
 def test_page_shows_these_libraries() -> None:

@@ -65,6 +65,7 @@ if __name__ == "__main__":
     from vllm_caption.cli import command
 
     use_fakes(*sys.argv[1:])
-    place = 1 if sys.argv[1:2] != ["tune"] else 2
+    # After `tune`, or after an input.
+    place = 2 if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else 1
     sys.argv[place:place] = ["--model=demo"]
     command()

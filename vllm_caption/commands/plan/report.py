@@ -1,6 +1,6 @@
 """The plan of a run as one structure: ``plan --json`` writes it, and its text is made from it.
 
-docs/plan.md explains every field. Sizes are in bytes or pixels, times in hours; None: not known.
+Sizes are in bytes or pixels, times in hours; None, null in the JSON, is not known.
 Invariant: ``items.total`` = ``items.done`` + ``items.to_caption`` + the counts of
 ``items.problems``.
 """
@@ -16,7 +16,9 @@ VERSION: Final = 1
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One kind of problem: how often it occurs, and the first few as sentences."""
+    """One kind of problem: its ``kind`` as in the manifest or in documents.parquet, the ``count``
+    of its cases, and the first three ``examples`` as sentences. Lists begin with the most
+    frequent."""
 
     kind: str
     count: int
@@ -24,7 +26,9 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Documents(msgspec.Struct, frozen=True):
-    """The manifests. ``complete``: False when ``--limit`` stopped the reading."""
+    """Documents that are ``read`` and, of these, ``skipped``, by their ``problems``;
+    ``without_shapes``: without an element to caption. ``complete`` is false if ``--limit`` ended
+    the reading."""
 
     read: int
     skipped: int
@@ -34,7 +38,8 @@ class Documents(msgspec.Struct, frozen=True):
 
 
 class ElementType(msgspec.Struct, frozen=True):
-    """One element type, as spelled; ``items``: distinct files that such an element named first."""
+    """One element type by its ``name`` as spelled: its ``elements``, those ``skipped`` by
+    ``--skip-types``, and ``items``, the distinct files that such an element named first."""
 
     name: str
     elements: int
@@ -43,12 +48,17 @@ class ElementType(msgspec.Struct, frozen=True):
 
 
 class Items(msgspec.Struct, frozen=True):
-    """The items, as a run counts them. ``done`` includes ``adopted`` (a .txt without a record),
-    ``adopted_before``, ``edited`` (a .txt that somebody changed), ``stale`` (made with another
-    recipe) and ``restored`` (the .txt is gone, and is written again from its row). Of those to
-    caption, ``gone`` have lost their .txt too, ``redone`` have a caption that ``--redo`` replaces,
-    and ``failed_before`` counts earlier failures by kind. ``spared``: captions that people wrote
-    and that only ``--overwrite-edited`` replaces."""
+    """The items, as a run counts them. ``references`` are the elements that name an image,
+    ``duplicates`` those of them that name one that came before, and ``total`` the others.
+
+    ``done`` includes ``adopted`` (a .txt that has no row yet), ``adopted_before`` (one that has a
+    row), ``edited`` (a .txt that differs from its row), ``stale`` (made with another recipe) and
+    ``restored`` (the .txt is missing or blank, and is written again from its row). ``spared``:
+    edited and adopted captions that only ``--overwrite-edited`` replaces.
+
+    ``to_caption`` includes ``gone`` (the .txt is missing or blank, and its row is of another
+    recipe), ``redone`` (has a caption that ``--redo`` replaces), and earlier failures, which
+    ``failed_before`` counts by kind. ``problems``: what will fail."""
 
     references: int
     duplicates: int
@@ -68,14 +78,14 @@ class Items(msgspec.Struct, frozen=True):
 
 
 class Size(msgspec.Struct, frozen=True):
-    """Width × height of one image."""
+    """``width`` × ``height`` of one image."""
 
     width: int
     height: int
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Of all images, sorted by width × height."""
+    """The ``smallest``, ``median`` and ``largest`` of all images, by area."""
 
     smallest: Size
     median: Size
@@ -83,7 +93,8 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class VisionTokens(msgspec.Struct, frozen=True):
-    """Tokens of images in the prompt, by Qwen2.5-VL's rule."""
+    """Tokens of the images in the prompt, by Qwen2.5-VL's rule: ``min``, ``median``, ``mean`` and
+    ``max`` of one image, and the ``total``."""
 
     min: int
     median: int
@@ -93,7 +104,7 @@ class VisionTokens(msgspec.Struct, frozen=True):
 
 
 class TwinFiles(msgspec.Struct, frozen=True):
-    """Byte-identical ``files`` form ``groups``; ``saved`` of them take the caption of a twin,
+    """Byte-identical ``files`` form ``groups``; ``saved`` of them copy the caption of another,
     because they have the same prompt too."""
 
     groups: int
@@ -102,8 +113,11 @@ class TwinFiles(msgspec.Struct, frozen=True):
 
 
 class Images(msgspec.Struct, frozen=True):
-    """The files of the items to caption. ``equal_size`` files have the same number of bytes as
-    another one: no others can be twins. The fields after it need ``--images``."""
+    """The files of the items to caption: how many are ``found``, and their ``bytes``.
+    ``equal_size`` have the same number of bytes as another one: no others can be twins.
+
+    The rest is known only where they were ``opened`` (``--images``): their ``sizes``,
+    ``vision_tokens``, ``backdrops`` (images by backdrop) and ``twins``."""
 
     opened: bool
     found: int
@@ -116,8 +130,9 @@ class Images(msgspec.Struct, frozen=True):
 
 
 class Time(msgspec.Struct, frozen=True):
-    """``images`` reach an engine: the items to caption without the saved twins. ``images_per_s``
-    is of one engine; ``source`` says where it comes from."""
+    """``images`` reach an engine: the items to caption without the saved twins. ``engines`` of
+    ``gpus_per_engine`` GPUs each caption ``images_per_s`` a piece, which ``source`` explains; that
+    takes ``wall_hours``, and ``gpu_hours`` of all GPUs together."""
 
     images: int
     engines: int
@@ -129,9 +144,10 @@ class Time(msgspec.Struct, frozen=True):
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """What the run will write, and what is free at ``path``, the nearest existing folder of the
-    output. ``bytes_free`` is None where the file system does not say, ``inodes_free`` also where it
-    has no such limit; what is not known fits."""
+    """``caption_bytes`` and ``manifest_bytes`` make the ``bytes_needed``; ``inodes_needed`` are
+    files and folders. ``bytes_free`` and ``inodes_free`` are those at ``path``, the nearest folder
+    of the output that exists: None where the file system does not say, or has no such limit. It
+    ``fits`` unless a number says otherwise."""
 
     path: str
     caption_bytes: int
@@ -144,7 +160,12 @@ class Disk(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a run with the same flags would do now."""
+    """What a run with the same flags would do now: the ``version`` of these fields, the ``output``,
+    ``model``, ``prompt`` and ``recipe_id`` that it would use, and its ``documents``,
+    ``element_types``, ``items``, ``images``, ``time`` and ``disk``.
+
+    ``no_type_was_skipped``: no element has a type of ``--skip-types``, so the names may differ.
+    ``seconds``: that the plan took."""
 
     version: int
     output: str
