@@ -360,7 +360,7 @@ def test_ctrl_c_drains_and_is_raised_when_the_run_has_ended(tmp_path: Path, numb
         code, out, _ = ended(process)
     assert (code, "caught" in out) == (0, True)
     assert len(captions(tmp_path / "out")) == (6 if number == 1 else 5)
-    assert status(tmp_path / "out")["state"] == "ended"
+    assert status(tmp_path / "out")["state"] == "interrupted"
 
 
 def test_run_ends_with_the_process_that_called_it(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_status_that_could_not_be_written_is_written_the_next_time(tmp_path: Pat
     make_input(tmp_path, 4)
     fault = Fault("rename", errno.EIO, part="out/status.json", last=1)
     assert faulty_run(tmp_path, fault).exit_code == 0
-    assert '"ended"' in (tmp_path / "out/status.json").read_text()
+    assert '"finished"' in (tmp_path / "out/status.json").read_text()
 
 
 @needs_compiler

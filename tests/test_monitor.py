@@ -20,7 +20,7 @@ import pytest
 from support.fake_nvml import FakeNvml
 from support.job import FAKE, Result, input_flags, make_input, run, start, status, wait_until
 
-from vllm_caption.commands.status import describe
+from vllm_caption.commands.status.text import describe
 from vllm_caption.monitoring import monitor
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures
 from vllm_caption.monitoring.gpus import GpuReading

@@ -455,7 +455,7 @@ def test_rate_of_the_last_run_in_the_output_is_shared_out_to_its_busy_engines(
 ) -> None:
     make_input(tmp_path, 2)
     stats = RunStats([EngineFigures(0, captioned=number) for number in (5, 9, 0)])
-    status = make_status("run", "ended", stats, 0.0, "2026-11-24")
+    status = make_status("run", "finished", stats, 0.0, "2026-11-24")
     (tmp_path / "out").mkdir()
     written = encode_status(msgspec.structs.replace(status, images_per_s=24.0))
     (tmp_path / "out" / "status.json").write_bytes(written)

@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["cp", "-r", folder / "out", folder / "damaged"], check=True)
     next((folder / "damaged").rglob("*.txt")).write_text("somebody's own words")
     (folder / "damaged/status.json").write_bytes(
-        (folder / "out/status.json").read_bytes().replace(b'"ended"', b'"running"')
+        (folder / "out/status.json").read_bytes().replace(b'"finished"', b'"running"')
     )
     (folder / "broken/manifest.parquet").mkdir(parents=True)
     (folder / "broken/manifest.parquet/part-00000001.parquet").write_bytes(b"PAR1 and no more")

@@ -104,7 +104,7 @@ def test_numbers_are_those_of_the_manifest_of_a_real_run(tmp_path: Path) -> None
         assert side["text"][place] == (kept[file]["caption"] or kept[file]["error"])
         assert data["statuses"][side["status"][place]] == kept[file]["status"]
         assert data["document"]["names"][data["document"]["of"][place]] == kept[file]["document"]
-    assert "The last run has ended" in page
+    assert "The last run finished (" in page
     assert "not_an_image" in page
     assert "missing_file" in page
 

@@ -212,7 +212,7 @@ def test_shards_run_side_by_side_and_keep_a_whole_run_and_a_merge_out(tmp_path: 
     shown = run_here("status", f"--output={out}").stdout
     assert "All: 1 of 2 running" in shown
     views = json.loads(run_here("status", f"--output={out}", "--json").stdout)
-    assert {view["shard"]: view["state"] for view in views} == {mine: "running", other: "ended"}
+    assert {view["shard"]: view["state"] for view in views} == {mine: "running", other: "finished"}
     os.kill(process.pid, signal.SIGINT)
     (tmp_path / "raw/gate").touch()
     process.communicate(timeout=60)

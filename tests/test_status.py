@@ -9,27 +9,51 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from support.job import ENVIRONMENT, Terminal, run_here, start
+from support.job import (
+    ENVIRONMENT,
+    FAKE,
+    QUICK,
+    Terminal,
+    captions,
+    input_flags,
+    make_input,
+    run_here,
+    start,
+    wait_until,
+)
 
-from vllm_caption.commands.status import describe, run_status
+from vllm_caption.commands.status import states
+from vllm_caption.commands.status.command import run_status
+from vllm_caption.commands.status.text import describe
+from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.monitoring.status import RunStatus, encode_status, look, make_status
+from vllm_caption.monitoring.status import (
+    RunStatus,
+    State,
+    View,
+    encode_status,
+    how_it_ended,
+    look,
+    make_status,
+    seen_state,
+)
 from vllm_caption.store.lock import OutputLock, find_holder
 
 AT = "2026-01-01T00:00:00+00:00"
 
 
-def status_of(state: str = "running", captioned: int = 30) -> RunStatus:
+def status_of(state: Any = "running", captioned: int = 30, reason: str = "") -> RunStatus:
     engines = [EngineFigures(0, "up", 11, in_flight=4), EngineFigures(1, "starting", restarts=2)]
     stats = RunStats(engines, total=100, scanning=False, done_before=20)
     for number in range(captioned):
         stats.count_caption(number % 3 == 2, 50, 20, float(number))
     stats.count_failure("missing_file", "a.png: there is no such file")
-    return make_status("run-1", state, stats, 30.0, AT)
+    return make_status("run-1", state, stats, 30.0, AT, reason)
 
 
 def held(root: Path, state: str = "running") -> OutputLock:
@@ -70,15 +94,15 @@ def test_run_that_nobody_holds_while_its_file_says_running_died(tmp_path: Path) 
 
 
 def test_run_that_has_ended_is_shown_without_speed_and_processes(tmp_path: Path) -> None:
-    held(tmp_path, "ended").release()
+    held(tmp_path, "finished").release()
     exit_code, text = status(tmp_path)
-    assert (exit_code, text.splitlines()[0]) == (0, "State      ended")
+    assert (exit_code, text.splitlines()[0]) == (0, "State      finished")
     assert "Speed" not in text
     assert "process" not in text
 
 
 def test_age_and_start_are_shown(tmp_path: Path) -> None:
-    held(tmp_path, "ended").release()
+    held(tmp_path, "finished").release()
     view = look(tmp_path)
     assert view.age_s > 3600
     assert f"Updated    {AT}, " in describe(view)
@@ -86,7 +110,7 @@ def test_age_and_start_are_shown(tmp_path: Path) -> None:
 
 
 def test_status_of_an_older_version_is_read(tmp_path: Path) -> None:
-    content = msgspec.to_builtins(status_of("ended"))
+    content = msgspec.to_builtins(status_of("finished"))
     del content["started_at"], content["engines"][0]["in_flight"]
     (tmp_path / "status.json").write_text(json.dumps(content))
     assert "start unknown" in status(tmp_path)[1]
@@ -112,6 +136,109 @@ def test_folder_without_a_status_is_one_sentence_and_exit_2(
     assert (result.exit_code, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"vllm-caption: error: --output {tmp_path}: ")
+
+
+# --- states ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "error", "ended"),
+    [
+        (0, None, ("finished", "")),
+        (1, None, ("finished", "")),
+        (130, None, ("interrupted", "")),
+        (3, RunStopped("no engine is left"), ("stopped", "no engine is left")),
+        (130, RunStopped("the disk is full"), ("stopped", "the disk is full")),
+        (3, UsageError("--jsons", "x", "is empty"), ("stopped", "--jsons x: is empty")),
+        (3, KeyError("nobody expected this"), ("stopped", "KeyError: 'nobody expected this'")),
+    ],
+)
+def test_last_state_of_a_run_says_whether_it_finished_and_why_not(
+    exit_code: int, error: BaseException | None, ended: tuple[str, str]
+) -> None:
+    assert how_it_ended(exit_code, error) == ended
+
+
+@pytest.mark.parametrize(
+    ("written", "holder", "num_left", "seen"),
+    [
+        ("running", "process 7", 49, "running"),
+        ("running", None, 49, "died"),
+        ("interrupted", None, 49, "interrupted"),
+        ("stopped", None, 49, "stopped"),
+        ("finished", None, 0, "finished"),
+        ("interrupted", "process 7", 49, "interrupted"),
+        ("ended", None, 0, "finished"),  # of an older version
+        ("ended", None, 49, "stopped"),
+    ],
+)
+def test_state_follows_from_what_a_run_wrote_and_whether_it_holds_the_folder(
+    written: str, holder: str | None, num_left: int, seen: State
+) -> None:
+    status = status_of()
+    status = msgspec.structs.replace(status, state=written, total=status.finished + num_left)
+    assert seen_state(status, holder) == seen
+
+
+def test_run_of_an_older_version_that_had_not_read_all_is_not_finished() -> (
+    None
+):
+    status = msgspec.structs.replace(status_of(), state="ended", total=51, scanning=True)
+    assert seen_state(status, None) == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("state", "holder", "text", "exit_code"),
+    [
+        ("running", "process 7", "running, process 7", 0),
+        ("finished", None, "finished", 0),
+        ("finished", "process 7", "finished; the folder is held by process 7", 0),
+        ("stopped", None, "stopped: the disk is full", 3),
+        ("interrupted", None, "interrupted; run again to resume", 4),
+    ],
+)
+def test_each_state_has_its_words_and_its_exit_code(
+    state: State, holder: str | None, text: str, exit_code: int
+) -> None:
+    status = status_of(state, reason="the disk is full" if state == "stopped" else "")
+    assert states.in_words(View(state, holder, 0.0, status)) == text
+    assert states.exit_code([state]) == exit_code
+
+
+def test_exit_code_of_shards_is_that_of_the_worst() -> None:
+    worst_first: list[State] = ["died", "stopped", "interrupted", "running"]
+    found = [states.exit_code(worst_first[number:]) for number in range(4)]
+    assert found == [1, 3, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code", "text"),
+    [
+        ("kill", 1, "died: "),
+        ("interrupt", 4, "interrupted; run again to resume"),
+        ("remove the images", 3, "stopped: --images-root "),
+        ("wait", 0, "finished"),
+    ],
+)
+def test_job_that_ends_is_shown_as_it_ended(
+    tmp_path: Path, end: str, exit_code: int, text: str
+) -> None:
+    make_input(tmp_path, 20)
+    out = tmp_path / "out"
+    flags = (*input_flags(tmp_path), f"--output={out}", *QUICK)
+    job = start(*flags, command=FAKE, environment={"FAKE_SLOW_STAGE": "engine"})
+    wait_until(lambda: captions(out), job)
+    match end:
+        case "kill":
+            job.kill()
+        case "interrupt":
+            job.send_signal(signal.SIGINT)
+        case "remove the images":
+            (tmp_path / "raw").rename(tmp_path / "elsewhere")
+    job.communicate(timeout=60)
+    seen_code, seen = status(out)
+    assert (seen_code, seen.splitlines()[0].startswith(f"State      {text}")) == (exit_code, True)
+    assert ("+ 0 left" in seen) == (end == "wait")
 
 
 # --- the lock, looked at ---------------------------------------------------------------------
@@ -146,7 +273,7 @@ def end_after(lock: OutputLock, root: Path, looks: int, monkeypatch: pytest.Monk
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == looks:
-            (root / "status.json").write_bytes(encode_status(status_of("ended")))
+            (root / "status.json").write_bytes(encode_status(status_of("finished")))
             lock.release()
 
     monkeypatch.setattr(time, "sleep", sleep)
@@ -160,7 +287,7 @@ def test_watch_to_a_pipe_is_a_line_each_time_and_the_whole_at_the_end(
     lines = text.splitlines()
     line = f"{AT} running 51/100 1.0 images/s, 20 tokens/s, ETA 00:49, failed 1, engines 1/2"
     assert (exit_code, lines[:3]) == (0, [line] * 3)
-    assert lines[3] == "State      ended"
+    assert lines[3] == "State      finished"
     assert "\x1b" not in text
 
 
@@ -173,7 +300,7 @@ def test_watch_on_a_terminal_draws_over_itself(
     blocks = screen.getvalue().split("\x1b[")
     number = len(blocks[0].splitlines())
     assert blocks[1] == blocks[3] == f"{number}F"
-    assert blocks[-1].startswith("JState      ended\n")
+    assert blocks[-1].startswith("JState      finished\n")
 
 
 def test_watch_as_json_is_one_object_per_line(
@@ -181,12 +308,12 @@ def test_watch_as_json_is_one_object_per_line(
 ) -> None:
     end_after(held(tmp_path), tmp_path, 2, monkeypatch)
     lines = status(tmp_path, "--watch", "--json")[1].splitlines()
-    assert [json.loads(line)["state"] for line in lines] == ["running", "running", "ended"]
+    assert [json.loads(line)["state"] for line in lines] == ["running", "running", "finished"]
 
 
 def test_watch_of_a_run_that_has_ended_returns_at_once(tmp_path: Path) -> None:
-    held(tmp_path, "ended").release()
-    assert status(tmp_path, "--watch")[1].startswith("State      ended")
+    held(tmp_path, "finished").release()
+    assert status(tmp_path, "--watch")[1].startswith("State      finished")
 
 
 def test_watch_ends_with_1_when_the_run_dies(
@@ -233,7 +360,7 @@ def test_file_has_these_fields_in_this_order_and_of_these_types() -> None:
         *[("captioned", "int"), ("failed", "int")],
         *[("images_per_s", "float"), ("tokens_per_s", "float"), ("eta_s", "float")],
         *[("failures", "dict"), ("engines", "list"), ("started_at", "str"), ("host", "dict")],
-        *[("warnings", "list"), ("limited_by", "NoneType")],
+        *[("warnings", "list"), ("reason", "str"), ("limited_by", "NoneType")],
     ]
     assert list(found["host"].items()) == [
         *[("cpu_percent", 50.0), ("ram_percent", 40.0), ("driver_rss_mib", 100.0)],

@@ -637,7 +637,8 @@ def test_verify_without_repair_writes_nothing(tmp_path: Path) -> None:
 def test_verify_and_status_import_neither_vllm_nor_torch(tmp_path: Path) -> None:
     out = complete(tmp_path)
     code = (
-        "import sys; from vllm_caption.cli import main; import vllm_caption.commands.status;"
+        "import sys; from vllm_caption.cli import main\n"
+        "import vllm_caption.commands.status.command\n"
         "code = main(sys.argv[1:]);"
         "print({'vllm', 'torch', 'ray', 'transformers'} & set(sys.modules), code)"
     )

@@ -99,7 +99,7 @@ def _run_command(command: str, arguments: list[str]) -> int:
 
             return run_export(arguments)
         case "status":
-            from vllm_caption.commands.status import run_status
+            from vllm_caption.commands.status.command import run_status
 
             return run_status(arguments)
         case _:

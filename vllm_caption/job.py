@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -61,7 +62,7 @@ from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.monitor import Monitor
 from vllm_caption.monitoring.progress import Progress
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.monitoring.status import encode_status, make_status
+from vllm_caption.monitoring.status import RunState, encode_status, how_it_ended, make_status
 from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
@@ -135,9 +136,14 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
     finally:
         progress.close()
         try:
-            output.close(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
+            output.finish(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
         except RunStopped as error:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
+        finally:
+            ended_by = RunStopped(stopped) if stopped else sys.exception()
+            with contextlib.suppress(RunStopped):  # another folder lies there now: leave it alone
+                job.show(*how_it_ended(exit_code, ended_by))
+            output.release()
         for note in output.take_notes():
             progress.warn(note)
     read, seconds = job.input_read, job.seconds
@@ -295,7 +301,7 @@ class _Job:
             if self._executor is not None:
                 self._executor.close()
             try:
-                self._show("ended")
+                self.show("running")  # until everything is saved
             finally:
                 self._monitor.close()
                 self._warn()
@@ -348,7 +354,7 @@ class _Job:
         )
         if now_s >= self._next_status_s:
             self._next_status_s = now_s + STATUS_EVERY_S
-            self._show("running")
+            self.show("running")
 
     def _warn(self) -> None:
         for note in (*self._monitor.take_notes(), *self._output.take_notes()):
@@ -356,13 +362,15 @@ class _Job:
         if alarm := self.stats.rejections.alarm():
             self._progress.warn(alarm)
 
-    def _show(self, state: str) -> None:
+    def show(self, state: RunState, reason: str = "") -> None:
+        """Write the present figures to status.json. Raises RunStopped when the output folder is
+        another one now."""
         for slot, engine in enumerate(self.stats.engines):
             engine.in_flight = self._dispatcher.in_flight_of(slot)
         self._monitor.show(self.stats)
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()  # as the loop's
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        status = make_status(self._make.run_id, state, self.stats, now_s, at)
+        status = make_status(self._make.run_id, state, self.stats, now_s, at, reason)
         self._monitor.follow(status)
         self._output.replace(STATUS, encode_status(status))
         if self.stats.total and not self._is_input_kept:  # it is the right one: it has items

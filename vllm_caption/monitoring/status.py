@@ -1,6 +1,7 @@
 """status.json: what a run is doing, replaced as a whole every few seconds, readable by anything.
 
-Whether a run that says "running" lives is known from the lock of its folder alone.
+Invariants: a run says "running" until everything is saved, then how it ended; whether a run that
+says "running" lives is known from the lock of its folder alone.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import EXIT_INTERRUPTED, CaptionJobError, UsageError
+from vllm_caption.formatting import first_line
 from vllm_caption.monitoring.figures import (
     EngineFigures,
     HostFigures,
@@ -24,7 +26,10 @@ from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.store.layout import STATUS
 from vllm_caption.store.lock import find_holder
 
-State = Literal["running", "ended", "died"]
+RunState = Literal["running", "finished", "interrupted", "stopped"]
+"""What a run says of itself."""
+State = RunState | Literal["died"]
+"""What is seen of it."""
 
 
 class RunStatus(RunFigures, frozen=True, kw_only=True):
@@ -33,6 +38,7 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
 
     run_id: str
     state: str
+    """A `RunState`; older versions wrote "ended" for all but the first."""
     pid: int
     updated_at: str
     failures: dict[str, int]
@@ -40,6 +46,8 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     started_at: str = ""
     host: HostFigures | None = None
     warnings: list[str] = msgspec.field(default_factory=list)
+    reason: str = ""
+    """Why a run stopped."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, in the order of the file: which run it is, its figures, then the rest."""
@@ -49,7 +57,17 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
         return first | fields | last
 
 
-def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str) -> RunStatus:
+def how_it_ended(exit_code: int, error: BaseException | None) -> tuple[RunState, str]:
+    """The last state of a run, and the reason if it stopped. ``error``: what ended it."""
+    if error is not None:
+        what = "" if isinstance(error, CaptionJobError) else f"{type(error).__name__}: "
+        return "stopped", what + first_line(error)
+    return ("interrupted" if exit_code == EXIT_INTERRUPTED else "finished"), ""
+
+
+def make_status(
+    run_id: str, state: RunState, stats: RunStats, now_s: float, at: str, reason: str = ""
+) -> RunStatus:
     """The present numbers of a run. ``now_s`` is of the clock that the stats were counted by."""
     return RunStatus(
         **msgspec.structs.asdict(stats.figures(now_s)),
@@ -62,6 +80,7 @@ def make_status(run_id: str, state: str, stats: RunStats, now_s: float, at: str)
         engines=[rounded(engine) for engine in stats.engines],
         host=stats.host and rounded(stats.host),
         warnings=list(stats.warnings),
+        reason=reason,
     )
 
 
@@ -118,10 +137,17 @@ def _look(root: Path) -> View:
         if holder is not None:
             remedy = f"is held by {holder}, which has no {STATUS} yet; ask again in a moment"
         raise UsageError("--output", root, remedy)
-    state: State = "running" if status.state == "running" else "ended"
-    if state == "running" and holder is None:
-        state = "died"
-    return View(state, holder, _seconds_since(status.updated_at), status)
+    return View(seen_state(status, holder), holder, _seconds_since(status.updated_at), status)
+
+
+def seen_state(status: RunStatus, holder: str | None) -> State:
+    """What a run's last words come to, given who holds its folder now."""
+    if status.state == "running":
+        return "running" if holder is not None else "died"
+    if status.state in get_args(RunState):
+        return cast(RunState, status.state)
+    is_finished = not status.scanning and status.finished >= status.total  # of an older version
+    return "finished" if is_finished else "stopped"
 
 
 def _seconds_since(moment: str) -> float:

@@ -308,16 +308,24 @@ class Output:
         with _stopping():
             self._checkpoint.append(row)
 
-    def close(self, *, complete: bool) -> None:
+    def finish(self, *, complete: bool) -> None:
         """Write the last part; after a complete run leave one row per item."""
+        with _stopping():
+            self._remove(self.root / REWRITING)
+            if complete:
+                self._checkpoint.compact()
+            self._checkpoint.close()
+
+    def release(self) -> None:
+        """Let another run in."""
+        self._lock.release()
+
+    def close(self, *, complete: bool) -> None:
+        """Both."""
         try:
-            with _stopping():
-                self._remove(self.root / REWRITING)
-                if complete:
-                    self._checkpoint.compact()
-                self._checkpoint.close()
+            self.finish(complete=complete)
         finally:
-            self._lock.release()
+            self.release()
 
 
 @contextmanager

@@ -31,8 +31,9 @@ COLUMNS: Final = [name for name in SCHEMA.names if name not in UNUSED]
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """One output folder. ``state``: running, ended, died, or unknown without a status.json;
-    ``series``: samples over time, None where there are none; ``label``: short and unique."""
+    """One output folder. ``state``: as `monitoring.status` sees it, or unknown without
+    a status.json; ``series``: samples over time, None where there are none; ``label``: short and
+    unique."""
 
     label: str
     root: Path

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
+from vllm_caption.commands.status.states import exit_code
 from vllm_caption.config import Shard
-from vllm_caption.errors import EXIT_OK, UsageError
+from vllm_caption.errors import UsageError
 from vllm_caption.monitoring.status import View, look, read_status
 from vllm_caption.store.layout import shard_folders
 
-EXIT_DIED = 1
 EVERY_S = 2.0
 Views = dict[Shard, View]
 
@@ -35,7 +35,7 @@ def show_shards(root: Path, *, watching: bool, as_json: bool) -> int:
         time.sleep(EVERY_S)
         views = _look(root)
     print(_json(views) if as_json else "\n".join((*_lines(views), _sum(views))), flush=True)
-    return EXIT_DIED if any(view.state == "died" for view in views.values()) else EXIT_OK
+    return exit_code(view.state for view in views.values())
 
 
 def _look(root: Path) -> Views:

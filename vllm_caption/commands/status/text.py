@@ -1,0 +1,64 @@
+"""One look at a run as a few lines of text, or as JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from vllm_caption.commands.status.states import in_words
+from vllm_caption.formatting import clock, section, tally
+from vllm_caption.monitoring.figures import EngineFigures, measured
+from vllm_caption.monitoring.status import RunStatus, View
+
+
+def describe(view: View) -> str:
+    """The state on a few lines, one for each engine."""
+    return "\n".join(_lines(view))
+
+
+def _lines(view: View) -> Iterator[str]:
+    status = view.status
+    yield section("State", in_words(view))
+    started = f"started {status.started_at}" if status.started_at else "start unknown"
+    yield section("Run", f"{status.run_id}, {started}")
+    yield section("Updated", f"{status.updated_at}, {clock(view.age_s)} ago")
+    yield section("Items", _items(status))
+    if view.state == "running":
+        speed = f"{status.images_per_s:g} images/s, {status.tokens_per_s:g} tokens/s"
+        yield section("Speed", f"{speed}, ETA {clock(status.eta_s)}")
+    if status.failures:
+        yield section("Failures", tally(status.failures))
+    if status.host and view.state == "running":
+        yield section("Host", ", ".join(measured(status.host)))
+    for engine in status.engines:
+        yield section(f"Engine {engine.engine}", _engine(engine, view))
+    if view.state == "running":
+        yield from (section("Warning", warning) for warning in status.warnings)
+
+
+def _items(status: RunStatus) -> str:
+    left = max(status.total - status.finished, 0)
+    share = f" ({status.finished / status.total:.1%})" if status.total else ""
+    return (
+        f"{status.total:,}{' or more' if status.scanning else ''}{share}:"
+        f" {status.captioned:,} captioned + {status.done_before:,} before"
+        f" + {status.failed:,} failed + {left:,} left"
+    )
+
+
+def _engine(engine: EngineFigures, view: View) -> str:
+    captioned = sum(other.captioned for other in view.status.engines)
+    share = engine.captioned / captioned if captioned else 0.0
+    parts = [f"{engine.captioned:,} captioned ({share:.0%})", f"{engine.restarts} restarts"]
+    if view.state == "running":
+        process = "" if engine.pid is None else f", process {engine.pid}"
+        parts = [f"{engine.state}{process}", *parts, f"{engine.in_flight} in flight"]
+        parts += measured(engine)
+    return ", ".join(parts)
+
+
+def as_json(view: View, *, indent: bool) -> str:
+    """The fields of status.json, and what was seen around it."""
+    encoded = msgspec.json.encode(view.as_dict())
+    return (msgspec.json.format(encoded, indent=2) if indent else encoded).decode()
