@@ -180,9 +180,7 @@ def test_state_follows_from_what_a_run_wrote_and_whether_it_holds_the_folder(
     assert seen_state(status, holder) == seen
 
 
-def test_run_of_an_older_version_that_had_not_read_all_is_not_finished() -> (
-    None
-):
+def test_run_of_an_older_version_that_had_not_read_all_is_not_finished() -> None:
     status = msgspec.structs.replace(status_of(), state="ended", total=51, scanning=True)
     assert seen_state(status, None) == "stopped"
 
