@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from datetime import datetime
+import re
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.job import FAKE, Terminal, input_flags, make_input, run
 
 from vllm_caption.errors import UsageError
+from vllm_caption.formatting import moment
 from vllm_caption.monitoring.event_log import EventLog
-from vllm_caption.monitoring.figures import EngineFigures, describe_run
+from vllm_caption.monitoring.figures import EngineFigures, RunFigures, describe_run, time_to_go
+from vllm_caption.monitoring.live.line import live_line
+from vllm_caption.monitoring.live.phase import Step, phase
 from vllm_caption.monitoring.progress import Progress
 from vllm_caption.monitoring.stats import RunStats
 
@@ -48,22 +53,39 @@ def test_time_to_go_is_unknown_while_the_input_is_still_read() -> None:
     assert "ETA ?" in describe_run(made.figures(20.0), made.engines)
 
 
-def test_plain_output_has_a_line_each_50_items_or_10_seconds() -> None:
+def test_plain_output_has_a_line_a_minute() -> None:
     out = io.StringIO()
     progress = Progress(quiet=False, stream=out)
-    for now_s, captioned in ((0.0, 0), (1.0, 20), (2.0, 49), (3.0, 50), (4.0, 60), (13.5, 61)):
+    for now_s, captioned in ((0.0, 0), (1.0, 20), (59.0, 70), (60.0, 71), (119.0, 98), (120.0, 99)):
         progress.update(stats(captioned), now_s)
     shown = [line.split(" ")[0] for line in out.getvalue().splitlines()]
-    assert shown == ["0/100", "50/100", "61/100"]
+    assert [line for line in shown if line != "Engines:"] == ["0/100", "71/100", "99/100"]
 
 
-def test_terminal_gets_a_bar_and_texts_stand_above_it() -> None:
+def test_plain_output_says_what_is_done_before_the_first_caption_also_without_an_item() -> None:
+    out = io.StringIO()
+    progress = Progress(quiet=False, stream=out)
+    made = RunStats([EngineFigures(0), EngineFigures(1)])
+    made.begin("reading the input", 0.0)
+    for now_s in (0.0, 59.0, 60.0):
+        progress.update(made, now_s)
+    made.total = 100
+    made.begin("loading", 119.0)
+    made.engines[1].state = "up"
+    progress.update(made, 160.0)
+    lines = [line for line in out.getvalue().splitlines() if not line.startswith("Engines")]
+    assert lines == ["0/0+ reading the input, 60 s", "0/100+ loading 1/2 engines, 41 s"]
+
+
+def test_terminal_gets_a_live_line_and_texts_stand_above_it() -> None:
     out = Terminal()
     progress = Progress(quiet=False, stream=out)
     progress.update(stats(40), 20.0)
     progress.tell("Engine 1 died and starts again: CUDA error")
     progress.close()
-    assert "40/100" in out.getvalue()
+    line = out.getvalue().rpartition("\r")[2].removesuffix("\n")
+    assert line.startswith(" 40% ████████░░░░░░░░░░░░░ 40/100, 2.0 images/s, ETA 00:30 (")
+    assert len(line) < 80
     assert "Engine 1 died and starts again: CUDA error\n" in out.getvalue()
 
 
@@ -73,6 +95,157 @@ def test_quiet_shows_texts_only() -> None:
     progress.update(stats(40), 20.0)
     progress.tell("Engine 1 died")
     assert out.getvalue() == "Engine 1 died\n"
+
+
+def test_line_that_waits_for_its_first_caption_says_what_the_run_does() -> None:
+    made = stats()
+    made.begin("checking flags", 3.0)
+    assert describe_run(made.figures(15.0), made.engines) == "checking flags, 12 s"
+    made.count_failure("missing_file", "a.png: there is no such file")
+    assert describe_run(made.figures(15.0), made.engines) == "checking flags, 12 s, failed 1"
+
+
+@pytest.mark.parametrize(
+    ("step", "num_up", "seconds", "text"),
+    [
+        ("reading the input", 0, None, "reading the input"),
+        ("checking flags", 0, 7.4, "checking flags, 7 s"),
+        ("loading", 0, 0.0, "loading 0/8 engines, 0 s"),
+        ("loading", 2, 41.0, "loading 2/8 engines, 41 s"),
+        ("loading", 2, 161.0, "loading 2/8 engines, 02:41"),
+        ("loading", 8, 161.0, "waiting for the first caption, 02:41"),
+    ],
+)
+def test_phase_says_what_the_run_does_and_for_how_long(
+    step: Step, num_up: int, seconds: float | None, text: str
+) -> None:
+    engines = [EngineFigures(n, "up" if n < num_up else "starting") for n in range(8)]
+    assert phase(step, engines, seconds) == text
+
+
+def test_phase_ends_with_the_first_caption_and_returns_while_the_end_is_saved() -> None:
+    made = stats(captioned=1)
+    made.begin("loading", 0.0)
+    assert made.phase(9.0) is None
+    made.begin("saving", 20.0)
+    assert made.phase(25.0) == "saving, 5 s"
+
+
+# --- the live line -------------------------------------------------------------------------------
+
+NOW = datetime(2026, 11, 30, 10, 53)
+
+
+def figures(**changes: Any) -> RunFigures:
+    """A million items, a day before the end."""
+    usual = {
+        "total": 1_000_000,
+        "scanning": False,
+        "done_before": 20_000,
+        "captioned": 400_090,
+        "failed": 22,
+        "images_per_s": 5.93,
+        "tokens_per_s": 412.0,
+        "eta_s": 97_940.0,
+        "limited_by": "engine",
+    }
+    return RunFigures(**(usual | changes))
+
+
+def line(width: int, num_up: int = 8, **changes: Any) -> str:
+    engines = [EngineFigures(n, "up" if n < num_up else "starting") for n in range(8)]
+    return live_line(figures(**changes), engines, 70_893.0, NOW, width)
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (
+            160,
+            " 42% ████████░░░░░░░░░░░░░ 420,112/1,000,000, 5.9 images/s, ETA 1 d 03:12 (Tue 14:05),"
+            " 22 failed, 8/8 engines, limited by engine, 412 tokens/s, 19:41:33 elapsed",
+        ),
+        (
+            100,
+            " 42% █████░░░░░░░ 420,112/1,000,000, 5.9 images/s, ETA 1 d 03:12 (Tue 14:05),"
+            " 22 failed, 8/8 engines",
+        ),
+        (80, " 42% █████░░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 03:12 (Tue 14:05), 22 failed"),
+        (60, " 42% ██████░░░░░░░░░░ of 1,000,000, ETA 1 d 03:12, 22 failed"),
+        (40, " 42% ████████░░░░░░░░░░░░░ ETA 1 d 03:12"),
+        (20, " 42% █████░░░░░░░░░"),
+        (10, " 42% ████░"),
+    ],
+)
+def test_live_line_leaves_out_what_matters_least_as_it_gets_narrow(width: int, shown: str) -> None:
+    assert line(width) == shown
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"total": 0, "captioned": 0, "done_before": 0, "failed": 0, "scanning": True},
+        {"total": 10**9, "eta_s": 9e9, "failed": 12_345_678},
+        {"captioned": 0, "phase": "loading 2/8 engines, 41 s"},
+        {"eta_s": None, "scanning": True},
+    ],
+)
+def test_live_line_fits_whatever_the_width_and_has_a_bar(changes: dict[str, Any]) -> None:
+    for width in range(1, 200):
+        shown = line(width, **changes)
+        assert len(shown) <= width
+        assert len(re.findall("[█░]", shown)) >= min(10, width - 5)
+
+
+def test_live_line_shows_the_phase_until_there_is_a_rate() -> None:
+    shown = line(80, captioned=0, failed=0, phase="loading 2/8 engines, 41 s", eta_s=None)
+    assert (
+        shown == "  2% ░░░░░░░░░░░░░ 20,000/1,000,000, loading 2/8 engines, 41 s, 19:41:33 elapsed"
+    )
+
+
+def test_live_line_keeps_engines_that_are_not_up_longer_than_those_that_are() -> None:
+    assert "engines" not in line(90)
+    assert "7/8 engines" in line(90, num_up=7)
+
+
+def test_bar_is_full_only_at_the_end() -> None:
+    assert line(80, captioned=979_977).startswith(" 99% ███████████░ ")
+    assert line(80, captioned=979_978).startswith("100% ██████████ 1,000,000/")
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "█"), ("latin-1", "#")])
+def test_bar_is_drawn_with_what_the_terminal_can_show(encoding: str, expected: str) -> None:
+    class Old(Terminal):
+        pass
+
+    Old.encoding = encoding  # type: ignore[misc]
+    out = Old()
+    Progress(quiet=False, stream=out).update(stats(40), 20.0)
+    assert f" 40% {expected}" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "10:53"),
+        (47_160, "23:59"),
+        (47_220, "Tue 00:00"),
+        (97_940, "Tue 14:05"),
+        (6 * 86_400, "Sun 10:53"),
+        (7 * 86_400, "7 Dec 10:53"),
+        (32 * 86_400, "1 Jan 2027"),
+        (-3600, "09:53"),
+        (-86_400, "29 Nov 10:53"),
+    ],
+)
+def test_time_of_the_end_has_its_day_where_that_is_not_today(seconds: float, text: str) -> None:
+    assert moment(NOW + timedelta(seconds=seconds), NOW) == text
+
+
+def test_end_beyond_the_calendar_is_no_error() -> None:
+    assert time_to_go(1e15, NOW).startswith("ETA 11574074074 d 01:46 (")
 
 
 # --- engines, the log file, JSON -----------------------------------------------------------------

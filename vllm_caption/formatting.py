@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Final, TypeVar
 
 Name = TypeVar("Name", bound=str)
@@ -62,6 +63,13 @@ def clock(seconds: float | None) -> str:
     if days:
         return f"{days} d {hour:02}:{minute:02}"
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
+
+
+def moment(then: datetime, now: datetime) -> str:
+    """A time of day, with its day where that is not today: 14:05, Tue 14:05 or 11 Dec 14:05."""
+    days = (then.date() - now.date()).days
+    day = "" if not days else "%a " if 0 < days < 7 else "%-d %b "
+    return then.strftime(f"{day}%H:%M" if then.year == now.year or days < 7 else "%-d %b %Y")
 
 
 # --- values of others ------------------------------------------------------------------------

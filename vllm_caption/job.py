@@ -291,6 +291,7 @@ class _Job:
             loop.add_signal_handler(number, driver.interrupt)
         loop.add_signal_handler(signal.SIGUSR1, driver.drain)
         self._monitor.start()
+        self.stats.begin("reading the input", loop.time())
         try:
             await driver.run(self.scan)
             self._output.record_documents(self.scan.skipped)
@@ -300,6 +301,7 @@ class _Job:
         finally:
             if self._executor is not None:
                 self._executor.close()
+            self.stats.begin("saving", loop.time())
             try:
                 self.show("running")  # until everything is saved
             finally:
@@ -315,7 +317,8 @@ class _Job:
 
     async def _open_engines(self) -> Executor:
         """Have vLLM check its flags, and settle what every worker is told."""
-        config, logs = self._config, self._output.logs
+        config, logs, loop = self._config, self._output.logs, asyncio.get_running_loop()
+        self.stats.begin("checking flags", loop.time())
         await await_machine(config.engine, self._gpus, self._progress.warn)
         self._executor = executor = make_executor(
             config.engine, self._gpus, logs, self._progress.warn
@@ -338,6 +341,7 @@ class _Job:
             find_twins=config.dedup,
             item_timeout_s=config.engine.item_timeout_s,
         )
+        self.stats.begin("loading", loop.time())
         return executor
 
     def _tick(self, now_s: float) -> None:

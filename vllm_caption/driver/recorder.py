@@ -310,6 +310,7 @@ class Recorder:
                 result.timings,
             )
             self._stats.flags.update(accepted.flags)
+            self._stats.keep_caption(saved.file, saved.caption or "")
         file, flags = accepted.item.file, accepted.flags
         if flags:
             self._flags_of_leaders[file] = flags

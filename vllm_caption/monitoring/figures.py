@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Annotated, Final, Literal, TypeVar, get_type_hints
 
 import msgspec
 
-from vllm_caption.formatting import clock
+from vllm_caption.formatting import clock, moment
 
 EngineState = Literal["waiting", "starting", "up", "retired", "stopped"]
+_FAR_S: Final = 1e9
+"""A time to go that no calendar need hold."""
 AnyFigures = TypeVar("AnyFigures", bound=msgspec.Struct)
 
 
@@ -47,6 +50,8 @@ class EngineFigures(msgspec.Struct):
     pid: int | None = None
     captioned: Annotated[int, Figure("int64")] = 0
     output_tokens: Annotated[int, Figure("int64")] = 0
+    images_per_s: float = 0.0
+    """Of the last minute."""
     restarts: Annotated[int, Figure("int32")] = 0
     in_flight: Annotated[int, Figure("int32")] = 0
     rss_mib: Annotated[float | None, Figure("float32", "memory", "MiB", "Engine memory")] = None
@@ -84,11 +89,21 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: Annotated[float, Figure("float32", "tokens", "tokens/s", "Speed in tokens")]
     eta_s: float | None
     limited_by: str | None = None
+    phase: str | None = None
+    """What the run does while it captions nothing."""
 
     @property
     def finished(self) -> int:
         """Items that are settled, by this run or before."""
         return self.done_before + self.captioned + self.failed
+
+
+class LastItem(msgspec.Struct, frozen=True):
+    """An item that ended a moment ago: its file and its caption, or why it failed."""
+
+    at: str
+    text: str
+    kind: str = ""
 
 
 IN_FLIGHT: Final = Figure("int32", "in flight", "items", "Items with the engines")
@@ -122,12 +137,24 @@ def num_up(engines: Sequence[EngineFigures]) -> int:
 # --- as text ---------------------------------------------------------------------------------
 
 
-def describe_run(run: RunFigures, engines: Sequence[EngineFigures]) -> str:
-    """Rates, time to go, failures and engines, in one short text."""
+def time_to_go(eta_s: float | None, now: datetime | None = None) -> str:
+    """As "ETA 1 d 03:12 (Tue 14:05)"; without ``now``, or while it is unknown, without the end."""
+    text = f"ETA {clock(eta_s)}"
+    if eta_s is None or now is None:
+        return text
+    return f"{text} ({moment(now + timedelta(seconds=min(eta_s, _FAR_S)), now)})"
+
+
+def describe_run(
+    run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None = None
+) -> str:
+    """The phase, or rates and time to go; failures and engines, in one short text."""
+    if run.phase is not None:
+        return f"{run.phase}, failed {run.failed}" if run.failed else run.phase
     parts = [
         f"{run.images_per_s:.1f} images/s",
         f"{run.tokens_per_s:.0f} tokens/s",
-        f"ETA {clock(run.eta_s)}",
+        time_to_go(run.eta_s, now),
         f"failed {run.failed}",
         f"engines {num_up(engines)}/{len(engines)}",
     ]
@@ -136,10 +163,12 @@ def describe_run(run: RunFigures, engines: Sequence[EngineFigures]) -> str:
     return ", ".join(parts)
 
 
-def progress_line(run: RunFigures, engines: Sequence[EngineFigures]) -> str:
-    """How far the run is, on one line."""
+def progress_line(
+    run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None = None
+) -> str:
+    """How far the run is, on one line. ``now``: to say when it will end."""
     more = "+" if run.scanning else ""
-    return f"{run.finished}/{run.total}{more} {describe_run(run, engines)}"
+    return f"{run.finished}/{run.total}{more} {describe_run(run, engines, now)}"
 
 
 def measured(figures: msgspec.Struct) -> Iterator[str]:

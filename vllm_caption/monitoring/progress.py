@@ -1,5 +1,5 @@
-"""What a run shows: a tqdm bar on a terminal, plain lines elsewhere (each 50 items or 10 s), or
-only what matters; and all of it, with times, in a log file.
+"""What a run shows: one live line on a terminal, a line a minute elsewhere, or only what matters;
+and all of it, with times, in a log file.
 
 Invariant: a stream that can no longer be written (a closed terminal, a full disk behind `2>`, a
 reader that left) costs the lines, never the run.
@@ -8,29 +8,23 @@ reader that left) costs the lines, never the run.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
+from datetime import datetime
 from typing import Any, Final, TextIO
 
 import msgspec
 from tqdm import tqdm
 
-from vllm_caption.formatting import clock
 from vllm_caption.monitoring.event_log import Event, EventLog, Level, as_line
-from vllm_caption.monitoring.figures import (
-    EngineFigures,
-    describe_run,
-    measured,
-    num_up,
-    progress_line,
-    rounded,
-)
+from vllm_caption.monitoring.figures import EngineFigures, measured, num_up, progress_line
+from vllm_caption.monitoring.live.line import ASCII_BLOCKS, BLOCKS, live_line
 from vllm_caption.monitoring.stats import RunStats
 
-PLAIN_EVERY_ITEMS: Final = 50
+FIGURES_EVERY_S: Final = 60.0
 PLAIN_EVERY_S: Final = 10.0
-ENGINES_EVERY_S: Final = 60.0
-_BAR: Final = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{desc}]"
+USUAL_WIDTH: Final = 80
 _UNWRITABLE: Final = (OSError, ValueError)
 
 
@@ -49,13 +43,10 @@ class Progress:
         self._quiet = quiet
         self._stream = stream = stream or sys.stderr
         self._bar: tqdm[Any] | None = None
-        self._shown_finished = 0
-        self._shown_s = self._engines_shown_s = float("-inf")
-        self._captioned_then: list[int] = []
+        self._shown_s: float | None = None
+        self._began_s: float | None = None
         if not quiet and not self._log.as_json and stream.isatty():
-            self._bar = tqdm(
-                total=0, unit="image", file=stream, bar_format=_BAR, dynamic_ncols=True
-            )
+            self._bar = tqdm(file=stream, bar_format="{desc}")
 
     def tell(self, line: str, event: str = "message", level: Level = "info") -> None:
         """Show and log one line of text without breaking the bar."""
@@ -71,45 +62,34 @@ class Progress:
 
     def update(self, stats: RunStats, now_s: float) -> None:
         """Show the present figures; cheap enough to call often."""
-        run = stats.figures(now_s)
+        run, now = stats.figures(now_s), datetime.now().astimezone()
+        if self._began_s is None:
+            self._began_s = now_s
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
-                self._bar.total, self._bar.n = run.total, run.finished
-                elapsed = clock(self._bar.format_dict["elapsed"])
-                self._bar.set_description_str(f"{elapsed}, {describe_run(run, stats.engines)}")
-        due = (
-            run.finished - self._shown_finished >= PLAIN_EVERY_ITEMS
-            or now_s - self._shown_s >= PLAIN_EVERY_S
-        )
-        if due and run.total:
-            self._shown_finished, self._shown_s = run.finished, now_s
+                elapsed_s, width = now_s - self._began_s, _width(self._stream) - 1
+                blocks = _blocks(self._stream)
+                line = live_line(run, stats.engines, elapsed_s, now, width, blocks)
+                self._bar.set_description_str(line)
+        is_first = self._shown_s is None
+        since_s = self._began_s if self._shown_s is None else self._shown_s
+        if now_s - since_s >= FIGURES_EVERY_S or (is_first and run.total):
+            self._shown_s = now_s
             fields = {
                 "finished": run.finished,
                 **msgspec.structs.asdict(run),
                 "engines_up": num_up(stats.engines),
             }
-            line = progress_line(run, stats.engines)
+            line = progress_line(run, stats.engines, now)
             self._show_figures(Event("progress", line, fields=fields))
-            self._update_engines(stats.engines, now_s)
+            if not is_first:
+                self._show_engines(stats.engine_figures(now_s))
 
-    def _update_engines(self, engines: list[EngineFigures], now_s: float) -> None:
-        """Once a minute: how the engines share the work, and what was measured of each."""
-        if (seconds := now_s - self._engines_shown_s) < ENGINES_EVERY_S:
-            return
-        if self._captioned_then:
-            rated = [
-                (engine, (engine.captioned - then) / seconds)
-                for engine, then in zip(engines, self._captioned_then, strict=True)
-            ]
-            shown = (f"{e.engine}: {describe_engine(e, rate)}" for e, rate in rated)
-            fields = [
-                {**msgspec.structs.asdict(rounded(engine)), "images_per_s": round(rate, 2)}
-                for engine, rate in rated
-            ]
-            event = Event("engines", "Engines: " + "; ".join(shown), fields={"engines": fields})
-            self._show_figures(event)
-        self._engines_shown_s = now_s
-        self._captioned_then = [engine.captioned for engine in engines]
+    def _show_engines(self, engines: list[EngineFigures]) -> None:
+        """How the engines share the work, and what was measured of each."""
+        shown = "; ".join(f"{engine.engine}: {describe_engine(engine)}" for engine in engines)
+        fields = [msgspec.structs.asdict(engine) for engine in engines]
+        self._show_figures(Event("engines", f"Engines: {shown}", fields={"engines": fields}))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -134,9 +114,26 @@ class Progress:
                 print(line, file=self._stream, flush=True)
 
 
-def describe_engine(engine: EngineFigures, images_per_s: float) -> str:
+def _width(stream: TextIO) -> int:
+    """Columns of a terminal."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or USUAL_WIDTH
+    except _UNWRITABLE:  # it has no descriptor, or hides its size
+        return USUAL_WIDTH
+
+
+def _blocks(stream: TextIO) -> str:
+    """What a bar can be drawn with there."""
+    try:
+        BLOCKS.encode(stream.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII_BLOCKS
+    return BLOCKS
+
+
+def describe_engine(engine: EngineFigures) -> str:
     """One engine in a few words; what is not known is left out."""
-    parts = [f"{engine.captioned:,} captioned", f"{images_per_s:.1f} images/s"]
+    parts = [f"{engine.captioned:,} captioned", f"{engine.images_per_s:.1f} images/s"]
     parts += [f"{engine.in_flight} in flight"]
     if engine.state != "up":
         parts.insert(0, engine.state)

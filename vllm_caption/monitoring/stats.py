@@ -10,13 +10,33 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from vllm_caption.captions.rejection_alarm import Rejections
+from vllm_caption.formatting import printable
 from vllm_caption.messages import Timings
 from vllm_caption.monitoring.bottleneck import Limit, Load, limit
-from vllm_caption.monitoring.figures import EngineFigures, HostFigures, RunFigures, num_up
+from vllm_caption.monitoring.figures import (
+    EngineFigures,
+    HostFigures,
+    LastItem,
+    RunFigures,
+    num_up,
+    rounded,
+)
+from vllm_caption.monitoring.live.phase import Step, phase
 
 WINDOW_S: Final = 30.0
 BUCKET_S: Final = 0.5
+PACE_S: Final = 300.0
+PACE_OF_ENGINE_S: Final = 60.0
+PACE_BUCKET_S: Final = 5.0
+NUM_LAST: Final = 3
+"""How many captions and failures are kept to be shown."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,30 @@ class Recent:
         )
 
 
+class Pace:
+    """The captions of the last minutes, of the run and of each engine, in buckets."""
+
+    def __init__(self) -> None:
+        self._buckets: deque[tuple[float, Counter[int]]] = deque()
+
+    def add(self, at_s: float, engine: int) -> None:
+        """One caption."""
+        if not self._buckets or at_s - self._buckets[-1][0] >= PACE_BUCKET_S:
+            self._buckets.append((at_s, Counter()))
+        self._buckets[-1][1][engine] += 1
+
+    def images_per_s(self, now_s: float, of_last_s: float, engine: int | None = None) -> float:
+        """Of one engine or all; zero while there is too little to say."""
+        buckets = self._buckets
+        while buckets and buckets[0][0] < now_s - PACE_S:
+            buckets.popleft()
+        recent = [bucket for bucket in buckets if bucket[0] >= now_s - of_last_s]
+        if sum(counts.total() for _, counts in recent) < 2:
+            return 0.0
+        number = sum(c.total() if engine is None else c[engine] for _, c in recent)
+        return number / max(now_s - recent[0][0], 1e-3)
+
+
 @dataclass(slots=True)
 class RunStats:
     """Counts of one run. ``done_before``: captions of earlier runs that stay; ``kept``: those whose
@@ -106,10 +150,15 @@ class RunStats:
     rejections: Rejections = field(default_factory=Rejections)
     host: HostFigures | None = None
     warnings: list[str] = field(default_factory=list)
-    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    started_at: str = field(default_factory=_now)
     first_caption_s: float | None = None
     last_caption_s: float = 0.0
     recent: Recent = field(default_factory=Recent)
+    pace: Pace = field(default_factory=Pace)
+    step: Step = "reading the input"
+    step_since_s: float | None = None
+    last_captions: deque[LastItem] = field(default_factory=lambda: deque(maxlen=NUM_LAST))
+    last_failures: deque[LastItem] = field(default_factory=lambda: deque(maxlen=NUM_LAST))
     limited_by: Limit | None = None
     limits_s: dict[Limit, float] = field(default_factory=dict)
     _judged: tuple[float, float, float] | None = None
@@ -137,12 +186,22 @@ class RunStats:
         if self.first_caption_s is None:
             self.first_caption_s = at_s
         self.recent.add(at_s, output_tokens, timings)
+        self.pace.add(at_s, engine)
 
     def count_failure(self, kind: str, example: str) -> None:
         """One item failed; the first of a kind is kept to be shown."""
         self.failed += 1
         self.failures[kind] += 1
         self.examples.setdefault(kind, example)
+        self.last_failures.append(LastItem(_now(), example, kind))
+
+    def keep_caption(self, file: str, caption: str) -> None:
+        """To be shown until three others have come."""
+        self.last_captions.append(LastItem(_now(), f"{printable(file)}: {printable(caption)}"))
+
+    def begin(self, step: Step, now_s: float) -> None:
+        """What the run does from now on, unless it captions."""
+        self.step, self.step_since_s = step, now_s
 
     def judge(
         self,
@@ -192,15 +251,34 @@ class RunStats:
             tokens_per_s=round(rates.tokens_per_s, 1),
             eta_s=self.eta_s(now_s),
             limited_by=self.limited_by,
+            phase=self.phase(now_s),
         )
+
+    def phase(self, now_s: float) -> str | None:
+        """None while the run captions."""
+        if self.captioned and self.step != "saving":
+            return None
+        seconds = None if self.step_since_s is None else now_s - self.step_since_s
+        return phase(self.step, self.engines, seconds)
+
+    def engine_figures(self, now_s: float) -> list[EngineFigures]:
+        """Copies, with the rate of each, as precise as a reader needs."""
+        return [
+            msgspec.structs.replace(
+                rounded(engine),
+                images_per_s=round(self.pace.images_per_s(now_s, PACE_OF_ENGINE_S, number), 2),
+            )
+            for number, engine in enumerate(self.engines)
+        ]
 
     def rates(self, now_s: float) -> Rates:
         """Of the last half minute."""
         return self.recent.rates(now_s)
 
     def eta_s(self, now_s: float) -> float | None:
-        """Seconds to the end at the recent rate; None while that cannot be said."""
-        rate = self.rates(now_s).images_per_s
+        """Seconds to the end at the rate of the last minutes, which is steadier than that of half a
+        minute; None while that cannot be said."""
+        rate = self.pace.images_per_s(now_s, PACE_S)
         if self.scanning or rate == 0:
             return None
         return max(self.total - self.finished, 0) / rate

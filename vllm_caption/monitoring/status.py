@@ -18,11 +18,12 @@ from vllm_caption.formatting import first_line
 from vllm_caption.monitoring.figures import (
     EngineFigures,
     HostFigures,
+    LastItem,
     RunFigures,
     progress_line,
     rounded,
 )
-from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.monitoring.stats import PACE_S, RunStats
 from vllm_caption.store.layout import STATUS
 from vllm_caption.store.lock import find_holder
 
@@ -48,12 +49,17 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     warnings: list[str] = msgspec.field(default_factory=list)
     reason: str = ""
     """Why a run stopped."""
+    images_per_s_5_min: float = 0.0
+    images_per_s_of_run: float = 0.0
+    """From the first caption to the last."""
+    last_captions: list[LastItem] = msgspec.field(default_factory=list)
+    last_failures: list[LastItem] = msgspec.field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, in the order of the file: which run it is, its figures, then the rest."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         first = {name: fields.pop(name) for name in ("run_id", "state", "pid", "updated_at")}
-        last = {"limited_by": fields.pop("limited_by")}
+        last = {name: fields.pop(name) for name in ("limited_by", "phase")}
         return first | fields | last
 
 
@@ -69,18 +75,25 @@ def make_status(
     run_id: str, state: RunState, stats: RunStats, now_s: float, at: str, reason: str = ""
 ) -> RunStatus:
     """The present numbers of a run. ``now_s`` is of the clock that the stats were counted by."""
+    figures = stats.figures(now_s)
+    if state != "running":
+        figures = msgspec.structs.replace(figures, phase=None)
     return RunStatus(
-        **msgspec.structs.asdict(stats.figures(now_s)),
+        **msgspec.structs.asdict(figures),
         run_id=run_id,
         state=state,
         pid=os.getpid(),
         started_at=stats.started_at,
         updated_at=at,
         failures=dict(stats.failures),
-        engines=[rounded(engine) for engine in stats.engines],
+        engines=stats.engine_figures(now_s),
         host=stats.host and rounded(stats.host),
         warnings=list(stats.warnings),
         reason=reason,
+        images_per_s_5_min=round(stats.pace.images_per_s(now_s, PACE_S), 2),
+        images_per_s_of_run=round(stats.mean_images_per_s or 0.0, 2),
+        last_captions=list(stats.last_captions),
+        last_failures=list(stats.last_failures),
     )
 
 
@@ -109,13 +122,13 @@ class View(msgspec.Struct, frozen=True):
     age_s: float
     status: RunStatus
 
-    def one_line(self) -> str:
-        """For a log."""
+    def one_line(self, now: datetime | None = None) -> str:
+        """For a log. ``now``: to say when the run will end."""
         status = self.status
-        if self.state != "running":  # what limited it at its last moment says nothing
-            status = msgspec.structs.replace(status, limited_by=None)
-        progress = progress_line(status, status.engines)
-        return f"{self.status.updated_at} {self.state} {progress}"
+        begin = f"{status.updated_at} {self.state}"
+        if self.state != "running":  # its last rates say nothing
+            return f"{begin} {status.finished}/{status.total}, failed {status.failed}"
+        return f"{begin} {progress_line(status, status.engines, now)}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the content of status.json, and what was seen around it."""
