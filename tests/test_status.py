@@ -289,16 +289,43 @@ def test_watch_to_a_pipe_is_a_line_each_time_and_the_whole_at_the_end(
     assert "\x1b" not in text
 
 
-def test_watch_on_a_terminal_draws_over_itself(
+def test_watch_on_a_terminal_has_its_own_screen_and_leaves_the_last_state_on_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end_after(held(tmp_path), tmp_path, 2, monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
     screen = Terminal()
     assert run_status([f"--output={tmp_path}", "--watch"], screen) == 0
-    blocks = screen.getvalue().split("\x1b[")
-    number = len(blocks[0].splitlines())
-    assert blocks[1] == blocks[3] == f"{number}F"
-    assert blocks[-1].startswith("JState      finished\n")
+    before, _, rest = screen.getvalue().partition("\x1b[?1049h")
+    shown, _, after = rest.partition("\x1b[?1049l")
+    assert (before, shown.count("51 of 100")) == ("", 2)
+    assert "\nState      finished\n" in after.replace("\x1b[?25h", "\n")
+
+
+def test_watch_interrupted_on_a_terminal_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = held(tmp_path)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Terminal()
+    assert run_status([f"--output={tmp_path}", "--watch"], screen) == 130
+    lock.release()
+    assert screen.getvalue().rpartition("\x1b[?1049")[2].startswith("l")
+
+
+def test_terminal_that_cannot_be_drawn_on_gets_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_after(held(tmp_path), tmp_path, 2, monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Terminal()
+    assert run_status([f"--output={tmp_path}", "--watch"], screen) == 0
+    assert "\x1b" not in screen.getvalue()
 
 
 def test_watch_as_json_is_one_object_per_line(
@@ -358,7 +385,9 @@ def test_file_has_these_fields_in_this_order_and_of_these_types() -> None:
         *[("captioned", "int"), ("failed", "int")],
         *[("images_per_s", "float"), ("tokens_per_s", "float"), ("eta_s", "float")],
         *[("failures", "dict"), ("engines", "list"), ("started_at", "str"), ("host", "dict")],
-        *[("warnings", "list"), ("reason", "str"), ("limited_by", "NoneType")],
+        *[("warnings", "list"), ("reason", "str"), ("images_per_s_5_min", "float")],
+        *[("images_per_s_of_run", "float"), ("last_captions", "list"), ("last_failures", "list")],
+        *[("limited_by", "NoneType"), ("phase", "NoneType")],
     ]
     assert list(found["host"].items()) == [
         *[("cpu_percent", 50.0), ("ram_percent", 40.0), ("driver_rss_mib", 100.0)],
@@ -366,6 +395,6 @@ def test_file_has_these_fields_in_this_order_and_of_these_types() -> None:
     ]
     assert list(found["engines"][0].items()) == [
         *[("engine", 0), ("state", "up"), ("pid", 11), ("captioned", 20), ("output_tokens", 400)],
-        *[("restarts", 0), ("in_flight", 4), ("rss_mib", 900.0)],
+        *[("images_per_s", 0.67), ("restarts", 0), ("in_flight", 4), ("rss_mib", 900.0)],
         *[("gpu_percent", None), ("gpu_memory_percent", None), ("gpu_temperature_c", None)],
     ]

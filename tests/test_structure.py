@@ -51,6 +51,7 @@ USERS = {
     },
     "huggingface_hub": {"engines.model_folder"},
     "pynvml": {"monitoring.gpu_devices", "monitoring.gpus"},
+    "rich": {"commands.status.layout", "commands.status.screen"},
     "tqdm": {"monitoring.progress"},
     "yaml": {"captions.prompt"},
 }

@@ -1,20 +1,24 @@
-"""``status``: what the run in an output folder is doing, or how it ended."""
+"""``status``: look once, or again and again until no process holds the folder."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
-from vllm_caption.commands.status.shards import EVERY_S, shards_are_newer, show_shards
+from vllm_caption.commands.status.overview import Views
+from vllm_caption.commands.status.shards import look_at
 from vllm_caption.commands.status.states import EXIT_CODES_IN_WORDS, exit_code
-from vllm_caption.commands.status.text import as_json, describe
+from vllm_caption.commands.status.text import as_json, describe_all, one_line
 from vllm_caption.errors import EXIT_INTERRUPTED
 from vllm_caption.flags import Parser, add_output_folder
-from vllm_caption.monitoring.status import View, look
+
+EVERY_S: Final = 2.0
 
 
 def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
@@ -30,62 +34,36 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
         "--json", action="store_true", help="as JSON; with --watch one line each time"
     )
     options = parser.parse_args(arguments)
+    stream = stream or sys.stdout
     try:
-        if shards_are_newer(options.output):
-            return show_shards(options.output, watching=options.watch, as_json=options.json)
+        views = look_at(options.output)
+        if options.watch:
+            views = _watch(options.output, views, stream, in_json=options.json)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    screen = _Screen(stream or sys.stdout, as_json=options.json, watching=options.watch)
-    try:
-        view = watch(options.output, screen) if options.watch else look(options.output)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    screen.show_last(view)
-    return exit_code([view.state])
+    if options.json:
+        text = as_json(views, indent=not options.watch)
+    else:
+        text = describe_all(views, datetime.now().astimezone())
+    print(text, file=stream, flush=True)
+    return exit_code(view.state for view in views.values())
 
 
-def watch(root: Path, screen: _Screen) -> View:
+def _watch(root: Path, views: Views, stream: TextIO, *, in_json: bool) -> Views:
     """Show the state every two seconds; returns the last one, once no run holds the folder."""
-    while (view := look(root)).holder is not None:
-        screen.show(view)
-        time.sleep(EVERY_S)
-    return view
+    with ExitStack() as shown:
+        if not in_json and stream.isatty() and os.environ.get("TERM") != "dumb":
+            from vllm_caption.commands.status.screen import Screen  # rich takes a moment
 
-
-class _Screen:
-    """Where views are shown: one block that is redrawn on a terminal, lines elsewhere."""
-
-    def __init__(self, stream: TextIO, *, as_json: bool, watching: bool) -> None:
-        self._stream = stream
-        self._as_json = as_json
-        self._watching = watching
-        self._redraws = watching and not as_json and stream.isatty()
-        self._num_drawn = 0
-
-    def show(self, view: View) -> None:
-        """One view of several."""
-        if self._redraws:
-            self._draw(view)
-        elif self._as_json:
-            self._print(as_json(view, indent=False))
+            show = shown.enter_context(Screen(root, stream)).show
         else:
-            self._print(view.one_line())
 
-    def show_last(self, view: View) -> None:
-        """The only view, or the last."""
-        if self._redraws:
-            self._draw(view)
-        elif self._as_json:
-            self._print(as_json(view, indent=not self._watching))
-        else:
-            self._print(describe(view))
+            def show(views: Views) -> None:
+                line = as_json(views, indent=False) if in_json else one_line(views)
+                print(line, file=stream, flush=True)
 
-    def _draw(self, view: View) -> None:
-        width, height = shutil.get_terminal_size()
-        lines = [line[: width - 1] for line in describe(view).splitlines()[: height - 1]]
-        back = f"\x1b[{self._num_drawn}F\x1b[J" if self._num_drawn else ""
-        self._num_drawn = len(lines)
-        self._print(back + "\n".join(lines))
-
-    def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        while any(view.holder is not None for view in views.values()):
+            show(views)
+            time.sleep(EVERY_S)
+            views = look_at(root)
+    return views

@@ -1,23 +1,47 @@
-"""One look at a run as a few lines of text, or as JSON. Pure."""
+"""One look at a folder as lines of text, or as JSON. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import msgspec
 
+from vllm_caption.commands.status.overview import Views, overview
 from vllm_caption.commands.status.states import in_words
 from vllm_caption.formatting import clock, section, tally
-from vllm_caption.monitoring.figures import EngineFigures, measured
+from vllm_caption.monitoring.figures import EngineFigures, measured, time_to_go
 from vllm_caption.monitoring.status import RunStatus, View
 
 
-def describe(view: View) -> str:
-    """The state on a few lines, one for each engine."""
-    return "\n".join(_lines(view))
+def describe_all(views: Views, now: datetime) -> str:
+    """The state on a few lines: one for each engine, or one for each shard."""
+    if None in views:
+        return describe(views[None], now)
+    lines = (f"Shard {shard}: {view.one_line(now)}" for shard, view in views.items())
+    return "\n".join((*lines, _sum(views)))
 
 
-def _lines(view: View) -> Iterator[str]:
+def one_line(views: Views) -> str:
+    """For a log."""
+    return views[None].one_line() if None in views else _sum(views)
+
+
+def _sum(views: Views) -> str:
+    seen = overview(views)
+    running = sum(view.state == "running" for view in views.values())
+    return (
+        f"All: {running} of {len(views)} running, {seen.finished}/{seen.total}"
+        f" {seen.images_per_s:g} images/s, failed {seen.failed}"
+    )
+
+
+def describe(view: View, now: datetime | None = None) -> str:
+    """The state of one run. ``now``: to say when it will end."""
+    return "\n".join(_lines(view, now))
+
+
+def _lines(view: View, now: datetime | None) -> Iterator[str]:
     status = view.status
     yield section("State", in_words(view))
     started = f"started {status.started_at}" if status.started_at else "start unknown"
@@ -26,7 +50,9 @@ def _lines(view: View) -> Iterator[str]:
     yield section("Items", _items(status))
     if view.state == "running":
         speed = f"{status.images_per_s:g} images/s, {status.tokens_per_s:g} tokens/s"
-        yield section("Speed", f"{speed}, ETA {clock(status.eta_s)}")
+        if status.phase is not None:
+            yield section("Phase", status.phase)
+        yield section("Speed", f"{speed}, {time_to_go(status.eta_s, now)}")
     if status.failures:
         yield section("Failures", tally(status.failures))
     if status.host and view.state == "running":
@@ -58,7 +84,10 @@ def _engine(engine: EngineFigures, view: View) -> str:
     return ", ".join(parts)
 
 
-def as_json(view: View, *, indent: bool) -> str:
-    """The fields of status.json, and what was seen around it."""
-    encoded = msgspec.json.encode(view.as_dict())
+def as_json(views: Views, *, indent: bool) -> str:
+    """The fields of status.json, and what was seen around it; of shards a list of these."""
+    if None not in views:
+        shards = [view.as_dict() | {"shard": str(shard)} for shard, view in views.items()]
+        return msgspec.json.encode(shards).decode()
+    encoded = msgspec.json.encode(views[None].as_dict())
     return (msgspec.json.format(encoded, indent=2) if indent else encoded).decode()

@@ -1,0 +1,204 @@
+"""The screen of `status --watch`: what it shows of one run and of shards, at any size."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from vllm_caption.commands.status.layout import draw
+from vllm_caption.commands.status.overview import Views, overview
+from vllm_caption.config import Shard
+from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem
+from vllm_caption.monitoring.status import RunStatus, State, View
+
+NOW = datetime(2026, 11, 30, 10, 53, tzinfo=UTC)
+
+
+def engine(number: int, **changes: Any) -> EngineFigures:
+    usual = {
+        "state": "up",
+        "captioned": 52_500,
+        "images_per_s": 5.0 + number / 10,
+        "in_flight": 32,
+        "rss_mib": 9120.0,
+        "gpu_percent": 97.0,
+        "gpu_memory_percent": 92.0,
+        "gpu_temperature_c": 64.0,
+    }
+    return EngineFigures(number, **(usual | changes))
+
+
+def last(hour: int, text: str, kind: str = "") -> LastItem:
+    return LastItem(f"2026-11-30T{hour:02}:10:00+00:00", text, kind)
+
+
+def status(num_engines: int = 8, **changes: Any) -> RunStatus:
+    usual = {
+        "run_id": "run-1",
+        "state": "running",
+        "pid": 7,
+        "updated_at": NOW.isoformat(),
+        "started_at": "2026-11-29T15:11:01+00:00",
+        "total": 1_000_000,
+        "scanning": False,
+        "done_before": 20_000,
+        "captioned": 400_090,
+        "failed": 22,
+        "images_per_s": 5.93,
+        "tokens_per_s": 1412.0,
+        "images_per_s_5_min": 5.86,
+        "images_per_s_of_run": 6.01,
+        "eta_s": 97_940.0,
+        "limited_by": "decode",
+        "failures": {"missing_file": 20, "decode_error": 2},
+        "engines": [engine(number) for number in range(num_engines)],
+        "host": HostFigures(50.0, 40.0, 137.0, 60.9, 30.0),
+        "last_failures": [last(n, f"d{n}/a.png: no such file", "missing_file") for n in (7, 8, 9)],
+        "last_captions": [last(n, f"d{n}/b.png: A red circle") for n in (7, 8, 9)],
+    }
+    return RunStatus(**(usual | changes))
+
+
+def view(state: State = "running", age_s: float = 1.0, **changes: Any) -> View:
+    holder = "process 7 on vm" if state == "running" else None
+    return View(state, holder, age_s, status(**changes))
+
+
+def screen(views: Views, width: int = 80, height: int = 24) -> list[str]:
+    lines = [line.plain for line in draw(overview(views), "/data/out", NOW, width, height)]
+    assert len(lines) <= height
+    assert all(len(line) <= width for line in lines)
+    return lines
+
+
+def test_eighty_by_twenty_four_hold_everything_about_eight_engines() -> None:
+    assert screen({None: view()}) == [
+        "State      running, process 7 on vm",
+        "Output     /data/out",
+        "Done        42.0% █████████████████░░░░░░░░░░░░░░░░░░░░░░░░ 420,112 of 1,000,000",
+        "Items      400,090 captioned, 20,000 before, 22 failed, 579,888 left",
+        "Images/s   5.9 now, 5.9 over 5 minutes, 6.0 since the start; 1,412 tokens/s",
+        "End        ETA 1 d 03:12 (Tue 14:05); started 29 Nov 15:11",
+        "Limited by decode: more --prepare-threads, more cores, faster storage",
+        "Host       CPU 50 %, RAM 40 %, driver 137 MiB, free disk 60.9 GiB",
+        "Engine     state       images/s in flight   GPU GPU mem   temp restarts RAM MiB",
+        *(
+            f"{n}          up               5.{n}        32   97%     92%   64°C        0   9,120"
+            for n in range(8)
+        ),
+        "Failures   missing_file 20, decode_error 2",
+        "           09:10 missing_file d9/a.png: no such file",
+        "           08:10 missing_file d8/a.png: no such file",
+        "           07:10 missing_file d7/a.png: no such file",
+        "Captions   d9/b.png: A red circle",
+        "           d8/b.png: A red circle",
+        "           d7/b.png: A red circle",
+    ]
+
+
+def test_warning_takes_the_place_of_the_oldest_caption_and_not_of_an_engine() -> None:
+    lines = screen({None: view(warnings=["RAM at 93 %: memory is nearly used up."])})
+    assert "Warning    RAM at 93 %: memory is nearly used up." in lines
+    assert sum(" up " in line for line in lines) == 8
+    assert lines[-1] == "           d8/b.png: A red circle"
+
+
+@pytest.mark.parametrize("width", [1, 20, 40, 60, 79, 200])
+@pytest.mark.parametrize("height", [1, 5, 12, 16, 23, 60])
+def test_any_size_is_kept_and_begins_with_the_state(width: int, height: int) -> None:
+    lines = screen({None: view(warnings=["x"])}, width, height)
+    assert lines[0].startswith("State      runn"[: width - 1])
+
+
+def test_low_terminal_keeps_failures_and_the_engines_that_need_attention() -> None:
+    engines = [engine(number) for number in range(8)]
+    engines[3] = engine(3, state="starting", restarts=2, images_per_s=0.0)
+    lines = screen({None: view(engines=engines)}, height=16)
+    (_, first, rest) = lines[8:11]
+    assert first.split()[:3] == ["3", "starting", "0.0"]
+    assert rest == "           and 7 more, 7 of them up, 5.0 to 5.7 images/s each"
+    assert lines[11] == "Failures   missing_file 20, decode_error 2"
+
+
+def test_what_is_not_known_of_an_engine_is_a_dash() -> None:
+    found = screen({None: view(engines=[EngineFigures(0)])})
+    (line,) = (line for line in found if line.startswith("0 "))
+    assert line.split() == ["0", "waiting", "0.0", "0", "–", "–", "–", "0", "–"]
+
+
+def test_phase_stands_where_the_speed_will_be() -> None:
+    loading = {"phase": "loading 2/8 engines, 41 s", "images_per_s": 0.0, "eta_s": None}
+    lines = screen({None: view(**loading)})
+    assert lines[4:6] == [
+        "Phase      loading 2/8 engines, 41 s",
+        "End        ETA ?; started 29 Nov 15:11",
+    ]
+    assert not any(line.startswith("Limited by") for line in lines)
+
+
+def test_run_that_is_silent_is_said_to_be() -> None:
+    assert screen({None: view(age_s=14.0)})[0] == "State      running, process 7 on vm"
+    assert screen({None: view(age_s=75.0)})[0].endswith(" (silent for 01:15)")
+
+
+def test_run_without_a_failure_says_none() -> None:
+    lines = screen({None: view(failures={}, last_failures=[], failed=0)})
+    assert "Failures   none" in lines
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+def test_shards_are_shown_as_one_with_the_engines_that_need_attention() -> None:
+    views: dict[Shard | None, View] = {Shard(n, 8): view() for n in range(1, 9)}
+    views[Shard(2, 8)] = view("died")
+    views[Shard(3, 8)] = view("finished")
+    lines = screen(views)
+    assert lines[0] == "State      8 shards: 1 finished, 6 running, 1 died"
+    assert lines[2].endswith(" 3,360,896 of 8,000,000")
+    assert lines[4] == (
+        "Images/s   35.6 now, 35.2 over 5 minutes, 36.1 since the start; 8,472 tokens/s"
+    )
+    assert "Limited by decode 6" in lines
+    assert [line.split()[:2] for line in lines if "died" in line][1:] == [
+        [f"2/8:{number}", "died"] for number in range(8)
+    ]
+    assert "           and 56 more, 48 of them up, 0.0 to 5.7 images/s each" in lines
+    assert "Failures   missing_file 160, decode_error 16" in lines
+
+
+@pytest.mark.parametrize(
+    ("etas", "eta_s"), [([10.0, 30.0], 30.0), ([10.0, None], None), ([None, None], None)]
+)
+def test_shards_end_with_the_last_of_them(etas: list[float | None], eta_s: float | None) -> None:
+    views: Views = {Shard(n + 1, 2): view(eta_s=eta) for n, eta in enumerate(etas)}
+    assert overview(views).eta_s == eta_s
+
+
+def test_last_items_are_those_of_all_shards() -> None:
+    hours = {1: (1, 4), 2: (2, 3)}
+    views: Views = {
+        Shard(n, 2): view(last_captions=[last(hour, f"{hour}") for hour in hours[n]]) for n in hours
+    }
+    assert [item.text for item in overview(views).last_captions] == ["4", "3", "2"]
+
+
+def test_worst_state_of_shards_gives_the_colour() -> None:
+    states: list[State] = ["running", "finished", "interrupted", "stopped", "died"]
+    for state in states:
+        views: Views = {Shard(1, 2): view("finished"), Shard(2, 2): view(state)}
+        assert overview(views).state == state
+
+
+def test_time_of_an_edited_file_is_no_error() -> None:
+    edited = [LastItem("yesterday", "a.png: gone", "missing_file")]
+    lines = screen({None: view(last_failures=edited, started_at="then")})
+    assert "           10:53 missing_file a.png: gone" in lines
+
+
+def test_status_of_a_run_keeps_its_last_items() -> None:
+    encoded = msgspec.json.encode(status().as_dict())
+    assert msgspec.json.decode(encoded, type=RunStatus) == status()

@@ -1,0 +1,119 @@
+"""What is seen of a folder at one moment, as one: the run of the whole folder, or all its shards.
+Pure: from views to the figures that a screen shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+
+import msgspec
+
+from vllm_caption.commands.status.states import EXIT_CODES, in_words
+from vllm_caption.config import Shard
+from vllm_caption.formatting import tally
+from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem
+from vllm_caption.monitoring.status import RunStatus, State, View
+
+Views = Mapping[Shard | None, View]
+"""None is the run of the whole folder, which stands alone."""
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """The sums over all runs that are looked at; rates, ``eta_s``, ``limited_by``, ``phases`` and
+    ``warnings`` are of those that are running. ``engines``: each with what it is called."""
+
+    state: State
+    """The worst of all."""
+    is_running: bool
+    """Any of them."""
+    state_in_words: str
+    total: int
+    is_scanning: bool
+    captioned: int
+    done_before: int
+    failed: int
+    images_per_s: float
+    images_per_s_5_min: float
+    images_per_s_of_run: float
+    tokens_per_s: float
+    eta_s: float | None
+    started_at: str
+    age_s: float
+    limited_by: str
+    phases: str
+    engines: list[tuple[str, EngineFigures]]
+    host: HostFigures | None
+    failures: Counter[str]
+    last_failures: list[LastItem]
+    last_captions: list[LastItem]
+    warnings: list[str]
+
+    @property
+    def finished(self) -> int:
+        """Items that are settled."""
+        return self.captioned + self.done_before + self.failed
+
+
+def overview(views: Views) -> Overview:
+    """All of them as one. ``views`` is not empty."""
+    seen = list(views.values())
+    statuses = [view.status for view in seen]
+    running = [view.status for view in seen if view.state == "running"]
+    states = {view.state for view in seen}
+    etas = [status.eta_s for status in running]
+    known = [eta_s for eta_s in etas if eta_s is not None]
+    return Overview(
+        state=next(state for state in EXIT_CODES if state in states),
+        is_running=bool(running),
+        state_in_words=_in_words(views),
+        total=sum(status.total for status in statuses),
+        is_scanning=any(status.scanning for status in running),
+        captioned=sum(status.captioned for status in statuses),
+        done_before=sum(status.done_before for status in statuses),
+        failed=sum(status.failed for status in statuses),
+        images_per_s=sum(status.images_per_s for status in running),
+        images_per_s_5_min=sum(status.images_per_s_5_min for status in running),
+        images_per_s_of_run=sum(status.images_per_s_of_run for status in running),
+        tokens_per_s=sum(status.tokens_per_s for status in running),
+        eta_s=max(known) if known and len(known) == len(etas) else None,
+        started_at=min(status.started_at for status in statuses),
+        age_s=max((v.age_s for v in seen if v.state == "running"), default=0.0),
+        limited_by=_counted(status.limited_by for status in running if status.phase is None),
+        phases=_counted(status.phase for status in running),
+        engines=list(_engines(views)),
+        host=running[0].host if len(running) == len(seen) == 1 else None,
+        failures=sum((Counter(status.failures) for status in statuses), Counter()),
+        last_failures=_last(statuses, "last_failures"),
+        last_captions=_last(statuses, "last_captions"),
+        warnings=[warning for status in running for warning in status.warnings],
+    )
+
+
+def _in_words(views: Views) -> str:
+    if None in views:
+        return in_words(views[None])
+    counts = Counter(view.state for view in views.values())
+    named = (f"{counts[state]} {state}" for state in list(EXIT_CODES)[::-1] if counts[state])
+    return f"{len(views)} shards: {', '.join(named)}"
+
+
+def _counted(names: Iterable[str | None]) -> str:
+    """The only name, or each with its count."""
+    counts = Counter(name for name in names if name is not None)
+    return next(iter(counts)) if counts.total() == 1 else tally(counts)
+
+
+def _engines(views: Views) -> Iterable[tuple[str, EngineFigures]]:
+    for shard, view in sorted(views.items(), key=lambda entry: entry[0] or Shard(1, 1)):
+        for engine in view.status.engines:
+            if view.state != "running":
+                engine = msgspec.structs.replace(engine, state=view.state, images_per_s=0.0)
+            yield (f"{engine.engine}" if shard is None else f"{shard}:{engine.engine}"), engine
+
+
+def _last(statuses: Iterable[RunStatus], name: str) -> list[LastItem]:
+    """The newest of all, the newest first."""
+    found = [item for status in statuses for item in getattr(status, name)]
+    newest_last = sorted(found, key=attrgetter("at"))
+    return newest_last[:-4:-1]
