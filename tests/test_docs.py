@@ -204,6 +204,22 @@ def test_output_is_compared_without_its_numbers_and_left_out_lines() -> None:
 
 def test_links_of_the_documentation_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "ARCHITECTURE.md"]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text("utf-8")):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                found = page.parent / target if target else page
+                assert found.exists(), f"{page.name}: {target}"
+                assert not anchor or anchor in anchors(found), f"{page.name}: {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_start_page_has_a_line_for_every_document() -> None:
+    start = ROOT / "docs/README.md"
+    linked = set(re.findall(r"^\| \[(.+?)\]", start.read_text("utf-8"), re.MULTILINE))
+    assert linked == {page.name for page in PAGES if page.parent == start.parent} - {
+        "README.md"
+    } | {"../README.md"}
