@@ -62,7 +62,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default only where it says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if isinstance(action.default, bool) or action.default in (None, ()):
+        if isinstance(action.default, bool) or action.default in (None, (), []):
             return action.help
         if isinstance(action.default, tuple):
             return f"{action.help} (default: {','.join(action.default)})"
@@ -114,7 +114,7 @@ def run_parser() -> Parser:
     """The parser of `run`; see `parse_known` for flags that it does not know."""
     parser = Parser(
         prog="vllm-caption",
-        description="Caption design elements with data-parallel vLLM engines. Run it again to"
+        description="Caption images with vLLM, one engine per GPU. Run the same command again to"
         " resume: finished items are skipped.",
         epilog=EPILOG,
     )
@@ -122,9 +122,9 @@ def run_parser() -> Parser:
     run = RunConfig()
     inputs = parser.add_argument_group("input")
     add_input(inputs)
-    help_text = "caption N items of all types and sizes, then estimate the full run"
+    help_text = "caption N items of all types and sizes, and estimate the full run"
     _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
-    help_text = "caption part I of N of the items; `merge` combines the manifests"
+    help_text = "caption only part I of N; `merge` combines the manifests"
     _add(inputs, run.input, "shard", help_text, type=_shard, metavar="I/N")
     _add_output(parser.add_argument_group("output"), run)
     captions = parser.add_argument_group("captions")
@@ -149,26 +149,26 @@ def _add(group: Any, config: object, name: str, text: str, *short: str, **option
 def add_input(group: Any) -> None:
     """Flags of every command that reads the input."""
     config = InputConfig()
-    text = "a folder of images, a table with a row for each (.jsonl, .csv, .tsv, .parquet, or a"
-    text += " folder of .parquet), a .tar or a folder of them; also the first argument, without the"
-    text += " flag"
+    text = "a folder of images; a table with one row per image (.jsonl, .csv, .tsv, .parquet, or a"
+    text += " folder of .parquet); a .tar or a folder of them. May be given as the first argument,"
+    text += " without the flag"
     _add(group, config, "input", text, type=parse_path, metavar="PATH")
-    text = "column of the table that names the image (default: image, file, file_name or path)"
+    text = "column that names the image (default: image, file, file_name or path)"
     _add(group, config, "image_column", text, metavar="NAME")
-    text = "column of the table to keep as item_id"
+    text = "column to keep in the manifest as item_id"
     _add(group, config, "id_column", text, metavar="NAME")
-    text = "column with the types of the images, where a row holds a list of images"
+    text = "column with the element types, if a row holds a list of images"
     _add(group, config, "type_column", text, metavar="NAME")
     text = f"without --input: folder of manifests (default: {config.jsons})"
     _add_given(group, "jsons", text, type=parse_path)
     text = f"without --input: folder of their detail files (default: {config.json_detail})"
     _add_given(group, "json_detail", text, type=parse_path)
-    text = "what `file` paths are relative to: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
-    text += f" (default: {config.images_root}; with --input that folder, or the table's)"
+    text = "where the images are: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
+    text += f" (default: {config.images_root}; with --input, that folder or the table's)"
     _add_given(group, "images_root", text, type=parse_images_root)
-    text = "element types that are not captioned, comma-separated, in upper or lower case"
+    text = "element types to leave out, comma-separated; letter case does not matter"
     _add(group, config, "skip_types", text, type=_names)
-    text = "only the first N items; with --redo of a run, the next N that are captioned again"
+    text = "take only the first N items; with --redo, the next N to caption again"
     _add(group, config, "limit", text, type=positive)
 
 
@@ -186,14 +186,14 @@ def add_output_folder(group: Any) -> None:
 def _add_output(group: Any, run: RunConfig) -> None:
     add_output_folder(group)
     naming = group.add_mutually_exclusive_group()
-    text = "x.png.txt (file) or x.txt (stem); default: as the output folder has it, else file"
+    text = "name captions x.png.txt (file) or x.txt (stem); default: as the folder has it, or file"
     _add(naming, run, "caption_name", text, choices=("file", "stem"))
-    text = "write no .txt files: the captions are in the manifest alone"
+    text = "write no .txt files; the manifest holds the captions"
     naming.add_argument(
         "--no-txt", dest="caption_name", action="store_const", const="none", help=text
     )
     _add(group, run, "checkpoint_interval", "rows per Parquet part", type=positive)
-    text = "caption these again, but nothing that a person wrote; goes on where it was interrupted"
+    text = "caption these again, but never what a person wrote; the same command resumes it"
     _add(group, run.resume, "redo", text, choices=get_args(Redo))
     group.add_argument(
         "--redo-kind",
@@ -201,8 +201,8 @@ def _add_output(group: Any, run: RunConfig) -> None:
         metavar="KIND",
         type=_kinds,
         default=run.resume.redo_kinds,
-        help="of the items tried before, caption again only those that failed with one of these"
-        " kinds or have one of these flags, comma-separated",
+        help="of items tried before, caption again only those that failed with one of these kinds"
+        " or have one of these flags, comma-separated",
     )
     group.add_argument(
         "--redo-file",
@@ -212,12 +212,12 @@ def _add_output(group: Any, run: RunConfig) -> None:
         action="extend",
         type=_file_pattern,
         default=list(run.resume.redo_files),
-        help="caption only the items of these names again; a name may be a pattern, as 'icons/*'",
+        help="caption only these items, again if need be; a pattern such as 'icons/*' will do",
     )
-    text = "with --redo: also captions that were edited by hand or adopted"
+    text = "with --redo: replace captions that people edited or added, too"
     _add_switch(group, run.resume, "overwrite_edited", text)
     _add_switch(group, run, "quiet", "no progress, only warnings and the summary")
-    text = "append all messages there, with times, also with --quiet"
+    text = "append all messages to this file, with their times; also with --quiet"
     _add(group, run, "log_file", text, type=parse_path)
     _add_switch(group, run, "log_json", "write messages as JSON, one object per line")
 
@@ -233,18 +233,18 @@ def _add_captions(group: Any, run: RunConfig) -> None:
         ("dedup", "caption byte-identical images separately"),
     ):
         group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
-    text = "retries of an item that failed or whose caption broke a rule"
+    text = "how often to retry an item that failed or whose caption broke a rule"
     _add(group, run, "max_retries", text, type=natural)
-    text = "stop when so many answers are the same error and none is a caption; 0: never"
+    text = "stop after this many answers that are all the same error; 0: never"
     _add(group, run, "max_same_errors", text, type=natural)
 
 
 def _add_images(group: Any, image: ImageConfig) -> None:
     for name, text in (
-        ("max_side", "longer side of an image in pixels"),
-        ("min_pixels", "lower bound of the model's processor"),
-        ("max_pixels", "upper bound of the model's processor"),
-        ("max_image_pixels", "images with more pixels are refused before they are decoded"),
+        ("max_side", "shrink images whose longer side has more pixels"),
+        ("min_pixels", "pixels to which the model's processor enlarges smaller images"),
+        ("max_pixels", "pixels to which the model's processor shrinks larger images"),
+        ("max_image_pixels", "refuse images with more pixels, without decoding them"),
     ):
         _add(group, image, name, text, type=positive)
 
@@ -279,24 +279,24 @@ def _add_engines(group: Any, engine: EngineConfig) -> None:
         "--data-parallel-size",
         "-dp",
         type=positive,
-        help="number of engines (default: visible GPUs, or GPUs of the cluster, / GPUs per engine)",
+        help="number of engines (default: GPUs of the machine or cluster / GPUs per engine)",
     )
-    text = "where engines run: on this machine or on a Ray cluster"
+    text = "run the engines on this machine or on a Ray cluster"
     _add(group, engine, "executor", text, choices=get_args(ExecutorName))
     _add(group, engine, "ray_address", "address of the cluster, as in ray.init")
     _add(group, engine, "tensor_parallel_size", "GPUs per engine", "-tp", type=positive)
     text = "pipeline stages per engine"
     _add(group, engine, "pipeline_parallel_size", text, "-pp", type=positive)
-    text = "sequences that one engine generates at a time"
+    text = "captions that one engine generates at a time"
     _add(group, engine, "max_num_seqs", text, type=positive)
     _add(group, engine, "prepare_threads", "threads per engine that decode images", type=positive)
-    text = "crashes in a row without a caption that an engine may have; one more retires it"
+    text = "crashes in a row without a caption after which an engine is still restarted"
     _add(group, engine, "max_engine_restarts", text, type=natural)
     for name, text in (
-        ("stall_timeout", "seconds without a sign of life after which an engine is replaced"),
-        ("item_timeout", "seconds that reading and decoding an image may take"),
-        ("start_timeout", "seconds that an engine may take to start"),
-        ("drain_timeout", "seconds that the items in flight may take after Ctrl+C"),
+        ("stall_timeout", "replace an engine that has given no sign of life for so long"),
+        ("item_timeout", "longest time for reading and decoding an image"),
+        ("start_timeout", "longest time for the start of an engine"),
+        ("drain_timeout", "longest time for finishing the items in flight after Ctrl+C"),
     ):
         group.add_argument(
             _flag(name),

@@ -77,7 +77,7 @@ STATUS_EVERY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended, ``seconds`` after its start. ``stopped``: why it could not go on;
+    """How a run ended, ``seconds`` after its start. ``stopped``: why it could not continue;
     ``pilot``: it was a pilot, and its results can be looked at."""
 
     exit_code: int

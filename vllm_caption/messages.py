@@ -175,7 +175,7 @@ class RunEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class RunFailed(msgspec.Struct, frozen=True, tag=True):
-    """A run could not go on."""
+    """A run could not continue."""
 
     error: str
 

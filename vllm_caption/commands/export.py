@@ -78,9 +78,8 @@ def run_export(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption export",
-        description="Write one record per element of the input, with its caption, its flags or its"
-        " error, and the columns of a table that is the input. Without a flag that names the input,"
-        " that of the last run.",
+        description="Write one record per element of the input: its caption and flags, or its"
+        " error, and the columns of the input table. By default the input is that of the last run.",
         epilog="exit codes: 0 written; 2 usage or configuration; 130 interrupted.",
     )
     text = f"ends in {', '.join(SUFFIXES)}; as {METADATA} in the folder of the images, the library"

@@ -55,7 +55,7 @@ def run_merge(arguments: Sequence[str]) -> int:
         description="Merge the manifests of `--shard` runs in one output folder, and copy the"
         " captions and rows of other output folders into it; those stay as they are.",
         epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished; 2 usage or"
-        " configuration; 3 could not go on (disk full); 130 interrupted.",
+        " configuration; 3 could not continue (disk full); 130 interrupted.",
     )
     add_output_folder(parser)
     parser.add_argument(

@@ -76,9 +76,8 @@ def make_report(
 def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption report",
-        description="Make one HTML page about the captions in an output folder: numbers, charts,"
-        " and a gallery with search; or about several folders side by side. Needs no engine and"
-        " no network, neither to make nor to read it.",
+        description="Make one HTML page from an output folder: numbers, charts and a searchable"
+        " gallery; or compare several folders side by side. Needs no engine and no network.",
         epilog="exit codes: 0 the page is written; 2 usage or configuration; 3 a part of the"
         " manifest is damaged; 130 interrupted.",
     )
@@ -96,7 +95,7 @@ def _parser() -> Parser:
         type=positive,
         metavar="N",
         default=DEFAULT_ITEMS,
-        help="items in the gallery; of more, all that failed or are flagged and a sample"
+        help="items in the gallery; of more, all failed and flagged ones and a sample"
         " (default: %(default)s)",
     )
     return parser

@@ -63,11 +63,11 @@ def run_verify(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption verify",
-        description="Compare the .txt files, the manifest and the input of a run, in both"
-        " directions and report what does not agree. Without a flag that names the input, that of"
-        " the last run. Needs no engine.",
+        description="Compare the .txt files, the manifest and the input of a run, and"
+        " report what does not agree. By default the input is that of the last run. Needs no"
+        " engine.",
         epilog="exit codes: 0 everything agrees; 1 something does not; 2 usage or configuration;"
-        " 3 could not go on (disk full); 130 interrupted.",
+        " 3 could not continue (disk full); 130 interrupted.",
     )
     add_input(parser.add_argument_group("input"))
     group = parser.add_argument_group("output")
