@@ -1,8 +1,8 @@
-"""What can go wrong, as types: the exit code and the wording of a failure follow from its class.
+"""What can go wrong, as types: the class of a failure decides its exit code and its wording.
 
     CaptionJobError
-    ├── UsageError      the user can mend it before anything starts        exit 2
-    ├── RunStopped      the run cannot go on; what is finished is saved    exit 3
+    ├── UsageError      the user can fix it before anything starts         exit 2
+    ├── RunStopped      the run cannot continue; what is done is saved     exit 3
     ├── DocumentError   one document is left out, with a kind and a sentence
     └── ItemError       one item fails, with a kind and a sentence
 
@@ -61,9 +61,9 @@ ITEM_KINDS: Final[tuple[str, ...]] = tuple(
     kind for kinds in (InputKind, SlowKind, EngineKind, CaptionKind) for kind in get_args(kinds)
 )
 ABSENT_KINDS: Final[frozenset[str]] = frozenset({"missing_file", "unreadable", "not_a_file"})
-"""What every image comes to when the folder or bucket above them is gone."""
+"""Kinds that every image has when its folder or bucket is gone."""
 INPUT_KINDS: Final[frozenset[str]] = frozenset(get_args(InputKind))
-"""Kinds that can be found again without an engine."""
+"""Kinds that can be checked again without an engine."""
 CAPTION_FLAGS: Final[tuple[CaptionFlag, ...]] = get_args(CaptionFlag)
 """Worst first: the order of every tuple of flags."""
 
@@ -77,7 +77,7 @@ class CaptionJobError(Exception):
 
 
 class UsageError(CaptionJobError):
-    """A setting that the user can mend; names the field, the value and the remedy.
+    """A mistake that the user can fix; names the field, the value and the remedy.
 
     Exit code 2, printed as one line, never as a traceback.
     """
@@ -92,17 +92,17 @@ class UsageError(CaptionJobError):
 
 
 class RunStopped(CaptionJobError):
-    """The run cannot go on (no engine left, disk full); what is finished is saved. Exit code 3."""
+    """The run cannot continue (no engine left, disk full); what is done is saved. Exit code 3."""
 
 
 def of_system(error: OSError) -> RunStopped:
-    """What the system refused, in one line."""
+    """An error of the operating system, in one line."""
     where = f"{error.filename}: " if error.filename else ""
     return RunStopped(f"{where}{error.strerror or error}")
 
 
 class DocumentError(CaptionJobError):
-    """One manifest document cannot be taken; the run goes on without it."""
+    """One document cannot be used; the run continues without it."""
 
     def __init__(self, kind: DocumentKind, reason: str) -> None:
         super().__init__(kind, reason)
@@ -116,7 +116,7 @@ class DocumentError(CaptionJobError):
 class ItemError(CaptionJobError):
     """One item cannot be captioned; ``kind`` and ``reason`` become columns of its row.
 
-    ``transient``: the same may work in a moment, as when a network file system is away.
+    ``transient``: the same may work in a moment, as when a network file system is unavailable.
     """
 
     def __init__(self, kind: ItemKind, reason: str, *, transient: bool = False) -> None:

@@ -1,6 +1,6 @@
 """An item: one image to caption, with the document that named it first.
 
-Every kind of input yields these; nothing else of an input reaches the rest of the job.
+Every kind of input yields these, and nothing else of it reaches the rest of the job.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from vllm_caption.errors import DocumentKind
 
 
 class Document(msgspec.Struct, frozen=True, gc=False):
-    """The context that every element of one document shares; missing metadata is None or empty."""
+    """What all elements of one document share; missing metadata is None or empty."""
 
     name: str
     category: str | None = None
@@ -22,8 +22,8 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """One distinct ``file``, with the element that named it first. ``row``: the columns of a table
-    that the prompt uses; ``item_id``: the table's own name for it."""
+    """One distinct ``file``, with the element that named it first. ``row``: those columns of an
+    input table that the prompt uses; ``item_id``: the value of ``--id-column``."""
 
     file: str
     document: Document
@@ -34,9 +34,9 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 class BadEntry(msgspec.Struct, frozen=True, gc=False):
-    """An element whose ``file`` is no usable string; ``file`` shows what stood there.
+    """An element without a usable file name; ``file`` shows what stood there.
 
-    Its identity is (document, element_index): the shown text may equal a real file's name.
+    Its identity is (document, element_index), since that text may equal a real file name.
     """
 
     document: str

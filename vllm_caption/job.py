@@ -1,8 +1,8 @@
-"""The job, wired: start reading here.
+"""Wires the parts of one run: start reading here.
 
-An item's way: `scan` finds it in the manifests and sees that it is not done → `dispatcher` gives
-it to an engine → `worker` prepares its image and asks the engine → `checks` judge the caption →
-`output` writes the .txt, then the row.
+The way of an item: `driver.resume` finds it in the input and sees that it is not done →
+`dispatcher` gives it to an engine → `worker` prepares its image and asks the engine → `rules` judge
+the caption → `output` writes the .txt, then the row.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ STATUS_EVERY_S = 2.0
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended, ``seconds`` after its start. ``stopped``: why it could not continue;
-    ``pilot``: it was a pilot, and its results can be looked at."""
+    ``pilot``: it was a pilot, whose report can be made."""
 
     exit_code: int
     stats: RunStats
@@ -96,9 +96,8 @@ def run_job(config: RunConfig, *, prints_summary: bool = True) -> Outcome:
 
 
 def checked(config: RunConfig) -> tuple[RunConfig, Prompt]:
-    """The settings with the columns that the prompt uses, once prompt, input and model are there.
-
-    Raises UsageError."""
+    """Check that prompt, input and model exist; returns the settings with the columns that the
+    prompt uses. Raises UsageError."""
     prompt = load_prompt(config.prompt)
     config = config.with_columns(prompt.columns)
     open_source(config.input).check()
@@ -168,7 +167,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
         text += f"\n{steps}"
     progress.record("summary", text)
     if prints_summary:
-        with contextlib.suppress(OSError, ValueError):  # all is saved: nobody listens any more
+        with contextlib.suppress(OSError, ValueError):  # all is saved; the output pipe was closed
             print(text, flush=True)
     if stopped:
         progress.tell(f"Stopped: {stopped}", "stopped", "error")
@@ -221,7 +220,7 @@ class _Job:
         )
 
     def _begin_redo(self) -> RedoProgress:
-        """What earlier runs of the same redo have done; from now on this run is one of them."""
+        """What earlier runs of this redo have done; from now on this run is one of them."""
         resume, recipe_id = self._config.resume, self._make.recipe.id
         recorded = self._output.look_up(read_redo)
         runs = earlier_runs(recorded, resume, self._recipe_ids)
@@ -238,7 +237,7 @@ class _Job:
         return progress
 
     def finish_redo(self) -> None:
-        """The redo has seen the whole input: the same line begins a new one."""
+        """The redo has been through the whole input; the same command begins a new one."""
         if self._config.resume.is_redo:
             self._record_redo(msgspec.structs.replace(self._redo, is_finished=True))
 
@@ -254,7 +253,7 @@ class _Job:
 
     @property
     def input_read(self) -> InputRead:
-        """What was read of the input so far."""
+        """How much of the input was read so far."""
         reader = self.scan.reader
         unmatched = self._config.input.skip_types if reader.no_type_was_skipped else ()
         names = reader.unmatched_patterns
@@ -295,7 +294,7 @@ class _Job:
         try:
             await driver.run(self.scan)
             self._output.record_documents(self.scan.skipped)
-        except UsageError:  # nothing could be taken, and here is why
+        except UsageError:  # nothing to caption; the documents say why
             self._output.record_documents(self.scan.skipped)
             raise
         finally:
@@ -316,7 +315,7 @@ class _Job:
         return Twins(self._output.earlier_captions(self._recipe_ids, self._num_known))
 
     async def _open_engines(self) -> Executor:
-        """Have vLLM check its flags, and settle what every worker is told."""
+        """Have vLLM check its flags, and fix what every worker gets."""
         config, logs, loop = self._config, self._output.logs, asyncio.get_running_loop()
         self.stats.begin("checking flags", loop.time())
         await await_machine(config.engine, self._gpus, self._progress.warn)
@@ -345,7 +344,7 @@ class _Job:
         return executor
 
     def _tick(self, now_s: float) -> None:
-        """What happens now and then: the live line, warnings, status.json."""
+        """Twice a second: the live line, warnings, status.json."""
         self._progress.update(self.stats, now_s)
         self._warn()
         self.stats.judge(
@@ -377,7 +376,7 @@ class _Job:
         status = make_status(self._make.run_id, state, self.stats, now_s, at, reason)
         self._monitor.follow(status)
         self._output.replace(STATUS, encode_status(status))
-        if self.stats.total and not self._is_input_kept:  # it is the right one: it has items
+        if self.stats.total and not self._is_input_kept:  # an input with items is the right one
             self._output.replace(INPUT, encode_input(self._config.input))
             self._is_input_kept = True
 

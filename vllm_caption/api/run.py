@@ -94,7 +94,7 @@ def caption(
 
     Raises:
         UsageError: a setting, or an input of which nothing can be taken; nothing was captioned.
-        RunStopped: the run could not continue (no engine left, disk full); what is finished is kept.
+        RunStopped: the run could not continue (no engine left, disk full); what is done is kept.
     """
     given = {"input": input, "output": output, "model": model, "prompt": prompt}
     arguments = as_arguments({**given, **flags})

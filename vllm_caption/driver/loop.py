@@ -47,7 +47,7 @@ TICK_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Engines can be started, or the future says why not."""
+    """Engines can start, or the future says why not."""
 
     opening: asyncio.Future[Executor]
 
@@ -81,8 +81,8 @@ class Driver:
         on_tick: Callable[[float], None] = lambda now_s: None,
     ) -> None:
         """``tell`` shows one line to the user. ``open_engines`` is awaited once there is work for
-        an engine. ``first_alone``: start one engine at a time until one is up, and the others with
-        what that left in the caches. ``on_tick`` is called with the loop's time twice a second."""
+        an engine. ``first_alone``: start one engine at a time until one is up, so that the others
+        find its caches. ``on_tick`` is called with the loop's time twice a second."""
         self._config = config
         self._recorder = recorder
         self._dispatcher = dispatcher
@@ -98,14 +98,14 @@ class Driver:
             for number in range(len(stats.engines))
         ]
         self._held_back = list(self._slots)
-        """Slots that have never been started."""
+        """Slots that have not been started yet."""
         self._started: set[EngineSlot] = set()
-        """Slots that have been started and not lost since."""
+        """Slots that have been started and not been lost since."""
         self._none_is_usable = False
-        """Every slot is retired; changes only when one is lost."""
+        """Every slot is retired. Changes only when one is lost."""
         self._start_errors = StartErrors(len(self._slots))
         self._failed_starts: dict[EngineSlot, str] = {}
-        """Slots that did not start while no engine has ever been up, and why."""
+        """Slots whose start failed while no engine has ever been up, and why."""
         self._executor: Executor | None = None
         self._pending: Pending | None = None
         self._opening: asyncio.Future[Executor] | None = None
@@ -117,7 +117,7 @@ class Driver:
         self.interrupts = 0
 
     def state(self, engine: int) -> EngineState:
-        """Of one slot: its own, or "retired" once the dispatcher has taken it out."""
+        """The state of a slot, or "retired" once the dispatcher has taken it out."""
         slot = self._slots[engine]
         if slot.state == "stopped" and not self._dispatcher.may_restart(engine):
             return "retired"
@@ -145,7 +145,7 @@ class Driver:
                 if task is not None:
                     task.cancel()
             await close_all(self._slots, at_once=self._must_leave())
-        while self._events:  # what the workers said last
+        while self._events:  # the last messages of the workers
             self._handle(self._events.popleft())
         self._stats.scanning = False
         if self._stopped is not None:
@@ -155,7 +155,7 @@ class Driver:
             raise RunStopped(f"no engine is left; the last error was: {self._last_error}")
 
     def interrupt(self) -> None:
-        """Ctrl+C: the first time hand out nothing more, the second time leave now."""
+        """Ctrl+C: the first time, hand out nothing more; the second time, leave now."""
         self.interrupts += 1
         if self._pending is not None:
             self._pending.leave()
@@ -169,7 +169,7 @@ class Driver:
         self._put(Interrupted())
 
     def drain(self) -> None:
-        """A batch system's warning, which may come more than once: as the first Ctrl+C."""
+        """A batch system's warning, which may come more than once: acts as the first Ctrl+C."""
         if not self.interrupts:
             self.interrupt()
 
@@ -188,7 +188,7 @@ class Driver:
         return self._stopped is not None or self.interrupts > 1
 
     def _is_spent(self, slot: EngineSlot) -> bool:
-        """Whether nothing more can come of a slot that is retired."""
+        """Whether a retired slot has nothing left to report."""
         return slot.is_idle or not self._dispatcher.busy(slot.number)
 
     # --- beside the loop -----------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Driver:
 
     def _opened(self, opening: asyncio.Future[Executor]) -> None:
         if not opening.cancelled():
-            opening.exception()  # it is looked at with the event, or no longer of interest
+            opening.exception()  # marks it as retrieved; the event carries it, if it still matters
             self._put(Opened(opening))
 
     # --- events --------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class Driver:
             self._feed(slot)
 
     def _replace(self, event: Lost) -> None:
-        """A slot has no worker any more: suspects, verdicts, and whether it starts again."""
+        """A slot has lost its worker: find suspects and verdicts, and start it again or not."""
         slot, engine = event.slot, event.slot.number
         self._started.discard(slot)
         if not self._closing:
@@ -278,7 +278,7 @@ class Driver:
             if failed_start and not passes(error) and self._start_errors.add(engine, error):
                 raise RunStopped(f"no engine can start: {error}")
             if failed_start and self._start_errors.none_was_up:
-                self._failed_starts[slot] = error  # until another engine is up, or has failed too
+                self._failed_starts[slot] = error  # until another engine is up, or fails too
             else:
                 self._start_again(slot, event.what, error)
             self._start_slots(self._next_to_start())
@@ -311,7 +311,7 @@ class Driver:
     # --- slots ---------------------------------------------------------------------------------
 
     def _next_to_start(self) -> list[EngineSlot]:
-        """Slots never started whose turn it is: where engines start alone, one, until one is up."""
+        """Which slots should start first: all, or only one until one is up."""
         alone = self._first_alone and self._start_errors.none_was_up
         return self._held_back[: 1 if alone else None]
 
@@ -329,16 +329,16 @@ class Driver:
             self._feed(slot)
 
     def _feed(self, slot: EngineSlot) -> None:
-        """The engine may have room."""
+        """Send the engine as much as it has room for."""
         if slot.state != "up" or self._must_leave():
             return
-        if not self._dispatcher.busy(slot.number):  # an idle engine's clock starts with its work
+        if not self._dispatcher.busy(slot.number):  # its clock starts with its work
             slot.touch()
         if requests := self._recorder.requests(slot.number, self._config.window):
             slot.send(Lease(requests))
 
     def _watch(self, now_s: float) -> None:
-        """What happens now and then: rested items, slots that stand still, the end of a drain."""
+        """Twice a second: items to retry, slots that hang, the end of a drain."""
         self._forgive(self._stand_still.since_last_tick_s(now_s), now_s)
         self._dispatcher.advance(now_s)
         self._feed_all()
@@ -355,14 +355,14 @@ class Driver:
         self._on_tick(now_s)
 
     def _forgive(self, pause_s: float, now_s: float) -> None:
-        """While this process stood still, nobody could be heard."""
+        """Time in which this process itself stood still counts for no limit."""
         for slot in self._slots:
             slot.since_s = min(slot.since_s + pause_s, now_s)
         if self._drain_ends_s is not None:
             self._drain_ends_s += pause_s
 
     def _limit_waiting(self, slot: EngineSlot, now_s: float) -> None:
-        """A slot may wait for its place as long as others work."""
+        """A slot may wait for room as long as others work."""
         waited_s = now_s - slot.since_s
         if any(other.has_worker for other in self._slots):
             slot.touch()
@@ -373,11 +373,11 @@ class Driver:
             self._replace(Lost(slot, "found no room", reason))
 
     def _limit_silence(self, slot: EngineSlot, now_s: float) -> None:
-        """Kill a worker that holds items, or starts, and has said nothing for too long."""
+        """Kill a worker that is starting, or holds items, and has been silent for too long."""
         silent_s, starting = now_s - slot.since_s, slot.state == "starting"
         limit_s = self._config.start_timeout_s if starting else self._config.stall_timeout_s
         if silent_s > limit_s and (starting or self._dispatcher.busy(slot.number)):
             doing = "did not start" if starting else "made no progress"
             self._tell(f"Engine {slot.number} {doing} for {silent_s:.0f} s and is killed.")
-            slot.touch()  # told once
+            slot.touch()  # reported once
             slot.kill()

@@ -1,7 +1,7 @@
-"""One engine's worker: takes leases, prepares images beside the engine, answers one by one.
+"""The worker of one engine: takes leases, prepares images beside the engine, answers one by one.
 
-The same body serves every executor. It never decides anything about an item: it tries once and
-reports. It leaves when told to, when its engine dies, or when the driver is gone.
+Every executor runs this same code. A worker decides nothing about an item: it tries once and
+reports. It ends when it is told to, when its engine dies, or when the driver is gone.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ BEAT_S = 1.0
 
 
 class EngineLost(Exception):
-    """The engine died; nothing more can be asked of it. The text is the engine's last words."""
+    """The engine died and accepts no more requests. The text is its last error."""
 
 
 class RootGone(ItemError):
-    """Not this image alone: nothing at the images root answers. May pass."""
+    """Not only this image: nothing below the images root can be read. May pass."""
 
 
 class RequestRefused(Exception):
-    """The engine refuses or fails this one request and is otherwise well."""
+    """The engine refused or failed this one request, and works otherwise."""
 
     def __init__(self, reason: str, *, retryable: bool) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One answer of an engine. Token counts include the image's tokens."""
+    """One answer of an engine. ``prompt_tokens`` includes those of the image."""
 
     caption: str
     finish_reason: str | None
@@ -70,22 +70,22 @@ class Generation:
 
 
 class CaptionEngine(Protocol):
-    """What a worker needs of an engine."""
+    """What a worker needs from an engine."""
 
     def render(self, request: CaptionRequest, image: Image) -> object:
-        """Make the engine's own input from text and pixels (RGB). Raises RequestRefused.
+        """Turn text and RGB pixels into the engine's own input. Raises RequestRefused.
 
-        Blocks; called from one thread, which is not the event loop's.
+        Blocks; always called from the same thread, which is not the event loop's.
         """
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
-        """Generate to the end. Raises RequestRefused, EngineLost."""
+        """Generate a whole answer. Raises RequestRefused, EngineLost."""
 
     def progress(self) -> object:
-        """A value that changes whenever the engine has done something for a request."""
+        """A value that changes whenever the engine makes progress on a request."""
 
     def exit_codes(self) -> tuple[int, ...]:
-        """Of its processes that have ended; negative: by that signal."""
+        """Those of its processes that have ended; negative: killed by that signal."""
 
     def shutdown(self) -> None:
         """Stop the engine and its processes."""
@@ -121,7 +121,7 @@ class Worker:
         self._find_twins = find_twins
         self._item_timeout_s = item_timeout_s
         self._threads = PatientThreads(prepare_threads, item_timeout_s, "prepare")
-        # One, as in vLLM, whose processors are not made for more.
+        # One thread, as in vLLM, whose processors are not thread-safe.
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._fetching: PatientThreads | None = None
         if is_remote(images_root):
@@ -134,7 +134,7 @@ class Worker:
         self._down: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> BaseException | None:
-        """Answer leases until there is no reason to go on; returns what ended the engine."""
+        """Answer leases until the link or the engine ends; returns what ended the engine."""
         receiving = asyncio.ensure_future(self._receive())
         beating = asyncio.ensure_future(self._beat())
         ends: list[asyncio.Future[Any]] = [receiving, self._down]
@@ -163,8 +163,8 @@ class Worker:
                 task.add_done_callback(partial(self._answered, request.lease))
 
     async def _beat(self) -> None:
-        """Tell the driver each second that all is well: that the engine has done something since,
-        or that nothing has reached it. How long images take is no concern of the engine's."""
+        """Every second, tell the driver that the engine made progress or has nothing to do. Slow
+        images do not count against the engine."""
         done: object = None
         while True:
             before, done = done, (self._num_rendered, self._engine.progress())
@@ -176,7 +176,7 @@ class Worker:
         self._link.send(await self._attempt(request, received))
 
     def _answered(self, lease: int, task: asyncio.Task[None]) -> None:
-        """Anything but an answer ends the worker: an item must never vanish without a word."""
+        """If a task ends without an answer, the worker ends: no item may vanish silently."""
         del self._tasks[lease]
         self._in_engine.discard(lease)
         if task.cancelled():
@@ -229,14 +229,14 @@ class Worker:
         )
 
     async def _prepared(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
-        """When its turn came, and the image. What comes over a network is waited for in threads of
-        its own, so that the few that decode always have something to decode."""
+        """When its turn came, and the image. Threads of their own wait for the network, so that the
+        few decoding threads always have something to decode."""
         if self._fetching is None:
             return await self._threads.run(self._prepare, request)
         started = time.perf_counter()
         read = await self._fetching.run(self._fetch, request.file)
         decode = partial(decode_image, *read, self._image_config)
-        del read  # the bytes go once they are decoded
+        del read  # frees the bytes once they are decoded
         return started, await self._threads.run(decode)
 
     def _fetch(self, file: str) -> tuple[bytes, str]:

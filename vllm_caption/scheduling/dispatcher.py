@@ -1,15 +1,15 @@
-"""Decides who gets which item next, what is tried again and what is given up.
+"""Decides which engine gets which item next, what is retried and what is given up.
 
-Pure state: no process, no disk, and no clock but the one that `advance` is told. The driver asks
-`take` whenever an engine has room and reports what came back; each report is answered with what
-to do about the item.
+Pure state: no process, no disk, and no clock but the time passed to `advance`. The driver calls
+`take` whenever an engine has room, and reports every result; the answer to a report says what to
+do with the item.
 
 Invariants:
 - every added item ends exactly once, as `Accept` or `GiveUp`, unless the run is stopped;
-- an item is with at most one engine at a time, under a lease number that is never reused;
-- a death of an engine charges no item a retry: items in flight become suspects and run alone, and
-  only one that kills twice while alone is `poison`;
-- only a caption shows that an engine works: an engine that dies on everything is taken out, however
+- at most one engine holds an item at a time, under a lease number that is never reused;
+- the death of an engine charges no item a retry: the items in flight become suspects and run alone,
+  and only an item that kills twice while alone is `poison`;
+- only a caption proves that an engine works: an engine that dies on everything is retired, however
   many items fail for reasons of their own meanwhile.
 """
 
@@ -29,17 +29,17 @@ T = TypeVar("T")
 
 SOLO_DEATHS_TO_CONVICT = 2
 CONVICTIONS_IN_A_ROW = 8
-"""So many found guilty without a caption between them, and it is the engines that are at fault."""
+"""After this many convictions without a caption between them, the engines are to blame."""
 MAX_PASSED_OVER = 64
-"""Items that an engine leaves to others in one search for work."""
+"""How many items an engine may leave to others in one search for work."""
 DEATHS_TO_NARROW = 2
-"""Deaths in a row after which an engine gets one item at a time: the next death tells more."""
+"""After this many deaths in a row an engine gets one item at a time: its next death says more."""
 
 
 @dataclass(slots=True, eq=False)
 class Task(Generic[T]):
-    """An item and what has happened to it so far; ``refused_by``: the engine that failed it last;
-    ``killed``: engines that died of it alone."""
+    """An item and its history. ``refused_by``: the engine that failed it last; ``killed``: engines
+    that died while they held nothing else."""
 
     item: T
     attempts: int = 0
@@ -54,8 +54,8 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Leased(Generic[T]):
-    """An item handed to an engine. ``rejected``: captions of it that broke a rule so far; above
-    0 the sampling must change, since a greedy model would only repeat itself."""
+    """An item handed to an engine. ``rejected``: how many of its captions broke a rule so far;
+    above 0 the sampling must change, since a greedy model would repeat itself."""
 
     lease: int
     item: T
@@ -108,7 +108,7 @@ class _Engine(Generic[T]):
 
 
 class Dispatcher(Generic[T]):
-    """The queue of one run. ``T`` is the item; it is never looked into."""
+    """The queue of one run. ``T`` is the item, which is opaque here."""
 
     def __init__(self, num_engines: int, *, max_retries: int, max_engine_restarts: int) -> None:
         self._max_retries = max_retries
@@ -135,11 +135,11 @@ class Dispatcher(Generic[T]):
         self._input_ended = True
 
     def close(self) -> None:
-        """Hand out nothing more; what is in flight may still finish (Ctrl+C once)."""
+        """Hand out nothing more; items in flight may still finish (first Ctrl+C)."""
         self._closed = True
 
     def advance(self, now_s: float) -> bool:
-        """The time is ``now_s``, of any clock that only goes forward; True: an item is rested."""
+        """Set the time, of any monotonic clock; True if an item may be retried now."""
         self._now_s = now_s
         before = len(self._resting)
         while self._resting and self._resting[0][0] <= now_s:
@@ -150,7 +150,7 @@ class Dispatcher(Generic[T]):
 
     @property
     def num_waiting(self) -> int:
-        """Items that no engine holds."""
+        """Items that no engine holds now."""
         return len(self._fresh) + len(self._again) + len(self._suspects) + len(self._resting)
 
     @property
@@ -200,8 +200,8 @@ class Dispatcher(Generic[T]):
     def captioned(
         self, engine: int, result: Captioned, flags: tuple[CaptionFlag, ...], problem: str = ""
     ) -> Decision[T] | None:
-        """An engine answered; ``problem``: more on its flags, for messages. None: the lease is not
-        known (late or doubled), ignore it."""
+        """An engine answered. ``problem`` explains its flags, for messages. None: the lease is
+        unknown (a late or duplicate answer), so ignore it."""
         task = self._finish(engine, result.lease)
         if task is None:
             return None
@@ -226,7 +226,7 @@ class Dispatcher(Generic[T]):
         )
 
     def failed(self, engine: int, failure: Failed) -> Decision[T] | None:
-        """An attempt failed while its engine is well. None: the lease is not known."""
+        """An attempt failed, but its engine is fine. None: the lease is unknown."""
         task = self._finish(engine, failure.lease)
         if task is None:
             return None
@@ -238,20 +238,20 @@ class Dispatcher(Generic[T]):
         return self._settle(task, give_up)
 
     def held(self, engine: int, lease: int) -> T | None:
-        """The item behind a lease; None when the lease is not known."""
+        """The item of a lease; None if the lease is unknown."""
         task = self._engines[engine].in_flight.get(lease)
         return None if task is None else task.item
 
     def withdraw(self, engine: int, lease: int) -> None:
-        """Take an item out: it ends without this engine, which may still be at it until
-        `cancelled`, so that nobody else is blamed for what it does there."""
+        """Take an item away from an engine. Until `cancelled` the engine may still work on it, and
+        no other item is blamed for what it does there."""
         slot = self._engines[engine]
         del slot.in_flight[lease]
         slot.leaving.add(lease)
         slot.solo = False
 
     def cancelled(self, engine: int, lease: int) -> None:
-        """The engine has let go of an item that was withdrawn."""
+        """The engine no longer works on a withdrawn item."""
         self._engines[engine].leaving.discard(lease)
 
     def engine_started(self, engine: int) -> None:
@@ -259,10 +259,8 @@ class Dispatcher(Generic[T]):
         self._engines[engine].proven = False
 
     def engine_lost(self, engine: int) -> list[GiveUp[T]]:
-        """The engine died: its items become suspects; one that killed twice alone is poison.
-
-        Whether the slot may be started again is `may_restart`.
-        """
+        """The engine died: its items become suspects, and one that killed twice while alone is
+        given up as poison. `may_restart` says whether the slot may start again."""
         slot = self._engines[engine]
         tasks, alone = list(slot.in_flight.values()), slot.solo
         slot.in_flight.clear()
@@ -288,15 +286,15 @@ class Dispatcher(Generic[T]):
         return [GiveUp(task.item, task.attempts, "poison", reason)]
 
     def may_restart(self, engine: int) -> bool:
-        """False once the slot has died too often without a caption."""
+        """False once the slot has died too often in a row without a caption."""
         return not self._engines[engine].retired
 
     def restart_delay_s(self, engine: int) -> float:
-        """Seconds to wait before the next start: none after a first death, then more and more."""
+        """Seconds to wait before the next start; see the function of this name."""
         return restart_delay_s(self._engines[engine].deaths_in_a_row)
 
     def retire(self, engine: int) -> None:
-        """The slot cannot be started again: its process, or its GPU, is not to be had."""
+        """The slot cannot start again: its process or its GPU is lost."""
         self._engines[engine].retired = self._engines[engine].gone = True
 
     # --- inside --------------------------------------------------------------------------------
@@ -307,9 +305,9 @@ class Dispatcher(Generic[T]):
         return Leased(self._next_lease, task.item, task.rejected)
 
     def _pop_many(self, engine: int, count: int) -> list[Task[T]]:
-        """What is tried again first, but on another engine than the one that failed it, as long as
-        this one has other work or another is proven: one bad engine must not use up the tries of
-        an item."""
+        """Retries first, then new items. An engine does not retry an item that it failed as long as
+        it has other work, or another engine is proven: one bad engine must not use up all tries
+        of an item."""
         taken: list[Task[T]] = []
         own: list[Task[T]] = []
         while len(taken) < count and self._again and len(own) < MAX_PASSED_OVER:
@@ -335,7 +333,7 @@ class Dispatcher(Generic[T]):
         return TryAgain(task.item)
 
     def _settle(self, task: Task[T], give_up: GiveUp[T]) -> Decision[T]:
-        """Out of tries: an earlier caption that only breaks a style rule beats none."""
+        """Out of tries: an earlier caption that only breaks a rule of style is better than none."""
         if task.best is not None and verdict(task.best_flags) == "retry_or_flag":
             return Accept(task.item, task.attempts, task.best, task.best_flags)
         return give_up
@@ -349,8 +347,8 @@ class Dispatcher(Generic[T]):
         return task
 
     def _should_try_suspect(self, engine: int) -> bool:
-        """A trial must mean something: on an engine that has just worked, not on one that the
-        suspect has killed before; where neither can be had any more, on any engine."""
+        """A trial must prove something, so it takes an engine that has just worked and that the
+        suspect has not killed before; if there is no such engine any more, any engine."""
         if not self._suspects or not self._trial_candidates(engine):
             return False
         slot = self._engines[engine]
@@ -371,12 +369,12 @@ class Dispatcher(Generic[T]):
 
 
 def restart_delay_s(deaths_in_a_row: int) -> float:
-    """Seconds before an engine is started again: none after a first death, then more and more,
-    since what makes a start fail (memory not yet given back) may pass."""
+    """Seconds before an engine starts again: none after the first death, then increasing, since
+    what makes a start fail (memory that is not free yet) may pass."""
     return 0.0 if deaths_in_a_row < 2 else min(5.0 ** (deaths_in_a_row - 2), 60.0)
 
 
 def retry_delay_s(kind: str, attempts: int) -> float:
-    """Seconds before an item is tried again: only where a pause may help, which is a file system
-    that is away for a moment."""
+    """Seconds before an item is tried again: a pause helps only if a file system is unavailable for
+    a moment."""
     return 4.0 ** (attempts - 1) if kind in ("unreadable", "timeout") else 0.0

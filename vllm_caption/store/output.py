@@ -1,6 +1,6 @@
-"""An output folder, held by its one writer: a caption's .txt is written first, then its row.
+"""An output folder and its only writer: the .txt of a caption is written first, then its row.
 
-Invariant: every public method leaves the folder in a state from which a rerun loses nothing.
+Invariant: after every public method the folder is in a state from which a rerun loses nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Output:
-    """One output folder, held under its lock from construction to `close`."""
+    """One output folder, locked from construction to `close`."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class Output:
         shard: Shard | None = None,
         choose_naming: Callable[[Path], CaptionName] = naming_of,
     ) -> None:
-        """``shard``: of a run beside others; without one, what shards have left is merged.
-        ``choose_naming``: how captions are to be named in this folder; may raise UsageError.
+        """``shard``: the part that this run captions; without one, rows of all shards are merged.
+        ``choose_naming``: how to name captions in this folder; may raise UsageError.
 
         Raises UsageError when the folder cannot be written or another run holds it.
         """
         self._captions_root = root
         self.root = state_folder(root, shard)
-        """Of everything but the captions."""
+        """The folder of everything but the captions."""
         self.logs = self.root / LOGS
         self.shard = shard
         self.writing_s = 0.0
@@ -94,7 +94,7 @@ class Output:
             raise
 
     def _settle_naming(self, choose: Callable[[Path], CaptionName]) -> CaptionName:
-        """How captions are named here; recorded before the first one is written."""
+        """Decide how captions are named here, and record it before the first one is written."""
         root, number = self._captions_root, self.shard.index if self.shard else 0
         naming = self._disk.attempt("file", lambda: choose(root))
         self._disk.attempt("file", lambda: record_naming(root, naming, number))
@@ -106,7 +106,7 @@ class Output:
         return checkpoint
 
     def _clock_ns(self) -> int | None:
-        """What the clock of the file system shows; it may be another machine's."""
+        """The time of the file system, which may be another machine's."""
         path = self.root / LOCK
         with suppress(OSError):
             os.utime(path)
@@ -114,8 +114,8 @@ class Output:
         return None
 
     def _finish_rewriting(self, folder: Path, checkpoint: Checkpoint) -> None:
-        """A run was killed while it replaced a caption: where the new text is in place, its row is
-        made up for. Without it, the text would count as somebody's edit of the old one."""
+        """If a run was killed while it replaced a caption and the new text is there, add its row:
+        otherwise the text would count as somebody's edit of the old one."""
         path = folder / REWRITING
         try:
             content = self._disk.attempt("file", path.read_bytes)
@@ -129,13 +129,13 @@ class Output:
         self._remove(path)
 
     def _reconcile(self, row: Row) -> Row:
-        """A row that a killed run left, with its .txt: one that a power loss took is written again;
-        where the two differ, the .txt counts."""
-        if row.caption is None or row.error_kind == "output_conflict":  # the .txt is another's
+        """Compare a row that a killed run left with its .txt. A .txt lost with the power is written
+        again; if the two differ, the .txt counts."""
+        if row.caption is None or row.error_kind == "output_conflict":  # another item's .txt
             return row
         try:
             text = self.files.read(row.file)
-        except ItemError:  # it is there and may not be read
+        except ItemError:  # it exists, but cannot be read
             return row
         if text is None:
             with suppress(ItemError):
@@ -145,7 +145,7 @@ class Output:
         return row
 
     def _merge_shards(self) -> None:
-        """Their parts become parts of this manifest; their logs and samples stay where they are."""
+        """Move the parts of shards into this manifest; their logs and samples stay."""
         for folder in shard_folders(self.root).values():
             # What a killed shard left in its journal becomes a part.
             self._open_checkpoint(folder, 1).close()
@@ -160,8 +160,8 @@ class Output:
                 self._disk.try_once("inform", move, f"{target} cannot be written")
 
     def look_up(self, read: Callable[[Path], T]) -> T:
-        """What ``read`` finds in the folder of this run's state; a disk that fails for a moment is
-        asked again."""
+        """What ``read`` finds in the folder of this run's state; retried if the disk fails for a
+        moment."""
         with _stopping():
             return self._disk.attempt("file", lambda: read(self.root))
 
@@ -192,7 +192,7 @@ class Output:
         return [*of_whole, *parts(self.root / MANIFEST)]
 
     def ids_of(self, recipe: Recipe) -> frozenset[str]:
-        """Under which the rows of the folder name a recipe."""
+        """The ids by which rows of this folder name a recipe."""
         with _stopping():
             return self._disk.attempt("file", lambda: ids_of(recipe, self._captions_root))
 
@@ -204,24 +204,24 @@ class Output:
             return self._disk.attempt("file", read)
 
     def record_recipe(self, recipe: Recipe) -> str | None:
-        """Keep how the run makes its captions; a sentence if that file was damaged."""
+        """Record how this run makes its captions; returns a sentence if that file was damaged."""
         with _stopping():
             return self._disk.attempt("file", lambda: record_recipe(self.root, recipe))
 
     def record_documents(self, skipped: list[SkippedDocument]) -> None:
-        """Keep which documents this run skipped, and why."""
+        """Record which documents this run skipped, and why."""
         self._inform(DOCUMENTS, lambda: write_documents(self.root, skipped))
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a file of the folder that is replaced as a whole every few seconds: where that
-        fails, the next time will do. Raises RunStopped when the folder is not the one it was."""
+        """Write a file that is replaced every few seconds; if that fails, the next time will do.
+        Raises RunStopped if the folder is not the one it was."""
         if self._identity.is_another():
             with _stopping():
                 raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
         self._inform(name, lambda: write_file(self.root / name, content))
 
     def keep(self, name: str, content: bytes) -> None:
-        """Write a file of the folder that a rerun needs. Raises RunStopped."""
+        """Write a file that a rerun needs. Raises RunStopped."""
         with _stopping():
             self._disk.attempt("file", lambda: write_file(self.root / name, content))
 
@@ -230,7 +230,7 @@ class Output:
         self._disk.try_once("inform", write, without)
 
     def take_notes(self) -> Iterator[str]:
-        """What this file system cannot do, and what failed for a moment: sentences, once each."""
+        """What this file system cannot do, and what failed for a moment: each sentence once."""
         return self._disk.take_notes()
 
     def read_caption(self, file: str) -> str | None:
@@ -240,13 +240,13 @@ class Output:
         return None
 
     def save_caption(self, row: Row, replaced: int | None = None) -> Row:
-        """Write a caption, then its row. Where somebody wrote a caption there while the item was
-        under way, theirs stays. Returns the row that is recorded.
+        """Write a caption, then its row. If somebody wrote a caption there while the item was in
+        flight, theirs stays. Returns the row that is recorded.
 
-        ``replaced``: the hash of the text that is to be replaced, if that is known: where it still
-        lies there, nobody wrote anything, whatever has touched the file.
+        ``replaced``: the hash of the text to replace, if known: if it is still there, nobody wrote
+        anything, whatever has touched the file.
 
-        Raises ItemError when this caption cannot be placed, RunStopped when nothing can.
+        Raises ItemError if this caption cannot be written, RunStopped if none can.
         """
         caption = row.caption
         assert caption is not None
@@ -265,21 +265,21 @@ class Output:
         return row
 
     def _announce(self, row: Row) -> None:
-        """Keep a row beside the caption that is replaced now: see `_finish_rewriting`."""
+        """Store the row of the caption that is about to be replaced: see `_finish_rewriting`."""
         content, path = msgspec.json.encode(row), self.root / REWRITING
         without = f"{path} cannot be written, so a kill may leave one new caption with its old row"
         self._disk.try_once("inform", lambda: write_file(path, content), without)
 
     def _read_newer(self, file: str, changed_ns: int | None, replaced: int | None) -> str | None:
-        """The caption in a .txt that was written since this run began: a run writes each once."""
+        """The text of a .txt that somebody wrote since this run began, which writes each once."""
         if changed_ns is None or self._began_ns is None or changed_ns <= self._began_ns:
             return None
         text = self.files.read(file)
         return None if text is None or hash_of(text) == replaced else text
 
     def restore_caption(self, file: str, caption: str) -> bool:
-        """Put the .txt of a row back; False where somebody has put one there meanwhile, which
-        stays. Raises as `save_caption`."""
+        """Write the .txt of a row again; False if somebody put one there meanwhile, which stays.
+        Raises as `save_caption`."""
         with _stopping():
             self.files.check_name(file)
             if self.files.read(file) is not None:
@@ -296,7 +296,7 @@ class Output:
         self._disk.try_once("remove", remove, f"{path} cannot be removed")
 
     def set_part_aside(self, path: Path) -> None:
-        """Move a part that cannot be read out of the dataset; nothing is deleted."""
+        """Move a part that cannot be read out of the manifest; nothing is deleted."""
         with _stopping():
             aside = self.root / DAMAGED_PARTS
             aside.mkdir(exist_ok=True)
@@ -304,7 +304,7 @@ class Output:
             self._disk.attempt("file", lambda: path.replace(target))
 
     def save_row(self, row: Row) -> None:
-        """Record an item that failed, or a caption whose .txt is there already."""
+        """Record a failed item, or a caption whose .txt exists already."""
         with _stopping():
             self._checkpoint.append(row)
 
@@ -330,7 +330,7 @@ class Output:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """What cannot be written to the disk ends the run."""
+    """Turn an error of the output's disk into the end of the run."""
     try:
         yield
     except OSError as error:
