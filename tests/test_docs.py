@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,8 +147,8 @@ Ran = list[tuple[Command, list[str], int]]
 @pytest.fixture(scope="module")
 def ran(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Path, Ran]:
-    """Every page that was asked for, some at a time: most of their time is waiting."""
+) -> Iterator[dict[Path, Future[Ran]]]:
+    """Every page that was asked for, four at a time: most of their time is waiting."""
 
     def run(page: Path, folder: Path) -> Ran:
         return list(run_all(page, folder))
@@ -159,7 +159,10 @@ def ran(
     pages = [page for page in pages if page.name != "machines.md" or not ray_runs()]
     folders = [tmp_path_factory.mktemp(page.stem) for page in pages]  # not safe in threads
     with ThreadPoolExecutor(4) as threads:
-        return dict(zip(pages, threads.map(run, pages, folders), strict=True))
+        yield {
+            page: threads.submit(run, page, folder)
+            for page, folder in zip(pages, folders, strict=True)
+        }
 
 
 def ray_runs() -> bool:
@@ -168,10 +171,10 @@ def ray_runs() -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.name)
-def test_commands_of_a_page_do_what_it_shows(page: Path, ran: dict[Path, Ran]) -> None:
+def test_commands_of_a_page_do_what_it_shows(page: Path, ran: dict[Path, Future[Ran]]) -> None:
     if page not in ran:
         pytest.skip("another Ray runs on this machine")
-    for command, said, exit_code in ran[page]:
+    for command, said, exit_code in ran[page].result():
         assert exit_code == 0, f"$ {command.text}\n" + "\n".join(said)
         if command.shown:
             assert matches(command.shown, said), f"$ {command.text}\n" + "\n".join(said)
