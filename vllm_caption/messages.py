@@ -18,11 +18,11 @@ from vllm_caption.errors import ItemKind, UsageError
 from vllm_caption.formatting import encodable
 
 Backdrop = Literal["none", "white", "black", "gray"]
-"""What lies behind the transparent parts; "none": the image had no transparency."""
+"""What transparent parts were composited onto; "none": the image had no transparency."""
 
 
 class CaptionRequest(msgspec.Struct, frozen=True, gc=False):
-    """One attempt at one item. ``temperature``/``seed`` replace the run's own for a new try."""
+    """One attempt at one item. ``temperature`` and ``seed`` replace those of the run in a retry."""
 
     lease: int
     file: str
@@ -33,17 +33,17 @@ class CaptionRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lease(msgspec.Struct, frozen=True, tag=True):
-    """Requests that the worker now owes an answer for."""
+    """Requests that the worker must answer, each one."""
 
     requests: tuple[CaptionRequest, ...]
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Nothing more will come: shut the engine down and leave."""
+    """No more requests will come: shut the engine down and exit."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """The answer to this lease is no longer wanted."""
+    """The answer to this lease is no longer needed."""
 
     lease: int
 
@@ -55,8 +55,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class ImageFacts(msgspec.Struct, frozen=True, gc=False):
-    """What was seen of the file: upright size in pixels before scaling, backdrop, content hash,
-    and `duplicates.twin_key` of the hash and the prompt that went with it."""
+    """Facts about the file: upright size in pixels before scaling, backdrop, content hash, and
+    `duplicates.twin_key` of the hash and the prompt."""
 
     width: int
     height: int
@@ -66,18 +66,18 @@ class ImageFacts(msgspec.Struct, frozen=True, gc=False):
 
 
 class ImageRead(msgspec.Struct, frozen=True, tag=True):
-    """An image was read and goes on to the engine."""
+    """An image was read and is on its way to the engine."""
 
     lease: int
     image: ImageFacts
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
-    """The worker lives, and its engine has done something or has nothing to do."""
+    """The worker is alive, and its engine makes progress or has nothing to do."""
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag=True):
-    """A lease that was to be cancelled is gone from the engine, without an answer."""
+    """A cancelled lease has left the engine, without an answer."""
 
     lease: int
 
@@ -94,8 +94,8 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
 
 
 class Captioned(msgspec.Struct, frozen=True, tag=True):
-    """The engine answered. Whether the caption is good is the driver's decision, and so is what of
-    the answer is the caption; ``structured``: the fields that the driver found in it, as JSON."""
+    """The engine answered. The driver decides which part of the answer is the caption, and whether
+    it is good; ``structured``: the fields that it found in the answer, as JSON."""
 
     lease: int
     caption: str
@@ -108,8 +108,8 @@ class Captioned(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """This attempt failed and the engine is well. ``retryable``: another try may end better;
-    ``root_gone``: all images are away, as far as this worker can see."""
+    """This attempt failed, but the engine is fine. ``retryable``: another try may succeed;
+    ``root_gone``: this worker can see no image at all any more."""
 
     lease: int
     kind: ItemKind
@@ -121,7 +121,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineDown(msgspec.Struct, frozen=True, tag=True):
-    """The engine did not start or has died; the worker leaves after this."""
+    """The engine did not start, or has died; the worker exits after this."""
 
     error: str
 
@@ -139,7 +139,7 @@ class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The user has to change a setting; the parts of a `UsageError`."""
+    """The parts of a `UsageError`: the user has to change a setting."""
 
     field: str
     value: str | None
@@ -147,7 +147,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     @staticmethod
     def of(error: UsageError) -> Refused:
-        """What crosses the border in the place of an exception."""
+        """What is sent in place of the exception."""
         value = None if error.value is None else encodable(str(error.value))
         return Refused(error.field, value, encodable(error.remedy))
 

@@ -33,13 +33,13 @@ from vllm_caption.messages import (
 JOIN_TIMEOUT_S = 10.0
 
 SlotState = Literal["waiting", "starting", "up", "stopped"]
-"""Waiting for a place, its worker starting, its engine taking requests, or none of these."""
+"""Waiting for room, starting its worker, taking requests, or none of these."""
 Answer = Captioned | Failed | ImageRead | Cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The slot has entered another state. ``pid``: of its worker, once that is up."""
+    """The slot has changed its state. ``pid``: of its worker, once that is up."""
 
     slot: EngineSlot
     pid: int | None = None
@@ -47,7 +47,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The worker says something about an item."""
+    """A message of the worker about an item."""
 
     slot: EngineSlot
     message: Answer
@@ -95,21 +95,21 @@ class EngineSlot:
 
     @property
     def is_up(self) -> bool:
-        """Whether its engine takes requests."""
+        """Whether its engine accepts requests."""
         return self.state == "up"
 
     @property
     def has_worker(self) -> bool:
-        """Whether a worker process is there, up or starting."""
+        """Whether it has a worker process, up or starting."""
         return self._worker is not None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way: no worker, and none to come."""
+        """Whether it has no worker, and none is coming."""
         return self._task is None or self._task.done()
 
     def start(self, executor: Executor, delay_s: float = 0.0) -> None:
-        """Place and start a worker, after a pause."""
+        """Find room for a worker and start it, after a pause."""
         assert self.is_idle
         self.touch()
         self._task = asyncio.create_task(self._live(executor, delay_s))
@@ -130,12 +130,12 @@ class EngineSlot:
             self._worker.kill()
 
     def give_up(self) -> None:
-        """Stop waiting for a place; no event follows."""
+        """Stop waiting for room; no event follows."""
         assert self._task is not None
         self._task.cancel()
 
     def close(self, *, at_once: bool) -> asyncio.Task[Lost] | None:
-        """Have the worker leave, or kill it; returns the task that ends with it, if there is one.
+        """Ask the worker to exit, or kill it; returns the task that ends with it, if there is one.
 
         A worker that is being started is killed as soon as it is there.
         """

@@ -1,15 +1,15 @@
-"""The driver: one loop that takes events from one queue, until nothing is left to do.
+"""The driver: one loop that takes events from one queue until nothing is left to do.
 
     thread that reads the input   Batch, InputEnded          ┐
     engine slots                  Changed, Answered, Lost    ├─ queue → Driver → dispatcher,
     opening of the engines        Opened                     │                   recorder, slots
     clock, signals                Tick, Interrupted          ┘
 
-The loop alone asks the dispatcher, which decides about items, tells the recorder, which writes, and
-starts and feeds the slots. It runs in one asyncio thread.
+Only the loop calls the dispatcher, which decides about items, and the recorder, which writes; only
+it starts and feeds the slots. It runs in one asyncio thread.
 
-Invariants: whatever stops the run stops it at once; nothing is waited for without a limit; what is
-decided about an item is on disk before the next event is looked at.
+Invariants: whatever stops the run stops it at once; every wait has a limit; a decision about an
+item is on disk before the next event is handled.
 """
 
 from __future__ import annotations

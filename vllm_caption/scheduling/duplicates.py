@@ -1,4 +1,4 @@
-"""Byte-identical images that are asked the same: one is captioned, the others get its caption.
+"""Byte-identical images with the same prompt: one is captioned, the others get its caption.
 
 A worker reports a key (content and prompt text) once an image is read, before it is generated, so
 no file is read twice. Pure state: no disk, no clock. Invariant: whoever waits for a leader is
@@ -16,7 +16,7 @@ from vllm_caption.messages import ImageFacts
 
 
 class Twin(NamedTuple):
-    """An item and what was seen of its image."""
+    """An item and the facts about its image."""
 
     item: Item
     image: ImageFacts
@@ -51,7 +51,7 @@ class Standing:
 
 @dataclass(slots=True)
 class Twins:
-    """The twins of one run, and those whose caption an earlier run made."""
+    """The twins of one run, including those that an earlier run captioned."""
 
     _earlier: Captions = field(default_factory=dict[bytes, Made])
     _made: dict[bytes, Made] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Twins:
     _led: dict[str, bytes] = field(default_factory=dict)
 
     def claim(self, twin: Twin) -> Standing:
-        """An image was read. Asking again for a leader (a retry) leaves it the leader."""
+        """An image was read. A leader that is read again (a retry) stays the leader."""
         key, file = twin.image.twin_key, twin.item.file
         if self._led.get(file) == key:
             return Standing("leads")
@@ -73,7 +73,7 @@ class Twins:
         return Standing("leads")
 
     def lead(self, twin: Twin) -> None:
-        """This image is captioned itself; later twins wait for it."""
+        """This image is captioned; later twins wait for it."""
         self._waiting[twin.image.twin_key] = []
         self._led[twin.item.file] = twin.image.twin_key
 

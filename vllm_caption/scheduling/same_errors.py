@@ -25,14 +25,14 @@ from vllm_caption.captions.rules import verdict
 from vllm_caption.errors import CaptionFlag
 
 Fault = Literal["items", "engine", "run", "open"]
-"""Whose fault an error is; open: the next answers will show it."""
+"""Who is to blame for an error; open: later answers will show it."""
 
 MIN_ITEMS: Final = 8
-"""Answers to so many items, at least: one item alone is asked several times."""
+"""Errors of at least this many items: one item alone is tried several times."""
 AFTER_SUCCESS: Final = 16
-"""How many times as many answers it takes once something has been captioned."""
+"""The limit is this many times higher once something has been captioned."""
 MAX_DIFFERENT: Final = 4
-"""Errors that are counted apart; where there are more, each is its item's own."""
+"""How many different errors are counted; beyond these, each is its item's own fault."""
 MIN_REPEATS: Final = 4
 _VARYING: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"")
 """Sizes, counts, addresses and quoted values: two errors that differ in these are the same."""
@@ -52,7 +52,7 @@ class AnswerError(NamedTuple):
 
 
 def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | None:
-    """Of a text that a model gave; None where it can be a caption. ``flags``: worst first."""
+    """The error of an answer; None if it can be a caption. ``flags``: worst first."""
     if verdict(flags) != "retry_or_fail":
         return None
     if flags[0] == "bad_json" and "cut_off" in flags:
@@ -65,7 +65,7 @@ def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | No
 
 
 def engine_error(reason: str) -> AnswerError:
-    """Of a request that the engine, or the prompt's template, refused."""
+    """The error of a request that the engine, or the prompt's template, refused."""
     remedy = "it names what to change; logs/ has the engine's own words"
     if any(sign in reason for sign in _TOO_LONG):
         remedy = "raise --max-model-len, shorten the prompt, or lower --max-pixels"
@@ -91,7 +91,7 @@ class _Streak:
         self.items.clear()
 
     def add(self, item: str, same: str, limit: int) -> bool:
-        """Whether one error has come to the limit."""
+        """Whether one error has reached the limit."""
         self.answers[same] += 1
         items = self.items.setdefault(same, set())
         if len(items) < MIN_ITEMS:
@@ -118,7 +118,7 @@ class SameErrors:
         self._run.succeed(self._num_good)
 
     def add(self, engine: int, item: str, error: AnswerError) -> Fault:
-        """One answer was an error. "items": so are the earlier ones that were open."""
+        """One answer was an error. "items": the open ones before it are their items' fault, too."""
         if not self._limit:
             return "items"
         same = _VARYING.sub("#", error.said)
@@ -129,7 +129,7 @@ class SameErrors:
             return "run"
         streak = self._of(engine)
         if streak.add(item, same, self._limit) and streak.others_good < self._num_good:
-            del self._engines[engine]  # the next one in its place begins anew
+            del self._engines[engine]  # its successor starts with none
             return "engine"
         return "items" if each_its_own else "open"
 
