@@ -28,7 +28,7 @@ from vllm_caption.monitoring.gpu_devices import GpuDriver
 
 FLAGS_OF_RUN = """
 --caption-name --checkpoint-interval --data-parallel-size --drain-timeout --executor
---frequency-penalty --id-column --ignore-eos --image-column --images-root --input
+--frequency-penalty --gpu-hour-price --id-column --ignore-eos --image-column --images-root --input
 --item-timeout --json-detail --jsons --limit
 --log-file --log-json
 --max-engine-restarts --max-image-pixels --max-num-seqs --max-pixels --max-retries --max-same-errors

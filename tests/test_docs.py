@@ -98,7 +98,7 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
     """Each command of a page, what it said, and its exit code."""
     (folder / "bin").mkdir()
     shim = folder / "bin/python"
-    others = "|".join(name for name in COMMANDS if name != "run")
+    others = "|".join(name for name in COMMANDS if name not in ("run", "tune"))
     shim.write_text(SHIM.format(python=sys.executable, commands=others))
     shim.chmod(0o755)
     work = folder / "work"

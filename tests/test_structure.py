@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vllm_caption"
-BASE = ("errors", "messages", "items", "formatting", "config", "engine_flags", "flags", "process")
+BASE = (
+    "cost",
+    "errors",
+    "messages",
+    "items",
+    "formatting",
+    "config",
+    "engine_flags",
+    "flags",
+    "process",
+)
 ORDER = (
     BASE,
     ("images", "captions", "demo"),

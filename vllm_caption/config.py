@@ -15,6 +15,7 @@ from typing import Final, Literal
 from unicodedata import normalize
 from zlib import crc32
 
+from vllm_caption.cost import Billing
 from vllm_caption.engine_flags import given_flags, gpus_per_engine
 from vllm_caption.errors import UsageError
 
@@ -128,8 +129,8 @@ class InputConfig:
     """Where the elements and images are, and which are captioned. ``input``: a folder of images or
     a table; None for manifests. ``columns``: those of a table that the prompt uses. ``without``:
     folders in which no image is looked for. ``images_root``: a folder, or the URI of one as a
-    string; ``only``: these files and no others (a pilot); ``patterns``: only files of these names,
-    or that match one of them as a glob."""
+    string; ``only``: these files and no others (a pilot); ``documents``: only manifests of these
+    names are read; ``patterns``: only files of these names, or that match one of them as a glob."""
 
     jsons: Path = Path("jsons")
     json_detail: Path = Path("json_detail")
@@ -137,6 +138,7 @@ class InputConfig:
     skip_types: tuple[str, ...] = ("TextElement", "ImageElement")
     limit: int | None = None
     only: frozenset[str] | None = None
+    documents: frozenset[str] | None = None
     patterns: tuple[str, ...] = ()
     shard: Shard | None = None
     input: Path | None = None
@@ -277,7 +279,16 @@ class RunConfig:
     log_file: Path | None = None
     log_json: bool = False
     pilot: int | None = None
+    gpu_hour_price: float | None = None
     arguments: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def billing(self) -> Billing | None:
+        """What its GPUs cost; None where no price is given."""
+        if self.gpu_hour_price is None:
+            return None
+        num_gpus = self.engine.data_parallel_size * self.engine.gpus_per_engine
+        return Billing(self.gpu_hour_price, num_gpus)
 
     def with_columns(self, columns: tuple[str, ...]) -> RunConfig:
         """The same, for a prompt that uses these columns of a table."""

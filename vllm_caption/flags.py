@@ -124,6 +124,8 @@ def run_parser() -> Parser:
     add_input(inputs)
     help_text = "caption N items of all types and sizes, and estimate the full run"
     _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
+    help_text = "show costs, in the currency of this price of a GPU for an hour"
+    _add(inputs, run, "gpu_hour_price", help_text, type=above_zero, metavar="PRICE")
     help_text = "caption only part I of N; `merge` combines the manifests"
     _add(inputs, run.input, "shard", help_text, type=_shard, metavar="I/N")
     _add_output(parser.add_argument_group("output"), run)

@@ -154,6 +154,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
         state=output.root,
         shard=config.input.shard,
         naming=naming,
+        billing=config.billing,
     )
     if pilot and not stopped:
         steps = describe_pilot(
@@ -163,6 +164,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
             num_documents=pilot.num_documents,
             output=config.output,
             arguments=config.arguments,
+            billing=config.billing,
         )
         text += f"\n{steps}"
     progress.record("summary", text)
@@ -196,6 +198,7 @@ class _Job:
         self._started_s = time.monotonic()
         num_engines = config.engine.data_parallel_size
         self.stats = RunStats([EngineFigures(number) for number in range(num_engines)])
+        self.stats.gpus_per_engine = config.engine.gpus_per_engine
         self._dispatcher = Dispatcher[Item](
             num_engines,
             max_retries=config.max_retries,

@@ -33,13 +33,14 @@ OTHER_TYPES: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """The chosen items: ``input`` reads only these. The numbers are those of the whole input, but
-    for ``by_type``."""
+    """The chosen items: ``input`` reads only these, which lie in ``documents``. The numbers are
+    those of the whole input, but for ``by_type``."""
 
     input: InputConfig
     num_items: int
     num_documents: int
     by_type: dict[str, int]
+    documents: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -52,21 +53,22 @@ class _Sample:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._heap: list[tuple[int, str]] = []
+        self._heap: list[tuple[int, str, str]] = []
         self.seen = 0
 
-    def add(self, file: str) -> None:
+    def add(self, file: str, document: str) -> None:
         self.seen += 1
         # Python's own hash of a string differs from process to process.
         digest = blake2b(file.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        entry = (-int.from_bytes(digest, "big"), file)
+        entry = (-int.from_bytes(digest, "big"), file, document)
         if len(self._heap) < self._most:
             heappush(self._heap, entry)
         else:
             heappushpop(self._heap, entry)
 
-    def files(self) -> list[str]:
-        return [file for _, file in self._heap]
+    def files(self) -> dict[str, str]:
+        """Each with its document."""
+        return {file: document for _, file, document in self._heap}
 
 
 def choose_pilot(config: InputConfig, size: int) -> Pilot:
@@ -78,14 +80,15 @@ def choose_pilot(config: InputConfig, size: int) -> Pilot:
         if isinstance(entry, Item):
             kind = entry.element_type if len(samples) < MAX_TYPES else OTHER_TYPES
             kind = entry.element_type if entry.element_type in samples else kind
-            samples.setdefault(kind, _Sample(most)).add(entry.file)
+            samples.setdefault(kind, _Sample(most)).add(entry.file, entry.document.name)
     shares = share_out(size, {kind: sample.seen for kind, sample in samples.items()})
     root = os.fspath(config.images_root)
-    chosen: set[str] = set()
+    chosen: dict[str, str] = {}
     by_type: dict[str, int] = {}
     for kind, number in shares.items():
-        files = spread(samples[kind].files(), number, root)
-        chosen.update(files)
+        of_type = samples[kind].files()
+        files = spread(list(of_type), number, root)
+        chosen.update((file, of_type[file]) for file in files)
         by_type[kind] = len(files)
     return Pilot(
         # Without the limit: it would stop before the last of the chosen items.
@@ -93,6 +96,7 @@ def choose_pilot(config: InputConfig, size: int) -> Pilot:
         num_items=reader.counts.items,
         num_documents=reader.counts.documents,
         by_type=by_type,
+        documents=frozenset(chosen.values()),
     )
 
 

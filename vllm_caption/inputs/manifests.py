@@ -38,7 +38,10 @@ class Manifests:
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
         """Each is accepted as a whole, or skipped with a kind and a sentence."""
+        wanted = self._config.documents
         for name in document_names(self._config.jsons):
+            if wanted is not None and encodable_name(name) not in wanted:
+                continue
             try:
                 yield Group(*read_document(self._config, name))
             except DocumentError as error:

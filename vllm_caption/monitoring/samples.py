@@ -116,6 +116,17 @@ def thin(table: pa.Table, most: int) -> pa.Table:
     return table
 
 
+def engine_s(series: pa.Table) -> float:
+    """Seconds that engines were held, all runs and engines together: from sample to sample."""
+    rows = zip(*(series[name].to_pylist() for name in ("at", "run_id", "engines")), strict=True)
+    spent_s, before = 0.0, None
+    for at, run_id, engines in rows:
+        if before is not None and before[1] == run_id:
+            spent_s += max((at - before[0]).total_seconds(), 0.0) * len(engines or ())
+        before = (at, run_id)
+    return spent_s
+
+
 def read_series(root: Path) -> pa.Table | None:
     """The samples of earlier runs; None where there are none. Raises FAULTS."""
     path = root / SAMPLES

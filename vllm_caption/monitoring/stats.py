@@ -130,6 +130,7 @@ class RunStats:
     that only --overwrite-edited replaces."""
 
     engines: list[EngineFigures]
+    gpus_per_engine: int = 1
     total: int = 0
     scanning: bool = True
     done_before: int = 0

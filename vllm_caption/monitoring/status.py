@@ -45,6 +45,7 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     failures: dict[str, int]
     engines: list[EngineFigures]
     started_at: str = ""
+    gpus_per_engine: int = 1
     host: HostFigures | None = None
     warnings: list[str] = msgspec.field(default_factory=list)
     reason: str = ""
@@ -84,6 +85,7 @@ def make_status(
         state=state,
         pid=os.getpid(),
         started_at=stats.started_at,
+        gpus_per_engine=stats.gpus_per_engine,
         updated_at=at,
         failures=dict(stats.failures),
         engines=stats.engine_figures(now_s),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vllm_caption.config import CaptionName, Shard
+from vllm_caption.cost import Billing
 from vllm_caption.flags import without_flags
 from vllm_caption.formatting import counted, duration, printable, tally, with_example
 from vllm_caption.inputs.reader import InputCounts, no_type_skipped
@@ -48,11 +49,19 @@ def summarise(
     state: Path,
     shard: Shard | None = None,
     naming: CaptionName = "file",
+    billing: Billing | None = None,
 ) -> str:
     """Several lines. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
     lines = [*_documents(read), *_items(stats), *_captions(stats)]
     if stats.captioned:
         lines += _speed(stats, seconds)
+        if billing is not None:
+            costs = billing.costs(
+                gpu_s=seconds * billing.num_gpus,
+                num_left=stats.total - stats.finished,
+                images_per_s=stats.mean_images_per_s,
+            )
+            lines.append(f"Cost: {costs}")
     return "\n".join([*lines, *_where(output, state, shard, naming)])
 
 
@@ -154,6 +163,7 @@ def describe_pilot(
     num_documents: int,
     output: Path,
     arguments: Iterable[str],
+    billing: Billing | None = None,
 ) -> str:
     """After a pilot: what to look at, the command of the full run, and how long it may take.
 
@@ -177,6 +187,9 @@ def describe_pilot(
             f"  It will take about {time} for the other {left:,} items at the pilot's"
             f" {images_per_s:.1f} images/s, less if some have a caption already."
         )
+        if billing is not None:
+            costs = billing.costs(num_left=left, images_per_s=images_per_s)
+            lines.append(f"  Its cost: {costs}.")
         if stats.generating_s < SHORT_PILOT_S:
             lines.append(
                 f"  The pilot generated for only {stats.generating_s:.1f} s;"

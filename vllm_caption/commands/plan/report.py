@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from vllm_caption.cost import Costs
+
 VERSION: Final = 1
 """Changes when a field changes its name or its meaning, not when a field is added."""
 
@@ -132,7 +134,8 @@ class Images(msgspec.Struct, frozen=True):
 class Time(msgspec.Struct, frozen=True):
     """``images`` reach an engine: the items to caption without the saved twins. ``engines`` of
     ``gpus_per_engine`` GPUs each caption ``images_per_s`` a piece, which ``source`` explains; that
-    takes ``wall_hours``, and ``gpu_hours`` of all GPUs together."""
+    takes ``wall_hours``, and ``gpu_hours`` of all GPUs together; ``costs``: with
+    --gpu-hour-price, of these and of earlier runs."""
 
     images: int
     engines: int
@@ -141,6 +144,7 @@ class Time(msgspec.Struct, frozen=True):
     source: str | None
     wall_hours: float | None
     gpu_hours: float | None
+    costs: Costs | None = None
 
 
 class Disk(msgspec.Struct, frozen=True):

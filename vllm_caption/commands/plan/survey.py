@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from vllm_caption.captions.prompt import Prompt
 from vllm_caption.commands.plan.images import ImageSurvey
-from vllm_caption.commands.plan.output import Rate, Recorded, disk_needs
+from vllm_caption.commands.plan.output import Rate, Recorded, disk_needs, read_engine_s
 from vllm_caption.commands.plan.report import (
     VERSION,
     Documents,
@@ -20,6 +20,7 @@ from vllm_caption.commands.plan.report import (
     Time,
 )
 from vllm_caption.config import RunConfig
+from vllm_caption.cost import Costs
 from vllm_caption.driver.redo import earlier_runs, read_redo
 from vllm_caption.driver.resume import (
     Adopt,
@@ -209,4 +210,16 @@ def _time(config: RunConfig, images: int, rate: Rate | None) -> Time:
         source=rate.source if rate else None,
         wall_hours=None if wall_hours is None else round(wall_hours, 4),
         gpu_hours=None if wall_hours is None else round(wall_hours * engines * gpus, 4),
+        costs=_costs(config, images, rate),
+    )
+
+
+def _costs(config: RunConfig, images: int, rate: Rate | None) -> Costs | None:
+    if (billing := config.billing) is None:
+        return None
+    spent_s, num_engines = read_engine_s(config.output), config.engine.data_parallel_size
+    return billing.costs(
+        gpu_s=None if spent_s is None else spent_s * config.engine.gpus_per_engine,
+        num_left=images,
+        images_per_s=None if rate is None else rate.images_per_s * num_engines,
     )

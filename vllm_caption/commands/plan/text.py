@@ -140,6 +140,8 @@ def _time(times: Time) -> Iterator[str]:
         f"{INDENT}{times.images:,} images at {times.images_per_s:g} images/s ({times.source})"
         f" on {'each of ' if times.engines > 1 else ''}{engines}{gpus}"
     )
+    if times.costs is not None:
+        yield section("Cost", str(times.costs))
 
 
 def _disk(disk: Disk) -> Iterator[str]:

@@ -88,16 +88,19 @@ def histogram(title: str, unit: str, values: np.ndarray, *, log: bool = False) -
     return _figure(title, unit, text, body, [])
 
 
-def bar_chart(title: str, unit: str, bars: Sequence[tuple[str, float]]) -> Markup:
+def bar_chart(
+    title: str, unit: str, bars: Sequence[tuple[str, float]], *, shares: bool = True
+) -> Markup:
     """One horizontal bar for each name, with its share of the sum."""
     total, most = sum(v for _, v in bars) or 1.0, max((v for _, v in bars), default=1.0) or 1.0
     pitch, name_width = 22, 120
     body = []
     for row, (name, value) in enumerate(bars):
         y, width = TOP + row * pitch, (WIDTH - name_width - 100) * value / most
-        label = f"{short(value)} ({value / total:.0%})"
+        label = f"{short(value)} ({value / total:.0%})" if shares else short(value)
         body.append(_text(name_width - 6, y + 11, name[:18], "end"))
-        body.append(_bar(name_width, y, max(width, 1), pitch - 6, f"{name}: {value:,.0f} {unit}"))
+        exact = f"{value:,.0f}" if shares else short(value)
+        body.append(_bar(name_width, y, max(width, 1), pitch - 6, f"{name}: {exact} {unit}"))
         body.append(_text(name_width + width + 6, y + 11, label, "start"))
     text = "; ".join(f"{name}: {short(value)}" for name, value in bars)
     return _figure(title, unit, text, body, [], height=TOP + len(bars) * pitch + 4)

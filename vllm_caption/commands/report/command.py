@@ -20,7 +20,7 @@ from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.thumbnails import choose, make_thumbnails
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
-from vllm_caption.flags import Parser, natural, parse_images_root, parse_path, positive
+from vllm_caption.flags import Parser, above_zero, natural, parse_images_root, parse_path, positive
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.layout import COMPARISON, REPORT, numbered_temporary_name
 
@@ -42,7 +42,8 @@ def run_report(arguments: Sequence[str]) -> int:
     root: Path | str | None = options.images_root
     if isinstance(root, Path) and not root.is_dir():
         raise UsageError("--images-root", root, "is not a folder; name where `file` paths begin")
-    print(make_report(roots, target, options.gallery, options.items, root))
+    price = options.gpu_hour_price
+    print(make_report(roots, target, options.gallery, options.items, root, price))
     return EXIT_OK
 
 
@@ -52,12 +53,13 @@ def make_report(
     num_pictures: int = DEFAULT_GALLERY,
     num_items: int = DEFAULT_ITEMS,
     images_root: Path | str | None = None,
+    gpu_hour_price: float | None = None,
 ) -> str:
     """Write the page; returns one line about it. Raises UsageError and RunStopped."""
     started_s = time.monotonic()
     records = read_all(roots)
     items = align(records, num_items)
-    sections = [make_section(of_folder) for of_folder in records]
+    sections = [make_section(of_folder, gpu_hour_price) for of_folder in records]
     recipes = {id_: recipe for r in records for id_, recipe in r.recipes.items()}
     chosen = choose(items, num_pictures)
     if len(chosen) > MANY_PICTURES:
@@ -83,6 +85,12 @@ def _parser() -> Parser:
     )
     parser.formatter_class = argparse.HelpFormatter  # the defaults depend on each other
     _add_folders(parser)
+    parser.add_argument(
+        "--gpu-hour-price",
+        type=above_zero,
+        metavar="PRICE",
+        help="what a GPU costs in an hour: costs are shown, in the same currency",
+    )
     parser.add_argument(
         "--gallery",
         type=natural,

@@ -26,7 +26,10 @@ from vllm_caption.commands.report.compare import compare
 from vllm_caption.commands.report.items import Items
 from vllm_caption.commands.report.records import Records
 from vllm_caption.commands.report.series import charts_over_time
+from vllm_caption.commands.tune.record import read_tuning, tune_folder
+from vllm_caption.cost import Billing, Costs, money
 from vllm_caption.formatting import duration
+from vllm_caption.monitoring.samples import engine_s
 
 FOLDER: Final = Path(__file__).parent / "page"
 MAX_BARS: Final = 24
@@ -42,9 +45,10 @@ class Section:
     notes: list[str]
     spread: list[str]
     recipes: list[dict[str, Any]]
+    costs: Costs | None
 
 
-def make_section(records: Records) -> Section:
+def make_section(records: Records, gpu_hour_price: float | None = None) -> Section:
     """Count and draw."""
     counted = facts.count(records)
     over_time, notes = charts_over_time(records)
@@ -53,8 +57,9 @@ def make_section(records: Records) -> Section:
         facts=counted,
         over_time=over_time,
         notes=notes,
-        spread=[*_histograms(records, counted.words), *_bars(counted)],
+        spread=[*_tuning(records), *_histograms(records, counted.words), *_bars(counted)],
         recipes=[_recipe(records, share) for share in counted.recipes],
+        costs=_costs(records, gpu_hour_price) if gpu_hour_price else None,
     )
 
 
@@ -68,6 +73,7 @@ def render(sections: list[Section], items: Items, payload: str, num_pictures: in
         lstrip_blocks=True,
     )
     environment.filters["duration"] = duration
+    environment.filters["money"] = money
     environment.filters["number"] = "{:,}".format
     environment.filters["brief"] = _brief
     environment.filters["marked"] = _with_code
@@ -122,6 +128,32 @@ def _histograms(records: Records, words: np.ndarray) -> list[str]:
     if len(words):
         charts.append(histogram("Length of captions, in words", "words", words.astype(float)))
     return charts
+
+
+def _tuning(records: Records) -> list[str]:
+    """The speeds that `tune` has measured for this folder, if it has."""
+    tuning = read_tuning(tune_folder(records.root))
+    speeds = [] if tuning is None else [(s.value, s.speed) for s in tuning.settings]
+    bars = [(value, speed) for value, speed in speeds if speed is not None][:MAX_BARS]
+    if tuning is None or not bars:
+        return []
+    title = f"Speed of one engine by --{tuning.flag}, measured by tune"
+    return [bar_chart(title, "images/s", bars, shares=False)]
+
+
+def _costs(records: Records, gpu_hour_price: float) -> Costs | None:
+    """By the samples of all runs; None without any."""
+    status, series, rows = records.status, records.series, records.rows
+    if status is None or series is None or not status.engines or not (held_s := engine_s(series)):
+        return None
+    num_engines = len(status.engines)
+    made = pc.sum(pc.and_(pc.is_valid(rows["engine"]), pc.equal(rows["status"], "captioned")))
+    billing = Billing(gpu_hour_price, num_engines * status.gpus_per_engine)
+    return billing.costs(
+        gpu_s=held_s * status.gpus_per_engine,
+        num_left=0 if status.scanning else max(status.total - len(rows), 0),
+        images_per_s=(made.as_py() or 0) * num_engines / held_s,
+    )
 
 
 def _bars(counted: facts.Facts) -> list[str]:

@@ -45,7 +45,7 @@ def run_tune(arguments: Sequence[str]) -> int:
     line = without_flags(arguments, OWN_FLAGS)
     config = parse_run([*line, _ONE_ENGINE])
     folder = options.tune_output or tune_folder(config.output)
-    tried: Tried = options.tried
+    tried: Tried = options.tried or DOUBLING
     with outliving_the_terminal():
         tuning = _Tune(config, line, tried, options.sample, folder).run()
     for sentence in text.conclusion(tuning, folder):
@@ -72,7 +72,6 @@ def _parser() -> Parser:
         "--try",
         dest="tried",
         type=parse_try,
-        default=DOUBLING,
         metavar="FLAG=V1,V2",
         help="measure these values of a flag instead, vLLM's or one of the engines', captions' or"
         " images'; true and false for a switch",

@@ -25,7 +25,8 @@ class Sample:
     """Items that are like the whole input, in an order of which every beginning is so too."""
 
     def __init__(self, pilot: Pilot) -> None:
-        self._input = pilot.input
+        # Reading a million documents for a few thousand items would be slower than the engine.
+        self._input = replace(pilot.input, documents=pilot.documents, shard=None)
         self._files = sorted(pilot.input.only or (), key=_shuffled)
 
     def __len__(self) -> int:
@@ -33,7 +34,7 @@ class Sample:
 
     def first(self, number: int) -> InputConfig:
         """The input of a run that reads the first of them only."""
-        return replace(self._input, only=frozenset(self._files[:number]), shard=None)
+        return replace(self._input, only=frozenset(self._files[:number]))
 
 
 def _shuffled(file: str) -> bytes:

@@ -1,0 +1,134 @@
+"""`--gpu-hour-price`: the cost of what was done, of what is left, and of a million captions."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pytest
+from support.job import input_flags, make_input, run_here
+from support.report_folder import START, many_rows, write_folder, write_series
+
+from vllm_caption.commands.report.command import make_report
+from vllm_caption.commands.run import parse_run
+from vllm_caption.config import EngineConfig, RunConfig
+from vllm_caption.cost import Billing, Costs
+from vllm_caption.inputs.reader import InputCounts
+from vllm_caption.monitoring.figures import EngineFigures
+from vllm_caption.monitoring.samples import SCHEMA, engine_s
+from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.monitoring.status import encode_status, make_status
+from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
+
+EIGHT = Billing(2.5, 8)
+"""8 GPUs: 20 an hour."""
+
+
+def test_time_of_all_gpus_is_paid_and_the_rest_goes_on_as_it_went() -> None:
+    costs = EIGHT.costs(gpu_s=8 * 1800, num_left=360_000, images_per_s=100.0)
+    assert costs == Costs(done=10.0, left=pytest.approx(20.0), per_million=pytest.approx(55.5556))
+    assert str(costs) == ("10.00 so far, about 20.00 for what is left, 55.56 per million captions")
+    assert costs.ahead == "about 20.00 for what is left, 55.56 per million captions"
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    assert str(EIGHT.costs(gpu_s=3600)) == "2.50 so far"
+    assert str(EIGHT.costs(images_per_s=100.0)) == "55.56 per million captions"
+    assert str(Billing(0.01, 1).costs(gpu_s=36)) == "0.0001 so far"
+
+
+def test_gpus_are_those_of_all_engines() -> None:
+    engine = EngineConfig(data_parallel_size=4, tensor_parallel_size=2)
+    assert RunConfig(engine=engine, gpu_hour_price=2.5).billing == EIGHT
+    assert RunConfig().billing is None
+    assert parse_run(["--gpu-hour-price=2.5"]).gpu_hour_price == 2.5
+
+
+@pytest.mark.parametrize("price", ["0", "-1", "much"])
+def test_price_is_more_than_0(price: str) -> None:
+    result = run_here(f"--gpu-hour-price={price}")
+    assert result.exit_code == 2
+    assert "--gpu-hour-price" in result.stderr
+
+
+# --- where it is said --------------------------------------------------------------------------
+
+
+def run_of(captioned: int, total: int) -> RunStats:
+    """One image each second."""
+    stats = RunStats([EngineFigures(0)], total=total)
+    for number in range(captioned):
+        stats.count_caption(0, 1, 1, 100.0 + number)
+    return stats
+
+
+def summary(billing: Billing | None) -> str:
+    read = InputRead(InputCounts(), is_complete=True, skipped=())
+    out = Path("out")
+    return summarise(run_of(101, 3701), read, 360.0, output=out, state=out, billing=billing)
+
+
+def test_summary_says_the_cost_of_the_run_with_its_start_and_of_what_is_left() -> None:
+    assert (
+        "Cost: 0.25 so far, about 2.50 for what is left, 694.44 per million captions"
+        in summary(Billing(2.5, 1)).splitlines()
+    )
+    assert "Cost" not in summary(None)
+
+
+def test_pilot_says_the_cost_of_the_full_run() -> None:
+    text = describe_pilot(
+        run_of(100, 100),
+        chosen={"Svg": 100},
+        num_items=3700,
+        num_documents=20,
+        output=Path("out"),
+        arguments=(),
+        billing=Billing(2.5, 1),
+    )
+    assert "Its cost: about 2.50 for what is left, 694.44 per million captions." in text
+
+
+def test_plan_says_the_cost_of_what_is_left_and_of_earlier_runs(tmp_path: Path) -> None:
+    make_input(tmp_path, 36)
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1", "--quiet"]
+    price = ["--images-per-s=1", "--gpu-hour-price=100", f"--json={tmp_path / 'p.json'}"]
+    result = run_here("plan", "--model=demo", *flags, *price)
+    line = "Cost       about 1.00 for what is left, 27,777.78 per million captions"
+    assert line in result.stdout.splitlines()
+    costs = msgspec.json.decode((tmp_path / "p.json").read_bytes())["time"]["costs"]
+    assert (costs["done"], costs["left"]) == (None, pytest.approx(1.0))
+    (tmp_path / "out").mkdir()
+    write_series(tmp_path / "out", 10, num_engines=2, runs=1)
+    result = run_here("plan", "--model=demo", *flags, *price)
+    assert "Cost       5.00 so far, about 1.00" in result.stdout
+    assert "Cost" not in run_here("plan", "--model=demo", *flags, "--images-per-s=1").stdout
+
+
+def sample(at_s: float, run: str, num_engines: int) -> dict[str, object]:
+    engines = [{"engine": number} for number in range(num_engines)]
+    return {"at": START + timedelta(seconds=at_s), "run_id": run, "engines": engines}
+
+
+def test_engines_are_paid_for_between_samples_and_not_between_runs() -> None:
+    samples = [sample(0, "a", 2), sample(10, "a", 2), sample(1000, "b", 1), sample(1005, "b", 1)]
+    assert engine_s(pa.Table.from_pylist(samples, SCHEMA)) == 25.0
+    assert engine_s(SCHEMA.empty_table()) == 0.0
+
+
+def test_report_says_what_a_folder_has_cost(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "out", many_rows(100))
+    write_series(root, 19, num_engines=2, runs=1)  # 180 s, 2 engines of 2 GPUs
+    stats = RunStats([EngineFigures(0), EngineFigures(1)], total=199, scanning=False)
+    stats.gpus_per_engine = 2
+    (root / "status.json").write_bytes(encode_status(make_status("run-0", "ended", stats, 0, "")))
+
+    def page(price: float | None) -> str:
+        make_report([root], root / "page.html", 0, gpu_hour_price=price)
+        return (root / "page.html").read_text("utf-8")
+
+    assert "<b>0.50</b><span>cost so far</span>" in page(2.5)
+    assert "about 0.50 for what is left, 5,050.51 per million captions" in page(2.5)
+    assert "cost so far" not in page(None)

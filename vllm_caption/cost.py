@@ -1,0 +1,56 @@
+"""What GPU time costs, from a price per GPU hour. Pure.
+
+The price is in whatever currency the user has in mind, so none is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """``done``: of the GPU time so far, starts of engines included. ``left``: of the items that are
+    left, and ``per_million``: of a million captions, both at the speed of the engines without their
+    start. None: not known."""
+
+    done: float | None = None
+    left: float | None = None
+    per_million: float | None = None
+
+    @property
+    def ahead(self) -> str:
+        """What is not spent yet."""
+        parts = (
+            (self.left, "about {} for what is left"),
+            (self.per_million, "{} per million captions"),
+        )
+        return ", ".join(form.format(money(cost)) for cost, form in parts if cost is not None)
+
+    def __str__(self) -> str:
+        done = "" if self.done is None else f"{money(self.done)} so far"
+        return ", ".join(filter(None, (done, self.ahead)))
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """``price``: of one GPU for an hour; ``num_gpus``: that are paid for at a time."""
+
+    price: float
+    num_gpus: int
+
+    def costs(
+        self, *, gpu_s: float | None = None, num_left: int = 0, images_per_s: float | None = None
+    ) -> Costs:
+        """``gpu_s``: spent so far; ``images_per_s``: of all GPUs together."""
+        done = None if gpu_s is None else gpu_s / 3600 * self.price
+        if not images_per_s:
+            return Costs(done)
+        each = self.price * self.num_gpus / 3600 / images_per_s
+        return Costs(done, num_left * each if num_left else None, 1_000_000 * each)
+
+
+def money(cost: float) -> str:
+    """As 1,234.50, or 0.012."""
+    return f"{cost:,.2f}" if cost >= 0.1 or not cost else f"{cost:.2g}"
