@@ -25,6 +25,7 @@ from support.job import (
     rows,
     run,
     start,
+    status,
     wait_until,
     write_document,
 )
@@ -295,6 +296,8 @@ def test_part_that_cannot_be_synced_for_good_is_not_there_twice_after_the_reruns
     for _ in range(3):
         fault = Fault("fsync", errno.EIO, part="out/manifest.parquet", first=2)
         assert faulty_run(tmp_path, fault).exit_code == 3
+        said = status(tmp_path / "out")  # all was captioned, and not all is saved
+        assert (said["state"], "Input/output error" in said["reason"]) == ("stopped", True)
         assert len(parts(tmp_path / "out/manifest.parquet")) <= 1
     assert faulty_run(tmp_path).exit_code == 0
     assert_captioned(tmp_path, files)

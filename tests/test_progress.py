@@ -20,7 +20,7 @@ from vllm_caption.monitoring.figures import EngineFigures, RunFigures, describe_
 from vllm_caption.monitoring.live.line import live_line
 from vllm_caption.monitoring.live.phase import Step, phase
 from vllm_caption.monitoring.progress import Progress
-from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.monitoring.stats import Pace, RunStats
 
 
 def stats(captioned: int = 0, every_s: float = 0.5) -> RunStats:
@@ -38,6 +38,40 @@ def test_rate_is_that_of_the_last_half_minute_and_not_since_the_start() -> None:
     rates = made.rates(130.0)
     assert 1.9 < rates.images_per_s < 2.1
     assert 38 < rates.tokens_per_s < 42
+
+
+def test_pace_is_that_of_the_last_minutes_and_of_each_engine() -> None:
+    pace = Pace()
+    for second in range(1000):
+        pace.add(float(second), engine=second % 4 == 0)
+    pace.add(1000.0, engine=2)
+    assert pace.images_per_s(1000.0, 300.0) == pytest.approx(1.0, rel=0.02)
+    assert pace.images_per_s(1000.0, 60.0, engine=0) == pytest.approx(0.75, rel=0.02)
+    assert pace.images_per_s(1000.0, 60.0, engine=1) == pytest.approx(0.25, rel=0.02)
+    assert pace.images_per_s(1150.0, 300.0) == pytest.approx(0.5, rel=0.02)
+    assert pace.images_per_s(1150.0, 60.0) == 0.0
+
+
+def test_time_to_go_is_steadier_than_the_rate_of_half_a_minute() -> None:
+    made = stats()
+    made.total = 10_000
+    for second in range(300):
+        made.count_caption(0, 50, 20, float(second))
+    assert made.rates(329.0).images_per_s == 0.0
+    assert made.eta_s(329.0) == pytest.approx((10_000 - 300) * 329 / 300, rel=0.1)
+
+
+def test_last_captions_and_failures_are_kept_to_be_shown() -> None:
+    made = stats()
+    for number in range(5):
+        made.keep_caption(f"{number}.png", "a\nred circle")
+        made.count_failure("missing_file", f"{number}.png: there is no such file")
+    assert [item.text for item in made.last_captions] == [
+        f"{number}.png: a\\u000ared circle" for number in (2, 3, 4)
+    ]
+    assert [(item.kind, item.text) for item in made.last_failures] == [
+        ("missing_file", f"{number}.png: there is no such file") for number in (2, 3, 4)
+    ]
 
 
 def test_line_names_rates_time_to_go_failures_and_engines() -> None:

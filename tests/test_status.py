@@ -221,7 +221,7 @@ def test_exit_code_of_shards_is_that_of_the_worst() -> None:
 def test_job_that_ends_is_shown_as_it_ended(
     tmp_path: Path, end: str, exit_code: int, text: str
 ) -> None:
-    make_input(tmp_path, 20)
+    files = make_input(tmp_path, 20)
     out = tmp_path / "out"
     flags = (*input_flags(tmp_path), f"--output={out}", *QUICK)
     job = start(*flags, command=FAKE, environment={"FAKE_SLOW_STAGE": "engine"})
@@ -236,7 +236,13 @@ def test_job_that_ends_is_shown_as_it_ended(
     job.communicate(timeout=60)
     seen_code, seen = status(out)
     assert (seen_code, seen.splitlines()[0].startswith(f"State      {text}")) == (exit_code, True)
-    assert ("+ 0 left" in seen) == (end == "wait")
+    assert ("(100.0%)" in seen) == (end == "wait")
+    if end == "wait":
+        said = look(out).status
+        shown = [item.text for item in said.last_captions]
+        assert set(shown) <= {f"{file}: caption of {file}" for file in files}
+        assert len(set(shown)) == 3
+        assert said.images_per_s_of_run > 0
 
 
 # --- the lock, looked at ---------------------------------------------------------------------
