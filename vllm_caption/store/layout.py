@@ -1,4 +1,4 @@
-"""Every name in an output folder: which file or folder it is, and what must not be named so.
+"""Every name in an output folder: what each file and folder is, and which names are reserved.
 
 Invariant: no other module spells one of these names. A shard's folder is laid out as the output
 folder itself, but for the captions, which lie where a run without shards would write them.
@@ -33,18 +33,18 @@ SAMPLES: Final = "monitor.parquet"
 REPORT: Final = "report.html"
 COMPARISON: Final = "compare.html"
 REWRITING: Final = ".rewriting.json"
-"""The row of the caption that is being replaced."""
+"""The row of the caption that is being replaced now."""
 LOCK: Final = ".run.lock"
 OWNER: Final = ".run.owner.json"
 PROBE: Final = ".probe-é.tmp"
-"""What a disk is asked with about the spelling of names; there for an instant only."""
+"""Shows how the disk treats the spelling of names; exists for an instant only."""
 LOGS: Final = "logs"
 PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
 _ROW_TIME: Final = "finished_at"
 
 _REPLACED: Final = (DOCUMENTS, RECIPES, STATUS, REDO, INPUT, REWRITING, SAMPLES)
-"""What a run replaces as a whole."""
+"""Files that a run replaces as a whole."""
 _OTHERS: Final = (
     *(MANIFEST, DAMAGED_PARTS, JOURNAL, DAMAGED_RECIPES, NAMING, REPORT, COMPARISON),
     *(LOCK, OWNER, PROBE),
@@ -52,12 +52,12 @@ _OTHERS: Final = (
 
 
 def temporary_name(name: str) -> str:
-    """What a file is called while it is written."""
+    """The name of a file while it is being written."""
     return f".{name}.tmp"
 
 
 def numbered_temporary_name(name: str, number: int) -> str:
-    """The same where several processes may write it at a time, each with its number."""
+    """The same if several processes may write it at once, each with its number."""
     return temporary_name(f"{name}.{number}")
 
 
@@ -68,7 +68,7 @@ _PATTERNS: Final = (
 )
 _RESERVED: Final = re.compile(f"(?:{'|'.join(_PATTERNS)})/")
 TEMPORARY_FILES: Final = (*map(temporary_name, _REPLACED), PROBE)
-"""What is written and then renamed in the folder of a run, one at a time."""
+"""Temporary names in the folder of a run, each used by one writer at a time."""
 _TEMPORARY: Final = re.compile(
     rf"(?:{SHARDS}/\d+-of-\d+/)?(?:{'|'.join(map(re.escape, TEMPORARY_FILES))})"
     rf"|\.(?:{'|'.join(map(re.escape, (REPORT, COMPARISON, NAMING)))})\.\d+\.tmp"
@@ -81,8 +81,8 @@ _SHARD: Final = re.compile(r"(\d+)-of-(\d+)")
 
 
 def caption_name(file: str, naming: CaptionName = "file") -> str:
-    """The caption of an item, below the output folder. By its stem, x.png has x.txt; what has no
-    ending, as .png, keeps its whole name, and so does an image x.txt, which is no caption."""
+    """The caption of an item, below the output folder. By stem, x.png has x.txt; a name without an
+    ending, such as .png, is kept whole, and so is that of an image x.txt, which is no caption."""
     if naming == "stem":
         stem, ending = os.path.splitext(file)  # noqa: PTH122 (a name, and a million of them)
         if ending.lower() != CAPTION_SUFFIX:
@@ -91,18 +91,18 @@ def caption_name(file: str, naming: CaptionName = "file") -> str:
 
 
 def is_reserved(file: str) -> bool:
-    """Whether the caption of ``file`` needs a folder that has the name of something else here."""
+    """Whether the caption of ``file`` needs a folder whose name is reserved."""
     return _RESERVED.match(file) is not None
 
 
 def temporary_caption_name(digest: str) -> str:
-    """What a caption is called while it is written: its own name may fill all of 255 bytes."""
+    """The name of a caption while it is being written; its own may fill all of 255 bytes."""
     return f".{digest[:20]}.tmp"
 
 
 def is_temporary(path: str) -> bool:
-    """Whether a path below the output folder is of a file that is being written, or was when its
-    writer died. Parts are listed by `temporary_parts`."""
+    """Whether a path below the output folder is that of a file that is being written, or was when
+    its writer died. `temporary_parts` lists those of parts."""
     name = path.rpartition("/")[2]
     return bool(_TEMPORARY.fullmatch(path) or _TEMPORARY_CAPTION.fullmatch(name))
 
@@ -116,14 +116,14 @@ def part_name(number: int) -> str:
 
 
 def part_number(path: Path) -> int:
-    """The number in a part's name, 0 where there is none."""
+    """The number in the name of a part, 0 if there is none."""
     digits = path.stem.removeprefix("part-")
     return int(digits) if digits.isdecimal() else 0
 
 
 def parts(folder: Path) -> list[Path]:
-    """The parts in one manifest folder, oldest first; none where there is no folder. Raises OSError
-    where it cannot be listed: a run that saw no parts there would write over them."""
+    """The parts in one manifest folder, oldest first; none if there is no folder. Raises OSError if
+    it cannot be listed: a run that saw no parts would overwrite them."""
     return sorted(_listed(folder, "part-*.parquet"), key=part_number)
 
 
@@ -133,7 +133,7 @@ def temporary_parts(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
-    """Not by pathlib's glob, to which a folder that may not be listed is an empty one."""
+    """Without pathlib's glob, which takes a folder that cannot be listed for an empty one."""
     try:
         return [path for path in folder.iterdir() if fnmatchcase(path.name, pattern)]
     except (FileNotFoundError, NotADirectoryError):
@@ -171,8 +171,8 @@ def shard_folders(root: Path) -> dict[Shard, Path]:
 
 
 def state_folders(root: Path) -> list[Path]:
-    """Where the rows of an output folder lie, older ones first: its own, then those of shards that
-    are not merged yet."""
+    """The folders with rows of an output, older ones first: its own, then those of shards that are
+    not merged yet."""
     return [root, *shard_folders(root).values()]
 
 
@@ -182,8 +182,8 @@ def all_parts(root: Path) -> list[Path]:
 
 
 def _newest(folder: Path) -> float:
-    """When the newest row of the last part was made, in seconds since 1970, from the part's footer;
-    0 where it does not say. Not the file's own time, which a copy changes."""
+    """When the newest row of the last part was made, in seconds since 1970, from the footer of the
+    part; 0 if unknown. Not the time of the file, which a copy changes."""
     import pyarrow as pa  # its libraries are loaded only where there are shards
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""The one way to read rows: of one manifest's parts, or of a whole output folder beside a run.
+"""The only way to read rows: of the parts of one manifest, or of a whole output beside a run.
 
 Invariants:
 - parts are read in the order of their numbers: of several rows of one item the last one counts;
@@ -33,19 +33,19 @@ ROWS_AT_A_TIME: Final = 8192
 _PARTS_AT_A_TIME: Final = 64
 """Opening one by one takes longer; of all that are open the footers are kept in memory."""
 REQUIRED: Final = ("file", "status", "finished_at")
-"""Columns of every version; another one that a part lacks is null."""
+"""Columns that every version has; any other that a part lacks is null."""
 _ATTEMPTS: Final = 5
 _FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
-"""What pyarrow raises over damaged bytes, or over a file with other columns."""
+"""What pyarrow raises for damaged bytes, or for a file with other columns."""
 
 
 class OtherVersion(ValueError):
-    """A part has other columns than this version can read."""
+    """A part has columns that this version cannot read."""
 
 
 class UnreadablePart(RunStopped):
-    """A part of the manifest that cannot be read. ``is_damaged``: its bytes are at fault, not the
-    user's permissions; ``reason``: what is wrong, on one line."""
+    """A part of the manifest that cannot be read. ``is_damaged``: because of its bytes, not of
+    permissions; ``reason``: what is wrong, on one line."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         self.path = path
@@ -79,7 +79,7 @@ def read_part(path: Path, columns: Sequence[str] = ("file",)) -> Iterator[pa.Tab
 
 
 def _checked(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """As `read_part`; raises whatever is wrong."""
+    """As `read_part`, but raises the original error."""
     with pq.ParquetFile(path.absolute()) as part:
         left = part.metadata.num_rows
         for batch in part.iter_batches(ROWS_AT_A_TIME):
@@ -108,8 +108,8 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
 
 
 def extra_fields(paths: Sequence[Path]) -> list[pa.Field]:
-    """Columns that these parts have and this version does not know. Raises UnreadablePart, also
-    where two parts have one of them in different types."""
+    """Columns of these parts that this version does not know. Raises UnreadablePart, also if two
+    parts have one of them in different types."""
     found: dict[str, pa.Field] = {}
     for path in paths:
         with _blaming(path):
@@ -126,7 +126,7 @@ def extra_fields(paths: Sequence[Path]) -> list[pa.Field]:
 def _read(
     paths: Sequence[Path], columns: Sequence[str], whole: pa.Schema = SCHEMA
 ) -> Iterator[pa.Table]:
-    """As `read_part` of each, but only these columns are looked at: much faster."""
+    """As `read_part` of each, but reads only these columns, which is much faster."""
     schema = pa.schema([whole.field(name) for name in columns])
     for first in range(0, len(paths), _PARTS_AT_A_TIME):
         names = [os.fspath(path.absolute()) for path in paths[first : first + _PARTS_AT_A_TIME]]
@@ -145,13 +145,13 @@ def _read(
 
 
 def num_rows(path: Path) -> int:
-    """Rows of one part, from its footer. Raises as `read_part`."""
+    """How many rows a part has, from its footer. Raises as `read_part`."""
     with _blaming(path):
         return int(pq.read_metadata(path.absolute()).num_rows)
 
 
 def is_last(files: pa.ChunkedArray) -> np.ndarray:
-    """Which rows are the last of their file: booleans, as many as ``files``, oldest first."""
+    """Which rows are the last of their file: a boolean for each of ``files``, oldest first."""
     numbered = pa.table({"file": files, "row": np.arange(len(files))})
     last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
     kept = np.zeros(len(files), dtype=bool)
@@ -212,7 +212,7 @@ def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 @contextmanager
 def _blaming(*paths: Path) -> Iterator[None]:
-    """What is wrong with these parts becomes an UnreadablePart that names the one at fault."""
+    """Turn an error in these parts into an UnreadablePart that names the damaged one."""
     try:
         yield
     except (FileNotFoundError, UnreadablePart):
@@ -240,7 +240,7 @@ class FolderRows:
     """The rows of an output folder, and of shards that are not merged yet, at one moment."""
 
     def __init__(self, root: Path, without: Container[Path] = ()) -> None:
-        """``without``: parts that are passed over."""
+        """``without``: parts to leave out."""
         journals = [read_journal(folder) for folder in state_folders(root)]
         self.journal = [row for found in journals for row in found.rows]
         self.num_torn = sum(found.torn for found in journals)
@@ -280,8 +280,8 @@ class FolderRows:
 
 
 def read_folder(root: Path, read: Callable[[FolderRows], T], without: Container[Path] = ()) -> T:
-    """What ``read`` makes of the rows. It is called again where a run beside this one compacts a
-    part away before it was read."""
+    """The result of ``read`` on the rows, called again if a run beside this one compacts a part
+    away before it was read."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return read(FolderRows(root, without))
