@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -331,6 +332,69 @@ def test_engine_is_started_again_after_the_temporary_folder_was_cleaned(tmp_path
     assert job.returncode == 0, stderr
     assert captions(tmp_path / "out").keys() == set(files)
     assert not temporary.exists() or not list(temporary.iterdir())
+
+
+def killed_owner(base: Path) -> Path:
+    """The folder of a process that was killed."""
+    code = "from vllm_caption.process import socket_folder; print(socket_folder(), flush=True)"
+    line = [sys.executable, "-c", f"{code}; input()"]
+    environment = ENVIRONMENT | {"TMPDIR": str(base)}
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as owner:
+        assert owner.stdout is not None
+        folder = Path(owner.stdout.readline().strip())
+        process.remove_abandoned(base)
+        assert folder.is_dir()  # it lives
+        owner.kill()
+    assert folder.parent == base
+    assert folder.is_dir()
+    return folder
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A place for temporary files with a short name."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_folder_of_a_killed_process_goes_when_the_next_begins_and_none_of_a_living_one(
+    base: Path,
+) -> None:
+    killed = killed_owner(base)
+    (killed / "home").mkdir()
+    next_one = killed_owner(base)
+    assert list(base.iterdir()) == [next_one]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"another boot"])
+def test_folder_that_cannot_say_whether_its_owner_lives_goes_after_ten_days(
+    base: Path, content: bytes | None
+) -> None:
+    old, young = base / "vllm-caption-1-old", base / "vllm-caption-1-young"
+    for folder, days in ((old, 11), (young, 9)):
+        folder.mkdir()
+        if content is not None:
+            (folder / "owned").write_bytes(content)
+        os.utime(folder, (time.time() - days * 86400,) * 2)
+    process.remove_abandoned(base)
+    assert list(base.iterdir()) == [young]
+
+
+def test_what_only_looks_like_a_temporary_folder_stays(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    (base / "vllm-caption-1-link").symlink_to(tmp_path)
+    (base / "vllm-caption-1-file").touch()
+    fifo = base / "vllm-caption-1-fifo"
+    fifo.mkdir()
+    os.mkfifo(fifo / "owned")
+    for path in base.iterdir():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    process.remove_abandoned(base)
+    assert (tmp_path / "kept").exists()
+    assert (base / "vllm-caption-1-link").is_symlink()
 
 
 # --- HOME -----------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@ files.
 
 Invariants: descriptors 0 to 2 are open, so that no file of the job ever gets one of these numbers;
 names and texts are UTF-8 whatever the locale is; what is printed never decides the exit code; a
-temporary folder is gone when the process ends by itself.
+temporary folder is gone when the process ends by itself, or when the next one begins.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import locale
 import os
@@ -16,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -28,6 +30,11 @@ _MAX_BASE_CHARS: Final = 38
 """Of the folder above `socket_folder`: the whole name of a socket has at most 107."""
 _SHORT_FOLDERS: Final = ("/tmp", "/dev/shm", "/var/tmp")
 _LAST: Final = -1000
+_PREFIX: Final = "vllm-caption-"
+_OWNED: Final = "owned"
+"""A file in such a folder whose lock its owner holds, and which names the boot of the machine."""
+_MAX_AGE_S: Final = 10 * 86400
+"""Of a folder that cannot say whether its owner lives. What is in use survives its removal."""
 _socket_folders: list[Path] = []
 
 
@@ -108,10 +115,60 @@ def _make_socket_folder() -> Path:
     for base in (usual, *_SHORT_FOLDERS):
         with contextlib.suppress(OSError):
             if base and len(base) <= _MAX_BASE_CHARS:
-                return Path(tempfile.mkdtemp(prefix=f"vllm-caption-{os.getpid()}-", dir=base))
+                folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+                _own(folder)
+                remove_abandoned(Path(base))
+                return folder
     places = ", ".join(_SHORT_FOLDERS)
     remedy = f"no folder for sockets can be made there or in {places}; name a short, writable one"
     raise UsageError("TMPDIR", usual, remedy)
+
+
+def _own(folder: Path) -> None:
+    """Hold the folder until this process is dead, whatever kills it."""
+    with contextlib.suppress(OSError):  # without locks there, age decides
+        descriptor = os.open(folder / _OWNED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, _boot())  # last: what names no boot may be about to be locked
+
+
+def remove_abandoned(base: Path) -> None:
+    """Remove the folders of this user's processes that were killed. Locks tell, and not process
+    ids, since containers with ids of their own may share the place."""
+    with contextlib.suppress(OSError):
+        for folder in base.glob(f"{_PREFIX}*"):
+            if _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    is_old = False
+    try:
+        found = folder.lstat()
+        if found.st_uid != os.getuid():
+            return False
+        is_old = time.time() - found.st_mtime > _MAX_AGE_S
+        with open(folder / _OWNED, "rb", opener=_without_links) as owned:
+            if owned.read() != _boot():  # this machine's before it started again, or another's
+                return is_old
+            fcntl.flock(owned, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:  # of an older version, or made this instant
+        return is_old
+    except OSError:  # its owner lives, or nobody can say
+        return False
+    return True
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _boot() -> bytes:
+    """Names this start of this machine; empty where it has no name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return b""
 
 
 def ensure_home() -> None:
