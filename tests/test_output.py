@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.layout import TEMPORARY_FILES, part_name, parts, temporary_name
+from vllm_caption.store.lock import find_holder
 from vllm_caption.store.output import Output
 from vllm_caption.store.reader import FolderRows
 from vllm_caption.store.rows import Row, hash_of
@@ -286,6 +288,67 @@ def test_second_run_in_one_folder_is_refused_with_the_name_of_the_first(tmp_path
     output.close(complete=True)
 
 
+def second_run(root: Path) -> str:
+    """What another process says that wants the folder; nothing where it gets it."""
+    code = (
+        "import sys, pathlib; from vllm_caption.store.output import Output\n"
+        "Output(pathlib.Path(sys.argv[1]), 10).close(complete=False)"
+    )
+    line = [sys.executable, "-c", code, str(root)]
+    return subprocess.run(line, capture_output=True, text=True, check=False).stderr
+
+
+def test_second_run_is_refused_also_where_somebody_has_removed_the_lock_file(
+    tmp_path: Path,
+) -> None:
+    output = Output(tmp_path, checkpoint_interval=10)
+    (tmp_path / ".run.lock").unlink()
+    assert f"is in use by process {os.getpid()} on " in second_run(tmp_path)
+    assert find_holder(tmp_path) is None  # to this process itself
+    output.close(complete=True)
+    assert second_run(tmp_path) == ""
+
+
+def test_lock_file_that_was_removed_is_locked_again(tmp_path: Path) -> None:
+    output = Output(tmp_path, checkpoint_interval=10)
+    for name in (".run.lock", ".run.owner.json"):
+        (tmp_path / name).unlink()
+    output.replace("status.json", b"{}")
+    assert "is in use by another run" in second_run(tmp_path)
+    output.close(complete=True)
+    assert second_run(tmp_path) == ""
+
+
+def test_run_whose_folder_another_run_has_taken_stops_and_no_part_is_written_over(
+    tmp_path: Path,
+) -> None:
+    first = Output(tmp_path, checkpoint_interval=10)
+    first.save_caption(row("a"))
+    for name in (".run.lock", ".run.owner.json"):
+        (tmp_path / name).unlink()
+    second = Output(tmp_path, checkpoint_interval=10)
+    second.save_caption(row("b"))
+    with pytest.raises(RunStopped, match="another run may have begun in "):
+        first.replace("status.json", b"{}")
+    first.close(complete=False)
+    second.close(complete=True)
+    assert set(rows(tmp_path)) == {"a", "b"}
+
+
+def test_folder_of_a_group_is_taken_by_each_of_its_members(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        output = Output(tmp_path, checkpoint_interval=10)
+        output.save_caption(row("d/a"))
+        output.close(complete=True)
+    finally:
+        os.umask(before)
+    not_for_the_group = [
+        str(path) for path in tmp_path.rglob("*") if not path.stat().st_mode & stat.S_IWGRP
+    ]
+    assert not_for_the_group == []
+
+
 def test_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib; from vllm_caption.store.output import Output\n"
@@ -344,14 +407,6 @@ def test_damaged_line_of_a_journal_costs_its_own_row_only(tmp_path: Path, damage
 # --- captions that are replaced ------------------------------------------------------------------
 
 
-def write_beside(output: Output, file: str, text: str) -> None:
-    """A .txt that somebody writes while a run holds the folder."""
-    path, began = output.root / f"{file}.txt", (output.root / ".run.lock").stat().st_mtime_ns
-    path.write_text(text)
-    while path.stat().st_ctime_ns <= began:  # the clock of a file system has ticks
-        path.write_text(text)
-
-
 @pytest.mark.parametrize("was_there", [False, True])
 def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_its_row(
     tmp_path: Path, was_there: bool
@@ -361,7 +416,7 @@ def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_it
         output.save_caption(row("a", caption="of the first run", recipe_id="r"))
         output.close(complete=True)
     output = Output(tmp_path, 100)
-    write_beside(output, "a", "by hand")
+    (output.root / "a.txt").write_text("by hand")
     assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id is None
     output.close(complete=True)
     assert (tmp_path / "a.txt").read_text() == "by hand"
@@ -369,11 +424,19 @@ def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_it
     assert (found["caption"], found["recipe_id"]) == ("by hand", None)
 
 
+def test_caption_of_a_person_stays_whatever_the_clock_says(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("by hand")  # before the run begins, as clocks that go back show
+    output = Output(tmp_path, 100)
+    assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id is None
+    output.close(complete=True)
+    assert (tmp_path / "a.txt").read_text() == "by hand"
+
+
 def test_caption_that_is_moved_into_place_while_a_run_is_under_way_stays_however_old(
     tmp_path: Path,
 ) -> None:
     output = Output(tmp_path / "out", 100)
-    write_beside(output, "of_another_name", "by hand")
+    (output.root / "of_another_name.txt").write_text("by hand")
     moved = tmp_path / "out/of_another_name.txt"
     os.utime(moved, (0, 0))
     moved.rename(tmp_path / "out/a.txt")
@@ -384,7 +447,7 @@ def test_caption_that_is_moved_into_place_while_a_run_is_under_way_stays_however
 
 def test_caption_that_is_only_touched_while_a_run_is_under_way_is_replaced(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
-    write_beside(output, "a", "of the first run")
+    (output.root / "a.txt").write_text("of the first run")
     made = row("a", caption="of this run", recipe_id="r")
     assert output.save_caption(made, replaced=hash_of("of the first run")).recipe_id == "r"
     output.close(complete=True)
@@ -403,7 +466,7 @@ def test_caption_that_somebody_puts_where_one_was_lost_is_not_written_over(tmp_p
 
 def test_empty_file_that_appears_while_a_run_is_under_way_is_no_caption(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
-    write_beside(output, "a", " \n")
+    (output.root / "a.txt").write_text(" \n")
     output.save_caption(row("a", caption="of this run", recipe_id="r"))
     output.close(complete=True)
     assert (tmp_path / "a.txt").read_text() == "of this run"
@@ -415,7 +478,8 @@ def test_caption_with_a_time_ahead_of_the_clock_is_replaced_as_any_other(tmp_pat
     output.close(complete=True)
     os.utime(tmp_path / "a.txt", ((tmp_path / "a.txt").stat().st_mtime + 3600,) * 2)
     output = Output(tmp_path, 100)
-    assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id == "r"
+    made = row("a", caption="of this run", recipe_id="r")
+    assert output.save_caption(made, hash_of("of the first run")).recipe_id == "r"
     output.close(complete=True)
     assert (tmp_path / "a.txt").read_text() == "of this run"
 
@@ -424,21 +488,25 @@ KILLED_WHILE_REPLACING = """
 import os, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
-from test_output import Output, row
+from test_output import Output, hash_of, row
 output = Output(Path(sys.argv[1]), 100)
 append = output._checkpoint.append
 output._checkpoint.append = lambda row: os.kill(os.getpid(), 9)
-output.save_caption(row("a", caption="new", recipe_id="r2"))
+old = hash_of("old") if (output.root / "a.txt").exists() else None
+output.save_caption(row("a", caption="new", recipe_id="r2"), old, True)
 """
 
 
+@pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("edited", [False, True])
 def test_caption_whose_run_was_killed_before_its_row_gets_its_row_and_is_no_edit(
-    tmp_path: Path, edited: bool
+    tmp_path: Path, edited: bool, lost: bool
 ) -> None:
     output = Output(tmp_path, 100)
     output.save_caption(row("a", caption="old", recipe_id="r1"))
     output.close(complete=True)
+    if lost:
+        (tmp_path / "a.txt").unlink()
     code = [sys.executable, "-c", KILLED_WHILE_REPLACING, str(tmp_path)]
     assert subprocess.run(code, cwd=Path(__file__).parents[1], check=False).returncode == -9
     assert (tmp_path / "a.txt").read_text() == "new"

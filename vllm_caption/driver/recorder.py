@@ -71,7 +71,7 @@ class Recorder:
         self._open: list[tuple[GiveUp[Item], int]] = []
         """Failures, each with its engine, that are the run's fault if nothing else comes."""
         self._replaced: dict[str, int | None] = {}
-        """Items under way whose row holds a caption: see `Batch`."""
+        """Items under way that have a caption: see `Batch`."""
         self._kept: dict[str, tuple[GiveUp[Item], str | None]] = {}
         """Failures of items whose earlier caption stays, each with that in its .txt."""
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
@@ -282,7 +282,8 @@ class Recorder:
         self._stats.count_failure(failure.kind, example)
 
     def _save(self, row: Row) -> Row:
-        saved = self._output.save_caption(row, self._replaced.get(row.file))
+        had_caption = row.file in self._replaced
+        saved = self._output.save_caption(row, self._replaced.get(row.file), had_caption)
         self._replaced.pop(row.file, None)
         return saved
 

@@ -32,7 +32,7 @@ from vllm_caption.inputs.reader import InputReader, Names
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.scheduling.dispatcher import GiveUp
 from vllm_caption.store.caption_files import CaptionFiles
-from vllm_caption.store.rows import ItemState, KnownItems, Row
+from vllm_caption.store.rows import ItemState, KnownItems, Row, hash_of
 
 BATCH_SIZE = 256
 MAX_MISSING = 1000
@@ -76,11 +76,11 @@ class Restore(NamedTuple):
 
 class Caption(NamedTuple):
     """An engine captions it: it is "new" (or has failed), its .txt is "gone" and the caption in its
-    row is of another recipe, or the user wants it "again". ``of_row``: its .txt holds what its row
-    says."""
+    row is of another recipe, or the user wants it "again". ``replaces``: the hash of the text in
+    its .txt; None where there is none."""
 
     cause: Literal["new", "gone", "again"]
-    of_row: bool = False
+    replaces: int | None = None
 
 
 class Refuse(NamedTuple):
@@ -202,7 +202,10 @@ def _with_caption(
         return KEPT[origin]
     if origin in THEIRS and not wanted.resume.overwrite_edited:
         return Keep(origin, spared=wanted.names_all)
-    return Caption("again", of_row=text == "same")
+    if text == "same":
+        return Caption("again", known.trace(file).text_hash)
+    theirs = files.read(file)
+    return Caption("again", None if theirs is None else hash_of(theirs))
 
 
 def _without_caption(
@@ -211,7 +214,7 @@ def _without_caption(
     text = files.read(file)
     if text is not None:
         if wanted.names_all and wanted.resume.overwrite_edited:
-            return Caption("again")
+            return Caption("again", hash_of(text))
         return Adopt(text, spared=wanted.names_all)
     if state is not None and not wanted.retried(state):
         return KeepFailure(state.error_kind or "")
@@ -227,8 +230,8 @@ class Batch:
     engine, and counts.
 
     ``failed_before``: files that are pending and have failed in an earlier run. ``replaced``: of
-    those that are pending, the ones whose row holds a caption, with the hash of the text that may
-    be replaced, None where another text lies there, or none. ``refused``: failures of items whose
+    those that are pending, the ones that have a caption in a row or a .txt, with the hash of the
+    text that may be replaced, None where the .txt is gone. ``refused``: failures of items whose
     row holds a caption. ``restored``: items with the caption of their row, whose .txt is to be
     written again. ``failures_kept``: kind and file. ``kept``: captions that stay, by what made
     them; ``num_spared``: captions that --overwrite-edited would replace. ``num_gone``: of the
@@ -472,9 +475,8 @@ class Pending:
                 batch.num_gone += need.cause == "gone"
                 if failed_with is not None:
                     batch.failed_before.add(item.file)
-                if _has_caption(state):
-                    text_hash = self._known.trace(item.file).text_hash
-                    batch.replaced[item.file] = text_hash if need.of_row else None
+                if _has_caption(state) or need.replaces is not None:
+                    batch.replaced[item.file] = need.replaces
 
     def _look_again(self, item: Item, *, keeps_row: bool) -> Refuse | None:
         """Whether an image that was at fault still is."""

@@ -143,16 +143,6 @@ class CaptionFiles:
             return "gone"
         return "same" if hash_of(text) == trace.text_hash else "edited"
 
-    def changed_ns(self, file: str) -> int | None:
-        """When the .txt was last written, by the clock of its file system; None where there is
-        none to be seen. Its own time says less: a copy brings an older one, or one that lies
-        ahead."""
-        try:
-            facts = self._disk.attempt("caption", lambda: os.stat(self.path(file)))
-        except OSError:
-            return None
-        return facts.st_ctime_ns
-
     def inspect(self, file: str) -> Inspected:
         """As `read`, but whatever lies there is described; never waits, as on a FIFO."""
         try:
@@ -288,10 +278,6 @@ class NoCaptionFiles(CaptionFiles):
     def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
         """The row is all there is."""
         return "same"
-
-    def changed_ns(self, file: str) -> int | None:
-        """Never."""
-        return None
 
     def inspect(self, file: str) -> Inspected:
         """Nothing."""

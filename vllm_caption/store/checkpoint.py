@@ -80,7 +80,7 @@ class Checkpoint:
     def take_over(self, path: Path) -> None:
         """Make a part of another manifest, on the same file system, the newest of this one."""
         self.write_part()
-        name = part_name(self._next_part)
+        name = self._free_name()
         self._disk.attempt("file", lambda: os.replace(path, name, dst_dir_fd=self._folder_fd))
         self._disk.attempt("sync", lambda: self._disk.try_once("sync", self._sync_folder, UNSYNCED))
         self._next_part += 1
@@ -124,8 +124,15 @@ class Checkpoint:
         with contextlib.suppress(OSError):
             os.close(self._folder_fd)
 
+    def _free_name(self) -> str:
+        """No part is written over: another machine may write here, where locks do not reach."""
+        with contextlib.suppress(OSError):  # there is none of this name
+            while os.stat(part_name(self._next_part), dir_fd=self._folder_fd):
+                self._next_part += 1
+        return part_name(self._next_part)
+
     def _write(self, tables: Callable[[], Iterable[pa.Table]], schema: pa.Schema = SCHEMA) -> None:
-        name = part_name(self._next_part)
+        name = self._free_name()
 
         def fill(file: BinaryIO) -> None:
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:

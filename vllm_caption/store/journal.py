@@ -53,7 +53,7 @@ class Journal:
     def __init__(self, folder: Path, disk: Disk) -> None:
         self._disk = disk
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._descriptor = disk.attempt("file", lambda: os.open(folder / JOURNAL, flags, 0o644))
+        self._descriptor = disk.attempt("file", lambda: os.open(folder / JOURNAL, flags, 0o666))
         self._encoder = msgspec.json.Encoder()
         self._torn = True
         """Its end may be the beginning of a line: a killed run's, or of a write that failed and

@@ -2,7 +2,7 @@
 
 The lock is the kernel's (flock), so it is free the moment its holder is dead. On a file system that
 has no locks a run goes on without; that it holds the folder is then known on its own machine alone,
-from the process that its owner file names.
+from the process that its owner file names. So it is where somebody has removed the lock file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import os
 import socket
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from vllm_caption.config import Shard
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.layout import LOCK, OWNER, shard_folders, state_folder
 
@@ -40,12 +41,15 @@ class Owner(msgspec.Struct, frozen=True):
     host: str
     pid: int
     since: str
+    process: str = ""
+    """Which of all that have had its number: see `_process`."""
 
     @staticmethod
     def this_process() -> Owner:
         """This process, from now."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        return Owner(socket.gethostname(), os.getpid(), since)
+        pid = os.getpid()
+        return Owner(socket.gethostname(), pid, since, _process(pid))
 
     def in_words(self) -> str:
         """For a sentence."""
@@ -61,22 +65,60 @@ class OutputLock:
     def __init__(self, root: Path, shard: Shard | None = None, disk: Disk | None = None) -> None:
         disk = disk or Disk()
         folder = state_folder(root, shard)
-        self._held: list[int] = []
+        self._disk = disk
+        self._owner = folder / OWNER
+        self._held: list[tuple[int, Path, int]] = []
+        """Descriptors, each with its folder and how it is locked."""
         try:
             if shard is not None:
-                self._held.append(_lock(root, fcntl.LOCK_SH, disk))
-            self._held.append(_lock(folder, fcntl.LOCK_EX, disk))
+                self._hold(root, fcntl.LOCK_SH)
+            self._hold(folder, fcntl.LOCK_EX)
         except BaseException:
-            self.release()
+            self._release()
             raise
         content = msgspec.json.encode(Owner.this_process())
-        without = f"{folder / OWNER} cannot be written, so nobody sees who holds the folder"
-        disk.try_once("inform", lambda: (folder / OWNER).write_bytes(content), without)
+        without = f"{self._owner} cannot be written, so nobody sees who holds the folder"
+        disk.try_once("inform", lambda: self._owner.write_bytes(content), without)
+
+    def _hold(self, folder: Path, how: int) -> None:
+        self._held.append((_lock(folder, how, self._disk), folder, how))
+
+    def check(self) -> None:
+        """Where somebody has removed the lock file, lock the new one. Raises RunStopped where
+        another run has done so before."""
+        for descriptor, folder, how in list(self._held):
+            try:
+                is_ours = _same_file((folder / LOCK).stat(), os.fstat(descriptor))
+            except FileNotFoundError:
+                is_ours = False
+            except OSError:  # it may be there, and the next look shows it
+                continue
+            if not is_ours and not self._hold_again(descriptor, folder, how):
+                raise RunStopped(
+                    f"another run may have begun in {folder}, where the lock file was removed; see"
+                    " to it that one run alone has the folder, and run again"
+                )
+
+    def _hold_again(self, descriptor: int, folder: Path, how: int) -> bool:
+        try:
+            self._hold(folder, how)
+        except (UsageError, OSError):
+            return False
+        self._held.remove((descriptor, folder, how))
+        os.close(descriptor)
+        return True
 
     def release(self) -> None:
         """Let another run in."""
+        owner = _read_owner(self._owner) if self._held else None
+        if owner is not None and owner.pid == os.getpid() and _is_here(owner):
+            with contextlib.suppress(OSError):
+                self._owner.unlink()
+        self._release()
+
+    def _release(self) -> None:
         while self._held:
-            descriptor = self._held.pop()
+            descriptor, *_ = self._held.pop()
             with contextlib.suppress(OSError):  # a child may have inherited the descriptor
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             with contextlib.suppress(OSError):
@@ -87,16 +129,20 @@ def _lock(folder: Path, how: int, disk: Disk) -> int:
     """A descriptor that holds the lock of a folder, if its file system has any. Raises UsageError
     where another process holds it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    descriptor = disk.attempt("start", lambda: os.open(folder / LOCK, flags, 0o644))
+    descriptor = disk.attempt("start", lambda: os.open(folder / LOCK, flags, 0o666))
     try:
-        if not disk.attempt(
-            "lock", lambda: disk.try_once("lock", lambda: _flock(descriptor, how, folder), UNLOCKED)
-        ) and (holder := _living_owner(folder / OWNER)):
+        lock = partial(disk.try_once, "lock", lambda: _flock(descriptor, how, folder), UNLOCKED)
+        disk.attempt("lock", lock)
+        if holder := _living_owner(folder / OWNER):  # no locks here, or its file was removed
             raise UsageError("--output", folder, f"is in use by {holder}; {_REMEDY}")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _flock(descriptor: int, how: int, folder: Path) -> None:
@@ -127,19 +173,15 @@ def find_holder(root: Path) -> str | None:
 
 
 def _find_holder(root: Path) -> str | None:
-    try:
+    with contextlib.suppress(OSError):  # no lock file, or a file system without locks
         descriptor = os.open(root / LOCK, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # free again when it is closed
-    except _HELD:
-        return _describe(root / OWNER)
-    except OSError:  # a file system without locks
-        return _living_owner(root / OWNER)
-    finally:
-        os.close(descriptor)
-    return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # free again when it is closed
+        except _HELD:
+            return _describe(root / OWNER)
+        finally:
+            os.close(descriptor)
+    return _living_owner(root / OWNER)
 
 
 def _describe(owner_path: Path) -> str:
@@ -150,11 +192,15 @@ def _describe(owner_path: Path) -> str:
 def _living_owner(owner_path: Path) -> str | None:
     """Who wrote an owner file, where that process lives on this machine, and is not this one."""
     owner = _read_owner(owner_path)
-    if owner is None or owner.host != socket.gethostname() or owner.pid == os.getpid():
+    if owner is None or owner.pid == os.getpid():
         return None
-    began_s = _began_s(owner.pid)
-    is_same = began_s is not None and began_s <= datetime.fromisoformat(owner.since).timestamp() + 1
-    return owner.in_words() if is_same else None
+    return owner.in_words() if _is_here(owner) else None
+
+
+def _is_here(owner: Owner) -> bool:
+    """Whether this process lives on this machine."""
+    is_here = owner.host == socket.gethostname() and owner.process != ""
+    return is_here and owner.process == _process(owner.pid)
 
 
 def _read_owner(owner_path: Path) -> Owner | None:
@@ -164,12 +210,12 @@ def _read_owner(owner_path: Path) -> Owner | None:
         return None
 
 
-def _began_s(pid: int) -> float | None:
-    """When a process of this machine began, in seconds since 1970; None where there is none. Its
-    number may be that of another one by now."""
+def _process(pid: int) -> str:
+    """Names one process of this machine among all that have had its number, whatever the clock
+    says: when it began, since which start of the machine. Empty where there is none."""
     try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-    up_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+    return f"{boot} {ticks}"

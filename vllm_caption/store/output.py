@@ -6,7 +6,6 @@ Invariant: after every public method the folder is in a state from which a rerun
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +29,6 @@ from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
 from vllm_caption.store.layout import (
     DAMAGED_PARTS,
     DOCUMENTS,
-    LOCK,
     LOGS,
     MANIFEST,
     REWRITING,
@@ -75,7 +73,8 @@ class Output:
             self._disk.attempt("start", make)
             self._lock = OutputLock(root, shard, self._disk)
         except OSError as error:
-            problem = f"cannot be written ({error.strerror})"
+            at = f" at {error.filename}" if error.filename else ""
+            problem = f"cannot be written{at} ({error.strerror})"
             remedy = f"{problem}; choose another folder or fix its permissions"
             raise UsageError("--output", root, remedy) from error
         try:
@@ -86,7 +85,6 @@ class Output:
                 self.files = open_captions(root, naming, self._disk, ask_disk(root))
                 self._identity = FolderIdentity(root)
                 self._checkpoint = self._open_checkpoint(self.root, checkpoint_interval)
-                self._began_ns = self._clock_ns()
                 if shard is None:
                     self._merge_shards()
         except (RunStopped, UsageError):
@@ -104,14 +102,6 @@ class Output:
         checkpoint = Checkpoint(folder, interval, self._reconcile, self._disk)
         self._finish_rewriting(folder, checkpoint)
         return checkpoint
-
-    def _clock_ns(self) -> int | None:
-        """The time of the file system, which may be another machine's."""
-        path = self.root / LOCK
-        with suppress(OSError):
-            os.utime(path)
-            return path.stat().st_mtime_ns
-        return None
 
     def _finish_rewriting(self, folder: Path, checkpoint: Checkpoint) -> None:
         """If a run was killed while it replaced a caption and the new text is there, add its row:
@@ -214,10 +204,11 @@ class Output:
 
     def replace(self, name: str, content: bytes) -> None:
         """Write a file that is replaced every few seconds; if that fails, the next time will do.
-        Raises RunStopped if the folder is not the one it was."""
+        Raises RunStopped if the folder is not the one it was, or another run has taken it."""
         if self._identity.is_another():
             with _stopping():
                 raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
+        self._lock.check()
         self._inform(name, lambda: write_file(self.root / name, content))
 
     def keep(self, name: str, content: bytes) -> None:
@@ -239,12 +230,13 @@ class Output:
             return self.files.read(file)
         return None
 
-    def save_caption(self, row: Row, replaced: int | None = None) -> Row:
+    def save_caption(self, row: Row, replaced: int | None = None, had_caption: bool = False) -> Row:
         """Write a caption, then its row. If somebody wrote a caption there while the item was in
-        flight, theirs stays. Returns the row that is recorded.
+        flight, theirs stays; any text but the one to replace counts, whatever a clock says. Returns
+        the row that is recorded.
 
-        ``replaced``: the hash of the text to replace, if known: if it is still there, nobody wrote
-        anything, whatever has touched the file.
+        ``replaced``: the hash of the text to replace, None if there was none. ``had_caption``: the
+        item's row holds one, whether its .txt is there or not.
 
         Raises ItemError if this caption cannot be written, RunStopped if none can.
         """
@@ -252,12 +244,11 @@ class Output:
         assert caption is not None
         began_s = time.perf_counter()
         with _stopping():
-            changed_ns = self.files.changed_ns(row.file)
-            theirs = self._read_newer(row.file, changed_ns, replaced)
-            if theirs is not None:
-                row = row if theirs == caption else row.of_unknown_origin(theirs)
+            present = self.files.read(row.file)
+            if present is not None and hash_of(present) != replaced:
+                row = row if present == caption else row.of_unknown_origin(present)
             else:
-                if changed_ns is not None:
+                if had_caption or present is not None:
                     self._announce(row)
                 self.files.write(row.file, caption)
             self._checkpoint.append(row)
@@ -269,13 +260,6 @@ class Output:
         content, path = msgspec.json.encode(row), self.root / REWRITING
         without = f"{path} cannot be written, so a kill may leave one new caption with its old row"
         self._disk.try_once("inform", lambda: write_file(path, content), without)
-
-    def _read_newer(self, file: str, changed_ns: int | None, replaced: int | None) -> str | None:
-        """The text of a .txt that somebody wrote since this run began, which writes each once."""
-        if changed_ns is None or self._began_ns is None or changed_ns <= self._began_ns:
-            return None
-        text = self.files.read(file)
-        return None if text is None or hash_of(text) == replaced else text
 
     def restore_caption(self, file: str, caption: str) -> bool:
         """Write the .txt of a row again; False if somebody put one there meanwhile, which stays.
