@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from support.faulty_disk import Fault, faulty_disk, needs_compiler
@@ -30,6 +31,10 @@ from support.job import (
     write_document,
 )
 
+from vllm_caption.errors import ItemError
+from vllm_caption.store import caption_files
+from vllm_caption.store.atomic import write_file
+from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.verdicts import Operation, Verdict, judge
 from vllm_caption.store.layout import is_temporary, parts
@@ -132,6 +137,48 @@ def test_what_the_run_does_without_is_noted_once() -> None:
     assert list(disk.take_notes()) == ["no sync (Invalid argument)."]
     with pytest.raises(OSError, match="Input/output"):
         disk.try_once("sync", failing, "no sync")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EPROTO, errno.EOPNOTSUPP, errno.ENXIO])
+def test_answer_that_nobody_expects_about_one_caption_fails_its_item_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    answer_with(number, monkeypatch, "odd.png")
+    files = CaptionFiles(tmp_path)
+    files.write("a.png", "a")
+    with pytest.raises(ItemError, match=r"output_conflict: its \.txt cannot be written"):
+        files.write("odd.png", "b")
+    files.write("c.png", "c")
+    assert captions(tmp_path) == {"a.png": "a", "c.png": "c"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG])
+def test_disk_that_is_full_is_no_item_s_fault_although_a_file_without_content_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    answer_with(number, monkeypatch, "odd.png")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        CaptionFiles(tmp_path).write("odd.png", "b")
+
+
+def test_output_that_was_removed_is_no_item_s_fault(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    files.write("a.png", "a")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        files.write("b.png", "b")
+
+
+def answer_with(number: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The answer of the disk to the writing of one caption."""
+
+    def write(path: str, *arguments: Any, **options: Any) -> OSError | None:
+        if path.startswith(name):
+            raise OSError(number, os.strerror(number), path)
+        return write_file(path, *arguments, **options)
+
+    monkeypatch.setattr(caption_files, "write_file", write)
 
 
 # --- whole runs --------------------------------------------------------------------------------

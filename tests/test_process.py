@@ -31,6 +31,7 @@ from support.job import (
     write_document,
 )
 
+from vllm_caption import flags as flags_module
 from vllm_caption import process
 from vllm_caption.errors import UsageError
 
@@ -116,8 +117,27 @@ COMMANDS = [
     ("merge --output={}/sharded", 1),
     ("merge --output={}/nowhere", 2),
     ("merge --output={0}/merged {0}/broken", 3),
+    (
+        "export {0}/records.jsonl --jsons={0}/jsons --json-detail={0}/json_detail"
+        " --images-root={0}/raw --output={0}/out",
+        0,
+    ),
+    ("export {}/records.odd", 2),
+    (
+        "export {0}/records.jsonl --jsons={0}/jsons --json-detail={0}/json_detail"
+        " --images-root={0}/raw --output={0}/broken",
+        3,
+    ),
+    ("tune --help", 0),
+    ("tune --redo=nonsense", 2),
+    ("demo --help", 0),
+    ("demo --redo=nonsense", 2),
     ("captionize", 2),
 ]
+
+
+def test_every_command_is_tried_with_closed_streams() -> None:
+    assert {line.split()[0] for line, _ in COMMANDS} - {"captionize"} == set(flags_module.COMMANDS)
 
 
 @pytest.mark.parametrize(("line", "exit_code"), COMMANDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from vllm_caption.demo import MODEL_NAME, SAMPLE_DIR
 from vllm_caption.engines.hardware import runs_on_cpu
 from vllm_caption.errors import EXIT_OK, EXIT_SOME_FAILED
 from vllm_caption.flags import Parser, parse_path
+from vllm_caption.process import say
 from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.layout import all_parts, caption_name
 from vllm_caption.store.naming import naming_of
@@ -45,11 +47,12 @@ def run_demo(arguments: Sequence[str]) -> int:
     outcome = caption(config)
     if outcome.exit_code in (EXIT_OK, EXIT_SOME_FAILED):
         labels = json.loads((SAMPLE_DIR / "labels.json").read_text("utf-8"))
-        print(f"\nSome of the captions in {config.output.resolve()}\n")
-        print("\n".join(compared(config.output, labels, config.prompt)))
+        lines = [f"\nSome of the captions in {config.output.resolve()}\n"]
+        lines += compared(config.output, labels, config.prompt)
         if not outcome.pilot:  # which has made its page
-            print(f"\n{make_page(config.output.absolute())}")
-        print("\n".join(what_next(config.output, config.prompt)), flush=True)
+            lines.append(f"\n{make_page(config.output.absolute())}")
+        lines += what_next(config.output, config.prompt)
+        say("\n".join(lines), sys.stdout)
     return outcome.exit_code
 
 

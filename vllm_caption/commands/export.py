@@ -80,7 +80,8 @@ def _parser() -> Parser:
         prog="vllm-caption export",
         description="Write one record per element of the input: its caption and flags, or its"
         " error, and the columns of the input table. By default the input is that of the last run.",
-        epilog="exit codes: 0 written; 2 usage or configuration; 130 interrupted.",
+        epilog="exit codes: 0 written; 2 usage or configuration; 3 a part of the manifest is"
+        " damaged, or FILE cannot be written; 130 interrupted.",
     )
     text = f"ends in {', '.join(SUFFIXES)}; as {METADATA} in the folder of the images, the library"
     text += ' datasets reads it with them (`load_dataset("imagefolder", data_dir=...)`)'

@@ -22,7 +22,7 @@ from vllm_caption.formatting import printable
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folding import Claims, Folding
-from vllm_caption.store.disk.verdicts import CONFLICTS, DENIALS, OUTAGES, judge
+from vllm_caption.store.disk.verdicts import CONFLICTS, DENIALS, FULL, OUTAGES, judge
 from vllm_caption.store.layout import (
     CAPTION_SUFFIX,
     MANIFEST,
@@ -105,7 +105,7 @@ class CaptionFiles:
         except OSError as error:
             if judge(error.errno, "caption") == "item":  # such a path cannot hold a caption
                 return None
-            if error.errno in DENIALS:
+            if error.errno not in OUTAGES:
                 raise _denied("its .txt cannot be read", error) from error
             raise
         return None if is_blank(text) else text
@@ -178,6 +178,8 @@ class CaptionFiles:
         except OSError as error:
             if refusal := _refusal(error):
                 raise refusal from error
+            if error.errno not in OUTAGES:
+                raise _denied("its .txt cannot be looked at", error) from error
             raise
         if stat.S_ISDIR(mode):
             raise _conflict()
@@ -211,12 +213,12 @@ class CaptionFiles:
         except OSError as error:
             if refusal := _refusal(error):
                 raise refusal from error
-            if error.errno in DENIALS and self._root_takes_files():
+            if error.errno not in FULL | OUTAGES and self._root_takes_files():
                 raise _denied("its .txt cannot be written", error) from error
             raise
 
     def _root_takes_files(self) -> bool:
-        """Whether a denial is about one file or folder, and not about the disk."""
+        """Whether an error is about one file or folder, and not about the disk."""
         name = temporary_caption_name("0" * 40)
         try:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o666, dir_fd=self._root_fd))
@@ -368,6 +370,8 @@ def _refusal(error: OSError) -> ItemError | None:
 
 
 def _denied(what: str, error: OSError) -> ItemError:
-    """A denial that did not pass."""
-    reason = f"{what} ({error.strerror}); give this user the rights to its folder"
-    return ItemError("output_conflict", reason)
+    """A denial that did not pass, or an answer that nobody expects, about one file or folder."""
+    remedy = "give this user the rights to its folder"
+    if error.errno not in DENIALS:
+        remedy = "look at its folder, or choose another --output"
+    return ItemError("output_conflict", f"{what} ({error.strerror}); {remedy}")

@@ -25,6 +25,8 @@ NAMES: Final = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.
 """The file system cannot hold such a name: `:` on exFAT, bytes that are not UTF-8, too long."""
 DENIALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY})
 """On a network drive these pass; where they do not, they are about one file or folder."""
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""Nothing can be written, whatever its name."""
 OUTAGES: Final = frozenset(
     {
         *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO),
