@@ -121,6 +121,20 @@ def test_folder_of_a_version_without_a_record_has_captions_named_by_file(
     assert read_naming(tmp_path) == "file"
 
 
+@pytest.mark.parametrize("close", [True, False])
+@pytest.mark.parametrize("naming", ["file", "stem"])
+def test_naming_whose_record_somebody_has_removed_is_that_of_the_rows(
+    tmp_path: Path, naming: CaptionName, close: bool
+) -> None:
+    output = Output(tmp_path, 10, choose_naming=lambda root: naming)
+    for file in (".png", "x.png"):  # the first one has the same .txt by both
+        output.save_caption(row(file, caption_path=output.files.name(file)))
+    if close:
+        output.close(complete=True)
+    (tmp_path / NAMING).unlink()
+    assert read_naming(tmp_path) == naming
+
+
 @pytest.mark.parametrize("content", ['{"caption_name": "whole"}', '{"x": ' + "[" * 100_000])
 def test_damaged_record_is_named_with_what_to_write_there(tmp_path: Path, content: str) -> None:
     (tmp_path / NAMING).write_text(content)

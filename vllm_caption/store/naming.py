@@ -6,6 +6,7 @@ missing, so it is refused; only where no .txt was written yet (--no-txt) may one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ from vllm_caption.store.layout import (
     numbered_temporary_name,
     state_folders,
 )
+from vllm_caption.store.reader import FolderRows
 
 _BY_FILE: Final = re.compile(
     rf".*\.(png|jpe?g|gif|bmp|webp|tiff?|ico|avif){re.escape(CAPTION_SUFFIX)}", re.IGNORECASE
@@ -44,9 +46,18 @@ def read_naming(root: Path) -> CaptionName | None:
     record is damaged, OSError."""
     if (recorded := _recorded(root)) is not None:
         return recorded
-    # A folder of a version that knew one naming alone.
-    has_rows = all_parts(root) or any(read_journal(f).rows for f in state_folders(root))
-    return "file" if has_rows else None
+    if not all_parts(root) and not any(read_journal(f).rows for f in state_folders(root)):
+        return None
+    # A folder of a version that knew one naming alone, or whose record somebody has removed.
+    return "stem" if _has_rows_by_stem(root) else "file"
+
+
+def _has_rows_by_stem(root: Path) -> bool:
+    with contextlib.suppress(RunStopped, FileNotFoundError):  # whoever needs these rows says so
+        for file, path in FolderRows(root).tuples(("file", "caption_path")):
+            if path is not None and path != caption_name(file):
+                return path == caption_name(file, "stem")
+    return False
 
 
 def _recorded(root: Path) -> CaptionName | None:
