@@ -115,6 +115,15 @@ def test_rows_of_a_killed_run_are_taken_from_its_journal_and_a_torn_line_is_left
     assert journal(tmp_path) == ["c"]
 
 
+def test_rows_survive_a_kill_although_somebody_has_removed_the_journal(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, interval=100)
+    checkpoint.append(row("a"))
+    (tmp_path / "journal.jsonl").unlink()
+    checkpoint.append(row("b"))
+    assert journal(tmp_path) == ["b"]
+    assert set(Checkpoint(tmp_path, interval=100).states()) == {"a", "b"}
+
+
 def test_last_row_of_an_item_counts(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, interval=1)
     checkpoint.append(row("a", status="failed", error_kind="missing_file", caption=None))

@@ -60,6 +60,9 @@ class Checkpoint:
 
     def append(self, row: Row) -> None:
         """Record one row; it survives the death of this process from here on."""
+        if self._journal.was_removed():  # its rows are in memory alone
+            self.write_part()
+            self._journal.open_again()
         self._journal.append(row)
         self._rows.append(row)
         if len(self._rows) >= self._interval:

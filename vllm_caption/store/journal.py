@@ -52,12 +52,34 @@ class Journal:
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self._disk = disk
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._descriptor = disk.attempt("file", lambda: os.open(folder / JOURNAL, flags, 0o666))
+        self._path = folder / JOURNAL
+        self._descriptor = self._open()
         self._encoder = msgspec.json.Encoder()
         self._torn = True
         """Its end may be the beginning of a line: a killed run's, or of a write that failed and
         could not be taken back."""
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return self._disk.attempt("file", lambda: os.open(self._path, flags, 0o666))
+
+    def was_removed(self) -> bool:
+        """Whether somebody has removed the file, so that what it held is nowhere any more."""
+        try:
+            ours = os.fstat(self._descriptor)
+            if ours.st_nlink:
+                return False
+            there = self._path.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:  # writing to it will show
+            return False
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def open_again(self) -> None:
+        """Begin a new file."""
+        self.close()
+        self._descriptor = self._open()
 
     def append(self, row: Row) -> None:
         """Add one row."""
