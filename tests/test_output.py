@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from support.job import as_older_version, rows
+from support.job import as_older_version, captions, rows
 
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.store.caption_files import CaptionFiles
@@ -526,6 +526,25 @@ def test_caption_whose_run_was_killed_before_its_row_gets_its_row_and_is_no_edit
     output.close(complete=True)
     assert rows(tmp_path)["a"]["caption"] == ("old" if edited else "new")
     assert not (tmp_path / ".rewriting.json").exists()
+
+
+def test_caption_that_is_a_link_is_read_through_it_and_replaced_without_its_target(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "target").write_text("of somebody")
+    output = Output(tmp_path / "out", 100)
+    links = {"a": "../target", "b": "../nothing", "c": "c.txt"}
+    for name, target in links.items():
+        (tmp_path / f"out/{name}.txt").symlink_to(target)
+    assert (output.files.read("a"), output.files.read("b")) == ("of somebody", None)
+    with pytest.raises(ItemError, match=r"its \.txt cannot be read .* symbolic links"):
+        output.files.read("c")
+    output.save_caption(row("a", caption="new"), hash_of("of somebody"))
+    output.save_caption(row("b", caption="new"))
+    output.close(complete=True)
+    assert (tmp_path / "target").read_text() == "of somebody"
+    assert captions(tmp_path / "out") == {"a": "new", "b": "new"}
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.timeout(20)

@@ -56,7 +56,7 @@ def _has_rows_by_stem(root: Path) -> bool:
     with contextlib.suppress(RunStopped, FileNotFoundError):  # whoever needs these rows says so
         for file, path in FolderRows(root).tuples(("file", "caption_path")):
             if path is not None and path != caption_name(file):
-                return path == caption_name(file, "stem")
+                return bool(path == caption_name(file, "stem"))
     return False
 
 

@@ -24,6 +24,7 @@ from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folder_identity import FolderIdentity
 from vllm_caption.store.disk.folding import ask_disk
+from vllm_caption.store.disk.verdicts import FULL
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
 from vllm_caption.store.layout import (
@@ -319,7 +320,10 @@ def _stopping() -> Iterator[None]:
         yield
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
+        remedy = "fix the folder"
+        if error.errno in FULL:  # also of names: an inode each
+            remedy = "make room (`df -h`, `df -i`, `quota`)"
         raise RunStopped(
             f"the output cannot be written{where}: {error.strerror};"
-            " what was finished is saved; make room or fix the folder, and run again"
+            f" what was finished is saved; {remedy}, and run again"
         ) from error

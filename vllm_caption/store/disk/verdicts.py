@@ -21,7 +21,7 @@ optional: the run does without; disk: nothing more can be written, so the run st
 
 CONFLICTS: Final = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY})
 """Something else lies where a caption is to be."""
-NAMES: Final = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.ELOOP})
+NAMES: Final = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG})
 """The file system cannot hold such a name: `:` on exFAT, bytes that are not UTF-8, too long."""
 DENIALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY})
 """On a network drive these pass; where they do not, they are about one file or folder."""
