@@ -65,6 +65,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         if isinstance(action.default, bool) or action.default in (None, (), []):
             return action.help
         if isinstance(action.default, tuple):
+            if not all(isinstance(value, str) for value in action.default):
+                return action.help
             return f"{action.help} (default: {','.join(action.default)})"
         return super()._get_help_string(action)
 
