@@ -360,6 +360,9 @@ def test_ctrl_c_finishes_what_is_in_flight_and_leaves_another_run_alone(tmp_path
     assert set(captions(output)) == set(made)
     assert 10 < len(made) < 200
     assert f"not tried {200 - len(made)}" in stdout
+    assert stdout.endswith(
+        "\nInterrupted: run the same command line again to resume; nothing is lost.\n"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -395,8 +395,13 @@ def test_reading_again_gives_the_same_items_and_counts(folders: Folders) -> None
         ([SHAPE, "textelement"], {}, False),
         ([SHAPE, "Text"], {"limit": 1}, False),
         ([SHAPE, "Text"], {"skip_types": ()}, False),
+        (["", ""], {}, False),
+        (["", "Text"], {}, True),
     ],
-    ids=["none-skipped", "one-skipped", "not-read-whole", "nothing-to-skip"],
+    ids=[
+        *("none-skipped", "one-skipped", "not-read-whole", "nothing-to-skip"),
+        *("without-types", "one-without-a-type"),
+    ],
 )
 def test_no_type_was_skipped_is_known_only_of_a_whole_input(
     tmp_path: Path, types: list[str], settings: dict[str, Any], expected: bool

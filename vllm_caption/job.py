@@ -155,6 +155,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
         shard=config.input.shard,
         naming=naming,
         billing=config.billing,
+        interrupted=exit_code == EXIT_INTERRUPTED,
     )
     if pilot and not stopped:
         steps = describe_pilot(

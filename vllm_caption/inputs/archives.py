@@ -29,8 +29,6 @@ _FAULTS: Final = (OSError, tarfile.TarError, EOFError)
 class Archives:
     """Each tar, in the order of their names; an image is named `TAR/MEMBER`."""
 
-    has_types = False
-
     def __init__(self, config: InputConfig, path: Path) -> None:
         self._config = config
         self._path = path

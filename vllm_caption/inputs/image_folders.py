@@ -33,8 +33,6 @@ def is_image_name(name: str) -> bool:
 class ImageFolder:
     """The images below one folder, in the order of their paths."""
 
-    has_types = False
-
     def __init__(self, config: InputConfig, folder: Path) -> None:
         self._folder = os.fspath(folder)
         self._without = frozenset(os.path.realpath(path) for path in config.without)

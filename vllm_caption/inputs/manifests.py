@@ -17,8 +17,6 @@ from vllm_caption.items import SkippedDocument
 class Manifests:
     """Every document of ``--jsons``, sorted by name."""
 
-    has_types = True
-
     def __init__(self, config: InputConfig) -> None:
         self._config = config
 

@@ -75,10 +75,9 @@ class InputReader:
 
     @property
     def no_type_was_skipped(self) -> bool:
-        """The whole input was read, and no element has a type that is to be skipped."""
-        counts = self.counts
-        wanted = self.source.has_types and bool(self._skip_types) and counts.elements > 0
-        return self.complete and wanted and not counts.skipped_elements
+        """The whole input was read, its elements have types, and none that is to be skipped."""
+        wanted = bool(self._skip_types) and any(self.counts.elements_by_type)
+        return self.complete and wanted and not self.counts.skipped_elements
 
     def __contains__(self, file: str) -> bool:
         """Whether the item with this name was read in the last pass."""
@@ -148,7 +147,7 @@ def _cut(value: object) -> object:
 
 
 def no_type_skipped(*skip_types: str) -> str:
-    """The warning if `InputReader.no_type_was_skipped`. It repeats the types it is given."""
+    """The note if `InputReader.no_type_was_skipped`. It repeats the types it is given."""
     given = f" {','.join(skip_types)}" if skip_types else ""
     return (
         f"No element has a type of --skip-types{given}: the input may name its types differently."

@@ -60,9 +60,6 @@ class Group(NamedTuple):
 class Source(Protocol):
     """One kind of input."""
 
-    has_types: bool
-    """Whether its elements have types, some of which may be skipped."""
-
     def check(self) -> None:
         """Raise UsageError, before anything starts, for what cannot be an input of this kind."""
 

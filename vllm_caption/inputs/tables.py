@@ -44,7 +44,6 @@ class Table:
     """The rows of a table, or of all tables in a folder in the order of their names."""
 
     def __init__(self, config: InputConfig, path: Path) -> None:
-        self.has_types = config.type_column is not None
         self._config = config
         self._path = path
         root = config.images_root

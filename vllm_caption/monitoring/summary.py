@@ -50,9 +50,11 @@ def summarise(
     shard: Shard | None = None,
     naming: CaptionName = "file",
     billing: Billing | None = None,
+    interrupted: bool = False,
 ) -> str:
     """Several lines. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
-    lines = [*_documents(read), *_items(stats), *_captions(stats)]
+    is_news = stats.captioned > 0  # a rerun that only looks repeats no advice
+    lines = [*_documents(read, is_news=is_news), *_items(stats), *_captions(stats)]
     if stats.captioned:
         lines += _speed(stats, seconds)
         if billing is not None:
@@ -62,17 +64,20 @@ def summarise(
                 images_per_s=stats.mean_images_per_s,
             )
             lines.append(f"Cost: {costs}")
-    return "\n".join([*lines, *_where(output, state, shard, naming)])
+    lines += _where(output, state, shard, naming)
+    if interrupted:
+        lines.append("Interrupted: run the same command line again to resume; nothing is lost.")
+    return "\n".join(lines)
 
 
-def _documents(read: InputRead) -> Iterator[str]:
+def _documents(read: InputRead, *, is_news: bool) -> Iterator[str]:
     stopped = "" if read.is_complete else " (stopped before the end of the input)"
     yield f"Documents: {read.counts.documents} read, {read.counts.skipped} skipped{stopped}"
     for kind, number in Counter(s.kind for s in read.skipped).most_common():
         first = next(s for s in read.skipped if s.kind == kind)
         example = f"{printable(first.document)}: {first.reason}"
         yield f"  {with_example(kind, number, example)}"
-    if read.unmatched_types:
+    if read.unmatched_types and is_news:
         yield f"  {no_type_skipped(*read.unmatched_types)}"
     if read.unmatched_files:
         yield f"  {no_such_item(read.unmatched_files)}"

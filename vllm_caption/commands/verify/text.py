@@ -14,7 +14,6 @@ from vllm_caption.formatting import (
     section,
     with_example,
 )
-from vllm_caption.inputs.reader import no_type_skipped
 from vllm_caption.store.layout import JOURNAL, MANIFEST
 
 MAX_LINE_CHARS: Final = 160
@@ -51,8 +50,6 @@ def _documents(verdict: Verdict) -> Iterator[str]:
         example = found.entries[0]
         shown = f"{printable(example.file)}: {example.detail}"
         yield INDENT + with_example(found.kind, found.count, shown)
-    if verdict.no_type_was_skipped:
-        yield INDENT + no_type_skipped()
 
 
 def _items(verdict: Verdict) -> Iterator[str]:
