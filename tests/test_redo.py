@@ -83,7 +83,7 @@ def test_redo_that_is_interrupted_goes_on_and_makes_no_caption_twice(
     (tmp_path / "raw/gate").touch()
     result = job(tmp_path, "--redo=all")
     assert in_this_run(result) == 1
-    assert "Going on with --redo all, which run" in result.stderr
+    assert "Resuming --redo all, begun by run" in result.stderr
     assert {file: txt(tmp_path, file).stat().st_mtime_ns for file in files} == stamps
     now = runs_of(tmp_path)
     assert set(now) == {*files, gated}
@@ -100,7 +100,7 @@ def test_redo_that_has_seen_the_whole_input_begins_anew(tmp_path: Path) -> None:
     for _ in range(2):
         result = job(tmp_path, "--redo=all")
         assert in_this_run(result) == 5
-        assert "Going on" not in result.stderr
+        assert "Resuming" not in result.stderr
 
 
 @pytest.mark.parametrize("flags", [["--redo=flagged"], ["--redo-kind=too_long"]])

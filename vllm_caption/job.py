@@ -233,8 +233,7 @@ class _Job:
         )
         if runs:
             self._progress.tell(
-                f"Going on with {progress.what}, which run {runs[0]} began: what it has captioned"
-                " since is kept."
+                f"Resuming {progress.what}, begun by run {runs[0]}: what it has captioned is kept."
             )
         if resume.is_redo:
             self._record_redo(progress)
