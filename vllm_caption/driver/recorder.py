@@ -1,8 +1,8 @@
 """The recorder: leases → requests, answers → decisions → output.
 
-It decides nothing; it carries out what the dispatcher, the caption rules and the search for
-duplicates have decided, and counts it. Invariant: when a method returns, its decision is on disk;
-failures that may be the run's fault wait in memory until the next answers show whose they are.
+It decides nothing: it carries out the decisions of the dispatcher, the caption rules and the search
+for duplicates, and counts them. Invariant: when a method returns, its decision is on disk; only
+failures that may be the run's fault wait in memory, until later answers show who is to blame.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ class Recorder:
         self._same_errors = same_errors
         self._failed_before: set[str] = set()
         self._open: list[tuple[GiveUp[Item], int]] = []
-        """Failures, each with its engine, that are the run's fault if nothing else comes."""
+        """Failures, each with its engine, that are the run's fault unless a good answer comes."""
         self._replaced: dict[str, int | None] = {}
         """Items under way that have a caption: see `Batch`."""
         self._kept: dict[str, tuple[GiveUp[Item], str | None]] = {}
-        """Failures of items whose earlier caption stays, each with that in its .txt."""
+        """Failures of items whose earlier caption stays, each with the text of its .txt."""
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
         self._images_root = public_root(images_root)
         self._images = None if isinstance(images_root, str) else FolderIdentity(images_root)
 
     def take_in(self, batch: Batch) -> None:
-        """A stretch of the input: rows that need no engine, and items that do."""
+        """Record what needs no engine, and queue what does."""
         for row in batch.rows:
             self._output.save_row(row)
             if row.status == "captioned":
@@ -116,7 +116,7 @@ class Recorder:
             self._stats.kept["edited"] += 1
 
     def requests(self, engine: int, window: int) -> tuple[CaptionRequest, ...]:
-        """What this engine should start now; may be nothing."""
+        """The requests that this engine should start now, if any."""
         while leased := self._dispatcher.take(engine, window):
             if requests := tuple(self._requests(engine, leased)):
                 return requests
@@ -135,15 +135,15 @@ class Recorder:
             )
 
     def _resampling(self, rejected: int) -> tuple[float | None, int | None]:
-        """Temperature and seed of a new try after a caption that broke a rule."""
+        """Temperature and seed of a retry after a caption that broke a rule."""
         if not rejected:
             return None, None
         seed = (self._sampling.seed or 0) + rejected
         return max(self._sampling.temperature, 0.2 + 0.2 * rejected), seed
 
     def answered(self, engine: int, answer: Captioned | Failed) -> str | None:
-        """One attempt is over. Returns what is wrong with the engine, where it is at fault. Raises
-        RunStopped where the error is everybody's."""
+        """One attempt has ended. Returns what is wrong with the engine, if it is to blame. Raises
+        RunStopped if every engine gives this error."""
         item = self._dispatcher.held(engine, answer.lease)
         error: AnswerError | None = None
         if isinstance(answer, Captioned):
@@ -183,19 +183,19 @@ class Recorder:
         return fault
 
     def settle_open(self) -> None:
-        """The failures that waited are their items' own fault."""
+        """The failures that waited are the fault of their items."""
         waiting, self._open = self._open, []
         for failure, engine in waiting:
             self.settle(failure, engine)
 
     def _all_gone(self, answer: Failed) -> bool:
-        """A folder is looked at here, an object store by the worker: it may keep one waiting."""
+        """A folder is checked here; an object store by the worker, since it may be slow."""
         if self._images is None:
             return answer.root_gone
         return answer.kind in ABSENT_KINDS and not self._images.still_there()
 
     def image_read(self, engine: int, seen: ImageRead) -> bool:
-        """An image was read; True: it is a twin, and its attempt can be cancelled."""
+        """An image was read. True: it is a twin, and its attempt can be cancelled."""
         item = self._dispatcher.held(engine, seen.lease)
         if item is None:
             return True
@@ -228,14 +228,14 @@ class Recorder:
         self._stats.flags.update(flags)
 
     def settle(self, decision: Decision[Item], engine: int) -> None:
-        """Write what became of an item."""
+        """Write the result of an item."""
         if isinstance(decision, Accept):
             self._save_caption(decision, engine)
         elif isinstance(decision, GiveUp):
             self._fail(decision, engine)
             waited = self._twins.end(decision.item, None)
             if decision.kind in INPUT_KINDS or decision.kind == "timeout":
-                # Its file was at fault, not the pixels they share.
+                # Its file is to blame, not the pixels that they share.
                 self._dispatcher.add(twin.item for twin in waited)
                 return
             reason = f"the same image as {decision.item.file}: {decision.reason}"
@@ -245,7 +245,7 @@ class Recorder:
             self._stats.retried += 1
 
     def finish(self) -> None:
-        """Nothing more will come: what waited in memory is written."""
+        """No more answers will come: write what waits in memory."""
         self.settle_open()
         self._record_kept()
 
@@ -271,7 +271,7 @@ class Recorder:
             self._count(failure)
 
     def _keep(self, failure: GiveUp[Item], caption: str | None) -> None:
-        """The item fails; its caption stays, in its .txt or in its row."""
+        """The item fails, but its earlier caption stays in its .txt or in its row."""
         self._kept[failure.item.file] = failure, caption
         if len(self._kept) == MAX_KEPT:
             self._record_kept()
@@ -295,7 +295,7 @@ class Recorder:
             self._fail(
                 GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result), engine
             )
-            # Its name was at fault, not its pixels: whoever waited is captioned itself.
+            # Its name is to blame, not its pixels: caption those that waited for it.
             left = self._twins.end(accepted.item, None)
             self._dispatcher.add(twin.item for twin in left)
             return

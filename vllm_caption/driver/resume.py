@@ -1,14 +1,14 @@
-"""What is left to do: the input, against what earlier runs have done.
+"""What is left to do: compares the input with the results of earlier runs.
 
-`decide` is the one place where a run, and its plan, find out what an item needs. An item is done
-when it has a caption: a .txt that is not empty, whatever made it. A row that says "captioned" is no
-caption where the .txt is gone, unless no .txt files are written (--no-txt). A failed item is tried
-again; what else is captioned again is the user's choice.
+`decide` alone says what an item needs, for a run as for its plan. An item is done when it has a
+caption: a .txt that is not empty, whatever made it. A "captioned" row whose .txt is gone is not
+done, unless no .txt files are written (--no-txt). Failed items are tried again; the user chooses
+what else is captioned again.
 
-Invariants: what a person wrote is replaced only where the user asks for that in so many words; a
-caption that cannot be placed is refused before an engine sees its image; a rerun over files that
-are still broken starts no engine; the end of the input is always reported, and a failure never
-passes for it.
+Invariants: what a person wrote is replaced only if the user explicitly asks for it; an item whose
+caption cannot be written is refused before an engine sees its image; a rerun over files that are
+still broken starts no engine; the end of the input is always reported, and never confused with a
+failure to read it.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ from vllm_caption.store.rows import ItemState, KnownItems, Row, hash_of
 BATCH_SIZE = 256
 MAX_MISSING = 1000
 MAX_MISSING_REMOTE = 100
-"""Images that are missing, before any other is found, after which the images root must be wrong."""
+"""If so many images are missing before one is found, the images root must be wrong."""
 
 
 # --- one item ------------------------------------------------------------------------------------
 
 Origin = Literal["current", "stale", "edited", "adopted"]
-"""Where a caption that is kept comes from: this run's recipe; another recipe; a person who changed
-its .txt after it was made; somewhere else, without a record of what made it."""
+"""Where a kept caption comes from: this run's recipe; another recipe; a person who changed its .txt
+afterwards; or elsewhere, with no record of what made it."""
 THEIRS: frozenset[Origin] = frozenset({"edited", "adopted"})
 
 
 class Keep(NamedTuple):
-    """Its caption stays. ``spared``: the user asked for all captions, or for this one by its name,
-    but not for the replacement of what people wrote."""
+    """Its caption stays. ``spared``: the user asked for all captions, or named this one, but not to
+    replace what people wrote."""
 
     origin: Origin
     spared: bool = False
 
 
 class KeepFailure(NamedTuple):
-    """It failed before, with this kind, and is not tried now."""
+    """It failed before, with this kind, and is not tried again now."""
 
     kind: str
 
 
 class Adopt(NamedTuple):
-    """The text of its .txt becomes its caption; nothing is recorded of what made it."""
+    """The text of its .txt becomes its caption, with no record of what made it."""
 
     caption: str
     spared: bool = False
 
 
 class Restore(NamedTuple):
-    """Its .txt is gone, and is written again from its row: this run would make the same. Or there
-    never was one (--no-txt), and it is written now."""
+    """Its .txt is gone and is written again from its row, since this run would make the same text;
+    or there never was one (--no-txt)."""
 
 
 class Caption(NamedTuple):
@@ -84,8 +84,8 @@ class Caption(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """It fails: no caption can have its name or its place, or its image is still at fault.
-    ``keeps_row``: its row holds a caption, which stays there."""
+    """It fails: its caption cannot be named or written, or its image is still broken.
+    ``keeps_row``: its row holds a caption, which stays."""
 
     error: ItemError
     keeps_row: bool = False
@@ -97,7 +97,7 @@ KEPT: dict[Origin, Keep] = {
     "edited": Keep("edited"),
     "adopted": Keep("adopted"),
 }
-"""One of these is most of a resumed input, a million times over."""
+"""Shared, since a resumed input needs one of these for almost every item."""
 
 Need = Keep | KeepFailure | Adopt | Restore | Caption | Refuse
 
@@ -111,8 +111,8 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the user wants captioned again. ``recipe_ids``: those of this run's recipe;
-    ``redo_runs``: the runs that have worked on this redo before."""
+    """What the user wants captioned again. ``recipe_ids``: the ids of this run's recipe;
+    ``redo_runs``: earlier runs of this redo."""
 
     resume: ResumeConfig
     recipe_ids: frozenset[str]
@@ -120,11 +120,11 @@ class Wanted:
 
     @property
     def names_all(self) -> bool:
-        """Every item that is read is asked for, whatever its state."""
+        """Whether every item of the input is captioned again, whatever its state."""
         return self.resume.redo == "all" or bool(self.resume.redo_files)
 
     def again(self, state: ItemState) -> bool:
-        """Whether an item is to be captioned again that has this row, with a caption."""
+        """Whether an item with this row, which holds a caption, is captioned again."""
         redo = self.resume.redo
         if self.is_settled(state):
             return False
@@ -135,13 +135,13 @@ class Wanted:
         return self.names_all or (redo == "flagged" and bool(state.flags))
 
     def retried(self, state: ItemState) -> bool:
-        """Whether an item is tried again that has this row, without a caption."""
+        """Whether an item with this row, which holds no caption, is tried again."""
         if self.is_settled(state):
             return False
         return not self.resume.redo_kinds or self._is_of_kinds(state)
 
     def is_settled(self, state: ItemState) -> bool:
-        """This redo has come to this row, and made its caption or failed to."""
+        """Whether this redo made this row: it has captioned the item, or failed to."""
         if state.run_id not in self.redo_runs:
             return False
         return state.recipe_id in self.recipe_ids or state.error_kind is not None
@@ -158,7 +158,7 @@ def decide(file: str, known: KnownItems, files: CaptionFiles, wanted: Wanted) ->
         check_name(file)
         files.check_name(file)
     except ItemError as error:
-        # Its caption may be in its row alone (--no-txt); where it had a .txt, that is another's.
+        # Its caption may be in its row alone (--no-txt); a .txt would be another item's.
         return Refuse(error, _has_caption(state) and not state.has_txt)
     try:
         if state is None or state.status != "captioned":
@@ -182,7 +182,7 @@ def _with_caption(
     again, is_current = wanted.again(state), state.recipe_id in wanted.recipe_ids
     text = files.compare(file, known.trace(file), surely=again)
     if text == "gone":
-        # One that never had a .txt (--no-txt) was not taken away by anybody.
+        # Without a .txt from the beginning (--no-txt), nobody has removed it.
         if (is_current or not state.has_txt) and not again:
             return Restore()
         if state.error_kind is not None and wanted.is_settled(state):
@@ -257,24 +257,24 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Items and entries decided."""
+        """Number of items and entries with a decision."""
         listed = len(self.pending) + len(self.rows) + len(self.restored) + len(self.failures_kept)
         return listed + len(self.refused) + self.num_done
 
 
 @dataclass(frozen=True, slots=True)
 class InputEnded:
-    """There is no more input, or reading it failed."""
+    """The input has ended, or could not be read further."""
 
     failure: CaptionJobError | None
 
 
 class Pass:
-    """One pass over the input: its entries in their order, each item with what it needs.
+    """One pass over the input, in its order: every item with what it needs.
 
-    A pass that takes nothing raises UsageError: at once where the first images are all missing, at
-    its end where there was no item. With ``--redo``, ``--limit`` counts the items for an engine, so
-    that the same line takes the next ones, whatever is refused each time.
+    A pass that finds nothing to caption raises UsageError: at once if the first images are all
+    missing, at its end if there was no item. With ``--redo``, ``--limit`` counts the items for an
+    engine, so that the same command takes the next ones, whatever is refused each time.
     """
 
     def __init__(
@@ -297,9 +297,9 @@ class Pass:
         unusable, num_taken = Unusable(), 0
         max_missing = MAX_MISSING_REMOTE if is_remote(self._images_root) else MAX_MISSING
         unnamed: list[BadEntry] | None = []
-        """Kept back until there is an item: before, the folders may be the wrong ones."""
+        """Held back until there is an item: until then, the folders may be the wrong ones."""
         missing: list[Decided] | None = None if self._wanted.resume.redo_files else []
-        """Kept back while no image has been found; None from then on."""
+        """Held back until an image is found; None from then on."""
         only_missing = True
         for entry in self.reader:
             if isinstance(entry, SkippedDocument):
@@ -339,7 +339,7 @@ class Pass:
         yield from missing or ()
 
     def _looks_for_image(self, found: Decided) -> bool:
-        """Whether an engine is to see the image, and nothing says that it was missing before."""
+        """Whether an engine needs the image, which was not recorded as missing before."""
         state = self._known.get(found.item.file)
         was_missing = state is not None and state.error_kind == "missing_file"
         return isinstance(found.need, Caption) and not was_missing
@@ -365,8 +365,8 @@ class Pending:
         make: RowMaker,
         captions_of: Callable[[Container[str]], Iterable[tuple[str, str]]],
     ) -> None:
-        """``known``: changed by the pass and empty at its end. ``captions_of``: (file, caption) of
-        the given files, from their rows."""
+        """``known`` is changed by the pass and empty at its end. ``captions_of`` gives (file,
+        caption) of files, from their rows."""
         self._pass = Pass(config, known, files, wanted, lambda: _NamesRead(known))
         self.reader = self._pass.reader
         self.skipped: list[SkippedDocument] = []
@@ -376,12 +376,12 @@ class Pending:
         self._make = make
         self._captions_of = captions_of
         self._gone: dict[str, Item] = {}
-        """Items whose .txt is written again from their rows, all in one pass over these."""
+        """Items whose .txt is written again, all in one pass over the rows."""
         self._left = False
 
     def start(self, put: Callable[[Batch | InputEnded], None]) -> None:
-        """Read in a thread, since reading blocks on files. ``put`` is called in the running loop,
-        with every batch and then the end."""
+        """Read in a thread, since reading blocks on files. ``put`` is called in the running loop
+        for every batch, and then with the end."""
         loop = asyncio.get_running_loop()
 
         def send(event: Batch | InputEnded) -> None:
@@ -391,7 +391,7 @@ class Pending:
         threading.Thread(target=self._read, args=(send,), name="input", daemon=True).start()
 
     def leave(self) -> None:
-        """Read no further. The thread ends when it can, and must not be waited for."""
+        """Stop reading. The thread ends when it can; do not wait for it."""
         self._left = True
 
     def _read(self, send: Callable[[Batch | InputEnded], None]) -> None:
@@ -421,7 +421,7 @@ class Pending:
                 batch.rows.append(self._make.bad_entry(entry))
             else:
                 self._take(*entry, batch)
-            # The first pending item goes at once: an engine can start while the rest is read.
+            # The first pending item leaves at once: an engine can start while the rest is read.
             if batch.size >= BATCH_SIZE or (batch.pending and not started):
                 started = started or bool(batch.pending)
                 yield self._counted(batch)
@@ -440,7 +440,7 @@ class Pending:
             if batch.size >= BATCH_SIZE:
                 yield batch
                 batch = Batch()
-        batch.pending.extend(gone.values())  # somebody changed the manifest meanwhile
+        batch.pending.extend(gone.values())  # somebody has changed the manifest
         batch.num_gone = len(batch.pending)
         yield batch
 
@@ -479,7 +479,7 @@ class Pending:
                     batch.replaced[item.file] = need.replaces
 
     def _look_again(self, item: Item, *, keeps_row: bool) -> Refuse | None:
-        """Whether an image that was at fault still is."""
+        """Refuse an image that was broken before and still is."""
         try:
             prepare_image(self._images_root, item.file, self._image)
         except ItemError as error:
@@ -488,8 +488,8 @@ class Pending:
 
 
 class _NamesRead:
-    """The names that were read. Those that have a row are marked there: a second copy of a million
-    names would take 150 MB."""
+    """The names that were read. Those with a row are marked there, since a second copy of a
+    million names would take 150 MB."""
 
     def __init__(self, known: KnownItems) -> None:
         self._known = known
