@@ -1,7 +1,7 @@
-"""The one way to write a file: under a temporary name in the same folder, then renamed.
+"""The only way to write a file: under a temporary name in the same folder, then renamed.
 
-Invariants: under its own name a file is seen whole or not at all, old or new; a write that fails
-leaves no temporary file behind (a death does).
+Invariants: under its own name a file is always complete, old or new; a failed write leaves no
+temporary file behind (a killed process does).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ def write_file(
     sync_content: bool = False,
     sync_name: bool = False,
 ) -> OSError | None:
-    """Write or replace one file. Raises OSError, and what ``content`` raises; returns the answer of
-    a file system that does not know how to sync, which the file is written without.
+    """Write or replace one file. Raises OSError, and whatever ``content`` raises; returns the error
+    of a file system that cannot sync, where the file is written without.
 
-    ``content``: the bytes, or what writes them to the opened file.
+    ``content``: the bytes, or a function that writes them to the opened file.
     ``dir_fd``: an opened folder that ``path`` is relative to: if another file system is mounted
     over it later, the file still goes to the folder that was opened.
-    ``temporary``: the path to write first, where the usual name might be too long, or where two
-    processes may write the same file.
+    ``temporary``: the path to write first, if the usual name might be too long, or if two processes
+    may write the same file.
 
-    A rename is atomic against a death of this process, but a power loss may take the content, the
-    name, or both. Neither is waited for unless the caller has a reason:
-    ``sync_content``: where a file that was lost could not be made again (recipes), or where
-    something that can be is removed next (a part, whose rows then leave the journal).
-    ``sync_name``: where the old files go next (a part, before those that it replaces). Captions ask
-    for neither, since an fsync of each would halve the speed: one syncfs brings them to the disk
-    before their rows leave the journal.
+    A rename is atomic if this process is killed, but a power loss may take the content, the name,
+    or both. Callers wait for the disk only if they have a reason:
+    ``sync_content``: a lost file could not be made again (recipes), or what it could be made from
+    is removed next (the rows of a part leave the journal).
+    ``sync_name``: the old files are removed next (those that a part replaces). Captions need
+    neither, since an fsync of each would halve the speed: one syncfs brings them to the disk before
+    their rows leave the journal.
     """
     if temporary is None:
         folder, name = os.path.split(path)

@@ -47,7 +47,7 @@ Comparison = Literal["same", "edited", "gone", "unreadable"]
 
 
 class Inspected(NamedTuple):
-    """What lies where a caption should be: ``text`` where it is one, ``reason`` where it is gone or
+    """What is at the path of a caption: its ``text``, or the ``reason`` why it is gone or
     unreadable."""
 
     state: State
@@ -57,7 +57,7 @@ class Inspected(NamedTuple):
 
 
 class CaptionFiles:
-    """The .txt files below one output folder. ``file`` is an item's name in the manifests."""
+    """The .txt files below one output folder. ``file`` is the name of an item in the input."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class CaptionFiles:
         folding: Folding | None = None,
         naming: CaptionName = "file",
     ) -> None:
-        """``folding``: what the disk does not tell apart in names; by default, nothing."""
+        """``folding``: differences between names that the disk ignores; by default, none."""
         self._root = os.fspath(root)
         self.naming: CaptionName = naming
         self.claims = Claims(folding or Folding(), naming)
@@ -74,8 +74,8 @@ class CaptionFiles:
         self._made: set[str] = set()
 
     def check_name(self, file: str) -> None:
-        """Raise ItemError when no .txt can be named after ``file``, also because another item has
-        that name on this disk already."""
+        """Raise ItemError if no .txt can be named after ``file``, also because another item already
+        has that name on this disk."""
         if is_reserved(self.claims.key(file)):
             reason = "its caption needs a folder with the name of a file that the job itself writes"
             raise ItemError("output_conflict", reason)
@@ -90,7 +90,7 @@ class CaptionFiles:
         return caption_name(file, self.naming)
 
     def path(self, file: str) -> str:
-        """Where the caption of ``file`` lies."""
+        """The path of the caption of ``file``."""
         return f"{self._root}/{self.name(file)}"
 
     def read(self, file: str) -> str | None:
@@ -144,7 +144,7 @@ class CaptionFiles:
         return "same" if hash_of(text) == trace.text_hash else "edited"
 
     def inspect(self, file: str) -> Inspected:
-        """As `read`, but whatever lies there is described; never waits, as on a FIFO."""
+        """As `read`, but describes whatever is there; never blocks, as on a FIFO."""
         try:
             descriptor = os.open(self.path(file), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError:
@@ -170,7 +170,7 @@ class CaptionFiles:
         return Inspected("empty" if is_blank(text) else "there", text, written_s=facts.st_mtime)
 
     def check_place(self, file: str) -> None:
-        """Raise ItemError when what is on disk leaves no place for this caption."""
+        """Raise ItemError if something on disk is in the way of this caption."""
         try:
             mode = self._disk.attempt("caption", lambda: os.stat(self.path(file)).st_mode)
         except FileNotFoundError:
@@ -185,7 +185,7 @@ class CaptionFiles:
             raise _conflict()
 
     def write(self, file: str, caption: str) -> None:
-        """Put a caption on disk, whole or not at all.
+        """Write a caption, completely or not at all.
 
         Raises ItemError where the path cannot be had, OSError for the disk.
         """
@@ -267,18 +267,18 @@ class CaptionFiles:
 
 
 class NoCaptionFiles(CaptionFiles):
-    """The same where there are none (--no-txt): no name is too long, none is taken, no caption was
+    """The same without .txt files (--no-txt): no name is too long or taken, and no caption is
     edited. No .txt is read, written or missed; an item is done when its row holds a caption."""
 
     def check_name(self, file: str) -> None:
-        """Every name will do."""
+        """Every name is fine."""
 
     def read(self, file: str) -> str | None:
         """Nothing."""
         return None
 
     def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
-        """The row is all there is."""
+        """There is only the row."""
         return "same"
 
     def inspect(self, file: str) -> Inspected:
@@ -305,7 +305,7 @@ def open_captions(
 
 
 def _read_text(path: str) -> str:
-    """Of a regular file; any other might make its reader wait for ever."""
+    """The content of a regular file; any other might block its reader forever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         facts = os.fstat(descriptor)
@@ -322,7 +322,7 @@ def _read_text(path: str) -> str:
 
 
 def _text(descriptor: int, num_bytes: int) -> str:
-    """Of an opened file, as text mode gives it, which would take several times as long."""
+    """The text of an opened file, as text mode would give it, which takes several times as long."""
     chunks = []
     while chunk := os.read(descriptor, num_bytes + 1):
         chunks.append(chunk)
@@ -358,7 +358,7 @@ def _too_long() -> ItemError:
 
 
 def _refusal(error: OSError) -> ItemError | None:
-    """The item's fault, if it is one, rather than the disk's."""
+    """The error as that of the item, if the disk is not to blame."""
     if error.errno in CONFLICTS:
         return _conflict()
     if error.errno == errno.ENAMETOOLONG:

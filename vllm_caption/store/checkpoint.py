@@ -1,12 +1,12 @@
-"""The checkpoint manifest, written: rows go to a journal first, then to Parquet parts of one
+"""Writes the checkpoint manifest: rows go to a journal first, then to Parquet parts of one
 dataset.
 
 Invariants:
 - a row is appended after its .txt is in place, and a part is written after the .txt files of its
-  rows have reached the disk, so a row implies a file, also after a power loss;
+  rows are on the disk, so a row implies a file even after a power loss;
 - the journal holds exactly the rows that no part holds yet (or, after a crash between the two
   steps, rows that are in the newest part too, with equal content);
-- of several rows of one item the last one counts: parts are ordered by their number.
+- the last row of an item counts: parts are ordered by their number.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Checkpoint:
         reconcile: Callable[[Row], Row] = lambda row: row,
         disk: Disk | None = None,
     ) -> None:
-        """``reconcile``: makes a row that a killed run left in its journal agree with its .txt."""
+        """``reconcile`` makes a row that a killed run left in its journal agree with its .txt."""
         self._disk = disk = disk or Disk()
         self.folder = root / MANIFEST
         self._interval = interval
         disk.attempt("start", lambda: self.folder.mkdir(parents=True, exist_ok=True))
-        # Parts are written below an opened folder, as the .txt files are: see `CaptionFiles`.
+        # Parts are written below an opened folder, like the .txt files: see `CaptionFiles`.
         self._folder_fd = disk.attempt(
             "start", lambda: os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         )
@@ -81,7 +81,7 @@ class Checkpoint:
         return self._disk.attempt("file", lambda: read_states(parts(self.folder)))
 
     def take_over(self, path: Path) -> None:
-        """Make a part of another manifest, on the same file system, the newest of this one."""
+        """Move a part of another manifest, on the same file system, into this one as its newest."""
         self.write_part()
         name = self._free_name()
         self._disk.attempt("file", lambda: os.replace(path, name, dst_dir_fd=self._folder_fd))

@@ -1,6 +1,6 @@
-"""The journal: rows that no part of the manifest holds yet, one JSON object on each line.
+"""The journal: rows that no part of the manifest holds yet, one JSON object per line.
 
-Invariant: a row is appended whole or not at all, and survives the death of this process once it is.
+Invariant: a row is appended completely or not at all, and then survives the death of this process.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from vllm_caption.store.rows import Row, fits_table
 
 
 class JournalRows(NamedTuple):
-    """What a journal holds. ``torn``: lines that are no rows, because a kill cut them off, they are
-    being written at this moment, or they are damaged; the .txt of such a row is found without
-    it."""
+    """The content of a journal. ``torn``: lines that are not rows, because a kill cut them off,
+    they are being written now, or they are damaged; the .txt of such a row is found without it."""
 
     rows: list[Row]
     torn: int
 
 
 def read_journal(folder: Path) -> JournalRows:
-    """The journal of an output folder or a shard; empty where there is none."""
+    """The journal of an output folder or a shard; empty if there is none."""
     decoder = msgspec.json.Decoder(Row)
     rows, torn = [], 0
     try:
@@ -101,8 +100,8 @@ class Journal:
             raise
 
     def sync_file_system(self) -> None:
-        """Bring everything written so far on this file system to the disk, captions included: one
-        call per part, where an fsync per caption would halve the speed."""
+        """Flush everything written to this file system so far, captions included: once per part,
+        since an fsync per caption would halve the speed."""
         without = "The file system of --output has no syncfs: a power loss may cost captions"
         self._disk.attempt(
             "sync", lambda: self._disk.try_once("sync", self._sync_file_system, without)

@@ -1,8 +1,8 @@
 """One run at a time per output folder, with a lock that says who holds it.
 
-The lock is the kernel's (flock), so it is free the moment its holder is dead. On a file system that
-has no locks a run goes on without; that it holds the folder is then known on its own machine alone,
-from the process that its owner file names. So it is where somebody has removed the lock file.
+The lock is the kernel's (flock), so it is free as soon as its holder is dead. If the file system
+has no locks, or somebody has removed the lock file, a run works without; then only its own machine
+knows that it holds the folder, by the process that the owner file names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vllm_caption.store.layout import LOCK, OWNER, shard_folders, state_folder
 _PATIENCE_S: Final = 0.2
 """Longer than `find_holder` looks, so that looking never refuses a run."""
 _HELD: Final = (BlockingIOError, PermissionError)
-"""What flock answers where another holds the lock; some file systems give the second one."""
+"""What flock raises if another process holds the lock; the second on some file systems."""
 UNLOCKED: Final = (
     "The file system of --output has no locks, so nothing keeps a second run on another machine out"
     " of this folder: start only one"
@@ -42,7 +42,7 @@ class Owner(msgspec.Struct, frozen=True):
     pid: int
     since: str
     process: str = ""
-    """Which of all that have had its number: see `_process`."""
+    """Tells it from other processes that have had its number: see `_process`."""
 
     @staticmethod
     def this_process() -> Owner:
@@ -57,7 +57,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class OutputLock:
-    """Held from construction to `release`. Raises UsageError that names the present holder.
+    """Held from construction to `release`. Raises UsageError that names the current holder.
 
     A shard holds its own folder exclusively and shares the output folder with other shards.
     """
@@ -84,14 +84,14 @@ class OutputLock:
         self._held.append((_lock(folder, how, self._disk), folder, how))
 
     def check(self) -> None:
-        """Where somebody has removed the lock file, lock the new one. Raises RunStopped where
-        another run has done so before."""
+        """If somebody has removed the lock file, lock the new one. Raises RunStopped if another run
+        has done so first."""
         for descriptor, folder, how in list(self._held):
             try:
                 is_ours = _same_file((folder / LOCK).stat(), os.fstat(descriptor))
             except FileNotFoundError:
                 is_ours = False
-            except OSError:  # it may be there, and the next look shows it
+            except OSError:  # it may be there; the next check shows it
                 continue
             if not is_ours and not self._hold_again(descriptor, folder, how):
                 raise RunStopped(
@@ -109,7 +109,7 @@ class OutputLock:
         return True
 
     def release(self) -> None:
-        """Let another run in."""
+        """Allow another run."""
         owner = _read_owner(self._owner) if self._held else None
         if owner is not None and owner.pid == os.getpid() and _is_here(owner):
             with contextlib.suppress(OSError):
@@ -126,8 +126,8 @@ class OutputLock:
 
 
 def _lock(folder: Path, how: int, disk: Disk) -> int:
-    """A descriptor that holds the lock of a folder, if its file system has any. Raises UsageError
-    where another process holds it."""
+    """A descriptor that holds the lock of a folder, if its file system has locks. Raises UsageError
+    if another process holds it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     descriptor = disk.attempt("start", lambda: os.open(folder / LOCK, flags, 0o666))
     try:
@@ -163,7 +163,7 @@ def _in_use(folder: Path) -> UsageError:
 
 
 def find_holder(root: Path) -> str | None:
-    """Who holds the folder, or one of its shards, at this moment, in words; None when nobody."""
+    """Who holds the folder or one of its shards now, in words; None if nobody does."""
     if holder := _find_holder(root):
         return holder
     for shard, folder in shard_folders(root).items():
@@ -190,7 +190,7 @@ def _describe(owner_path: Path) -> str:
 
 
 def _living_owner(owner_path: Path) -> str | None:
-    """Who wrote an owner file, where that process lives on this machine, and is not this one."""
+    """Who wrote an owner file, if that process is alive on this machine and is not this one."""
     owner = _read_owner(owner_path)
     if owner is None or owner.pid == os.getpid():
         return None
@@ -198,7 +198,7 @@ def _living_owner(owner_path: Path) -> str | None:
 
 
 def _is_here(owner: Owner) -> bool:
-    """Whether this process lives on this machine."""
+    """Whether the owner is alive on this machine."""
     is_here = owner.host == socket.gethostname() and owner.process != ""
     return is_here and owner.process == _process(owner.pid)
 
@@ -211,8 +211,8 @@ def _read_owner(owner_path: Path) -> Owner | None:
 
 
 def _process(pid: int) -> str:
-    """Names one process of this machine among all that have had its number, whatever the clock
-    says: when it began, since which start of the machine. Empty where there is none."""
+    """Identifies a process among all that have had its number, whatever the clock says: when it
+    began, and since which boot. Empty if there is none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

@@ -1,4 +1,4 @@
-"""How the captions of an output folder are named: recorded there once, and the same ever after.
+"""How the captions of an output folder are named: recorded there once, and never changed.
 
 Invariant: a folder has captions of one naming. A run with another one would take every caption for
 missing, so it is refused; only where no .txt was written yet (--no-txt) may one be chosen later.
@@ -42,8 +42,8 @@ class _Naming(msgspec.Struct, frozen=True):
 
 
 def read_naming(root: Path) -> CaptionName | None:
-    """How the captions of a folder are named; None where it has none. Raises RunStopped where the
-    record is damaged, OSError."""
+    """How the captions of a folder are named; None if it has none. Raises OSError, and RunStopped
+    if the record is damaged."""
     if (recorded := _recorded(root)) is not None:
         return recorded
     if not all_parts(root) and not any(read_journal(f).rows for f in state_folders(root)):
@@ -79,8 +79,8 @@ def naming_of(root: Path) -> CaptionName:
 
 
 def naming_of_run(root: Path, asked: CaptionName | None) -> CaptionName:
-    """The naming of a run. Raises UsageError where the folder has captions of another one, or of
-    none that this version recorded."""
+    """The naming of a run. Raises UsageError if the folder has captions of another one, or of
+    one that was never recorded."""
     known = read_naming(root)
     chosen = settle(root, known, asked)
     if known is None and chosen == "stem" and (found := _named_by_file(root)) is not None:
@@ -109,7 +109,7 @@ def settle(root: Path, known: CaptionName | None, asked: CaptionName | None) -> 
 
 
 def record_naming(root: Path, naming: CaptionName, number: int) -> None:
-    """Keep the naming of a folder. ``number``: unique among those that may write it now."""
+    """Record the naming of a folder. ``number``: unique among those that may write it now."""
     if _recorded(root) == naming:
         return
     content = msgspec.json.encode(_Naming(naming)) + b"\n"
@@ -118,6 +118,6 @@ def record_naming(root: Path, naming: CaptionName, number: int) -> None:
 
 
 def _named_by_file(root: Path) -> str | None:
-    """A caption that the folder has of older scripts, named after a whole file."""
+    """A caption of older scripts in the folder, named after a whole file."""
     names = (name for name, is_temporary in CaptionFiles(root).walk() if not is_temporary)
     return next(filter(_BY_FILE.fullmatch, names), None)
