@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ def make_input(folder: Path) -> Path:
     for number in range(NUM_IMAGES):
         path = folder / "raw" / f"{number // 256}" / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(images[number % len(images)])
+        shutil.copyfile(images[number % len(images)], path)
     return folder / "raw"
 
 

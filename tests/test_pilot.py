@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,16 @@ def test_pilot_larger_than_the_input_is_the_input(tmp_path: Path) -> None:
 def test_pilot_of_nothing_is_empty(tmp_path: Path) -> None:
     write_document(tmp_path, "design", ["a.png"], ["TextElement"])
     assert choose_pilot(config(tmp_path), 5).size == 0
+
+
+def test_documents_of_the_chosen_items_are_enough_to_find_them(tmp_path: Path) -> None:
+    files = [f"{number:03}.png" for number in range(300)]
+    for first in range(0, 300, 3):
+        write_document(tmp_path, f"d{first:03}", files[first : first + 3], ["SvgElement"] * 3)
+    pilot = choose_pilot(config(tmp_path), 20)
+    reader = InputReader(replace(pilot.input, documents=pilot.documents))
+    assert sorted(entry.file for entry in reader if isinstance(entry, Item)) == chosen(pilot)
+    assert reader.counts.documents == len(pilot.documents) <= 20
 
 
 def test_limit_bounds_what_is_chosen_from(tmp_path: Path) -> None:

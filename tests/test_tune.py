@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.job import Result, input_flags, make_input, run_here
+from support.report_folder import many_rows, write_folder
 
+from vllm_caption.commands.report.command import make_report
 from vllm_caption.commands.tune import text, trial
 from vllm_caption.commands.tune.ladder import (
     MIN_ITEMS,
@@ -27,7 +29,14 @@ from vllm_caption.commands.tune.ladder import (
     steady_part,
 )
 from vllm_caption.commands.tune.measure import STAGES, measure
-from vllm_caption.commands.tune.record import Figures, Setting, Tuning, read_tuning, tune_folder
+from vllm_caption.commands.tune.record import (
+    Figures,
+    Setting,
+    Tuning,
+    read_tuning,
+    tune_folder,
+    write_tuning,
+)
 from vllm_caption.commands.tune.settings import DOUBLING, Tried, line_of, parse_try
 from vllm_caption.commands.tune.trial import Sample
 from vllm_caption.config import InputConfig, RunConfig
@@ -358,6 +367,22 @@ def test_mistake_in_the_line_itself_is_one_line_and_exit_2(tune: Callable[..., R
     assert result.stderr == "vllm-caption: error: --model demo: is refused by vLLM\n"
 
 
+@pytest.mark.parametrize(
+    ("tried", "message"),
+    [
+        ("max-num-seqs=8,many", "--max-num-seqs: 'many' is not a whole number"),
+        ("blok-size=16", "--blok-size: unknown flag; did you mean --block-size?"),
+    ],
+)
+def test_mistake_in_what_is_tried_is_found_before_anything_starts(
+    tmp_path: Path, tune: Callable[..., Result], tried: str, message: str
+) -> None:
+    result = tune(lambda config: 1.0, f"--try={tried}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "out.tune").exists()
+
+
 def test_nothing_measured_is_exit_3_with_the_reason(tune: Callable[..., Result]) -> None:
     result = tune(lambda config: None)
     assert result.exit_code == 3
@@ -399,6 +424,24 @@ def test_what_was_measured_is_on_disk_before_the_next_setting(
         return 8.0
 
     assert tune(speed).exit_code == 0
+
+
+def test_report_has_a_chart_of_what_was_measured_for_its_folder(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "out", many_rows(10))
+
+    def page() -> str:
+        make_report([root], root / "page.html", 0)
+        return (root / "page.html").read_text("utf-8")
+
+    assert "measured by tune" not in page()
+    settings = [measured(8, 10.5), measured(16, 20.25), measured(32, None)]
+    tuning = Tuning(flag="max-num-seqs", started_at="", num_sampled=9, settings=settings)
+    tune_folder(root).mkdir()
+    write_tuning(tune_folder(root), tuning)
+    assert "Speed of one engine by --max-num-seqs, measured by tune" in page()
+    assert "<title>16: 20.2 images/s</title>" in page()
+    (tune_folder(root) / "tune.json").write_text("damaged")
+    assert "measured by tune" not in page()
 
 
 def test_speed_of_a_sample_that_was_too_small_is_not_to_be_relied_on() -> None:

@@ -46,6 +46,8 @@ def run_tune(arguments: Sequence[str]) -> int:
     config = parse_run([*line, _ONE_ENGINE])
     folder = options.tune_output or tune_folder(config.output)
     tried: Tried = options.tried or DOUBLING
+    for value in tried.values:
+        _config_of(line, tried.flag, value)  # a typing mistake is found before anything starts
     with outliving_the_terminal():
         tuning = _Tune(config, line, tried, options.sample, folder).run()
     for sentence in text.conclusion(tuning, folder):
@@ -53,6 +55,11 @@ def run_tune(arguments: Sequence[str]) -> int:
     if tuning.ended == INTERRUPTED:
         return EXIT_INTERRUPTED
     return EXIT_OK if tuning.fastest is not None else EXIT_STOPPED
+
+
+def _config_of(line: list[str], flag: str, value: str) -> RunConfig:
+    """The run with this value of the flag. Raises UsageError."""
+    return parse_run([*line_of(line, flag, value), _ONE_ENGINE])
 
 
 def _parser() -> Parser:
@@ -146,7 +153,8 @@ class _Tune:
             before = next((s.figures for s in reversed(done) if s.figures is not None), None)
             self._tell(f"Measuring --{self._tried.flag}={value}.")
             try:
-                found = try_out(self._with(value), value, self._sample, output, before)
+                config = _config_of(self._line, self._tried.flag, value)
+                found = try_out(config, value, self._sample, output, before)
             except UsageError as error:
                 if not done and not self._tried.values:
                     raise  # it is the user's own line that is refused
@@ -154,10 +162,6 @@ class _Tune:
             if found is None:
                 return INTERRUPTED
             self._add(found)
-
-    def _with(self, value: str) -> RunConfig:
-        """The run with this value of the flag. Raises UsageError."""
-        return parse_run([*line_of(self._line, self._tried.flag, value), _ONE_ENGINE])
 
     def _add(self, setting: Setting) -> None:
         if not self._tuning.settings:

@@ -15,6 +15,7 @@ from vllm_caption.config import InputConfig, ResumeConfig, RunConfig
 from vllm_caption.driver.pilot import Pilot
 from vllm_caption.engines.memory_errors import shortage
 from vllm_caption.errors import EXIT_INTERRUPTED, UsageError
+from vllm_caption.formatting import tally
 from vllm_caption.job import run_job
 from vllm_caption.monitoring.bottleneck import main_limit
 from vllm_caption.monitoring.samples import FAULTS, read_series
@@ -93,8 +94,12 @@ def _measure_once(config: RunConfig, value: str) -> Setting | None:
         gpus_per_engine=config.engine.gpus_per_engine,
     )
     if figures is None:
-        number = outcome.stats.captioned
-        problem = f"too few items: {number:,} were captioned, {min_items(num_seqs):,} are needed"
+        stats = outcome.stats
+        failed = f", failed: {tally(stats.failures)}" if stats.failures else ""
+        problem = (
+            f"too few items: {min_items(num_seqs):,} are needed, {stats.captioned:,} were captioned"
+            f"{failed}"
+        )
         return Setting(value, output, problem=problem)
     return Setting(value, output, figures)
 
