@@ -11,6 +11,7 @@ import pytest
 from vllm_caption.commands.status.layout import draw
 from vllm_caption.commands.status.overview import Views, overview
 from vllm_caption.config import Shard
+from vllm_caption.cost import Costs
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem
 from vllm_caption.monitoring.status import RunStatus, State, View
 
@@ -147,6 +148,31 @@ def test_run_that_is_silent_is_said_to_be() -> None:
 def test_run_without_a_failure_says_none() -> None:
     lines = screen({None: view(failures={}, last_failures=[], failed=0)})
     assert "Failures   none" in lines
+
+
+def test_cost_follows_from_the_price_of_the_run_or_of_the_viewer() -> None:
+    a_day = {"started_at": "2026-11-29T10:53:00+00:00", "images_per_s_of_run": 8.0}
+    (line,) = (
+        line
+        for line in screen({None: view(gpu_hour_price=2.5, gpus_per_engine=2, **a_day)}, height=40)
+        if line.startswith("Cost")
+    )
+    assert line == (
+        "Cost       960.00 so far, about 805.40 for what is left, 1,388.89 per million c…"
+    )
+    views: Views = {Shard(n, 2): view(**a_day) for n in (1, 2)}
+    assert overview(views).costs is None
+    assert overview(views, 1.0).costs == Costs(
+        done=pytest.approx(2 * 8 * 24),
+        left=pytest.approx(1_159_776 / 3600),
+        per_million=pytest.approx(1e6 / 3600),
+    )
+
+
+def test_run_that_has_ended_has_cost_what_it_has() -> None:
+    times = {"started_at": "2026-11-30T08:53:00+00:00", "updated_at": "2026-11-30T10:53:00+00:00"}
+    views: Views = {None: view("stopped", gpu_hour_price=2.5, **times)}
+    assert overview(views).costs == Costs(done=pytest.approx(40.0))
 
 
 # --- shards --------------------------------------------------------------------------------------

@@ -200,6 +200,7 @@ class _Job:
         num_engines = config.engine.data_parallel_size
         self.stats = RunStats([EngineFigures(number) for number in range(num_engines)])
         self.stats.gpus_per_engine = config.engine.gpus_per_engine
+        self.stats.gpu_hour_price = config.gpu_hour_price
         self._dispatcher = Dispatcher[Item](
             num_engines,
             max_retries=config.max_retries,

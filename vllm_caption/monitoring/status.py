@@ -46,6 +46,7 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     engines: list[EngineFigures]
     started_at: str = ""
     gpus_per_engine: int = 1
+    gpu_hour_price: float | None = None
     host: HostFigures | None = None
     warnings: list[str] = msgspec.field(default_factory=list)
     reason: str = ""
@@ -86,6 +87,7 @@ def make_status(
         pid=os.getpid(),
         started_at=stats.started_at,
         gpus_per_engine=stats.gpus_per_engine,
+        gpu_hour_price=stats.gpu_hour_price,
         updated_at=at,
         failures=dict(stats.failures),
         engines=stats.engine_figures(now_s),

@@ -16,7 +16,7 @@ from vllm_caption.commands.status.shards import look_at
 from vllm_caption.commands.status.states import EXIT_CODES_IN_WORDS, exit_code
 from vllm_caption.commands.status.text import as_json, describe_all, one_line
 from vllm_caption.errors import EXIT_INTERRUPTED
-from vllm_caption.flags import Parser, add_output_folder
+from vllm_caption.flags import Parser, above_zero, add_output_folder
 
 EVERY_S: Final = 2.0
 
@@ -33,29 +33,38 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", help="as JSON; with --watch one line each time"
     )
+    parser.add_argument(
+        "--gpu-hour-price",
+        type=above_zero,
+        metavar="PRICE",
+        help="show costs at this price of a GPU for an hour (default: that of the run)",
+    )
     options = parser.parse_args(arguments)
+    price: float | None = options.gpu_hour_price
     stream = stream or sys.stdout
     try:
         views = look_at(options.output)
         if options.watch:
-            views = _watch(options.output, views, stream, in_json=options.json)
+            views = _watch(options.output, views, stream, in_json=options.json, price=price)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if options.json:
         text = as_json(views, indent=not options.watch)
     else:
-        text = describe_all(views, datetime.now().astimezone())
+        text = describe_all(views, datetime.now().astimezone(), price)
     print(text, file=stream, flush=True)
     return exit_code(view.state for view in views.values())
 
 
-def _watch(root: Path, views: Views, stream: TextIO, *, in_json: bool) -> Views:
+def _watch(
+    root: Path, views: Views, stream: TextIO, *, in_json: bool, price: float | None
+) -> Views:
     """Show the state every two seconds; returns the last one, once no run holds the folder."""
     with ExitStack() as shown:
         if not in_json and stream.isatty() and os.environ.get("TERM") != "dumb":
             from vllm_caption.commands.status.screen import Screen  # rich takes a moment
 
-            show = shown.enter_context(Screen(root, stream)).show
+            show = shown.enter_context(Screen(root, stream, price)).show
         else:
 
             def show(views: Views) -> None:

@@ -74,6 +74,8 @@ def _progress(seen: Overview, now: datetime, width: int, blocks: str) -> Iterato
     )
     if seen.is_running:
         yield from _speed(seen, now)
+    if seen.costs:
+        yield Text(section("Cost", str(seen.costs)))
 
 
 def _speed(seen: Overview, now: datetime) -> Iterator[Text]:

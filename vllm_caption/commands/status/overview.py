@@ -4,13 +4,15 @@ Pure: from views to the figures that a screen shows."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from operator import attrgetter
 
 import msgspec
 
 from vllm_caption.commands.status.states import EXIT_CODES, in_words
 from vllm_caption.config import Shard
+from vllm_caption.cost import Billing, Costs
 from vllm_caption.formatting import tally
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem
 from vllm_caption.monitoring.status import RunStatus, State, View
@@ -48,6 +50,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     last_failures: list[LastItem]
     last_captions: list[LastItem]
     warnings: list[str]
+    costs: Costs | None
+    """None where no price is known."""
 
     @property
     def finished(self) -> int:
@@ -55,8 +59,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         return self.captioned + self.done_before + self.failed
 
 
-def overview(views: Views) -> Overview:
-    """All of them as one. ``views`` is not empty."""
+def overview(views: Views, gpu_hour_price: float | None = None) -> Overview:
+    """All of them as one. ``views`` is not empty; ``gpu_hour_price``: in place of the runs' own."""
     seen = list(views.values())
     statuses = [view.status for view in seen]
     running = [view.status for view in seen if view.state == "running"]
@@ -87,7 +91,36 @@ def overview(views: Views) -> Overview:
         last_failures=_last(statuses, "last_failures"),
         last_captions=_last(statuses, "last_captions"),
         warnings=[warning for status in running for warning in status.warnings],
+        costs=_costs(seen, gpu_hour_price),
     )
+
+
+def _costs(views: Sequence[View], price: float | None) -> Costs | None:
+    statuses = [view.status for view in views]
+    price = price or next((s.gpu_hour_price for s in statuses if s.gpu_hour_price), None)
+    if price is None:
+        return None
+    running = [view.status for view in views if view.state == "running"]
+    scanning = any(status.scanning for status in running)
+    billing = Billing(price, sum(map(_num_gpus, running)))
+    return billing.costs(
+        gpu_s=sum(_num_gpus(status) * _seconds(status) for status in statuses),
+        num_left=0 if scanning else sum(max(s.total - s.finished, 0) for s in running),
+        images_per_s=sum(status.images_per_s_of_run for status in running),
+    )
+
+
+def _num_gpus(status: RunStatus) -> int:
+    return len(status.engines) * status.gpus_per_engine
+
+
+def _seconds(status: RunStatus) -> float:
+    """From the start of a run to its last words."""
+    try:
+        began, at = map(datetime.fromisoformat, (status.started_at, status.updated_at))
+        return max((at - began).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # a file that was edited
+        return 0.0
 
 
 def _in_words(views: Views) -> str:

@@ -18,7 +18,8 @@ from vllm_caption.monitoring.live.line import ASCII_BLOCKS, BLOCKS
 class Screen(AbstractContextManager["Screen"]):
     """Shows one overview after another."""
 
-    def __init__(self, root: Path, stream: TextIO) -> None:
+    def __init__(self, root: Path, stream: TextIO, gpu_hour_price: float | None = None) -> None:
+        self._gpu_hour_price = gpu_hour_price
         self._title = str(root.absolute())
         self._console = Console(file=stream, highlight=False)
         self._live = Live(console=self._console, screen=True, auto_refresh=False)
@@ -35,5 +36,6 @@ class Screen(AbstractContextManager["Screen"]):
         width, height = self._console.size
         blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
         now = datetime.now().astimezone()
-        lines = draw(overview(views), self._title, now, width, height, blocks)
+        seen = overview(views, self._gpu_hour_price)
+        lines = draw(seen, self._title, now, width, height, blocks)
         self._live.update(Group(*lines), refresh=True)

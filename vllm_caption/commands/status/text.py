@@ -14,12 +14,16 @@ from vllm_caption.monitoring.figures import EngineFigures, measured, time_to_go
 from vllm_caption.monitoring.status import RunStatus, View
 
 
-def describe_all(views: Views, now: datetime) -> str:
+def describe_all(views: Views, now: datetime, gpu_hour_price: float | None = None) -> str:
     """The state on a few lines: one for each engine, or one for each shard."""
     if None in views:
-        return describe(views[None], now)
-    lines = (f"Shard {shard}: {view.one_line(now)}" for shard, view in views.items())
-    return "\n".join((*lines, _sum(views)))
+        lines = [describe(views[None], now)]
+    else:
+        lines = [f"Shard {shard}: {view.one_line(now)}" for shard, view in views.items()]
+        lines.append(_sum(views))
+    if costs := overview(views, gpu_hour_price).costs:
+        lines.append(section("Cost", str(costs)))
+    return "\n".join(lines)
 
 
 def one_line(views: Views) -> str:
