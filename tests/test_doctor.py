@@ -17,7 +17,7 @@ from vllm_caption.commands import doctor
 from vllm_caption.demo import MODEL_DIR
 from vllm_caption.engines import hardware, machine_check, model_folder
 from vllm_caption.engines.hardware import INSTALL_HINT
-from vllm_caption.engines.weights import Weights
+from vllm_caption.engines.weights import Weights, num_attention_heads
 from vllm_caption.errors import UsageError
 from vllm_caption.store.lock import OutputLock
 
@@ -60,6 +60,40 @@ def test_a_model_that_was_only_partly_downloaded(tmp_path: Path) -> None:
     assert told.startswith(
         f"PROBLEM  --model {model}/model.safetensors: is cut short: 1,000,000 of"
     )
+
+
+def test_attention_heads_that_the_gpus_of_an_engine_cannot_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [f"--output={tmp_path / 'out'}", "--tensor-parallel-size=3", "--data-parallel-size=1"]
+    expected = (
+        "PROBLEM  --tensor-parallel-size 3: the model's 4 attention heads cannot be shared out"
+        " evenly among 3 GPUs; use one of 1, 2, 4"
+    )
+    assert the_problem("--model=demo", *flags) == expected
+    cached(tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert the_problem("--model=someone/shapes", *flags) == expected
+    assert lines("--model=demo", *flags, "--hf-overrides={}")[0] == 0
+    assert lines("--model=demo", *flags, "--tensor-parallel-size=2")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "heads"),
+    [
+        ({"num_attention_heads": 28, "vision_config": {"num_attention_heads": 16}}, 28),
+        ({"num_attention_heads": 28, "text_config": {"num_attention_heads": 12}}, 12),
+        ({"num_attention_heads": 28, "text_config": {}}, None),
+        ({"text_config": "x"}, None),
+        ({"num_attention_heads": "many"}, None),
+        ([], None),
+    ],
+)
+def test_attention_heads_are_those_of_the_language_model_or_unknown(
+    tmp_path: Path, config: object, heads: int | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert num_attention_heads(tmp_path) == heads
 
 
 def test_a_name_that_cannot_be_had_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +299,13 @@ def test_an_output_folder_that_another_run_holds(tmp_path: Path) -> None:
     finally:
         lock.release()
     assert told.startswith(f"PROBLEM  --output {tmp_path}: is in use by process ")
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/sys/kernel/x/y"])
+def test_an_output_where_the_kernel_takes_no_files(folder: str) -> None:
+    above = "/proc" if folder == "/proc/x" else "/sys/kernel"
+    told = the_problem("--model=demo", f"--output={folder}")
+    assert told.endswith(f"{folder}: nothing can be written in {above}; choose another")
 
 
 def test_an_output_that_is_a_file(tmp_path: Path) -> None:

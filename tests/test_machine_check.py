@@ -340,6 +340,19 @@ def test_memory_that_others_hold_is_named_with_its_holder_and_may_be_free_soon(
     assert found.passing
 
 
+@pytest.mark.parametrize(
+    ("used_gib", "named"),
+    [((1, 79, 1, 1), "GPU 1: "), ((1, 50, 1, 50), "GPU 1, 3: "), ((60, 60), "GPU 0, 1, 2, 3: ")],
+)
+def test_of_an_engines_gpus_those_that_others_hold_are_named_with_their_holders(
+    monkeypatch: pytest.MonkeyPatch, used_gib: tuple[int, ...], named: str
+) -> None:
+    PretendGpus(4, used_gib=used_gib, processes=[(0, 1, 1), (1, 2, 49)]).install(monkeypatch)
+    found = problem(config(tensor_parallel_size=4))
+    assert_says(found, f"^{named}", "process 2 ")
+    assert ("process 1 " in found.text) == ("0" in named)
+
+
 def test_less_than_vllm_asks_for_is_told_with_the_share_that_is_there(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:

@@ -59,15 +59,25 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.gpu",
-        description="What to run first on a machine with a GPU. Flags after -- go to every engine.",
+        usage="%(prog)s [options] [-- FLAG ...]",
+        description="The first thing to run on a machine with a GPU: checks that the job works"
+        " there and measures its speed. Flags of vLLM after -- go to every engine.",
+        epilog="exit codes: 0 every step ran and was good; 1 a step was not, or was left out. Run"
+        " it again to continue with the steps that have no result yet.",
     )
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "gpu")
-    parser.add_argument("--budget", type=float, default=520, help="seconds for everything")
-    parser.add_argument("--only", help="these steps alone, separated by commas, also once more")
-    text = "default: the job's default model, or its shape without weights"
+    text = "where results.json, logs and outputs go (default: build/gpu in the checkout)"
+    parser.add_argument("--folder", type=Path, metavar="DIR", default=ROOT / "build/gpu", help=text)
+    text = "time for all steps together; steps that do not fit are left out"
+    text += " (default: %(default)s)"
+    parser.add_argument("--budget", type=float, metavar="SECONDS", default=520, help=text)
+    text = "run only these steps, separated by commas, even if they have results"
+    parser.add_argument("--only", metavar="STEPS", help=text)
+    text = "name or folder of a model (default: the job's default model; where this machine"
+    text += " has not all of its files, its shape with random weights)"
     parser.add_argument("--model", help=text)
-    text = "factor on the limit of each step, for a slow machine"
-    parser.add_argument("--patience", type=float, default=1, help=text)
+    text = "multiply the time limit of each step by this, on a slow machine"
+    text += " (default: %(default)s)"
+    parser.add_argument("--patience", type=float, metavar="FACTOR", default=1.0, help=text)
     parser.add_argument("engine_flags", nargs="*", help=argparse.SUPPRESS)
     return parser
 

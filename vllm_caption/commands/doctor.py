@@ -20,7 +20,7 @@ from vllm_caption.commands.json_file import check_json_file, encode_json, write_
 from vllm_caption.commands.plan.output import room
 from vllm_caption.commands.run import complete_config
 from vllm_caption.config import EngineConfig, RunConfig
-from vllm_caption.engine_flags import given_flags
+from vllm_caption.engine_flags import CONFIG_FILE, given_flags
 from vllm_caption.engines.executors.choice import local_gpus
 from vllm_caption.engines.hardware import INSTALL_HINT, platform
 from vllm_caption.engines.machine_check import (
@@ -38,7 +38,7 @@ from vllm_caption.engines.model_folder import (
     needs_weights,
     resolve_model,
 )
-from vllm_caption.engines.weights import Weights, read_weights
+from vllm_caption.engines.weights import Weights, num_attention_heads, read_weights
 from vllm_caption.errors import EXIT_OK, EXIT_USAGE, UsageError
 from vllm_caption.flags import Parser, parse_known, parse_path, run_parser
 from vllm_caption.formatting import byte_size, counted
@@ -53,6 +53,11 @@ HOST_BYTES_PER_ENGINE: Final = 2 * GIB
 """Memory of the machine that the processes of one small engine share out among them (measured on
 vLLM's CPU build)."""
 LITTLE_DISK: Final = GIB
+KERNEL_FOLDERS: Final = ("/proc", "/sys")
+OTHER_CONFIG: Final = frozenset({CONFIG_FILE, "hf_config_path", "config_format", "hf_overrides"})
+"""Flags with which a model's config.json may not be what counts."""
+MOST_GPUS: Final = 16
+"""Of one engine, that are suggested."""
 _SIGNS: Final = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
@@ -121,6 +126,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield _problem(error, f"--model {engine.model}")
     else:
         yield from _check_model(engine, weights)
+        yield from _check_heads(engine)
     if engine.executor == "local":
         yield from _tried(lambda: check_machine(engine, gpus, weights))
     else:
@@ -209,6 +215,24 @@ def _check_model(engine: EngineConfig, weights: Weights | None) -> Iterator[Chec
         yield Check(subject, "problem", f"{text}; check the name, the network and HF_TOKEN")
 
 
+def _check_heads(engine: EngineConfig) -> Iterator[Check]:
+    """vLLM gives each GPU of an engine the same number of attention heads."""
+    size, given = engine.tensor_parallel_size, given_flags(engine.engine_args)
+    if size == 1 or not given.isdisjoint(OTHER_CONFIG):
+        return
+    model = resolve_model(engine.model)
+    is_here = os.path.isdir(model)  # noqa: PTH112 (never raises)
+    folder = Path(model) if is_here else None
+    if folder is None and is_on_hub(model):
+        folder = cached_folder(model, engine.engine_args)
+    heads = num_attention_heads(folder) if folder else None
+    if heads is not None and heads % size:
+        sizes = [n for n in range(1, min(heads, MOST_GPUS) + 1) if heads % n == 0]
+        text = f"the model's {heads} attention heads cannot be shared out evenly among {size} GPUs"
+        text += f"; use one of {', '.join(map(str, sizes))}"
+        yield Check(f"--tensor-parallel-size {size}", "problem", text)
+
+
 def _is_whole(folder: Path) -> bool:
     try:
         return read_weights(folder) is not None
@@ -240,6 +264,13 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
         yield Check("memory", "ok", text)
 
 
+def _is_kernels(folder: Path) -> bool:
+    """Whether a folder is in one of the kernel's own file systems, where even root, whom `access`
+    grants everything, creates no file."""
+    mounted = filter(Path.is_mount, map(Path, KERNEL_FOLDERS))
+    return folder.stat().st_dev in {path.stat().st_dev for path in mounted}
+
+
 def _check_output(output: Path) -> list[Check]:
     """Whether a run may write there, and whether there is room."""
     above = (output.absolute(), *output.absolute().parents)
@@ -248,7 +279,7 @@ def _check_output(output: Path) -> list[Check]:
     if not os.path.isdir(folder):  # noqa: PTH112 (never raises)
         link = " but a link to none" if folder.is_symlink() else ""
         return [Check(subject, "problem", f"{folder} is not a folder{link}; choose another")]
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK) or _is_kernels(folder):
         return [Check(subject, "problem", f"nothing can be written in {folder}; choose another")]
     if folder == output.absolute() and (holder := find_holder(output)):
         text = f"is in use by {holder}; wait for it, stop it, or choose another folder"

@@ -401,8 +401,6 @@ def _judge_memory(
     known = weights is not None and UNCOUNTED.isdisjoint(given_flags(config.engine_args))
     all_here = flags.get("load_format") != OUTSIDE and CONFIG_FILE not in flags
     needed = weight_bytes(weights, config) if weights is not None and known else None
-    holders = [holder for gpu in gpus for holder in gpu.holders]
-    held = f", held by {_holders(holders)}" if holders else ""
     where = "" if config.gpus_per_engine == 1 else f" on each of an engine's {len(gpus)} GPUs"
     if needed is not None and needed + WORKING_BYTES > budget.wanted:
         has = f"{gpus[0].product} has: {byte_size(budget.total)}"
@@ -415,21 +413,30 @@ def _judge_memory(
         )
         yield Check(f"--model {config.model}", "problem", text)
     elif needed is not None and needed + WORKING_BYTES > budget.free:
+        subject, held = _in_use(gpus, needed + WORKING_BYTES)
         text = (
             f"{byte_size(budget.free)} of {byte_size(budget.total)} are free{held}, and the weights"
             f" of --model {config.model} take {byte_size(needed)}{where}; end what holds the"
             f" memory, or {_LEAVE_OUT}"
         )
-        yield Check(_name(gpus[0]), "problem", text, passing=True)
+        yield Check(subject, "problem", text, passing=True)
     elif budget.free < budget.asked and all_here:
         fits = int(100 * (budget.free - WORKING_BYTES) / budget.total) / 100
         is_enough = (needed or 0) + WORKING_BYTES <= fits * budget.total
+        subject, held = _in_use(gpus, budget.asked)
         text = (
             f"{byte_size(budget.free)} of {byte_size(budget.total)} are free{held}, and an engine"
             f" asks for {byte_size(budget.asked)}; end what holds the memory, or "
             + (f"use --gpu-memory-utilization {fits:.2f}" if is_enough else _LEAVE_OUT)
         )
-        yield Check(_name(gpus[0]), "problem", text, passing=True)
+        yield Check(subject, "problem", text, passing=True)
+
+
+def _in_use(gpus: Sequence[Gpu], wanted: int) -> tuple[str, str]:
+    """Those of an engine's GPUs that have less memory free, and who holds it, as text."""
+    short = [gpu for gpu in gpus if gpu.free_bytes is not None and gpu.free_bytes < wanted]
+    holders = [holder for gpu in short for holder in gpu.holders]
+    return _joined([*map(_name, short)]), f", held by {_holders(holders)}" if holders else ""
 
 
 def weight_bytes(weights: Weights, config: EngineConfig) -> int:

@@ -200,6 +200,14 @@ def check_config(path: Path) -> None:
         raise UsageError("--model", path, f"is damaged; {_DOWNLOAD}") from None
 
 
+def num_attention_heads(folder: Path) -> int | None:
+    """Of the language model in a folder; None where its config.json does not say."""
+    config = _read_config(folder)
+    text = config.get("text_config", config)
+    heads = text.get("num_attention_heads") if isinstance(text, dict) else None
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json; empty where it cannot be read."""
     try:
