@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -24,7 +24,6 @@ from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folder_identity import FolderIdentity
 from vllm_caption.store.disk.folding import ask_disk
-from vllm_caption.store.disk.verdicts import FULL
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
 from vllm_caption.store.layout import (
@@ -45,6 +44,12 @@ from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recip
 from vllm_caption.store.rows import KnownItems, Row, hash_of
 
 T = TypeVar("T")
+_REMEDIES: Final = {
+    errno.ENOSPC: "make room (`df -h`, and `df -i` for inodes)",
+    errno.EDQUOT: "make room (`quota`)",
+    errno.EFBIG: "raise the limit of a file's size (`ulimit -f`)",
+    errno.EROFS: "mount it for writing",
+}
 
 
 class Output:
@@ -320,9 +325,7 @@ def _stopping() -> Iterator[None]:
         yield
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
-        remedy = "fix the folder"
-        if error.errno in FULL:  # also of names: an inode each
-            remedy = "make room (`df -h`, `df -i`, `quota`)"
+        remedy = _REMEDIES.get(error.errno or 0, "fix the folder")
         raise RunStopped(
             f"the output cannot be written{where}: {error.strerror};"
             f" what was finished is saved; {remedy}, and run again"
