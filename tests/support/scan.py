@@ -20,7 +20,7 @@ from vllm_caption.driver.row_maker import RowMaker
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.output import Output
 from vllm_caption.store.recipe import make_recipe
-from vllm_caption.store.rows import Row
+from vllm_caption.store.rows import Row, hash_of
 
 RECIPE = make_recipe(EngineConfig(), load_prompt("shape-brief"), SamplingConfig(), ImageConfig())
 
@@ -42,7 +42,8 @@ def leave(folder: Path, *rows: Row) -> None:
         if row.caption is None:
             output.save_row(row)
         else:
-            output.save_caption(row)
+            present = output.files.read(row.file)
+            output.save_caption(row, None if present is None else hash_of(present))
     output.close(complete=False)
 
 
