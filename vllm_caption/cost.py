@@ -52,5 +52,5 @@ class Billing:
 
 
 def money(cost: float) -> str:
-    """As 1,234.50, or 0.012."""
-    return f"{cost:,.2f}" if cost >= 0.1 or not cost else f"{cost:.2g}"
+    """As 1,234.50, or 0.0012."""
+    return f"{cost:,.2f}" if cost >= 0.1 else f"{cost:.4f}"

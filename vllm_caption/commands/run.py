@@ -72,16 +72,17 @@ def caption(config: RunConfig) -> Outcome:
         outcome = run_job(config)
     if outcome.pilot:
         with contextlib.suppress(OSError, ValueError):  # the output pipe was closed; all is saved
-            print(f"  {make_page(config.output)}", flush=True)
+            print(f"  {make_page(config.output, config.gpu_hour_price)}", flush=True)
     return outcome
 
 
-def make_page(root: Path) -> str:
+def make_page(root: Path, gpu_hour_price: float | None = None) -> str:
     """Write the report on a run; returns one line about it. The captions do not depend on it."""
     from vllm_caption.commands.report.command import make_report
     from vllm_caption.store.layout import REPORT
 
     try:
-        return f"The page is made: {make_report([root], root / REPORT)}"
+        made = make_report([root], root / REPORT, gpu_hour_price=gpu_hour_price)
+        return f"The page is made: {made}"
     except (CaptionJobError, OSError) as error:
         return f"The page could not be made: {error}"
