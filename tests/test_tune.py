@@ -316,13 +316,15 @@ def tuning_in(folder: Path) -> Tuning:
 def test_table_and_file_hold_every_setting_and_the_line_to_run(
     tmp_path: Path, tune: Callable[..., Result]
 ) -> None:
-    result = tune(lambda config: memory_for_16(config.engine.max_num_seqs), "--seed=7")
+    flags = ("--gpu-hour-price=2.5", "--seed=7")
+    result = tune(lambda config: memory_for_16(config.engine.max_num_seqs), *flags)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split()[:2] == ["max-num-seqs", "images/s"]
     assert lines[1].split() == ["8", "8.00", "64", "1.00", "2.00", "engine", "–", "–", "30", "s"]
     assert lines[3].split()[:4] == ["32", "out", "of", "memory:"]
     assert "Fastest: --max-num-seqs=16, 2.00 times as fast as 8." in lines
+    assert "  Cost: 43.40 per million captions." in lines
     found = tuning_in(tmp_path)
     assert f"Run: {found.command}" in lines
     assert found.command is not None

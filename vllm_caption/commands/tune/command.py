@@ -50,7 +50,7 @@ def run_tune(arguments: Sequence[str]) -> int:
         _config_of(line, tried.flag, value)  # a typing mistake is found before anything starts
     with outliving_the_terminal():
         tuning = _Tune(config, line, tried, options.sample, folder).run()
-    for sentence in text.conclusion(tuning, folder):
+    for sentence in text.conclusion(tuning, folder, config.gpu_hour_price):
         say(sentence, sys.stdout)
     if tuning.ended == INTERRUPTED:
         return EXIT_INTERRUPTED

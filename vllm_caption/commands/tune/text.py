@@ -9,6 +9,7 @@ from typing import Final
 from vllm_caption.commands.tune.ladder import fastest, gain_of, is_too_short
 from vllm_caption.commands.tune.record import TUNING, Figures, Setting, Tuning
 from vllm_caption.commands.tune.settings import word
+from vllm_caption.cost import Billing
 from vllm_caption.formatting import duration
 
 MIN_WIDTH: Final = 8
@@ -55,11 +56,14 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} %"
 
 
-def conclusion(tuning: Tuning, folder: Path) -> Iterator[str]:
+def conclusion(tuning: Tuning, folder: Path, gpu_hour_price: float | None = None) -> Iterator[str]:
     """Why it ended, and what to do with the result."""
     yield f"Ended: {tuning.ended}."
     if (best := fastest(tuning.settings)) is not None:
         yield f"Fastest: {word(tuning.flag, best.value)}{gain_of(best, tuning.settings)}."
+        if best.figures is not None and gpu_hour_price is not None:
+            billing = Billing(gpu_hour_price, best.figures.gpus_per_engine)
+            yield f"  Cost: {billing.costs(images_per_s=best.figures.images_per_s)}."
         if best.figures is not None and is_too_short(best.figures):
             seconds = duration(best.figures.steady_s)
             yield f"  It was measured for {seconds} only: more items give figures to rely on."
