@@ -140,6 +140,17 @@ def test_phase_stands_where_the_speed_will_be() -> None:
     assert not any(line.startswith("Limited by") for line in lines)
 
 
+def test_phases_of_shards_are_counted_beside_the_speed_of_the_others() -> None:
+    phases = ["checking flags, 9 s", "loading 2/8 engines, 41 s", "loading 2/8 engines, 41 s", None]
+    views: Views = {
+        Shard(n + 1, 4): view(phase=phase, images_per_s=0.0 if phase else 5.9)
+        for n, phase in enumerate(phases)
+    }
+    lines = screen(views)
+    assert lines[4] == "Phase      2 × loading 2/8 engines, 41 s; checking flags, 9 s"
+    assert lines[5].startswith("Images/s   5.9 now")
+
+
 def test_run_that_is_silent_is_said_to_be() -> None:
     assert screen({None: view(age_s=14.0)})[0] == "State      running, process 7 on vm"
     assert screen({None: view(age_s=75.0)})[0].endswith(" (silent for 01:15)")

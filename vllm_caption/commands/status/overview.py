@@ -84,7 +84,7 @@ def overview(views: Views, gpu_hour_price: float | None = None) -> Overview:
         started_at=min(status.started_at for status in statuses),
         age_s=max((v.age_s for v in seen if v.state == "running"), default=0.0),
         limited_by=_counted(status.limited_by for status in running if status.phase is None),
-        phases=_counted(status.phase for status in running),
+        phases=_listed(status.phase for status in running),
         engines=list(_engines(views)),
         host=running[0].host if len(running) == len(seen) == 1 else None,
         failures=sum((Counter(status.failures) for status in statuses), Counter()),
@@ -135,6 +135,13 @@ def _counted(names: Iterable[str | None]) -> str:
     """The only name, or each with its count."""
     counts = Counter(name for name in names if name is not None)
     return next(iter(counts)) if counts.total() == 1 else tally(counts)
+
+
+def _listed(phases: Iterable[str | None]) -> str:
+    """Each once, the most frequent first."""
+    counts = Counter(phase for phase in phases if phase is not None)
+    named = (f"{n} × {phase}" if n > 1 else phase for phase, n in counts.most_common())
+    return "; ".join(named)
 
 
 def _engines(views: Views) -> Iterable[tuple[str, EngineFigures]]:
