@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 from PIL import Image
 from support.job import FAKE, draw_shape, input_flags, make_input, rows, run, run_here
 from support.report_folder import RECIPE, many_rows, row, write_folder, write_series
@@ -297,7 +298,8 @@ def test_two_folders_are_compared_image_by_image(tmp_path: Path) -> None:
     page = page_of(*roots)
     cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", page[page.index('id="compare"') :])[10:20]
     assert [re.sub("<.*?>", "", c) for c in cells] == [
-        *("B wordy", "2", "1", "1", "1", "0", "+2.0", "too_long lost 0, new 1", "2", "1"),
+        *("B wordy shape-brief", "2", "1", "1", "1", "0", "+2.0"),
+        *("too_long lost 0, new 1", "2", "1"),
     ]
     data = data_of(page)
     assert data["labels"] == ["brief", "wordy"]
@@ -364,13 +366,43 @@ def test_recipe_is_shown_with_its_prompt_and_settings(tmp_path: Path) -> None:
     assert "recipes.json does not say what this recipe is" in text
 
 
+def test_sections_without_content_are_not_on_the_page(tmp_path: Path) -> None:
+    plain = {"element_type": "", "engine": None, "generate_s": None, "output_tokens": None}
+    plain |= dict.fromkeys(("prepare_s", "render_s", "render_queue_s", "queue_s"), None)
+    failed = row("a.png", error_kind="poison", error="it", **plain)
+    assert headings(page_of(write_folder(tmp_path / "failed", [failed]))) == [
+        *("failed", "What needs attention", "Failed items, by kind", "Gallery"),
+        *("Coverage", "Recipes"),
+    ]
+    fine = page_of(write_folder(tmp_path / "fine", [row()]))
+    assert headings(fine) == [
+        *("fine", "Gallery", "Charts", "Coverage", "By element type", "By engine", "Recipes"),
+    ]
+    assert "Every item has a caption, no caption is flagged" in fine
+    assert 'href="#attention"' not in fine
+
+
+def test_headings_of_folders_side_by_side_name_their_prompts(tmp_path: Path) -> None:
+    other = structs.replace(RECIPE, prompt_name="shape-zh", prompt="用中文")
+    brief = write_folder(tmp_path / "brief", [row()])
+    mixed = write_folder(tmp_path / "zh", [row(recipe_id=other.id)], recipe=other)
+    page = page_of(brief, mixed)
+    assert headings(page)[:2] == ["A brief shape-brief", "B zh shape-zh"]
+    assert headings(page).count("B zh shape-zh") == 4, "summary, charts, coverage, recipes"
+    assert data_of(page)["prompts"] == {RECIPE.id: "shape-brief", other.id: "shape-zh"}
+
+
+def headings(page: str) -> list[str]:
+    return [text_of(found) for found in re.findall(r"<h[234]>(.*?)</h[234]>", page)]
+
+
 def test_page_may_be_made_beside_a_run_and_writes_only_itself(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "o", [row()])
     lock = OutputLock(root)
     before = sorted(root.rglob("*"))
     assert run_here("report", f"--output={root}").exit_code == 0
-    lock.release()
     assert sorted(root.rglob("*")) == sorted([*before, root / "report.html"])
+    lock.release()
 
 
 def fresh(tmp_path: Path, what: str) -> list[str]:
@@ -443,7 +475,7 @@ def test_axes_have_round_numbers(most: float, expected: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "expected"), [(True, "A run is writing here now"), (False, "The last run died")]
+    ("held", "expected"), [(True, "A run is in progress"), (False, "The last run died")]
 )
 def test_page_says_whether_a_run_goes_on_or_died_and_what_is_left(
     tmp_path: Path, held: bool, expected: str

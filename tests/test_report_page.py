@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.contrast import Colour, contrast
 from support.job import draw_shape
 from support.report_folder import chromium, many_rows, row, write_folder, write_series
 
@@ -186,7 +187,7 @@ def test_search_finds_fields_by_name_and_value(visit: Any, words: str, expected:
         ("killed", "1 of 60 items"),
         ("59.png", "1 of 60 items"),
         ("onerror=alert", "1 of 60 items"),
-        ("nothing like it", "No item is like that. Clear a filter, or search for fewer words."),
+        ("nothing like it", "No items match. Clear a filter, or search for fewer words."),
     ],
 )
 def test_search_finds_words_in_captions_reasons_files_and_documents(
@@ -254,6 +255,86 @@ def test_keys_alone_reach_search_pages_and_details(visit: Any) -> None:
     assert page.locator(".card").count() == 8
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tab_reaches_everything_visibly_and_leaves_the_page_again(visit: Any, width: int) -> None:
+    page = visit("small", width=width)
+    reached: list[str] = []
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        seen = page.evaluate(FOCUS)
+        if seen is None:
+            break
+        assert seen["outlined"], seen
+        assert seen["uncovered"], seen
+        reached.append(seen["name"])
+    else:
+        pytest.fail(f"no end: {reached[-5:]}")
+    assert len(reached) == len(set(reached)), "nothing is reached twice"
+    usable = page.locator("a, button:enabled, input, select, summary").locator("visible=true")
+    assert len(reached) == usable.count()
+
+
+FOCUS = """() => {
+  const element = document.activeElement;
+  if (element === document.body) return null;
+  const box = element.getBoundingClientRect(), style = getComputedStyle(element);
+  const middle = [box.left + box.width / 2, box.top + Math.min(box.height / 2, 20)];
+  const top = document.elementFromPoint(...middle);
+  window.reached = [...(window.reached || []), element];
+  return {
+    name: [window.reached.indexOf(element), element.tagName, element.innerText].join(" "),
+    outlined: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+    uncovered: element === top || element.contains(top),
+  };
+}"""
+
+
+def test_an_open_item_keeps_the_focus_until_escape(visit: Any) -> None:
+    page = visit("small")
+    page.locator(".card").first.focus()
+    page.keyboard.press("Enter")
+    in_dialog = "document.activeElement.closest('dialog') ? document.activeElement.id : null"
+    assert page.evaluate(in_dialog) == "detail", "it scrolls with the arrows, and says its title"
+    tabbed = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        tabbed.append(page.evaluate(in_dialog))
+    assert tabbed == ["", "detail-next", "detail-close"], "the link, then the buttons"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.dataset.item") == "0"
+
+
+def test_button_at_the_last_item_or_page_hands_the_focus_on(visit: Any) -> None:
+    page = visit("small")
+    page.locator("#next").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "previous"
+    page.locator(".card").nth(10).focus()
+    page.keyboard.press("Enter")
+    page.locator("#detail-next").focus()
+    page.keyboard.press("Enter")
+    assert page.inner_text("#detail-place") == "60 of 60"
+    assert page.evaluate("document.activeElement.id") == "detail-previous"
+
+
+def test_open_item_has_its_file_as_title_and_names_the_prompt_of_each_caption(visit: Any) -> None:
+    page = visit("both")
+    page.locator(".card").first.click()
+    assert page.get_by_role("dialog", name="09.png").is_visible()
+    facts = page.locator("#detail dl").all_inner_texts()
+    assert len(facts) == 3
+    assert [re.sub(r"\s+", " ", fact)[:20] for fact in facts[1:]] == [
+        *("A prompt shape-brief", "B prompt shape-brief"),
+    ]
+
+
+def test_filters_that_would_choose_nothing_are_not_shown(visit: Any) -> None:
+    page = visit("fields")
+    labels = [text.split()[0] for text in page.locator("#filters label:visible").all_inner_texts()]
+    assert labels == ["Search", "Status", "Type", "Order"]
+    assert not page.locator("#pager").is_visible(), "there is one page"
+
+
 def test_address_keeps_search_filters_and_page(visit: Any) -> None:
     page = visit("small")
     page.select_option("#backdrop", "white")
@@ -296,7 +377,7 @@ def test_a_hundred_thousand_items_open_and_are_searched(visit: Any, pages: dict[
     page.fill("#q", "soft blue")
     assert found(page) == "81,373 of 100,000 items"
     page.fill("#q", "nothing like it")
-    assert found(page).startswith("No item is like that.")
+    assert found(page).startswith("No items match.")
     page.fill("#q", "")
     page.select_option("#order", "slow")
     found(page)
@@ -307,14 +388,15 @@ def test_a_hundred_thousand_items_open_and_are_searched(visit: Any, pages: dict[
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("name", ["small", "both"])
+@pytest.mark.parametrize("name", ["small", "both", "fields"])
 def test_nothing_is_wider_than_the_screen_and_text_can_be_read(
     visit: Any, name: str, width: int, scheme: str
 ) -> None:
     page = visit(name, width=width, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for selector in ("body", ".note", ".card .meta", ".chip", ".tile span", ".remedy"):
-        assert contrast(page, selector) >= 4.5, selector
+    shown = ("body", ".note", ".card .meta", ".chip", ".tile span", ".remedy")
+    for selector in shown if name != "fields" else shown[:3]:
+        assert contrast_of(page, selector) >= 4.5, selector
     if SCREENSHOTS:
         page.screenshot(path=f"{SCREENSHOTS}/{name}-{width}-{scheme}.png", full_page=True)
 
@@ -334,8 +416,8 @@ def test_everything_that_is_used_has_a_name_for_a_screen_reader(visit: Any) -> N
     assert re.search(r'img "Speed. on average', tree)
 
 
-def contrast(page: Any, selector: str) -> float:
-    """The contrast ratio of an element's text with the surface under it, as WCAG defines it."""
+def contrast_of(page: Any, selector: str) -> float:
+    """Of an element's text with the surface under it."""
     colours = page.evaluate(
         """(selector) => {
           let element = document.querySelector(selector), under = element;
@@ -345,13 +427,9 @@ def contrast(page: Any, selector: str) -> float:
         }""",
         selector,
     )
-    light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
+    return contrast(*(rgb(colour) for colour in colours))
 
 
-def luminance(colour: str) -> float:
-    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
-    linear = [
-        c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+def rgb(colour: str) -> Colour:
+    red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
+    return red, green, blue

@@ -65,7 +65,7 @@ def make_report(
     if len(chosen) > MANY_PICTURES:
         print(f"Making {len(chosen):,} pictures ...", file=sys.stderr, flush=True)
     thumbnails = make_thumbnails(items, chosen, recipes, images_root)
-    payload = make_payload(items, [r.label for r in records], thumbnails, images_root)
+    payload = make_payload(items, [r.label for r in records], recipes, thumbnails, images_root)
     content = render(sections, items, payload, len(thumbnails.pictures)).encode()
     _write(target, content)
     shown = "" if len(items) == items.total else f" of {items.total:,}"

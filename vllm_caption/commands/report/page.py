@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +47,23 @@ class Section:
     spread: list[str]
     recipes: list[dict[str, Any]]
     costs: Costs | None
+
+    @property
+    def charts(self) -> list[str]:
+        """All of them."""
+        return [*self.over_time, *self.spread]
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of its captions, the most frequent first."""
+        found = [entry["recipe"] for entry in self.recipes if entry["recipe"]]
+        return list(dict.fromkeys(recipe.prompt_name for recipe in found))
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether anything failed, is flagged, was left out, or is the caption of many items."""
+        f = self.facts
+        return bool(f.kinds or f.flags or f.documents or f.repeated)
 
 
 def make_section(records: Records, gpu_hour_price: float | None = None) -> Section:
@@ -170,6 +188,9 @@ def _recipe(records: Records, share: facts.Share) -> dict[str, Any]:
     recipe = records.recipes.get(share.name)
     settings = {} if recipe is None else msgspec.to_builtins(recipe)
     shown = {
-        name: value for name in ("sampling", "image", "engine") if (value := settings.get(name))
+        name: value if isinstance(value, str) else json.dumps(value)
+        for group in ("sampling", "image", "engine")
+        for name, value in settings.get(group, {}).items()
+        if value not in (None, [])
     }
     return {"share": share, "recipe": recipe, "settings": shown}

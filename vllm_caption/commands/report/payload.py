@@ -22,6 +22,7 @@ from vllm_caption.commands.report.items import Items
 from vllm_caption.commands.report.thumbnails import Thumbnails
 from vllm_caption.config import is_remote
 from vllm_caption.errors import CAPTION_FLAGS
+from vllm_caption.store.recipe import Recipe
 
 MAX_CHARS: Final = 2000
 """Of one caption or reason; the .txt holds all of it."""
@@ -29,12 +30,17 @@ STATUSES: Final = ("captioned", "failed")
 
 
 def make_payload(
-    items: Items, labels: list[str], thumbnails: Thumbnails, images_root: Path | str | None = None
+    items: Items,
+    labels: list[str],
+    recipes: dict[str, Recipe],
+    thumbnails: Thumbnails,
+    images_root: Path | str | None = None,
 ) -> str:
     """The block."""
     shared = items.shared
     data = {
         "labels": labels,
+        "prompts": {id_: recipe.prompt_name for id_, recipe in recipes.items()},
         "han": HAN,
         "flags": CAPTION_FLAGS,
         "statuses": STATUSES,

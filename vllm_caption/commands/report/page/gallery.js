@@ -25,6 +25,7 @@
     try { return Object.entries(JSON.parse(json)).map(([name, value]) => [name, shown(value)]); }
     catch { return [["fields", json]]; }
   };
+  const promptOf = (side, i) => data.prompts[nameOf(side.recipe, i)] || "";
   const flagsOf = (side, i) => data.flags.filter((_, bit) => (side.flags[i] >> bit) & 1);
 
   async function load() {
@@ -57,7 +58,7 @@
       const select = $(id);
       select.append(new Option("any", ""));
       for (const [value, n] of pairs) select.append(new Option(`${value.slice(0, 40)} (${number(n)})`, value));
-      select.disabled = pairs.length === 0;
+      select.parentElement.hidden = pairs.length === 0;
     };
     const overSides = (pick) => {
       const all = [];
@@ -69,6 +70,8 @@
     fill("status", count(overSides(states)));
     fill("kind", count(overSides((s, i) => [nameOf(s.kind, i)])));
     fill("flag", count(overSides(flagsOf)));
+    const numPictures = Object.keys(data.pictures).length;
+    $("pictured").parentElement.hidden = numPictures === 0 || numPictures === data.size;
     for (const id of ["type", "backdrop"]) fill(id, count(data[id].of.map((n) => data[id].names[n] ?? "")));
   }
 
@@ -146,7 +149,7 @@
     page = Math.min(Math.max(page, 0), pages - 1);
     $("found").textContent = found.length === data.size ? `All ${number(data.size)} items`
       : found.length ? `${number(found.length)} of ${number(data.size)} items`
-      : "No item is like that. Clear a filter, or search for fewer words.";
+      : "No items match. Clear a filter, or search for fewer words.";
     $("cards").className = data.sides.length > 1 ? "wide" : "";
     $("cards").setAttribute("aria-busy", "false");
     $("cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((i, n) => {
@@ -157,8 +160,17 @@
     $("page").value = page + 1;
     $("page").max = pages;
     $("pages").textContent = `of ${number(pages)}`;
-    $("previous").disabled = page === 0;
-    $("next").disabled = page >= pages - 1;
+    $("pager").hidden = pages === 1;
+    setEnds($("previous"), $("next"), page === 0, page >= pages - 1);
+  }
+
+  // A button that is disabled would drop the focus.
+  function setEnds(back, on, isFirst, isLast) {
+    const focused = document.activeElement;
+    back.disabled = isFirst;
+    on.disabled = isLast;
+    if (focused === back && isFirst) on.focus();
+    if (focused === on && isLast) back.focus();
   }
 
   function card(i, place) {
@@ -199,6 +211,7 @@
       if (!hasRow(side, i)) { chips.append(make("span", "meta", "no row")); block.append(chips); return block; }
       if (side.status[i] === 1) chips.append(make("span", "chip kind", nameOf(side.kind, i) || "failed"));
       for (const flag of flagsOf(side, i)) chips.append(make("span", "chip flag", flag));
+      if (several) chips.append(make("span", "meta", promptOf(side, i)));
       if (several && side.status[i] === 0) chips.append(make("span", "meta", `${side.words[i]} words`));
       const text = make("div", side.status[i] === 1 ? "text reason" : "text");
       const first = data.sides[0];
@@ -266,43 +279,59 @@
 
   function open(place) {
     opened = Math.min(Math.max(place, 0), found.length - 1);
-    const i = found[opened], body = $("detail-body");
-    body.replaceChildren(picture(i, true), make("h2", "", data.file[i]), texts(i), facts(i));
+    const i = found[opened], title = make("h2", "", data.file[i]);
+    title.id = "detail-title";
+    $("detail-body").replaceChildren(picture(i, true), title, texts(i), ...facts(i));
     $("detail-place").textContent = `${number(opened + 1)} of ${number(found.length)}`;
-    $("detail-previous").disabled = opened === 0;
-    $("detail-next").disabled = opened === found.length - 1;
-    if (!$("detail").open) $("detail").showModal();
+    if (!$("detail").open) {
+      $("detail").showModal();
+      $("detail").focus();  // not the first link in it, which may be far down
+    }
+    $("detail").scrollTop = 0;
+    setEnds($("detail-previous"), $("detail-next"), opened === 0, opened === found.length - 1);
   }
 
+  // What is known of an item, then of its caption in each folder.
   function facts(i) {
-    const list = make("dl");
-    const add = (name, text) => {
-      if (text === "" || text === undefined) return;
-      const pair = make("div");
-      pair.append(make("dt", "", name), make("dd", "", text));
-      list.append(pair);
+    const listed = (pairs) => {
+      const list = make("dl");
+      for (const [name, text] of pairs) {
+        if (text === "" || text === undefined) continue;
+        const pair = make("div");
+        pair.append(make("dt", "", name), make("dd", "", text));
+        list.append(pair);
+      }
+      return list;
     };
-    add("document", nameOf(data.document, i));
-    add("type", nameOf(data.type, i));
-    if (data.width[i] > 0) add("size", `${data.width[i]} × ${data.height[i]} pixels`);
-    add("backdrop", nameOf(data.backdrop, i));
-    if (data.pictures[i]) add("picture", data.notes[i]);
-    data.sides.forEach((side, n) => {
-      const prefix = data.sides.length > 1 ? label(n) + " " : "";
-      if (!hasRow(side, i)) return;
-      if (side.status[i] === 0) add(prefix + "words", String(side.words[i]));
-      if (side.tokens[i] >= 0) add(prefix + "tokens", String(side.tokens[i]));
-      if (side.ms[i] >= 0) add(prefix + "generation", `${number(side.ms[i])} ms`);
-      if (side.engine[i] >= 0) add(prefix + "engine", String(side.engine[i]));
-      if (side.attempts[i] > 0) add(prefix + "attempts", String(side.attempts[i]));
-      add(prefix + "recipe", nameOf(side.recipe, i) || "unknown");
-    });
+    const known = (n, text) => (n >= 0 ? text ?? String(n) : "");
+    const item = listed([
+      ["document", nameOf(data.document, i)],
+      ["type", nameOf(data.type, i)],
+      ["size", data.width[i] > 0 ? `${data.width[i]} × ${data.height[i]} pixels` : ""],
+      ["backdrop", nameOf(data.backdrop, i)],
+      ["picture", data.pictures[i] ? data.notes[i] : ""],
+    ]);
     if (data.root) {
       const link = make("a", "", "open the image file");
       link.href = data.root.replace(/\/$/, "") + "/" + data.file[i].split("/").map(encodeURIComponent).join("/");
-      list.append(link);
+      item.append(link);
     }
-    return list;
+    const lists = [item];
+    data.sides.forEach((side, n) => {
+      if (!hasRow(side, i)) return;
+      const list = listed([
+        ["prompt", promptOf(side, i)],
+        ["words", side.status[i] === 0 ? String(side.words[i]) : ""],
+        ["tokens", known(side.tokens[i])],
+        ["generation", known(side.ms[i], `${number(side.ms[i])} ms`)],
+        ["engine", known(side.engine[i])],
+        ["attempts", side.attempts[i] > 0 ? String(side.attempts[i]) : ""],
+        ["recipe", nameOf(side.recipe, i) || "unknown"],
+      ]);
+      if (data.sides.length > 1) list.prepend(make("span", "label", label(n)));
+      lists.push(list);
+    });
+    return lists;
   }
 
   // ---- address, keys, buttons ------------------------------------------------------------------
@@ -351,6 +380,7 @@
     document.querySelector(`[data-item="${i}"]`)?.focus();
   });
   document.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     if ($("detail").open) {
       if (event.key === "ArrowLeft" && opened > 0) open(opened - 1);
       if (event.key === "ArrowRight" && opened < found.length - 1) open(opened + 1);
