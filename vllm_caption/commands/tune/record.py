@@ -87,5 +87,5 @@ def read_tuning(folder: Path) -> Tuning | None:
     """What the file holds; None where there is none that can be understood."""
     try:
         return msgspec.json.decode((folder / TUNING).read_bytes(), type=Tuning)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
