@@ -392,6 +392,18 @@ def test_headings_of_folders_side_by_side_name_their_prompts(tmp_path: Path) -> 
     assert data_of(page)["prompts"] == {RECIPE.id: "shape-brief", other.id: "shape-zh"}
 
 
+def test_sentences_of_the_page_are_apart(tmp_path: Path) -> None:
+    sampled = sentences(page_of(write_folder(tmp_path / "o", many_rows(300)), num_items=100))
+    assert re.findall(r"\w*\.[A-Z]\w*", sampled) == []
+    assert "is not known. Every item" in sentences(page_of(write_folder(tmp_path / "1", [row()])))
+
+
+def sentences(page: str) -> str:
+    """What is read, each tag as a space; without styles, scripts and the gallery's data."""
+    shown = re.sub(r"<(style|script).*?</\1>", "", page, flags=re.S)
+    return html.unescape(re.sub(r"<[^>]*>", " ", shown))
+
+
 def headings(page: str) -> list[str]:
     return [text_of(found) for found in re.findall(r"<h[234]>(.*?)</h[234]>", page)]
 
