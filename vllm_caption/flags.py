@@ -71,6 +71,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+_REQUIRED: Final = "the following arguments are required: "
+"""How argparse's message about them begins."""
+
+
 class Parser(argparse.ArgumentParser):
     """Takes flags by their full name only, with `-` or, as vLLM does, with `_` between its words; a
     mistake is a UsageError that names the flag."""
@@ -99,6 +103,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Called by argparse, which would print its usage and exit, for what no one flag did."""
+        if message.startswith(_REQUIRED):
+            remedy = f"is missing; see {self.prog} --help"
+            raise UsageError(message.removeprefix(_REQUIRED), None, remedy)
         raise UsageError("arguments", None, message)
 
     def _with_dashes(self, word: str) -> str:
