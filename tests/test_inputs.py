@@ -170,9 +170,9 @@ def test_folder_of_parquet_is_one_table_in_the_order_of_its_parts(tmp_path: Path
     [
         (b"{", "line 2 is not JSON"),
         (b"[1]", "line 2 is a list, not an object"),
-        (b'{"image": 3}', "`file` is a number, not a string"),
-        (b'{"other": 3}', "`file` is null, not a string"),
-        (b'{"image": ""}', "`file` is empty"),
+        (b'{"image": 3}', "`image` is a number, not a string"),
+        (b'{"other": 3}', "`image` is null, not a string"),
+        (b'{"image": ""}', "`image` is empty"),
         (b'{"image": "\xff"}', "line 2 is not JSON"),
     ],
 )
@@ -208,14 +208,16 @@ def test_table_that_is_none_is_a_mistake_with_its_cause(
     assert said in result.stderr
 
 
-def test_table_that_breaks_off_keeps_the_rows_before_and_says_where(tmp_path: Path) -> None:
+def test_rows_that_are_not_utf8_fail_alone_and_say_where(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     rows_before = b"".join(b"%d.png\n" % number for number in range(10_000))
-    table.write_bytes(b"image\n" + rows_before + b"b\xff.png\n" * 3)
-    *before, last = read(InputConfig(input=table, images_root=tmp_path))
-    assert isinstance(last, BadEntry)
-    assert last.reason.startswith("the table ends here: it is not UTF-8")
-    assert len(before) > 5_000
+    table.write_bytes(b"image\n" + rows_before + b"b\xff.png\n" * 3 + b"c.png\n")
+    found = read(InputConfig(input=table, images_root=tmp_path))
+    bad = [entry.reason for entry in found if isinstance(entry, BadEntry)]
+    assert bad == [
+        f"line {number} is not UTF-8; save the table as UTF-8" for number in range(10_002, 10_005)
+    ]
+    assert len(found) == 10_004
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,9 @@ def test_images_of_tars_are_captioned_without_unpacking_with_their_json_in_the_p
     assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
     assert "(0 in this run)" in job(tmp_path / "in", tmp_path / "out").stdout
     columns = ("title", "txt")
-    found = read(InputConfig(input=tmp_path / "in/0.tar", columns=columns))
+    found = read(
+        InputConfig(input=tmp_path / "in/0.tar", images_root=tmp_path / "in", columns=columns)
+    )
     assert [entry.row for entry in found if isinstance(entry, Item)] == [
         {"title": "sun", "txt": "alt"},
         {"title": None, "txt": None},
@@ -399,7 +403,7 @@ def test_row_with_a_list_of_images_is_a_design_whose_types_are_skipped_by_name(
     table = pa.Table.from_pylist(designs)
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "t.parquet")
-    config = InputConfig(input=tmp_path / "t.parquet", type_column="type")
+    config = InputConfig(input=tmp_path / "t.parquet", images_root=tmp_path, type_column="type")
     first, second, skipped = read(config)
     assert isinstance(first, Item)
     assert isinstance(second, Item)

@@ -47,7 +47,7 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
     """The files of one kind directly in a folder, sorted by name: one input in parts. Beside a
     folder of such a name, as the manifest of an output, they are something else."""
     found = sorted(folder.glob(f"[!.]*{suffix}"))
-    return found if all(path.is_file() for path in found) else []
+    return [] if any(path.is_dir() for path in found) else found
 
 
 def is_table(path: Path) -> bool:

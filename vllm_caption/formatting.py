@@ -103,7 +103,7 @@ def printable(value: object) -> str:
     characters that no terminal or column should hold as escapes."""
     if not isinstance(value, str):
         try:
-            value = json.dumps(value, ensure_ascii=False)
+            value = json.dumps(value, ensure_ascii=False, default=str)
         except RecursionError:
             value = JSON_TYPES[type(value)]
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value[:MAX_SHOWN_CHARS])

@@ -23,7 +23,8 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
 class Item(msgspec.Struct, frozen=True, gc=False):
     """One distinct ``file``, with the element that named it first. ``row``: those columns of an
-    input table that the prompt uses; ``item_id``: the value of ``--id-column``."""
+    input table that the prompt uses; ``item_id``: the value of ``--id-column``; ``fault``: why no
+    prompt can be made for it."""
 
     file: str
     document: Document
@@ -31,6 +32,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     element_type: str
     row: dict[str, object] | None = None
     item_id: str | None = None
+    fault: str | None = None
 
 
 class BadEntry(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,6 @@ import csv
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -49,6 +48,9 @@ RESULT: Final = ("caption", "flags", "error_kind", "error", "structured")
 _PREFIX: Final = "input_"
 _BATCH: Final = 10_000
 
+_NO_COLUMN: Final = (OverflowError, TypeError, pa.ArrowException)
+"""What pyarrow raises over values that make no column."""
+
 Record = dict[str, Any]
 
 
@@ -65,14 +67,32 @@ def run_export(arguments: Sequence[str]) -> int:
     if note:
         say(note, sys.stderr)
     config = replace(make_input_config(values), columns=(ALL_COLUMNS,))
+    _check_target(target, config)
     source = open_source(config)
     source.check()
     if not options.output.is_dir():
         raise UsageError("--output", options.output, "is not a folder; name one that a run wrote")
     results = _Results(options.output)
-    number = write(target, _records(config, results, target.name == METADATA))
+    records = partial(_records, config, results, target.name == METADATA)
+    names = () if target.suffix == ".jsonl" else _names(records())
+    results.num_used = 0
+    number = write(target, records(), names)
     print(f"{counted(number, 'record')}, {results.num_used:,} with a caption: {target}", flush=True)
     return EXIT_OK
+
+
+def _check_target(target: Path, config: InputConfig) -> None:
+    """Raise UsageError where the file would replace the input, or become a part of it."""
+    path = config.input
+    if path is None or not path.exists():
+        return
+    if target.exists() and target.samefile(path):
+        raise UsageError("FILE", target, "is the input itself; choose another name")
+    is_part = target.suffix == ".parquet" and path.is_dir() and target.parent.samefile(path)
+    if is_part:
+        raise UsageError(
+            "FILE", target, "would be read as a part of --input; choose another folder"
+        )
 
 
 def _parser() -> Parser:
@@ -119,18 +139,30 @@ def _records(config: InputConfig, results: _Results, for_datasets: bool) -> Iter
     skip_types = frozenset(name.casefold() for name in config.skip_types)
     for group in open_source(config).documents():
         if isinstance(group, SkippedDocument):
+            yield _skipped(group, for_datasets)
             continue
         for index, element in enumerate(group.elements, group.first_index):
             if element.element_type.casefold() not in skip_types:
                 yield _record(group, index, element, results, for_datasets)
 
 
+def _skipped(document: SkippedDocument, for_datasets: bool) -> Record:
+    """A document, or a row with several images, that was left out as a whole."""
+    named = {"file_name" if for_datasets else "file": None, "document": document.document}
+    found = dict.fromkeys(RESULT) | {"error_kind": document.kind, "error": document.reason}
+    return {**named, **found}
+
+
 def _record(
     group: Group, index: int, element: Element, results: _Results, for_datasets: bool
 ) -> Record:
-    file = ""
-    with suppress(ItemError):
-        file = usable_name(element)
+    file, problem = "", None
+    try:
+        file = usable_name(element.entry)
+    except ItemError as error:
+        problem = error
+    if element.fault is not None:  # a run whose prompt uses no column may have done without
+        problem = ItemError("engine_error" if file else "bad_name", element.fault)
     ours: Record = {"file_name" if for_datasets else "file": file or None}
     if element.item_id is not None:
         ours["item_id"] = element.item_id
@@ -138,37 +170,44 @@ def _record(
         ours |= {"document": group.document.name, "element_index": index}
         ours |= {"element_type": element.element_type or None}
     found = results.of(file)
-    if element.fault is not None:
-        found |= {"error_kind": "bad_name", "error": element.fault}
+    if problem is not None and found["caption"] is None and found["error_kind"] is None:
+        found |= {"error_kind": problem.kind, "error": problem.reason}
     ours |= found
-    theirs = {
-        f"{_PREFIX}{name}" if name in ours else name: value
-        for name, value in (element.row or {}).items()
-    }
+    theirs = {}
+    for name, value in (element.row or {}).items():
+        while name in ours or name in theirs:
+            name = f"{_PREFIX}{name}"
+        theirs[name] = value
     return {**theirs, **ours}
+
+
+def _names(records: Iterable[Record]) -> tuple[str, ...]:
+    """Every column that a record has; of JSON, a late one may have more than the first."""
+    return tuple(dict.fromkeys(name for record in records for name in record))
 
 
 # --- the file ------------------------------------------------------------------------------------
 
 
-def write(target: Path, records: Iterable[Record]) -> int:
-    """Write the records; returns how many. Raises UsageError."""
+def write(target: Path, records: Iterable[Record], names: Sequence[str] = ()) -> int:
+    """Write the records; returns how many. ``names``: their columns; by default those of the first
+    records. Raises UsageError."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as opened:
-            number = _WRITERS[target.suffix](opened, iter(records))
+            number = _WRITERS[target.suffix](opened, iter(records), names)
         temporary.replace(target)
     except OSError as error:
         raise UsageError("FILE", target, f"cannot be written ({error.strerror})") from error
-    except pa.ArrowException as error:
-        remedy = f"a column holds values of several types ({error}); export to .jsonl"
-        raise UsageError("FILE", target, remedy) from error
+    except (*_NO_COLUMN, RecursionError) as error:
+        remedy = f"a column holds values of several types, or none that Parquet has ({error})"
+        raise UsageError("FILE", target, f"{remedy}; export to .jsonl") from error
     finally:
         temporary.unlink(missing_ok=True)
     return number
 
 
-def _write_lines(opened: IO[bytes], records: Iterator[Record]) -> int:
+def _write_lines(opened: IO[bytes], records: Iterator[Record], names: Sequence[str]) -> int:
     number = 0
     for record in records:
         opened.write(msgspec.json.encode(record) + b"\n")
@@ -176,12 +215,9 @@ def _write_lines(opened: IO[bytes], records: Iterator[Record]) -> int:
     return number
 
 
-def _write_csv(opened: IO[bytes], records: Iterator[Record]) -> int:
-    """The columns are those of the first records; CSV has no others."""
+def _write_csv(opened: IO[bytes], records: Iterator[Record], names: Sequence[str]) -> int:
     first = list(islice(records, _BATCH))
-    names = list(dict.fromkeys(name for record in first for name in record))
-    lines = _Lines(opened)
-    writer = csv.DictWriter(lines, names, extrasaction="ignore")
+    writer = csv.DictWriter(_Lines(opened), names or _names(first), extrasaction="ignore")
     writer.writeheader()
     number = 0
     for record in chain(first, records):
@@ -204,18 +240,24 @@ def _in_cell(value: object) -> object:
     return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
 
 
-def _write_parquet(opened: IO[bytes], records: Iterator[Record]) -> int:
-    writer: pq.ParquetWriter | None = None
-    number = 0
-    while batch := list(islice(records, _BATCH)):
-        table = pa.Table.from_pylist(batch, None if writer is None else writer.schema)
-        if writer is None:
-            writer = pq.ParquetWriter(opened, _without_nulls(table.schema))
-        writer.write_table(table.cast(writer.schema))
-        number += len(batch)
-    if writer is not None:
-        writer.close()
+def _write_parquet(opened: IO[bytes], records: Iterator[Record], names: Sequence[str]) -> int:
+    first = list(islice(records, _BATCH))
+    names = names or _names(first) or RESULT
+    schema = _without_nulls(_table(first, names).schema)
+    number, batch = 0, first
+    with pq.ParquetWriter(opened, schema) as writer:
+        while batch:
+            writer.write_table(_table(batch, names, schema))
+            number += len(batch)
+            batch = list(islice(records, _BATCH))
     return number
+
+
+def _table(
+    records: Sequence[Record], names: Sequence[str], schema: pa.Schema | None = None
+) -> pa.Table:
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return pa.Table.from_pydict(columns, schema)
 
 
 def _without_nulls(schema: pa.Schema) -> pa.Schema:

@@ -317,6 +317,10 @@ class Pass:
                 yield from unnamed
                 unnamed = None
             found = Decided(entry, decide(entry.file, self._known, self._files, self._wanted))
+            if entry.fault is not None and isinstance(found.need, Caption):
+                error = ItemError("engine_error", entry.fault)  # as where a prompt cannot be made
+                keeps_row = _has_caption(self._known.get(entry.file))
+                found = Decided(entry, Refuse(error, keeps_row))
             num_taken += isinstance(found.need, Caption)
             if missing is None:
                 yield found

@@ -19,8 +19,15 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeVar
 
 from vllm_caption.errors import ItemError
-from vllm_caption.formatting import first_line
+from vllm_caption.formatting import first_line, printable
 
+TAR_FAULTS: Final = (
+    *(EOFError, LookupError, MemoryError, OSError, OverflowError, tarfile.TarError, ValueError),
+)
+"""What `tarfile` raises over damaged bytes."""
+_BLOCK: Final = 512
+_LOOKED_AT: Final = 2**20
+"""Bytes behind the end of a tar in which another is looked for."""
 _INSIDE: Final = re.compile(r"(.*?\.(?:tar|parquet))/(.+)", re.IGNORECASE | re.DOTALL)
 _CELL: Final = re.compile(r"(.+?)/(\d{8,})(?:/(\d{1,7}))?", re.DOTALL)
 K = TypeVar("K")
@@ -28,10 +35,11 @@ V = TypeVar("V")
 
 
 class Inside(NamedTuple):
-    """A file, and what in it is meant."""
+    """A file, and what in it is meant. ``is_tar``: by its name; a link may lead to another one."""
 
     path: str
     member: str
+    is_tar: bool
 
 
 def split_name(file: str) -> tuple[str, str] | None:
@@ -40,15 +48,19 @@ def split_name(file: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
-def cell_name(table: str, column: str, row: int, place: int | None = None) -> str:
-    """The name of an image in a cell; ``place``: in a list."""
-    name = f"{table}/{column}/{row:08}"
-    return name if place is None else f"{name}/{place}"
+def is_tar(name: str) -> bool:
+    """Whether a file is a tar, by its name."""
+    return name.lower().endswith(".tar")
+
+
+def cell_name(table: str, column: str, row: int) -> str:
+    """The name of an image in a cell; where it holds a list, `/PLACE` follows."""
+    return f"{table}/{column}/{row:08}"
 
 
 def read_inside(inside: Inside, max_bytes: int) -> bytes:
     """The bytes of an image. Raises ItemError."""
-    if inside.path.lower().endswith(".tar"):
+    if inside.is_tar:
         offset, size = _member(inside)
         _check_size(size, max_bytes)
         with open(inside.path, "rb", buffering=0) as opened:  # noqa: PTH123
@@ -64,7 +76,7 @@ def read_inside(inside: Inside, max_bytes: int) -> bytes:
 def size_inside(inside: Inside) -> int:
     """Bytes of an image; of a cell the mean of its row group, since only reading it would tell.
     Raises ItemError."""
-    if inside.path.lower().endswith(".tar"):
+    if inside.is_tar:
         return _member(inside)[1]
     return _find_cell(inside).mean_bytes
 
@@ -106,34 +118,83 @@ def _key(path: str) -> tuple[str, int, int]:
     return path, found.st_mtime_ns, found.st_size
 
 
+# --- tars ----------------------------------------------------------------------------------------
+
+
+def member_name(name: str) -> str:
+    """The name of a member as that of a file below the tar: `./a//b` is a/b there, as where it is
+    unpacked. An absolute one stays one, and so does one that leads up."""
+    if name.startswith("/"):
+        return name
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def members_of(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """What is in a tar but its folders, one after the other; none is kept, as `tarfile` would.
+
+    Raises TAR_FAULTS, also where the tar is damaged or cut off in a way that `tarfile` takes for
+    its end."""
+    source: Any = opened.fileobj
+    num_bytes, before = os.fstat(source.fileno()).st_size, -1
+    for member in opened:
+        opened.members.clear()  # type: ignore[attr-defined]
+        after = opened.offset
+        if member.size < 0 or after <= before:
+            raise tarfile.ReadError(f"the size of {member.name} is damaged")
+        before = after
+        if not member.isdir():
+            yield member
+        if after > num_bytes:
+            raise tarfile.ReadError("it is cut off in the middle of a member")
+    source.seek(opened.offset)
+    block: bytes = source.read(_BLOCK)
+    if not block:
+        raise tarfile.ReadError("it has no end mark, so it may be cut off")
+    if len(block) < _BLOCK:
+        raise tarfile.ReadError("it is cut off in the middle of a header")
+    if block.strip(b"\0"):
+        raise tarfile.ReadError("a header is damaged")
+    if source.read(_LOOKED_AT).strip(b"\0"):
+        raise tarfile.ReadError("more follows, as where two tars were joined; unpack and repack it")
+
+
 def _member(inside: Inside) -> tuple[int, int]:
     """Offset and size."""
     try:
         index = _tars.get(_key(inside.path), lambda: _index(inside.path))
-    except (OSError, tarfile.TarError) as error:
+    except TAR_FAULTS as error:
         raise _unreadable("the tar", error) from error
-    if inside.member not in index:
-        raise ItemError("missing_file", "the tar has no such member that is a regular file")
-    return index[inside.member]
+    place = index.get(inside.member)
+    if place is None:
+        raise ItemError("missing_file", "the tar has no such member")
+    if isinstance(place, str):
+        raise ItemError("not_a_file", place)
+    return place
 
 
-def regular_members(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files in a tar, one after the other; none is kept, as `tarfile` would."""
-    for member in opened:
-        opened.members.clear()  # type: ignore[attr-defined]
-        if member.isreg():
-            yield member
-
-
-def _index(path: str) -> dict[str, tuple[int, int]]:
-    found: dict[str, tuple[int, int]] = {}
+def _index(path: str) -> dict[str, tuple[int, int] | str]:
+    """Where each member lies, or why it has no bytes of its own."""
+    found: dict[str, tuple[int, int] | str] = {}
     with tarfile.open(path, "r:") as opened:
         try:
-            for member in regular_members(opened):
-                found[member.name] = member.offset_data, member.size
-        except tarfile.ReadError:  # it is cut off; what came before is there
+            for member in members_of(opened):
+                place: tuple[int, int] | str = member.offset_data, member.size
+                if member.islnk():  # another name of what came before
+                    link = "it is a link to what is not in the tar before it"
+                    place = found.get(member_name(member.linkname), link)
+                elif member.issparse():
+                    place = "it is stored in pieces; make the tar without --sparse"
+                elif not member.isreg():
+                    place = "it is a link, pipe or device, not a regular file"
+                found[member_name(member.name)] = place
+        except OSError:
+            raise
+        except TAR_FAULTS:  # it is damaged; what came before is there
             pass
     return found
+
+
+# --- tables --------------------------------------------------------------------------------------
 
 
 class _RowGroups(NamedTuple):
@@ -162,7 +223,7 @@ def _find_cell(inside: Inside) -> _Place:
     try:
         table = _key(inside.path)
         groups = _tables.get(table, lambda: _row_groups(inside.path))
-    except (OSError, ValueError) as error:  # pyarrow's errors are among them
+    except _table_faults() as error:
         raise _unreadable("the table", error) from error
     if row >= groups.firsts[-1]:
         raise ItemError("missing_file", f"the table has {groups.firsts[-1]} rows")
@@ -184,12 +245,28 @@ def _cell(inside: Inside) -> bytes:
                 raise ItemError("missing_file", "the list in its row is shorter")
             cell = cell[place]
         value = cell.as_py()
-    except (OSError, TypeError, ValueError) as error:
+    except _table_faults() as error:
         raise _unreadable("the table", error) from error
     held = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(held, bytes) and held:
         return held
-    raise ItemError("missing_file", "its cell holds no image")
+    named = value.get("path") if isinstance(value, dict) else None
+    only = f", only the name {printable(named)}" if named else ""
+    raise ItemError("missing_file", f"its cell holds no image{only}")
+
+
+def _table_faults() -> tuple[type[Exception], ...]:
+    """What pyarrow raises over damaged bytes. It is imported where a table is read, not before."""
+    import pyarrow as pa
+
+    return OSError, OverflowError, TypeError, ValueError, pa.ArrowException
+
+
+def column_of(opened: Any, leaf: str) -> str:
+    """The column of a Parquet file that a leaf of its schema belongs to; either may have dots."""
+    names: list[str] = opened.schema_arrow.names
+    found = [name for name in names if leaf == name or leaf.startswith(f"{name}.")]
+    return max(found, key=len, default="")
 
 
 def _row_groups(path: str) -> _RowGroups:
@@ -198,11 +275,13 @@ def _row_groups(path: str) -> _RowGroups:
     with pq.ParquetFile(path) as opened:
         metadata = opened.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        leaves = [opened.schema.column(number).path for number in range(len(opened.schema))]
+        columns = [column_of(opened, leaf) for leaf in leaves]
     mean_bytes: dict[tuple[int, str], int] = {}
     for number, group in enumerate(groups):
-        for leaf in map(group.column, range(group.num_columns)):
+        for leaf, column in zip(map(group.column, range(group.num_columns)), columns, strict=True):
             mean = leaf.total_uncompressed_size // max(leaf.num_values, 1)
-            place = number, leaf.path_in_schema.partition(".")[0]
+            place = number, column
             mean_bytes[place] = max(mean, mean_bytes.get(place, 0))  # the bytes, not their names
     return _RowGroups([0, *accumulate(group.num_rows for group in groups)], mean_bytes)
 

@@ -21,7 +21,13 @@ from typing import Final
 
 from vllm_caption.config import check_folder, is_remote
 from vllm_caption.errors import ItemError, ItemKind
-from vllm_caption.images.containers import Inside, read_inside, size_inside, split_name
+from vllm_caption.images.containers import (
+    Inside,
+    is_tar,
+    read_inside,
+    size_inside,
+    split_name,
+)
 from vllm_caption.images.near_misses import URL_HINT, is_url, near_miss
 from vllm_caption.images.object_store import check_remote, remote_bytes, remote_size
 
@@ -152,7 +158,7 @@ def _find_inside(images_root: str, file: str) -> Inside | None:
     if not os.path.isfile(f"{images_root}/{container}"):  # noqa: PTH113
         return None
     check_name(file)
-    return Inside(resolve_image(images_root, container), member)
+    return Inside(resolve_image(images_root, container), member, is_tar(container))
 
 
 def num_bytes(images_root: str, file: str) -> int:

@@ -1,7 +1,8 @@
 """The source that is a tar, or a folder of them, as WebDataset's shards: each image is an item.
 
 Members of one stem belong together: `0001.json` gives the columns that the prompt may use, and
-`0001.txt` the column `txt`. A tar is read from header to header and never unpacked.
+`0001.txt` the column `txt`. A tar is read from header to header and never unpacked. Invariant: what
+precedes damage is taken, and the damage is an entry.
 """
 
 from __future__ import annotations
@@ -13,17 +14,31 @@ from typing import Any, Final
 
 import msgspec
 
-from vllm_caption.config import InputConfig, files_in
+from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import encodable_name, first_line
-from vllm_caption.images.containers import regular_members
-from vllm_caption.inputs.image_folders import is_image_name
-from vllm_caption.inputs.source import Element, Group, row_of
+from vllm_caption.formatting import first_line, printable
+from vllm_caption.images.containers import TAR_FAULTS, member_name, members_of
+from vllm_caption.inputs.source import (
+    Element,
+    Group,
+    check_alone,
+    check_column,
+    id_of,
+    is_image_name,
+    name_of_container,
+    refuse_columns,
+    row_of,
+)
 from vllm_caption.items import Document, SkippedDocument
 
 MAX_TEXT_BYTES: Final = 2**20
-"""A larger .json or .txt is passed over."""
-_FAULTS: Final = (OSError, tarfile.TarError, EOFError)
+"""A larger .json or .txt is not read."""
+NUM_LOOKED_AT: Final = 100
+"""Images whose columns are those of all, for a mistake in a name to be seen at once."""
+
+
+class _NoValues(ValueError):
+    """Why a .json or .txt gives no columns."""
 
 
 class Archives:
@@ -34,15 +49,21 @@ class Archives:
         self._path = path
 
     def check(self) -> None:
-        """Each can be opened."""
-        if not self._path.exists():
-            raise UsageError("--input", self._path, "does not exist; name a tar of images")
+        """Each can be opened, and the first images have the columns that are asked for."""
+        refuse_columns(self._config, "--image-column", "--type-column")
+        if self._path.is_dir():
+            check_alone(self._path, ".tar")
         for path in self._paths():
+            if not path.is_file():
+                problem = "is not a regular file" if path.exists() else "does not exist"
+                raise UsageError("--input", path, f"{problem}; name a tar of images")
             try:
                 tarfile.open(path, "r:").close()
-            except _FAULTS as error:
+            except TAR_FAULTS as error:
                 remedy = f"it cannot be read as a tar: {first_line(error)}; unpack a compressed one"
                 raise UsageError("--input", path, remedy) from None
+            name_of_container(path, self._config)
+        self._check_columns()
 
     def num_documents(self) -> int | None:
         """The tars."""
@@ -51,7 +72,12 @@ class Archives:
     def documents(self) -> Iterator[Group | SkippedDocument]:
         """Each tar is one."""
         for path in self._paths():
-            yield Group(Document(encodable_name(path.name)), self._elements(path))
+            try:
+                name = name_of_container(path, self._config)
+            except UsageError as error:  # a link that was changed meanwhile
+                yield SkippedDocument(printable(path.name), "unreadable", error.remedy)
+                continue
+            yield Group(Document(path.name), self._elements(path, name))
 
     def nothing(self) -> UsageError:
         """No member is an image by its name."""
@@ -60,57 +86,104 @@ class Archives:
     def _paths(self) -> list[Path]:
         return files_in(self._path, ".tar") if self._path.is_dir() else [self._path]
 
-    def _elements(self, path: Path) -> Iterator[Element]:
+    def _check_columns(self) -> None:
+        config = self._config
+        wanted = [("--prompt", name) for name in config.columns if name != ALL_COLUMNS]
+        wanted += [("--id-column", config.id_column)] if config.id_column else []
+        if not wanted:
+            return
+        found: dict[str, None] = {}
+        for values in self._first_values():
+            found |= dict.fromkeys(values)
+            if all(name in found for _, name in wanted):
+                return
+        for flag, name in wanted:
+            check_column(flag, name, self._path, found)
+
+    def _first_values(self) -> Iterator[dict[str, Any]]:
+        left = NUM_LOOKED_AT
+        for path in self._paths():
+            try:
+                with tarfile.open(path, "r:") as opened:
+                    for members in _samples(opened):
+                        if any(is_image_name(member.name) for member in members):
+                            left -= 1
+                            yield _values(opened, members)
+                        if not left:
+                            return
+            except TAR_FAULTS:  # a run says where
+                continue
+
+    def _elements(self, path: Path, name: str) -> Iterator[Element]:
         try:
             with tarfile.open(path, "r:") as opened:
                 for members in _samples(opened):
-                    yield from self._sample(path, opened, members)
-        except _FAULTS as error:
+                    yield from self._sample(name, opened, members)
+        except TAR_FAULTS as error:
             yield Element("", "", f"the tar ends here: {first_line(error)}")
 
     def _sample(
-        self, path: Path, opened: tarfile.TarFile, members: list[tarfile.TarInfo]
+        self, name: str, opened: tarfile.TarFile, members: list[tarfile.TarInfo]
     ) -> Iterator[Element]:
+        config = self._config
         images = [member for member in members if is_image_name(member.name)]
-        values = _values(opened, members) if images and self._config.columns else {}
-        row = row_of(values, self._config)
+        values, fault = {}, None
+        if images and (config.columns or config.id_column):
+            try:
+                values = _values(opened, members)
+            except _NoValues as error:
+                fault = str(error)
+        row, row_id = row_of(values, config), id_of(values, config)
         for member in images:
-            yield Element({"file": f"{path.name}/{member.name}"}, "", row=row)
+            entry = {"file": f"{name}/{member_name(member.name)}"}
+            yield Element(entry, "", fault, row, row_id)
 
 
 def _values(opened: tarfile.TarFile, members: Iterable[tarfile.TarInfo]) -> dict[str, Any]:
-    """What the .json and the .txt among these say."""
+    """What the .json and the .txt among these say. Raises _NoValues."""
     values: dict[str, Any] = {}
     for member in members:
         ending = member.name.rpartition(".")[2].lower()
-        if ending not in ("json", "txt") or member.size > MAX_TEXT_BYTES:
-            continue
-        held = opened.extractfile(member)
-        text = held.read() if held is not None else b""
-        if ending == "txt":
-            values["txt"] = text.decode("utf-8", "replace")
+        if ending not in ("json", "txt") or not member.isreg():
             continue
         try:
-            found = msgspec.json.decode(text)
-        except (ValueError, RecursionError):
-            continue  # the image is there all the same, and the prompt may do without
-        values |= found if isinstance(found, dict) else {}
+            found = _value(opened, member, ending)
+        except (*TAR_FAULTS, RecursionError) as error:
+            reason = error if isinstance(error, _NoValues) else first_line(error)
+            what = printable(member.name)
+            raise _NoValues(
+                f"the prompt needs its {what}, which cannot be read: {reason}"
+            ) from None
+        values |= {"txt": found} if ending == "txt" else found if isinstance(found, dict) else {}
     return values
 
 
+def _value(opened: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> Any:
+    if member.size > MAX_TEXT_BYTES:
+        raise _NoValues(f"it has more than {MAX_TEXT_BYTES >> 20} MiB")
+    held = opened.extractfile(member)
+    text = held.read() if held is not None else b""
+    return text.decode("utf-8-sig") if ending == "txt" else msgspec.json.decode(text)
+
+
 def _samples(opened: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Regular members that follow each other and have one stem: the name up to the first dot after
-    the last slash. Hidden ones are passed over."""
+    """Members that follow each other and have one stem: the name up to the first dot after the last
+    slash. Hidden ones are passed over."""
     members: list[tarfile.TarInfo] = []
     stem = ""
-    for member in regular_members(opened):
-        folder, _, name = member.name.rpartition("/")
-        if name.startswith("."):
-            continue
-        if (found := f"{folder}/{name.partition('.')[0]}") != stem:
-            if members:
-                yield members
-            members, stem = [], found
-        members.append(member)
+    try:
+        for member in members_of(opened):
+            folder, _, name = member_name(member.name).rpartition("/")
+            if name.startswith("."):
+                continue
+            if (found := f"{folder}/{name.partition('.')[0]}") != stem:
+                if members:
+                    yield members
+                members, stem = [], found
+            members.append(member)
+    except TAR_FAULTS:
+        if members:
+            yield members
+        raise
     if members:
         yield members

@@ -9,45 +9,59 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.config import ALL_COLUMNS, InputConfig
-from vllm_caption.formatting import encodable_name, printable
-from vllm_caption.images.containers import cell_name
+from vllm_caption.formatting import printable
+from vllm_caption.images.containers import cell_name, column_of
 from vllm_caption.inputs.documents import make_document
-from vllm_caption.inputs.source import Element, Group, id_of, row_of
+from vllm_caption.inputs.rows import Broken, Row, parquet_rows
+from vllm_caption.inputs.source import (
+    Element,
+    Group,
+    id_of,
+    name_of_container,
+    plain_value,
+    row_of,
+    type_of,
+)
 from vllm_caption.items import Document, SkippedDocument
 
 CONTEXT: Final = ("category", "title", "keywords", "canvas_width", "canvas_height")
 _BATCH: Final = 1024
-
-Row = dict[str, Any]
+_IMAGES_AT_A_TIME: Final = 16
+"""Rows that are read with their images, where nothing else tells how many there are."""
 
 
 def holds_images(path: Path, column: str) -> bool:
     """Whether a column has images in its cells rather than their names."""
-    return _is_image(pq.read_schema(path).field(column).type)
+    return _is_image(pq.read_schema(path.absolute()).field(column).type)
 
 
 def _is_image(kind: pa.DataType) -> bool:
-    if _is_list(kind):
+    if _is_list(kind) or pa.types.is_dictionary(kind):
         return _is_image(kind.value_type)
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_image(kind.field(place).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    types = pa.types
+    tests = types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary
+    return any(test(kind) for test in tests)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    types = pa.types
+    tests = types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view
+    return any(test(kind) for test in (*tests, types.is_large_list_view))
 
 
 def read_cells(path: Path, image: str, config: InputConfig) -> Iterator[Group | SkippedDocument]:
-    """Its rows. Raises OSError and pyarrow's errors."""
-    with pq.ParquetFile(path) as opened:
+    """Its rows. Raises UsageError, and `rows.FAULTS`."""
+    container = name_of_container(path, config)
+    with pq.ParquetFile(path.absolute()) as opened:
         schema = opened.schema_arrow
         in_lists = _is_list(schema.field(image).type)
         everything = [name for name in schema.names if name != image]
@@ -58,40 +72,55 @@ def read_cells(path: Path, image: str, config: InputConfig) -> Iterator[Group | 
         numbered = enumerate(_rows(opened, image, [*dict.fromkeys(wanted)], in_lists=in_lists))
         labels = _class_labels(schema)
         if not in_lists:
-            yield Group(
-                Document(encodable_name(path.name)), _singles(path, image, numbered, config)
-            )
+            elements = _singles(container, image, numbered, labels, config)
+            yield Group(Document(path.name), elements)
             return
         for number, row in numbered:
-            row = _with_labels(row, labels)
-            name = encodable_name(f"{path.name}/{number:08}")
-            yield _design(name, path, image, number, row, config)
+            name = f"{path.name}/{number:08}"
+            if isinstance(row, Broken):
+                yield SkippedDocument(name, "unreadable", row.reason)
+                continue
+            cell = cell_name(container, image, number)
+            yield _design(name, cell, image, _with_labels(row, labels), config)
 
 
 def _rows(
     opened: pq.ParquetFile, image: str, columns: list[str], *, in_lists: bool
-) -> Iterator[Row]:
-    leaves = (opened.schema.column(number).path for number in range(len(opened.schema)))
-    inner = [leaf for leaf in leaves if leaf.startswith(f"{image}.")]
-    paths = [leaf for leaf in inner if leaf.endswith(".path")] or (inner if in_lists else [])
-    if not (columns or paths):
+) -> Iterator[Row | Broken]:
+    if not (columns or in_lists):
         yield from ({} for _ in range(opened.metadata.num_rows))
         return
-    for batch in opened.iter_batches(_BATCH, columns=[*columns, *paths]):
-        yield from batch.to_pylist()
+    inner: list[str] = []
+    batch_size = _BATCH
+    if in_lists:
+        leaves = [opened.schema.column(number) for number in range(len(opened.schema))]
+        inner = [leaf.path for leaf in leaves if column_of(opened, leaf.path) == image]
+        if paths := [leaf for leaf in inner if leaf.endswith(".path")]:
+            inner = paths
+        else:
+            batch_size = _IMAGES_AT_A_TIME
+    yield from parquet_rows(opened, [*columns, *inner], batch_size)
 
 
 def _singles(
-    path: Path, image: str, rows: Iterator[tuple[int, Row]], config: InputConfig
+    container: str,
+    image: str,
+    rows: Iterator[tuple[int, Row | Broken]],
+    labels: Mapping[str, list[str]],
+    config: InputConfig,
 ) -> Iterator[Element]:
     for number, row in rows:
-        file = cell_name(path.name, image, number)
-        entry, values = {"file": file}, _without(row, image)
-        yield Element(entry, "", row=row_of(values, config), item_id=id_of(values, config))
+        entry = {"file": cell_name(container, image, number)}
+        if isinstance(row, Broken):
+            yield Element(entry, "", row.reason)
+            continue
+        values = _with_labels(row, labels)
+        kind, row_id = type_of(values, config), id_of(values, config)
+        yield Element(entry, kind, row=row_of(values, config), item_id=row_id)
 
 
 def _design(
-    name: str, path: Path, image: str, number: int, row: Row, config: InputConfig
+    name: str, cell: str, image: str, row: Row, config: InputConfig
 ) -> Group | SkippedDocument:
     images = row.get(image) or []
     types = row.get(config.type_column) if config.type_column else [""] * len(images)
@@ -99,25 +128,20 @@ def _design(
         found = len(types) if isinstance(types, list) else "no list of"
         reason = f"the row has {len(images)} images and {found} types"
         return SkippedDocument(name, "types_length", reason)
-    values = _without(row, image)
+    values = {name: value for name, value in row.items() if name != image}
     kept, item_id = row_of(values, config), id_of(values, config)
-    files = (cell_name(path.name, image, number, place) for place in range(len(images)))
     elements = [
-        Element({"file": file}, printable(kind), row=kept, item_id=item_id)
-        for file, kind in zip(files, types, strict=True)
+        Element({"file": f"{cell}/{place}"}, printable(plain_value(kind)), None, kept, item_id)
+        for place, kind in enumerate(types)
     ]
     return Group(make_document(name, {key: row.get(key) for key in CONTEXT}), elements)
-
-
-def _without(row: Row, image: str) -> Row:
-    return {name: value for name, value in row.items() if name != image}
 
 
 def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     """Names of the numbers in Hugging Face's ClassLabel columns."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         return {}
     found: dict[str, list[str]] = {}
     for name, feature in features.items() if isinstance(features, dict) else ():

@@ -1,91 +1,144 @@
 """The source that is a folder of images: every image file below it is an item.
 
 Files are told by their endings and not opened. Hidden files and folders are passed over, and so is
-the output folder where it lies inside.
+the output folder where it lies inside. A link to a folder is not followed, and said to be there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.config import InputConfig, check_folder
+from vllm_caption.config import InputConfig, check_folder, is_archive, is_table
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import encodable_name
-from vllm_caption.inputs.source import Element, Group
+from vllm_caption.formatting import encodable_name, printable
+from vllm_caption.inputs.source import (
+    IMAGE_SUFFIXES,
+    Element,
+    Group,
+    is_image_name,
+    refuse_columns,
+)
 from vllm_caption.items import Document, SkippedDocument
 
-SUFFIXES: Final = frozenset(
-    (
-        *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".gif", ".bmp", ".webp"),
-        *(".tif", ".tiff", ".ico", ".cur", ".avif"),
-    )
-)
+_INSTEAD: Final = {
+    ".gz": "unpack it first",
+    ".tgz": "unpack it first",
+    ".zip": "unpack it first",
+    ".json": "write one object in each line, as .jsonl",
+    ".xlsx": "save it as .csv",
+}
+"""What to do with files that are no input."""
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file name has the ending of an image."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (for every file)
+_LINK: Final = "//"
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder that is being read. ``left``: what is in it and has not come yet, the last first."""
+
+    below: str
+    document: Document
+    left: list[str]
+    num_images: int = 0
 
 
 class ImageFolder:
     """The images below one folder, in the order of their paths."""
 
     def __init__(self, config: InputConfig, folder: Path) -> None:
+        self._config = config
         self._folder = os.fspath(folder)
-        self._without = frozenset(os.path.realpath(path) for path in config.without)
+        self._name = encodable_name(os.path.basename(os.path.abspath(folder)))  # noqa: PTH100, PTH119
+        self._without: frozenset[tuple[int, int]] = frozenset()
 
     def check(self) -> None:
         """It is a folder."""
-        check_folder("--input", Path(self._folder), "a folder of images, or a table of them")
+        refuse_columns(self._config, "--image-column", "--id-column", "--type-column")
+        path = Path(self._folder)
+        if path.is_file():
+            instead = _INSTEAD.get(path.suffix.lower(), "or a folder of images")
+            if is_image_name(path.name):
+                instead = f"or the folder that it is in: {path.parent}"
+            remedy = "is neither a folder nor a .jsonl, .csv, .tsv, .parquet or .tar; name one"
+            raise UsageError("--input", path, f"{remedy}, {instead}")
+        check_folder("--input", path, "a folder of images, a table of them or a tar")
 
     def num_documents(self) -> int | None:
         """Only a walk tells."""
         return None
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
-        """Each folder that has images is one."""
-        yield from self._walk("")
+        """Each folder that has images is one. Files and folders come in one order, that of their
+        whole paths: a folder's images may thus come in several groups, with its folders between
+        them."""
+        self._without = frozenset(_identities(self._config.without))
+        opened: list[_Folder] = []  # no recursion: folders may be nested a thousand deep
+        yield from self._open("", opened)
+        while opened:
+            folder, files = opened[-1], []
+            while folder.left and not folder.left[-1].endswith("/"):
+                files.append(Element({"file": folder.below + folder.left.pop()}, ""))
+            if files:
+                yield Group(folder.document, files, folder.num_images)
+                folder.num_images += len(files)
+            if folder.left:
+                yield from self._open(folder.below + folder.left.pop(), opened)
+            else:
+                opened.pop()
 
-    def _walk(self, below: str) -> Iterator[Group | SkippedDocument]:
-        """Files and folders in one order, that of their whole paths: a folder's images may thus
-        come in several groups, with its folders between them."""
+    def _open(self, below: str, opened: list[_Folder]) -> Iterator[SkippedDocument]:
+        """Add a folder to those that are open; yields what of it is left out."""
         path = os.path.join(self._folder, below)  # noqa: PTH118 (for every folder)
-        document = Document(encodable_name(below.rstrip("/") or Path(self._folder).name))
+        name = encodable_name(below.rstrip("/")) or self._name
         try:
             with os.scandir(path) as entries:
-                found = sorted(filter(None, map(self._named, entries)))
+                found = sorted(filter(None, map(self._named, entries)), reverse=True)
         except OSError as error:
             reason = f"the folder cannot be read: {error.strerror}"
-            yield SkippedDocument(document.name, "unreadable", reason)
+            yield SkippedDocument(name, "unreadable", reason)
             return
-        files: list[Element] = []
-        index = 0
-        for name in found:
-            if not name.endswith("/"):
-                files.append(Element({"file": below + name}, ""))
-                continue
-            if files:
-                yield Group(document, files, index)
-                index, files = index + len(files), []
-            yield from self._walk(below + name)
-        if files:
-            yield Group(document, files, index)
+        for link in filter(lambda name: name.endswith(_LINK), found):
+            what = encodable_name(below + link.removesuffix(_LINK))
+            reason = "it is a link to a folder, which is not followed; name that folder itself"
+            yield SkippedDocument(what, "not_a_file", reason)
+        left = [entry for entry in found if not entry.endswith(_LINK)]
+        opened.append(_Folder(below, Document(name), left))
 
     def _named(self, entry: os.DirEntry[str]) -> str | None:
-        """The name of an entry that counts, with a slash after that of a folder."""
+        """The name of an entry that counts, with a slash after that of a folder, and two after that
+        of a link to one."""
         if entry.name.startswith("."):
             return None
         try:
-            if entry.is_dir(follow_symlinks=False):
-                return None if os.path.realpath(entry.path) in self._without else f"{entry.name}/"
-        except OSError:
-            return None
+            if entry.is_dir():
+                found = entry.stat()  # not its real path, which costs a look at each folder above
+                if (found.st_dev, found.st_ino) in self._without:
+                    return None
+                return f"{entry.name}{_LINK if entry.is_symlink() else '/'}"
+        except OSError:  # a link in a circle, which fails with a sentence where it has the ending
+            pass
         return entry.name if is_image_name(entry.name) else None
 
     def nothing(self) -> UsageError:
         """No file is an image by its name."""
-        known = ", ".join(sorted(SUFFIXES))
+        for name in sorted(os.listdir(self._folder)):  # noqa: PTH208
+            path = Path(self._folder, name)
+            if is_archive(path) or (path.is_file() and is_table(path)):
+                remedy = f"holds no images, and {printable(encodable_name(name))}; name that"
+                return UsageError("--input", self._folder, remedy)
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
         return UsageError("--input", self._folder, f"no file below it ends in one of {known}")
+
+
+def _identities(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    """Of the folders that exist: what tells them apart under any name."""
+    for folder in folders:
+        with suppress(OSError):
+            found = folder.stat()
+            yield found.st_dev, found.st_ino

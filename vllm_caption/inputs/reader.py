@@ -123,13 +123,13 @@ class InputReader:
             return None
         counts.shape_references += 1
         try:
-            file = usable_name(element)
+            file = usable_name(element.entry)
         except ItemError as error:
             if self._shard is not None and not self._shard.takes(f"{document.name}[{index}]"):
                 return None
             counts.bad_entries += 1
             shown = printable(_named(element.entry))
-            return BadEntry(document.name, index, kind, shown, error.reason)
+            return BadEntry(document.name, index, kind, shown, element.fault or error.reason)
         if self._shard is not None and not self._shard.takes(file):
             return None
         if file in self._seen:
@@ -138,7 +138,7 @@ class InputReader:
         self._seen.add(file)
         counts.items += 1
         row = None if element.row is None else {k: _cut(v) for k, v in element.row.items()}
-        return Item(file, document, index, kind, row, element.item_id)
+        return Item(file, document, index, kind, row, element.item_id, element.fault)
 
 
 def _cut(value: object) -> object:
@@ -154,11 +154,8 @@ def no_type_skipped(*skip_types: str) -> str:
     )
 
 
-def usable_name(element: Element) -> str:
-    """The `file` of an element, unchanged. Raises ItemError."""
-    entry = element.entry
-    if element.fault is not None:
-        raise ItemError("bad_name", element.fault)
+def usable_name(entry: object) -> str:
+    """The `file` of an element's entry, unchanged. Raises ItemError."""
     if not isinstance(entry, dict):
         found = JSON_TYPES[type(entry)]
         raise ItemError("bad_name", f"the element is {found}, not an object with `file`")
@@ -172,7 +169,7 @@ def usable_name(element: Element) -> str:
     if "\0" in file:
         raise ItemError("bad_name", "`file` holds a NUL character")
     if LONE_SURROGATE.search(file):
-        raise ItemError("bad_name", "`file` holds half a surrogate pair, which no name can hold")
+        raise ItemError("bad_name", "the name is not UTF-8, or holds half a surrogate pair")
     return file
 
 

@@ -235,12 +235,14 @@ class CaptionFiles:
         return self._disk.attempt("start", lambda: os.open(self._root, flags))
 
     def _make_folder(self, folder: str) -> None:
-        if not folder or folder in self._made:
-            return
-        self._make_folder(os.path.dirname(folder))
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, dir_fd=self._root_fd)
-        self._made.add(folder)
+        missing: list[str] = []
+        while folder and folder not in self._made:  # no recursion: they may be a thousand deep
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for name in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=self._root_fd)
+            self._made.add(name)
 
     def walk(self) -> Iterator[tuple[str, bool]]:
         """(path below the output folder, whether it is temporary) of every .txt and of what is
