@@ -200,7 +200,7 @@ def write(target: Path, records: Iterable[Record], names: Sequence[str] = ()) ->
     except OSError as error:
         raise UsageError("FILE", target, f"cannot be written ({error.strerror})") from error
     except (*_NO_COLUMN, RecursionError) as error:
-        remedy = f"a column holds values of several types, or none that Parquet has ({error})"
+        remedy = f"a column holds values of several types or of none that Parquet has ({error})"
         raise UsageError("FILE", target, f"{remedy}; export to .jsonl") from error
     finally:
         temporary.unlink(missing_ok=True)
