@@ -255,12 +255,6 @@ class Batch:
         """Captions that stay."""
         return self.kept.total()
 
-    @property
-    def size(self) -> int:
-        """Number of items and entries with a decision."""
-        listed = len(self.pending) + len(self.rows) + len(self.restored) + len(self.failures_kept)
-        return listed + len(self.refused) + self.num_done
-
 
 @dataclass(frozen=True, slots=True)
 class InputEnded:
@@ -344,9 +338,10 @@ class Pass:
 
     def _looks_for_image(self, found: Decided) -> bool:
         """Whether an engine needs the image, which was not recorded as missing before."""
+        if not isinstance(found.need, Caption):
+            return False
         state = self._known.get(found.item.file)
-        was_missing = state is not None and state.error_kind == "missing_file"
-        return isinstance(found.need, Caption) and not was_missing
+        return state is None or state.error_kind != "missing_file"
 
     def _has_no_image(self, item: Item) -> bool:
         try:
@@ -415,7 +410,7 @@ class Pending:
 
     def batches(self) -> Iterator[Batch]:
         """The whole input, in its order."""
-        batch, started = Batch(), False
+        batch, num_entries, started = Batch(), 0, False
         for entry in self._pass:
             if self._left:
                 return
@@ -425,11 +420,12 @@ class Pending:
                 batch.rows.append(self._make.bad_entry(entry))
             else:
                 self._take(*entry, batch)
+            num_entries += 1
             # The first pending item leaves at once: an engine can start while the rest is read.
-            if batch.size >= BATCH_SIZE or (batch.pending and not started):
+            if num_entries == BATCH_SIZE or (batch.pending and not started):
                 started = started or bool(batch.pending)
                 yield self._counted(batch)
-                batch = Batch()
+                batch, num_entries = Batch(), 0
         self._known.clear()  # a million names are not needed any more
         yield self._counted(batch)
         yield from map(self._counted, self._restored())
@@ -441,7 +437,7 @@ class Pending:
             return
         for file, caption in self._captions_of(gone):
             batch.restored.append((gone.pop(file), caption))
-            if batch.size >= BATCH_SIZE:
+            if len(batch.restored) == BATCH_SIZE:
                 yield batch
                 batch = Batch()
         batch.pending.extend(gone.values())  # somebody has changed the manifest

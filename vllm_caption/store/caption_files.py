@@ -35,6 +35,8 @@ from vllm_caption.store.layout import (
 from vllm_caption.store.rows import CaptionTrace, hash_of
 
 MAX_NAME_BYTES: Final = 255
+MAX_CHAR_BYTES: Final = 4
+"""Of a character, as file names are encoded."""
 MAX_PATH_BYTES: Final = 4095
 MAX_CAPTION_BYTES: Final = 64 * 2**20
 """A larger file is no caption."""
@@ -76,14 +78,16 @@ class CaptionFiles:
     def check_name(self, file: str) -> None:
         """Raise ItemError if no .txt can be named after ``file``, also because another item already
         has that name on this disk."""
-        if is_reserved(self.claims.key(file)):
+        name = self.name(file)
+        if is_reserved(self.claims.fold(name)):
             reason = "its caption needs a folder with the name of a file that the job itself writes"
             raise ItemError("output_conflict", reason)
-        if len(os.fsencode(os.path.basename(self.name(file)))) > MAX_NAME_BYTES:
+        may_be_too_long = len(name) > MAX_NAME_BYTES // MAX_CHAR_BYTES
+        if may_be_too_long and len(os.fsencode(os.path.basename(name))) > MAX_NAME_BYTES:
             reason = f"with {CAPTION_SUFFIX} the name is over {MAX_NAME_BYTES} bytes; shorten it"
             raise ItemError("bad_name", reason)
         if (other := self.claims.claim(file)) is not None:
-            raise _met(other, same_name=self.name(file) == self.name(other))
+            raise _met(other, same_name=name == self.name(other))
 
     def name(self, file: str) -> str:
         """The caption of ``file``, below the output folder."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
-from typing import Annotated, Final, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, Final, NamedTuple, get_args, get_type_hints
 
 import msgspec
 import pyarrow as pa
@@ -179,6 +179,12 @@ class KnownItems(Mapping[str, ItemState]):
 
     def __getitem__(self, file: str) -> ItemState:
         return self._states[self._state_of[self._places[file]]]
+
+    def get(self, file: str, default: Any = None) -> Any:
+        """As of any mapping; that of `Mapping` takes five times as long, and is asked a million
+        times."""
+        place = self._places.get(file)
+        return default if place is None else self._states[self._state_of[place]]
 
     def __contains__(self, file: object) -> bool:
         return file in self._places

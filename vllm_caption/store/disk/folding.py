@@ -76,8 +76,12 @@ class Claims:
         self._can_meet = any(folding) or naming == "stem"
         self._owners: dict[str, str] = {}
 
+    def fold(self, name: str) -> str:
+        """The name of a .txt, in the one spelling that counts on this disk."""
+        return self._folding.key(name)
+
     def key(self, file: str) -> str:
-        """Its .txt, in the one spelling that counts on this disk."""
+        """The .txt of an item, in that spelling."""
         return self._folding.key(caption_name(file, self._naming))
 
     def record(self, files: Iterable[str]) -> None:
