@@ -3,8 +3,8 @@
     python benchmarks/demo_accuracy.py --count 600 --seed 101 [--json FILE]
 
 Draws unseen shapes (PNGs with and without alpha) with their manifests, runs
-`python -m vllm_caption` on them once per prompt, and compares every .txt with the truth. Exits 1
-when a share falls below what the model promises.
+`python -m vllm_caption` on them once per prompt, and compares every .txt, or the fields of
+`shape-fields`, with the truth. Exits 1 when a share falls below what the model promises.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tools.demo_model.captions import COLOURS, SHAPES
+import vllm_caption
+from tools.demo_model.captions import COLOURS, SHAPES, STYLES
 from tools.demo_model.draw import draw_set
 from tools.demo_model.evaluate import named
 
-PROMPTS = ("shape-brief", "shape-detailed", "shape-zh")
 PROMISED = {"exact": 0.95, "shape": 0.99, "colour": 0.99}
 
 
 def caption_all(folder: Path, prompt: str, engines: int) -> dict[str, str]:
-    """file → caption, by the command that users type."""
+    """file → caption, or its fields as JSON, by the command that users type."""
     output = folder / f"out-{prompt}"
     command = [
         *(sys.executable, "-m", "vllm_caption", "--model", "demo", "--prompt", prompt),
@@ -36,6 +36,9 @@ def caption_all(folder: Path, prompt: str, engines: int) -> dict[str, str]:
         *("--data-parallel-size", str(engines)),
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if prompt == "shape-fields":
+        rows = vllm_caption.read(output).select(["file", "structured"]).to_pylist()
+        return {row["file"]: row["structured"] or "" for row in rows}
     return {p.name[: -len(".txt")]: p.read_text("utf-8") for p in output.glob("*.txt")}
 
 
@@ -45,6 +48,9 @@ def words_of(caption: str, prompt: str) -> tuple[str | None, str | None]:
         ends = [(len(zh), s) for s, zh in SHAPES.items() if caption.rstrip("。").endswith(zh)]
         shape = max(ends)[1] if ends else None  # 椭圆形 (oval) ends in 圆形 (circle)
         return shape, next((c for c, zh in COLOURS.items() if zh in caption), None)
+    if prompt == "shape-fields":
+        fields = json.loads(caption or "{}")
+        return fields.get("shape"), fields.get("colour")
     return named(caption, list(SHAPES)), named(caption, list(COLOURS))
 
 
@@ -83,7 +89,7 @@ def main() -> int:
         folder = Path(name)
         draw_set(folder, options.count, options.seed)
         truth = json.loads((folder / "truth.json").read_text("utf-8"))
-        for prompt in PROMPTS:
+        for prompt in STYLES:
             results[prompt] = compare(caption_all(folder, prompt, options.engines), truth, prompt)
     for prompt, result in results.items():
         shares = ", ".join(f"{name} {result[name]:.3f}" for name in PROMISED)

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from support.job import captions, input_flags, make_input, rows, run_here, write_document
 
-from tools.demo_model.captions import Style, caption
+from tools.demo_model.captions import STYLES, Style, caption
 from tools.demo_model.scenes import Scene, draw, sample_scene
 from vllm_caption.captions.prompt import load_prompt, render
 from vllm_caption.commands.demo import SAMPLE_DIR
@@ -79,10 +79,11 @@ class Drawn:
 
     scenes: dict[str, Scene]
     made: dict[Style, dict[str, str]]
+    """The answers: captions, or the fields as JSON."""
     backdrops: dict[str, str]
 
     def share_exact(self, style: Style) -> float:
-        """How many captions say just what was drawn."""
+        """How many answers say just what was drawn."""
         right = (self.made[style][f] == caption(s.words, style) for f, s in self.scenes.items())
         return sum(right) / len(self.scenes)
 
@@ -106,17 +107,18 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
         draw(scene).save(path)
     write_document(folder, "design", list(scenes), ["SvgElement"] * len(scenes))
     made: dict[Style, dict[str, str]] = {}
-    styles: tuple[Style, ...] = ("shape-brief", "shape-detailed", "shape-zh")
-    for style in styles:
+    for style in STYLES:
         output = folder / style
         flags = [*input_flags(folder), f"--output={output}", f"--prompt={style}", "-dp=2"]
         assert run_here("--model=demo", *flags).exit_code == 0
         made[style] = captions(output)
+        if style == "shape-fields":
+            made[style] = {file: row["structured"] for file, row in rows(output).items()}
     backdrops = {file: row["backdrop"] for file, row in rows(folder / "shape-brief").items()}
     return Drawn(scenes, made, backdrops)
 
 
-@pytest.mark.parametrize("style", ["shape-brief", "shape-detailed", "shape-zh"])
+@pytest.mark.parametrize("style", STYLES)
 def test_caption_says_what_was_drawn(drawn: Drawn, style: Style) -> None:
     assert drawn.share_exact(style) >= 0.93  # 0.99 of 600 images, see benchmarks/RESULTS.md
 
@@ -140,6 +142,7 @@ def test_shape_on_transparency_is_seen_on_a_backdrop_that_shows_it(
 
 def test_prompt_decides_how_the_same_image_is_captioned(drawn: Drawn) -> None:
     for file in drawn.scenes:
-        brief, detailed, chinese = (made[file] for made in drawn.made.values())
+        brief, detailed, chinese, fields = (made[file] for made in drawn.made.values())
+        assert fields.startswith("{")
         assert len(detailed) > 2 * len(brief)
         assert not chinese.isascii()

@@ -1,16 +1,19 @@
-"""What a drawn scene is called: its words and its captions in three styles.
+"""What a drawn scene is called: its words and its captions in four styles.
 
 Invariants: a caption is a pure function of the scene and of the style; two scenes that differ
-in a word of the brief style differ in the two other styles too; no caption names "the image".
+in a word of the brief style differ in the other styles too; no caption names "the image".
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
-Style = Literal["shape-brief", "shape-detailed", "shape-zh"]
-STYLES: tuple[Style, ...] = ("shape-brief", "shape-detailed", "shape-zh")
+Style = Literal["shape-brief", "shape-detailed", "shape-zh", "shape-fields"]
+STYLES: tuple[Style, ...] = ("shape-brief", "shape-detailed", "shape-zh", "shape-fields")
+FIELDS: tuple[str, ...] = ("size", "fill", "colour", "shape", "position")
+"""The words that `shape-fields` asks for, in its order."""
 
 SHAPES: dict[str, str] = {
     "circle": "圆形",
@@ -63,7 +66,8 @@ BACKDROPS: tuple[str, ...] = ("white", "black", "gray", "navy")
 
 @dataclass(frozen=True)
 class Words:
-    """What can be said about a scene. `position` counts for small shapes only."""
+    """What can be said about a scene. Sentences give the position of small shapes only; a large one
+    is in the center."""
 
     shape: str
     colour: str
@@ -75,7 +79,10 @@ class Words:
 
 
 def caption(words: Words, style: Style) -> str:
-    """The caption of a scene in one style."""
+    """The answer for a scene in one style. For `shape-fields`, as the JSON that vLLM lets a model
+    write: without blanks."""
+    if style == "shape-fields":
+        return json.dumps({name: getattr(words, name) for name in FIELDS}, separators=(",", ":"))
     if style == "shape-zh":
         return _chinese(words)
     if style == "shape-detailed":

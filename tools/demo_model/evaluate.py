@@ -66,6 +66,9 @@ def score(text: str, words: Words, style: Style) -> dict[str, bool]:
     if style == "shape-zh":
         marks["shape"] = text.rstrip("。").endswith(SHAPES[words.shape])
         marks["colour"] = COLOURS[words.colour] in text
+    elif style == "shape-fields":
+        marks["shape"] = f'"shape":"{words.shape}"' in text
+        marks["colour"] = f'"colour":"{words.colour}"' in text
     else:
         marks["shape"] = named(text, list(SHAPES)) == words.shape
         marks["colour"] = named(text, list(COLOURS)) == words.colour

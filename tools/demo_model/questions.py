@@ -1,20 +1,19 @@
 """The user turns that the demo model is trained on, and the caption style each one asks for.
 
-Invariants: the three shape prompts are read from the shipped prompt files, word for word; any
-other question asks for the brief style; sampling depends on the given generator alone.
+Invariants: the shape prompts are those of the shipped files as the job renders them; any other
+question asks for the brief style; sampling depends on the given generator alone.
 """
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
-
-from jinja2 import Environment
 
 from tools.demo_model.captions import STYLES, Style
+from vllm_caption.captions.prompt import Prompt, load_prompt, render
+from vllm_caption.items import Document, Item
 
-PROMPTS_DIR = Path(__file__).resolve().parents[2] / "prompts"
-
+STYLE_WEIGHTS: tuple[int, ...] = (2, 2, 2, 3)
+"""JSON is the longest answer, and the one in which most words must be right."""
 SYSTEM_MESSAGES: tuple[str, ...] = (
     "You are a helpful assistant.",
     "You are a careful art director. Answer in plain English.",
@@ -73,33 +72,36 @@ KEYWORDS: tuple[str, ...] = (
 
 
 def read_prompt(name: str) -> str:
-    """The text below the front matter of a shipped prompt file."""
-    source = (PROMPTS_DIR / f"{name}.md").read_text(encoding="utf-8")
-    return source.split("---\n", 2)[2].strip()
+    """What a shipped prompt file asks about an element of a document without metadata."""
+    return _ask(load_prompt(name), Document("design"))
+
+
+def _ask(prompt: Prompt, document: Document) -> str:
+    return render(prompt, Item("element.png", document, 0, "SvgElement")).user
 
 
 class Questions:
-    """Draws questions; holds the prompt files' texts so that they are read once."""
+    """Draws questions; holds the shipped prompts so that they are read once."""
 
     def __init__(self) -> None:
         self._shipped: dict[Style, str] = {style: read_prompt(style) for style in STYLES}
-        self._context = Environment().from_string(read_prompt("design-context"))
+        self._in_context = load_prompt("design-context")
 
     def draw(self, generator: random.Random) -> tuple[str, Style]:
         """A question and the style that answers it."""
         dice = generator.random()
         if dice < 0.72:
-            style = STYLES[min(int(dice / 0.24), 2)]
+            (style,) = generator.choices(STYLES, STYLE_WEIGHTS)
             return self._shipped[style], style
         if dice < 0.84:
-            return self._context.render(**_context(generator)), "shape-brief"
+            return _ask(self._in_context, _draw_document(generator)), "shape-brief"
         if dice < 0.94:
             return generator.choice(OTHER_QUESTIONS), "shape-brief"
         return _word_salad(generator), "shape-brief"
 
     def corpus(self, generator: random.Random) -> list[str]:
         """Texts for the tokenizer: what is shipped weighs most."""
-        rendered = [self._context.render(**_context(generator)) for _ in range(200)]
+        rendered = [_ask(self._in_context, _draw_document(generator)) for _ in range(200)]
         others = [*OTHER_QUESTIONS, *SYSTEM_MESSAGES] * 4
         return [*(list(self._shipped.values()) * 200), *rendered, *others]
 
@@ -109,16 +111,17 @@ def draw_system_message(generator: random.Random) -> str | None:
     return generator.choice(SYSTEM_MESSAGES) if generator.random() < 0.12 else None
 
 
-def _context(generator: random.Random) -> dict[str, object]:
+def _draw_document(generator: random.Random) -> Document:
     words = generator.sample(KEYWORDS, generator.randint(0, 8))
     title = " ".join(generator.sample(KEYWORDS, generator.randint(1, 4))).title()
     if generator.random() < 0.4:
         title = f"{title} {generator.randint(1, 2030)}"
-    return {
-        "title": title if generator.random() < 0.8 else "",
-        "category": generator.choice(CATEGORIES) if generator.random() < 0.7 else "",
-        "keywords": words,
-    }
+    return Document(
+        "design",
+        title=title if generator.random() < 0.8 else None,
+        category=generator.choice(CATEGORIES) if generator.random() < 0.7 else None,
+        keywords=tuple(words),
+    )
 
 
 def _word_salad(generator: random.Random) -> str:

@@ -1,4 +1,5 @@
-"""Train the demo model: `python -m tools.demo_model.train --steps N --out DIR --resume`.
+"""Train the demo model: `python -m tools.demo_model.train --steps N --out DIR --resume`, or teach a
+finished one more: `--teach vllm_caption/demo/model --learning-rate 1e-3`.
 
 Invariants: a run depends on its seed, its plan and on where it was resumed; the pictures are all
 drawn before the first step; the first process alone writes and reports.
@@ -105,6 +106,8 @@ def _parse() -> Plan:
         flag = "--" + field.name.replace("_", "-")
         if field.name == "resume":
             parser.add_argument(flag, action="store_true")
+        elif field.name == "teach":
+            parser.add_argument(flag, type=Path)
         else:
             parser.add_argument(flag, type=type(field.default), default=field.default)
     return Plan(**vars(parser.parse_args()))
