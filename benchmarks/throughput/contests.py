@@ -59,6 +59,7 @@ class Contest:
     """`varied` or `skewed`; else every answer has ``max_tokens``."""
     worker: str = ""
     """A class of sleepy.py."""
+    max_num_seqs: int = 8
 
 
 JOB = Entry("b job", "job")

@@ -19,7 +19,7 @@ from vllm.v1.executor.abstract import Executor
 
 from benchmarks.throughput.outcome import Task
 from benchmarks.throughput.questions import messages
-from vllm_caption.config import EngineConfig, ImageConfig
+from vllm_caption.config import ImageConfig
 from vllm_caption.engines.vllm_engine import CPU_DEFAULTS, DEFAULTS
 
 
@@ -31,7 +31,7 @@ def engine_kwargs(task: Task) -> dict[str, Any]:
         **CPU_DEFAULTS,
         **DEFAULTS,
         "model": task.model,
-        "max_num_seqs": EngineConfig().max_num_seqs,
+        "max_num_seqs": task.max_num_seqs,
         "max_model_len": -1,
         "mm_processor_kwargs": {"size": size},
         **task.engine_kwargs,

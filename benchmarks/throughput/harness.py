@@ -147,6 +147,7 @@ class Arena:
             max_tokens=contest.max_tokens,
             ignore_eos=not contest.lengths,
             engines=entry.engines,
+            max_num_seqs=contest.max_num_seqs,
             flags=flags,
             options=entry.options | {"input": str(given.folder)},
         )

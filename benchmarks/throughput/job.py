@@ -25,6 +25,7 @@ def command(task: Task) -> list[str]:
         *(f"--jsons={given / 'jsons'}", f"--json-detail={given / 'json_detail'}"),
         *(f"--images-root={task.images_root}", f"--output={task.output}", "--quiet"),
         *(f"--limit={len(task.files)}", f"--data-parallel-size={task.engines}"),
+        f"--max-num-seqs={task.max_num_seqs}",
         *(f"--max-tokens={task.max_tokens}", *(["--ignore-eos"] if task.ignore_eos else [])),
         *("--no-dedup", "--no-checks", f"--checkpoint-interval={PARTS_EVERY}", *task.flags),
         *task.options.get("more", ()),

@@ -27,6 +27,7 @@ class Task:
     max_tokens: int
     ignore_eos: bool = True
     engines: int = 1
+    max_num_seqs: int = 8
     flags: list[str] = field(default_factory=list)
     """vLLM engine flags on top of ours, as `--name=value`."""
     options: dict[str, Any] = field(default_factory=dict)

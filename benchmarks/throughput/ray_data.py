@@ -16,7 +16,7 @@ from transformers import AutoProcessor
 from benchmarks.throughput.clock import Record
 from benchmarks.throughput.outcome import FIRST_STEP, Task
 from benchmarks.throughput.questions import messages
-from vllm_caption.config import EngineConfig, ImageConfig
+from vllm_caption.config import ImageConfig
 
 
 def run(task: Task, record: Record) -> None:
@@ -57,7 +57,7 @@ def _engine_kwargs(task: Task) -> dict[str, Any]:
         **{"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20},
         **{"limit_mm_per_prompt": {"image": 1, "video": 0}, "mm_processor_cache_gb": 0},
         **{"enable_prefix_caching": False, "max_model_len": -1},
-        "max_num_seqs": EngineConfig().max_num_seqs,
+        "max_num_seqs": task.max_num_seqs,
         "mm_processor_kwargs": {"size": size},
         "worker_cls": "benchmarks.throughput.first_step.FirstStepWorker",
         **task.engine_kwargs,

@@ -82,3 +82,17 @@ class CrampedWorker(HollowWorker):
     step_s = 0.1
     prefill_s = 0.002
     most_seqs = 16
+
+
+class H100Worker(HollowWorker):
+    """A 7B model on an H100."""
+
+    step_s = 0.007
+    prefill_s = 0.011
+
+
+class FreeWorker(HollowWorker):
+    """Kernels that cost nothing: what is left is what feeds them."""
+
+    step_s = 0.0
+    prefill_s = 0.0
