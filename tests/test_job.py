@@ -457,8 +457,8 @@ def test_engine_that_cannot_start_ends_the_run_with_the_cause_and_exit_3(
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--gpu-memory-utilisation=0.9", "unrecognized arguments: --gpu-memory-utilisation=0.9"),
-        ("--gpu-memory-util=0.9", "unrecognized arguments: --gpu-memory-util=0.9"),
+        ("--gpu-memory-utilisation=0.9", "unknown flag; did you mean --gpu-memory-utilization?"),
+        ("--gpu-memory-util=0.9", "unknown flag; did you mean --gpu-memory-utilization?"),
         ("--dtype=float99", "float99"),
         ("--kv-cache-memory-bytes=lots", "lots"),
         ("--quantization=nonsense", "nonsense"),
