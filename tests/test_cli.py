@@ -396,6 +396,13 @@ def test_overwrite_edited_without_a_redo_is_a_mistake() -> None:
     assert "--overwrite-edited: belongs to a --redo; say which captions" in result.stderr
 
 
+@pytest.mark.parametrize("kinds", ["", " ", ","])
+def test_redo_kind_without_a_kind_is_a_mistake_and_not_a_plain_run(kinds: str) -> None:
+    result = run_here(f"--redo-kind={kinds}")
+    assert result.exit_code == 2
+    assert "--redo-kind: it is empty; name kinds or flags" in result.stderr
+
+
 def test_redo_and_redo_kind_together_are_a_mistake() -> None:
     result = run_here("--redo=flagged", "--redo-kind=poison")
     assert result.exit_code == 2

@@ -242,6 +242,10 @@ def test_lost_txt_files_are_counted_by_what_a_run_does_about_them(tmp_path: Path
         "3 caption files missing or empty: 2 to write again from their rows, 1 to caption again"
         in text
     )
+    txt_of(tmp_path, files[3]).write_text("by hand")
+    txt_of(tmp_path, files[4]).write_text("by hand")
+    text = run_here("plan", *flags).stdout
+    assert "Next       run the same command without `plan`: it writes the missing" in text
 
 
 @pytest.mark.parametrize(
@@ -479,6 +483,17 @@ def test_disk_that_is_too_small_is_said_with_what_to_do(
     assert result.exit_code == 0
     assert f"DOES NOT FIT on {tmp_path}" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("Next       free some disk space")
+
+
+@pytest.mark.parametrize("below", ["", "/a/b"])
+def test_output_that_no_run_could_make_is_refused_as_a_run_refuses_it(
+    tmp_path: Path, below: str
+) -> None:
+    make_input(tmp_path, 1)
+    (taken := tmp_path / "notes.txt").write_text("not a folder")
+    result = run_here("plan", *input_flags(tmp_path), f"--output={taken}{below}")
+    assert result.exit_code == 2
+    assert f"--output {taken}{below}: {taken} is not a folder; choose another" in result.stderr
 
 
 def test_disk_counts_captions_their_new_folders_and_the_manifest(tmp_path: Path) -> None:

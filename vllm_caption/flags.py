@@ -405,8 +405,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _kinds(text: str) -> tuple[str, ...]:
-    """Kinds of failure and caption flags."""
-    for name in (found := _names(text)):
+    """Kinds of failure and caption flags; none would quietly be no redo at all."""
+    if not (found := _names(text)):
+        raise argparse.ArgumentTypeError("it is empty; name kinds or flags, as poison,too_long")
+    for name in found:
         if name not in (*ITEM_KINDS, *CAPTION_FLAGS):
             known = f"kinds: {', '.join(ITEM_KINDS)}; flags: {', '.join(CAPTION_FLAGS)}"
             raise argparse.ArgumentTypeError(f"{name} is neither a kind nor a flag ({known})")

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from vllm_caption.commands.plan.report import Disk
 from vllm_caption.config import RunConfig
+from vllm_caption.errors import UsageError
 from vllm_caption.monitoring.samples import FAULTS, engine_s, read_series
 from vllm_caption.monitoring.status import read_status
 from vllm_caption.store.layout import STATUS
@@ -49,7 +50,10 @@ class Room(NamedTuple):
 
 
 def read_recorded(root: Path) -> Recorded:
-    """The state of every item that has a row; none where there is no output yet."""
+    """The state of every item that has a row; none where there is no output yet. Raises UsageError
+    where no run could make the folder."""
+    if not (found := _existing(root)).is_dir():
+        raise UsageError("--output", root, f"{found} is not a folder; choose another folder")
     return read_folder(root, _read_recorded)
 
 
@@ -89,8 +93,7 @@ def disk_needs(
     config: RunConfig, recorded: Recorded, *, captions: int, rows: int, folders: Iterable[str]
 ) -> Disk:
     """``captions`` new .txt files in ``folders`` (relative, may exist) and ``rows`` more rows."""
-    output = config.output.absolute()
-    path = next(folder for folder in (output, *output.parents) if _exists(folder))
+    path = _existing(config.output)
     new_folders = _missing(config.output, folders)
     row_bytes = recorded.row_bytes or ROW_BYTES
     # A run that ends writes all rows once more before it removes the old parts.
@@ -125,6 +128,12 @@ def _missing(root: Path, folders: Iterable[str]) -> int:
     if not _exists(root):
         return len(wanted) + 3  # the output, its manifest and its logs
     return sum(not _exists(f"{root}/{folder}") for folder in wanted)
+
+
+def _existing(root: Path) -> Path:
+    """The output folder, or the nearest folder above it that is there."""
+    output = root.absolute()
+    return next(folder for folder in (output, *output.parents) if _exists(folder))
 
 
 def _exists(path: Path | str) -> bool:

@@ -157,10 +157,12 @@ def _disk(disk: Disk) -> Iterator[str]:
 
 
 def _next(plan: Plan) -> Iterator[str]:
-    if not plan.items.to_caption:
+    if not plan.items.to_caption and not plan.items.restored:
         step = "nothing is left to caption"
     elif not plan.disk.fits:
         step = "free some disk space, then run the same command without `plan`"
+    elif not plan.items.to_caption:
+        step = "run the same command without `plan`: it writes the missing .txt files, and no more"
     elif not plan.images.opened:
         step = "add --images to open every image, or run the same command without `plan`"
     else:
