@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import did_you_mean
+from vllm_caption.formatting import did_you_mean, flag_of
 
 GPU_FACTORS: Final = (
     "tensor_parallel_size",
@@ -80,10 +80,10 @@ def check_names(engine_args: Sequence[str], ours: Collection[str]) -> None:
 
     Where vLLM is not installed, or a plugin may add flags to it, nothing is known to be wrong.
     """
-    known = flags_of_vllm()
-    for word in engine_args if known else ():
-        flag = word.partition("=")[0]
-        if not _VALUE.match(word) and not _is_among(known, flag) and not _has_plugins():
+    written = [word.partition("=")[0] for word in engine_args if not _VALUE.match(word)]
+    known = flags_of_vllm() if written else ()  # reading them takes a moment
+    for flag in written if known else ():
+        if not _is_among(known, flag) and not _has_plugins():
             name = flag.partition(".")[0].replace("_", "-")
             opposites = [k.replace("--", "--no-", 1) for k in known if name.startswith("--no-")]
             hint = did_you_mean(name, {*ours, *known, *opposites})
@@ -166,7 +166,7 @@ def check_parallel_flags(engine_args: Sequence[str]) -> None:
     flags = named_flags(engine_args)
     for name, remedy in _REFUSED.items():
         if name in flags:
-            raise UsageError(f"--{name.replace('_', '-')}", flags[name] or None, remedy)
+            raise UsageError(flag_of(name), flags[name] or None, remedy)
     if flags.get("distributed_executor_backend") == "external_launcher":
         remedy = "expects processes that torchrun started; this job starts its engines itself"
         raise UsageError("--distributed-executor-backend", "external_launcher", remedy)

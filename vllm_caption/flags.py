@@ -35,7 +35,7 @@ from vllm_caption.config import (
 )
 from vllm_caption.engine_flags import check_names, check_parallel_flags
 from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, UsageError
-from vllm_caption.formatting import did_you_mean
+from vllm_caption.formatting import did_you_mean, flag_of
 
 COMMANDS: Final = (
     *("run", "demo", "doctor", "plan", "tune", "status", "verify", "report", "merge", "export"),
@@ -146,14 +146,9 @@ def run_parser() -> Parser:
     return parser
 
 
-def _flag(name: str) -> str:
-    """Of a field of the config."""
-    return f"--{name.replace('_', '-')}"
-
-
 def _add(group: Any, config: object, name: str, text: str, *short: str, **options: Any) -> None:
     """A flag with the name and the default of a field of ``config``."""
-    flag = _flag(name)
+    flag = flag_of(name)
     group.add_argument(flag, *short, default=getattr(config, name), help=text, **options)
 
 
@@ -185,7 +180,7 @@ def add_input(group: Any) -> None:
 
 def _add_given(group: Any, name: str, text: str, **options: Any) -> None:
     """A flag whose default depends on others: left out, it is not among the values."""
-    flag = _flag(name)
+    flag = flag_of(name)
     group.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
 
 
@@ -310,7 +305,7 @@ def _add_engines(group: Any, engine: EngineConfig) -> None:
         ("drain_timeout", "longest time for finishing the items in flight after Ctrl+C"),
     ):
         group.add_argument(
-            _flag(name),
+            flag_of(name),
             dest=f"{name}_s",
             metavar="SECONDS",
             type=above_zero,
@@ -527,12 +522,12 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
     if path is None:
         for name in ("image_column", "id_column", "type_column"):
             if (value := values.get(name)) is not None:
-                flag = _flag(name)
+                flag = flag_of(name)
                 raise UsageError(flag, value, "belongs to a table; name the table by --input")
         return config
     for name in ("jsons", "json_detail"):
         if name in values:
-            flag = _flag(name)
+            flag = flag_of(name)
             raise UsageError("--input", path, f"and {flag} both name the input; give one")
     config = replace(config, without=(values["output"],))
     if "images_root" in values:
@@ -546,7 +541,7 @@ def _check_output(values: dict[str, Any]) -> None:
     output = os.path.realpath(values["output"])
     for name in ("jsons", "json_detail"):
         if name in values and output == os.path.realpath(values[name]):
-            flag = _flag(name)
+            flag = flag_of(name)
             raise UsageError("--output", values["output"], f"is {flag} too; name another folder")
     path = values["input"]
     in_parts = path is not None and path.is_dir() and (is_table(path) or is_archive(path))

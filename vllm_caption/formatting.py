@@ -109,6 +109,11 @@ def printable(value: object) -> str:
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value[:MAX_SHOWN_CHARS])
 
 
+def flag_of(name: str) -> str:
+    """The flag of a setting: `max_num_seqs` is that of `--max-num-seqs`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """A question about the name that ``word`` is closest to, or a beginning of; "" for none."""
     longer = [name for name in known if len(word) > 4 and name.startswith(word)]

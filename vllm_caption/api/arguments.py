@@ -15,6 +15,7 @@ from typing import Final
 
 from vllm_caption.errors import UsageError
 from vllm_caption.flags import run_parser
+from vllm_caption.formatting import flag_of
 
 Value = (
     str
@@ -34,7 +35,7 @@ def as_arguments(values: Mapping[str, Value]) -> list[str]:
     None: as if the flag was not given. Flags that ours do not include are vLLM's: a list becomes
     several words, a mapping JSON, and False `--no-NAME`.
     """
-    known = {option: action for action in run_parser()._actions for option in action.option_strings}
+    known = run_parser().flags
     words: list[str] = []
     for name, value in values.items():
         if value is not None:
@@ -43,8 +44,7 @@ def as_arguments(values: Mapping[str, Value]) -> list[str]:
 
 
 def _words(name: str, value: object, known: Mapping[str, argparse.Action]) -> Iterator[str]:
-    flag = f"--{name.replace('_', '-')}"
-    opposite = f"--no-{name.replace('_', '-')}"
+    flag, opposite = flag_of(name), flag_of(f"no_{name}")
     action = known.get(flag)
     if name in _PRINTS_AND_EXITS:
         raise UsageError(flag, None, "prints and exits; call it on the command line")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vllm_caption.config import InputConfig, is_remote
+from vllm_caption.formatting import flag_of
 from vllm_caption.images.object_store import recorded_root
 from vllm_caption.store.layout import INPUT, state_folders
 
@@ -41,11 +42,7 @@ def as_in_last_run(
     and a line about the paths among these, empty for none."""
     kept = {} if not set(_NAME_AN_INPUT).isdisjoint(named) else _read(root)
     taken = {name: value for name, value in kept.items() if name not in named}
-    flags = [
-        f"--{name.replace('_', '-')}={shlex.quote(str(taken[name]))}"
-        for name in _PATHS
-        if name in taken
-    ]
+    flags = [f"{flag_of(name)}={shlex.quote(str(taken[name]))}" for name in _PATHS if name in taken]
     return {**values, **taken}, f"As in the last run: {' '.join(flags)}" if flags else ""
 
 
