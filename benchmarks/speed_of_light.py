@@ -9,15 +9,12 @@ same requests, rendered before and all queued at once, and one `LLM.chat` with d
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]
-
-from benchmarks.throughput.contests import JOB, Contest, Entry, Target  # noqa: E402
-from benchmarks.throughput.harness import Arena  # noqa: E402
-from benchmarks.throughput.report import as_table  # noqa: E402
+from benchmarks.throughput.contests import JOB, Contest, Entry, Target
+from benchmarks.throughput.harness import Arena
+from benchmarks.throughput.inputs import ROOT
+from benchmarks.throughput.report import as_table
 
 RENDERED = Entry("a rendered", "ceiling", options={"rendered": True})
 CHAT = Entry("c chat", "chat", options={"images": "ready"})
