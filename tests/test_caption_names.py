@@ -218,7 +218,7 @@ def test_run_by_stem_is_resumed_verified_and_merged_by_stem_without_a_flag(tmp_p
     (tmp_path / "out/x.txt").unlink()  # comes back
     (tmp_path / "out/plain.txt").write_text("mine, and longer than it was")
     plan = other(tmp_path, "plan")
-    assert "nothing is left to caption" in plan.stdout
+    assert "`plan`: it writes the missing .txt files, and no more" in plan.stdout
     again = job(tmp_path)
     assert "captioned 5 (0 in this run), failed 1" in again.stdout
     assert "1 edited caption" in again.stdout
