@@ -1,8 +1,8 @@
-"""The settings of one run, in sections that fit the parts of the job; all defaults are here.
+"""The settings of one run, one section per part of the job, with all defaults.
 
-Settings are parsed once and frozen. A part gets its section, or single values; only the commands
-and `job` know the whole. Fields have the names of their flags (``--max-num-seqs`` is
-``max_num_seqs``); flags that vLLM knows keep vLLM's name and meaning.
+Settings are parsed once and frozen. A part receives its section, or single values; only the
+commands and `job` see all of them. Fields are named after their flags (``--max-num-seqs`` is
+``max_num_seqs``); flags that vLLM also has keep vLLM's name and meaning.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vllm_caption.errors import UsageError
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
 WINDOW_FACTOR: Final = 2
-"""Items that one worker holds (loading, rendering, generating) per sequence it generates at a time:
-fewer starve vLLM's scheduler, more lengthen the tail and lose more when a worker dies."""
+"""Items that a worker holds (loading, rendering, generating) per sequence that it generates at a
+time: fewer starve vLLM's scheduler, more lengthen the tail and lose more when a worker dies."""
 REMOTE_WINDOW_FACTOR: Final = 4
-"""The same for images that come over a network, where as many again are in transit."""
+"""The same for images fetched over a network, where as many again are in transit."""
 
 ExecutorName = Literal["local", "ray"]
 CaptionName = Literal["file", "stem", "none"]
-"""How the .txt of an image is named: x.png.txt, x.txt, or none is written."""
+"""How the .txt of x.png is named: x.png.txt, or x.txt; with "none", no .txt is written."""
 Redo = Literal["stale", "failed", "flagged", "all"]
 
 _SHARD: Final = re.compile(r"(\d+)/(\d+)")
@@ -44,27 +44,27 @@ TABLE_SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
-    """The files of one kind directly in a folder, sorted by name: one input in parts. Beside a
-    folder of such a name, as the manifest of an output, they are something else."""
+    """The files with this suffix directly in a folder, sorted by name: the parts of one input. Next
+    to a folder with the suffix, such as the manifest of an output, they are no input."""
     found = sorted(folder.glob(f"[!.]*{suffix}"))
     return [] if any(path.is_dir() for path in found) else found
 
 
 def is_table(path: Path) -> bool:
-    """Whether an input is a table rather than a folder of images, by its ending; a folder is one
-    if Parquet files lie directly in it."""
+    """Whether an input is a table rather than a folder of images: a file by its suffix, a folder if
+    it has Parquet files directly in it."""
     if path.is_dir():
         return bool(files_in(path, ".parquet"))
     return path.suffix.lower() in TABLE_SUFFIXES
 
 
 def is_archive(path: Path) -> bool:
-    """Whether an input is a tar, or a folder in which tars lie directly."""
+    """Whether an input is a tar, or a folder with tars directly in it."""
     return bool(files_in(path, ".tar")) if path.is_dir() else path.suffix.lower() == ".tar"
 
 
 def check_folder(flag: str, path: Path, role: str) -> None:
-    """Raise UsageError where ``path`` is no folder that can be read; ``role``: what it is for."""
+    """Raise UsageError unless ``path`` is a readable folder; ``role``: what it is for."""
     try:
         with os.scandir(path):
             return
@@ -78,8 +78,8 @@ def check_folder(flag: str, path: Path, role: str) -> None:
 
 
 def _without_case(name: str) -> str:
-    """The same for all names that some disk takes for one: canonical caseless matching, as Unicode
-    defines it."""
+    """One spelling for all names that some file system treats as equal: Unicode's canonical
+    caseless matching."""
     if name.isascii():
         return name.lower()
     return normalize("NFD", normalize("NFD", name).casefold())
@@ -87,32 +87,33 @@ def _without_case(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shard:
-    """One of ``count`` parts of the items, numbered from 1; a run of its own captions each.
+    """One of ``count`` parts of the items, numbered from 1; each is captioned by a separate run.
 
     A shard writes its captions where a run without shards would, and keeps everything else
-    (manifest, journal, lock, status, logs) in a folder of its own until `merge` makes one manifest.
-    Names whose captions may be one file somewhere are in one shard, which decides whose it is.
+    (manifest, journal, lock, status, logs) in a separate folder until `merge` makes one manifest.
+    Names whose captions are one file on some file system are in the same shard, so that one run
+    decides whose it is.
     """
 
     index: int
     count: int
     by_stem: bool = field(default=False, compare=False)
-    """Names that differ only in their ending, whose captions may meet, are in one shard."""
+    """Names that differ only in their ending are in the same shard: their captions may collide."""
 
     @staticmethod
     def parse(text: str) -> Shard:
-        """`3/8`. Raises ValueError."""
+        """Parse `3/8`. Raises ValueError."""
         found = _SHARD.fullmatch(text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
             raise ValueError(f"{text} is no I/N with I from 1 to N, as 3/8")
         return Shard(int(found[1]), int(found[2]))
 
     def takes(self, name: str) -> bool:
-        """Whether the item of this name is in this shard. The CRC-32 of the name decides, in the
-        one spelling of all that differ in case or accents, on every disk: a name is in the same
-        shard on every machine, whatever else is in the input."""
+        """Whether the item with this name is in this shard. Decided by the CRC-32 of the name,
+        without case and with accents decomposed: a name is in the same shard on every machine,
+        whatever else is in the input."""
         if self.by_stem:
-            name = os.path.splitext(name)[0]  # noqa: PTH122 (a name, and many of them)
+            name = os.path.splitext(name)[0]  # noqa: PTH122 (called a million times)
         key = _without_case(name).encode(errors="surrogatepass")
         return crc32(key) % self.count == self.index - 1
 
@@ -126,11 +127,14 @@ ALL_COLUMNS: Final = "*"
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """Where the elements and images are, and which are captioned. ``input``: a folder of images or
-    a table; None for manifests. ``columns``: those of a table that the prompt uses. ``without``:
-    folders in which no image is looked for. ``images_root``: a folder, or the URI of one as a
-    string; ``only``: these files and no others (a pilot); ``documents``: only manifests of these
-    names are read; ``patterns``: only files of these names, or that match one of them as a glob."""
+    """Where the elements and images are, and which are captioned.
+
+    ``input``: a folder of images or a table; None for manifests. ``columns``: the columns of a
+    table that the prompt uses. ``without``: folders not searched for images. ``images_root``: a
+    folder, or a URI as a string. ``only``: caption these files and no others (a pilot).
+    ``documents``: read only the manifests with these names. ``patterns``: caption only files with
+    one of these names, or that match one of them as a glob.
+    """
 
     jsons: Path = Path("jsons")
     json_detail: Path = Path("json_detail")
@@ -149,7 +153,7 @@ class InputConfig:
     without: tuple[Path, ...] = ()
 
     def named(self, naming: CaptionName) -> InputConfig:
-        """The same input for captions of this naming: those that may meet are in one shard."""
+        """The same input for captions named this way: those that may collide share a shard."""
         if self.shard is None:
             return self
         return replace(self, shard=replace(self.shard, by_stem=naming == "stem"))
@@ -157,9 +161,9 @@ class InputConfig:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """How a file becomes pixels; all sizes are in pixels. The model's own processor scales an image
-    to between ``min_pixels`` and ``max_pixels`` (28 × 28 pixels make one token); a file with more
-    than ``max_image_pixels`` is not decoded."""
+    """How a file becomes pixels; all sizes are in pixels. The model's processor scales an image to
+    between ``min_pixels`` and ``max_pixels`` (28 × 28 pixels make one token); a file with more than
+    ``max_image_pixels`` is not decoded."""
 
     max_side: int = 1024
     min_pixels: int = 28 * 28 * 8
@@ -190,7 +194,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The model and its engines. ``engine_args`` are vLLM's own flags, passed on unchanged."""
+    """The model and its engines. ``engine_args`` are vLLM's flags, passed on unchanged."""
 
     model: str = DEFAULT_MODEL
     data_parallel_size: int = 1
@@ -226,25 +230,26 @@ class EngineConfig:
         )
 
     def vllm_flags(self, model: str) -> tuple[str, ...]:
-        """The command line of one engine in vLLM's flags; ``model`` is its resolved name."""
+        """The command line of one engine, in vLLM's flags; ``model`` is the resolved name."""
         flags = [
             f"--model={model}",
             f"--max-num-seqs={self.max_num_seqs}",
             *self._parallel_flags,
         ]
         if "max_model_len" not in given_flags(self.engine_args):
-            flags.append(
-                "--max-model-len=auto"
-            )  # as much as fits in memory; a caption needs little
+            # As much as fits in memory: captions need little.
+            flags.append("--max-model-len=auto")
         return (*flags, *self.engine_args)
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeConfig:
-    """Which items that were tried before are captioned again, besides the failed ones; with
-    ``redo_kinds``, those that failed with such a kind or have such a flag, and no others;
-    ``redo_files``: items of these names, and nothing else. ``overwrite_edited``: also where a
-    person wrote the caption."""
+    """Which items that were tried before are captioned again, besides the failed ones.
+
+    ``redo_kinds``: only those that failed with one of these kinds or have one of these flags;
+    ``redo_files``: only the items with these names. ``overwrite_edited``: also replace captions
+    that a person wrote.
+    """
 
     redo: Redo | None = None
     redo_kinds: tuple[str, ...] = ()
@@ -253,14 +258,14 @@ class ResumeConfig:
 
     @property
     def is_redo(self) -> bool:
-        """The user chooses what is captioned again."""
+        """Whether the user chose what is captioned again."""
         return bool(self.redo or self.redo_kinds or self.redo_files)
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """All settings of one run. ``caption_name``: None is as the output folder was begun;
-    ``arguments``: the command line that they come from."""
+    """All settings of one run. ``caption_name``: None keeps the naming of the output folder;
+    ``arguments``: the command line that the settings were parsed from."""
 
     input: InputConfig = field(default_factory=InputConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -284,12 +289,12 @@ class RunConfig:
 
     @property
     def billing(self) -> Billing | None:
-        """What its GPUs cost; None where no price is given."""
+        """What the GPUs cost; None if no price is given."""
         if self.gpu_hour_price is None:
             return None
         num_gpus = self.engine.data_parallel_size * self.engine.gpus_per_engine
         return Billing(self.gpu_hour_price, num_gpus)
 
     def with_columns(self, columns: tuple[str, ...]) -> RunConfig:
-        """The same, for a prompt that uses these columns of a table."""
+        """The same settings for a prompt that uses these columns of a table."""
         return replace(self, input=replace(self.input, columns=columns))

@@ -1,6 +1,6 @@
 """What GPU time costs, from a price per GPU hour. Pure.
 
-The price is in whatever currency the user has in mind, so none is named.
+The price is in whatever currency the user has in mind, so no currency is shown.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import msgspec
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """``done``: of the GPU time so far, starts of engines included. ``left``: of the items that are
-    left, and ``per_million``: of a million captions, both at the speed of the engines without their
-    start. None: not known."""
+    """``done``: the cost of the GPU time so far, including engine starts. ``left``: of the items
+    that are left, and ``per_million``: of a million captions, both at the engines' present speed
+    and without their start. None: not known."""
 
     done: float | None = None
     left: float | None = None
@@ -21,7 +21,7 @@ class Costs(msgspec.Struct, frozen=True):
 
     @property
     def ahead(self) -> str:
-        """What is not spent yet."""
+        """The costs still to come, in words."""
         parts = (
             (self.left, "about {} for what is left"),
             (self.per_million, "{} per million captions"),
@@ -35,7 +35,7 @@ class Costs(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Billing:
-    """``price``: of one GPU for an hour; ``num_gpus``: that are paid for at a time."""
+    """``price``: of one GPU for an hour; ``num_gpus``: how many are paid for at a time."""
 
     price: float
     num_gpus: int
@@ -52,5 +52,5 @@ class Billing:
 
 
 def money(cost: float) -> str:
-    """As 1,234.50, or 0.0012."""
+    """Such as 1,234.50, or 0.0012."""
     return f"{cost:,.2f}" if cost >= 0.1 else f"{cost:.4f}"

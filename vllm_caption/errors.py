@@ -1,4 +1,4 @@
-"""What can go wrong, as types: the class of a failure decides its exit code and its wording.
+"""Every failure that the job raises on purpose; the class decides the exit code and the wording.
 
     CaptionJobError
     ├── UsageError      the user can fix it before anything starts         exit 2
@@ -61,7 +61,7 @@ ITEM_KINDS: Final[tuple[str, ...]] = tuple(
     kind for kinds in (InputKind, SlowKind, EngineKind, CaptionKind) for kind in get_args(kinds)
 )
 ABSENT_KINDS: Final[frozenset[str]] = frozenset({"missing_file", "unreadable", "not_a_file"})
-"""Kinds that every image has when its folder or bucket is gone."""
+"""The kinds with which every image fails when its folder or bucket is gone."""
 INPUT_KINDS: Final[frozenset[str]] = frozenset(get_args(InputKind))
 """Kinds that can be checked again without an engine."""
 CAPTION_FLAGS: Final[tuple[CaptionFlag, ...]] = get_args(CaptionFlag)
@@ -69,11 +69,11 @@ CAPTION_FLAGS: Final[tuple[CaptionFlag, ...]] = get_args(CaptionFlag)
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_NO_READER = 130, 141
-"""Exit codes; `status` and `verify` have a 1 of their own meaning."""
+"""Exit codes; `status` and `verify` give 1 another meaning."""
 
 
 class CaptionJobError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class UsageError(CaptionJobError):
@@ -116,7 +116,7 @@ class DocumentError(CaptionJobError):
 class ItemError(CaptionJobError):
     """One item cannot be captioned; ``kind`` and ``reason`` become columns of its row.
 
-    ``transient``: the same may work in a moment, as when a network file system is unavailable.
+    ``transient``: a retry may succeed, for example when a network file system was unavailable.
     """
 
     def __init__(self, kind: ItemKind, reason: str, *, transient: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 Pure functions from a value to text. Invariant: whatever a file name, a document or a library puts
 into a value, the text that `printable`, `encodable`, `encodable_name` and `first_line` return can
-be encoded as UTF-8, and moves no terminal's cursor.
+be encoded as UTF-8; that of `printable` and `first_line` has no control characters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Name = TypeVar("Name", bound=str)
 _LABEL_WIDTH: Final = 11
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 INDENT: Final = " " * _LABEL_WIDTH
-"""What the further lines of a section begin with."""
+"""What the second and later lines of a section start with."""
 MAX_SHOWN_CHARS: Final = 200
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 JSON_TYPES: Final[dict[type, str]] = {
@@ -34,7 +34,7 @@ JSON_TYPES: Final[dict[type, str]] = {
 
 
 def section(label: str, text: str) -> str:
-    """The first line of a section: its label in a column of its own, then the text."""
+    """The first line of a section: the label in a column, then the text."""
     return f"{label:{_LABEL_WIDTH}}{text}"
 
 
@@ -42,7 +42,7 @@ def section(label: str, text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words, as 250 ms, 2.4 s, 45 s, 7.5 minutes, 3.2 hours or 5.8 days."""
+    """A duration in words: 250 ms, 2.4 s, 45 s, 7.5 minutes, 3.2 hours or 5.8 days."""
     if seconds >= 2 * _DAY:
         return f"{seconds / _DAY:.1f} days"
     if seconds >= _HOUR:
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """As a clock, which changes evenly: 01:23, 2:01:23 or 5 d 02:01; ? for one that is unknown."""
+    """A duration that changes every second: 01:23, 2:01:23 or 5 d 02:01; ? if unknown."""
     if seconds is None:
         return "?"
     minutes, second = divmod(int(seconds), _MINUTE)
@@ -66,19 +66,19 @@ def clock(seconds: float | None) -> str:
 
 
 def moment(then: datetime, now: datetime) -> str:
-    """A time of day, with its day where that is not today: 14:05, Tue 14:05 or 11 Dec 14:05."""
+    """A time of day, with the day if it is not today: 14:05, Tue 14:05 or 11 Dec 14:05."""
     days = (then.date() - now.date()).days
     day = "" if not days else "%a " if 0 < days < 7 else "%-d %b "
     return then.strftime(f"{day}%H:%M" if then.year == now.year or days < 7 else "%-d %b %Y")
 
 
-# --- values of others ------------------------------------------------------------------------
+# --- values from outside ---------------------------------------------------------------------
 
 
 def first_line(error: BaseException, max_chars: int = 500, *, skip: tuple[str, ...] = ()) -> str:
-    """The first line of an error's text that says something, else the name of its type.
+    """The first line of an error's text that is not blank, else the name of its type.
 
-    ``skip``: beginnings of lines to pass over, unless there is no other line."""
+    ``skip``: lines that start with one of these are skipped, unless there is no other line."""
     lines = [_on_one_line(line) for line in str(error).splitlines()]
     lines = [line for line in lines if line] or [type(error).__name__]
     return next((line for line in lines if not line.startswith(skip)), lines[0])[:max_chars]
@@ -89,18 +89,18 @@ def _on_one_line(text: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """Any text, so that it can be sent: half a character (a lone surrogate) becomes \ufffd."""
+    """The text with each lone surrogate (half a character) replaced by \ufffd."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def encodable_name(name: str) -> str:
-    """A file system name as text for records: a byte that is not UTF-8 is written ``\\xff``."""
+    """A file system name as text that can be stored: bytes that are not UTF-8 become ``\\xff``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def printable(value: object) -> str:
-    """Any JSON value as text of bounded length: a string as it is, anything else as JSON, and
-    characters that no terminal or column should hold as escapes."""
+    """Any JSON value as text of bounded length: strings as they are, anything else as JSON, with
+    control characters and surrogates escaped."""
     if not isinstance(value, str):
         try:
             value = json.dumps(value, ensure_ascii=False, default=str)
@@ -110,12 +110,12 @@ def printable(value: object) -> str:
 
 
 def flag_of(name: str) -> str:
-    """The flag of a setting: `max_num_seqs` is that of `--max-num-seqs`."""
+    """The flag of a setting: `--max-num-seqs` for `max_num_seqs`."""
     return f"--{name.replace('_', '-')}"
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """A question about the name that ``word`` is closest to, or a beginning of; "" for none."""
+    """Suggest the name that ``word`` is closest to, or that starts with it; "" if there is none."""
     longer = [name for name in known if len(word) > 4 and name.startswith(word)]
     near = sorted(longer, key=len) or difflib.get_close_matches(word.lower(), known, 1, 0.7)
     return f"did you mean {near[0]}?" if near else ""
@@ -125,7 +125,7 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """As 1 caption or 2,000 captions."""
+    """Such as 1 caption, or 2,000 captions."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
@@ -141,7 +141,7 @@ def with_example(kind: str, number: int, example: str) -> str:
 
 
 def byte_size(number: float) -> str:
-    """As 170.7 KiB."""
+    """Such as 170.7 KiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

@@ -1,6 +1,6 @@
 """An item: one image to caption, with the document that named it first.
 
-Every kind of input yields these, and nothing else of it reaches the rest of the job.
+Every kind of input yields items; the rest of the job knows nothing else about the input.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Document(msgspec.Struct, frozen=True, gc=False):
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """One distinct ``file``, with the element that named it first. ``row``: those columns of an
-    input table that the prompt uses; ``item_id``: the value of ``--id-column``; ``fault``: why no
-    prompt can be made for it."""
+    """One distinct ``file``, with the element that named it first. ``row``: the columns of an input
+    table that the prompt uses; ``item_id``: the value of ``--id-column``; ``fault``: why no prompt
+    can be made for this item."""
 
     file: str
     document: Document
@@ -36,9 +36,9 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 class BadEntry(msgspec.Struct, frozen=True, gc=False):
-    """An element without a usable file name; ``file`` shows what stood there.
+    """An element without a usable file name; ``file`` shows the unusable one.
 
-    Its identity is (document, element_index), since that text may equal a real file name.
+    Identified by (document, element_index), since that text may equal a real file name.
     """
 
     document: str
@@ -49,7 +49,7 @@ class BadEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class SkippedDocument(msgspec.Struct, frozen=True, gc=False):
-    """A document that is left out."""
+    """A document that the run leaves out, and why."""
 
     document: str
     kind: DocumentKind

@@ -1,8 +1,8 @@
 """Wires the parts of one run: start reading here.
 
-The way of an item: `driver.resume` finds it in the input and sees that it is not done →
-`dispatcher` gives it to an engine → `worker` prepares its image and asks the engine → `rules` judge
-the caption → `output` writes the .txt, then the row.
+The life of an item: `driver.resume` finds it in the input and sees that it is not done →
+`dispatcher` leases it to an engine → `worker` prepares its image and queries the engine → `rules`
+check the caption → `output` writes the .txt, then the row.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ STATUS_EVERY_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended, ``seconds`` after its start. ``stopped``: why it could not continue;
-    ``pilot``: it was a pilot, whose report can be made."""
+    """How a run ended, ``seconds`` after it started. ``stopped``: why it could not continue;
+    ``pilot``: it was a pilot that finished, so its report can be made."""
 
     exit_code: int
     stats: RunStats
@@ -89,15 +89,15 @@ class Outcome:
 
 
 def run_job(config: RunConfig, *, prints_summary: bool = True) -> Outcome:
-    """Caption everything that is not done. Raises UsageError before anything starts."""
+    """Caption everything that is left to do. Raises UsageError before anything starts."""
     config, prompt = checked(config)
     with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
         return _run(config, prompt, log, prints_summary=prints_summary)
 
 
 def checked(config: RunConfig) -> tuple[RunConfig, Prompt]:
-    """Check that prompt, input and model exist; returns the settings with the columns that the
-    prompt uses. Raises UsageError."""
+    """Check that the prompt, input and model exist; returns the prompt, and the settings with the
+    columns that it uses. Raises UsageError."""
     prompt = load_prompt(config.prompt)
     config = config.with_columns(prompt.columns)
     open_source(config.input).check()
@@ -140,7 +140,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
         finally:
             ended_by = RunStopped(stopped) if stopped else sys.exception()
-            with contextlib.suppress(RunStopped):  # another folder lies there now: leave it alone
+            with contextlib.suppress(RunStopped):  # the path leads to another folder now: keep off
                 job.show(*how_it_ended(exit_code, ended_by))
             output.release()
         for note in output.take_notes():
@@ -179,7 +179,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
 
 
 class _Job:
-    """The parts of one run and their order."""
+    """The parts of one run, and the order in which they start and end."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class _Job:
         )
 
     def _begin_redo(self) -> RedoProgress:
-        """What earlier runs of this redo have done; from now on this run is one of them."""
+        """Load what earlier runs of this redo have done, and record this run as one of them."""
         resume, recipe_id = self._config.resume, self._make.recipe.id
         recorded = self._output.look_up(read_redo)
         runs = earlier_runs(recorded, resume, self._recipe_ids)
@@ -241,7 +241,7 @@ class _Job:
         return progress
 
     def finish_redo(self) -> None:
-        """The redo has been through the whole input; the same command begins a new one."""
+        """Record that the redo covered the whole input: the same command now starts a new one."""
         if self._config.resume.is_redo:
             self._record_redo(msgspec.structs.replace(self._redo, is_finished=True))
 
@@ -252,12 +252,12 @@ class _Job:
 
     @property
     def seconds(self) -> float:
-        """Since the start of the run."""
+        """Time since the run started."""
         return time.monotonic() - self._started_s
 
     @property
     def input_read(self) -> InputRead:
-        """How much of the input was read so far."""
+        """How much of the input has been read so far."""
         reader = self.scan.reader
         unmatched = self._config.input.skip_types if reader.no_type_was_skipped else ()
         names = reader.unmatched_patterns
@@ -298,7 +298,7 @@ class _Job:
         try:
             await driver.run(self.scan)
             self._output.record_documents(self.scan.skipped)
-        except UsageError:  # nothing to caption; the documents say why
+        except UsageError:  # nothing to caption; the skipped documents explain why
             self._output.record_documents(self.scan.skipped)
             raise
         finally:
@@ -319,7 +319,7 @@ class _Job:
         return Twins(self._output.earlier_captions(self._recipe_ids, self._num_known))
 
     async def _open_engines(self) -> Executor:
-        """Have vLLM check its flags, and fix what every worker gets."""
+        """Have vLLM check its flags, and settle what every worker is started with."""
         config, logs, loop = self._config, self._output.logs, asyncio.get_running_loop()
         self.stats.begin("checking flags", loop.time())
         await await_machine(config.engine, self._gpus, self._progress.warn)
@@ -370,17 +370,17 @@ class _Job:
             self._progress.warn(alarm)
 
     def show(self, state: RunState, reason: str = "") -> None:
-        """Write the present figures to status.json. Raises RunStopped when the output folder is
-        another one now."""
+        """Write the current figures to status.json. Raises RunStopped if the path of the output
+        now leads to another folder."""
         for slot, engine in enumerate(self.stats.engines):
             engine.in_flight = self._dispatcher.in_flight_of(slot)
         self._monitor.show(self.stats)
-        now_s = time.monotonic()  # as the loop's
+        now_s = time.monotonic()  # the clock of the event loop
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = make_status(self._make.run_id, state, self.stats, now_s, at, reason)
         self._monitor.follow(status)
         self._output.replace(STATUS, encode_status(status))
-        if self.stats.total and not self._is_input_kept:  # an input with items is the right one
+        if self.stats.total and not self._is_input_kept:  # an empty input may be a mistake
             self._output.replace(INPUT, encode_input(self._config.input))
             self._is_input_kept = True
 

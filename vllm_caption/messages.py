@@ -1,11 +1,11 @@
-"""Everything that crosses a process border, one frozen struct per message.
+"""Everything that crosses a process boundary, one frozen struct per message.
 
 Driver → worker: Lease, Cancel, Stop.  Worker → driver: Ready, Beat, ImageRead, Cancelled,
 Captioned, Failed, EngineDown.
 Preflight → driver: FlagsChecked or Refused.
-Run → `vllm_caption.caption`, which waits for it in another process: RunEnded, RunFailed or Refused.
-Invariants: no pixels (a worker reads its own images), no exception objects (errors travel as
-text), and every answer carries the lease it answers, so a late or doubled one is recognised.
+Run → `vllm_caption.caption`, which waits in another process: RunEnded, RunFailed or Refused.
+Invariants: no pixels (workers read the images), no exception objects (errors travel as text), and
+every answer carries its lease, so that a late or duplicate answer is recognised.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Backdrop = Literal["none", "white", "black", "gray"]
 
 
 class CaptionRequest(msgspec.Struct, frozen=True, gc=False):
-    """One attempt at one item. ``temperature`` and ``seed`` replace those of the run in a retry."""
+    """One attempt at one item. A retry overrides the run's ``temperature`` and ``seed``."""
 
     lease: int
     file: str
@@ -33,7 +33,7 @@ class CaptionRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lease(msgspec.Struct, frozen=True, tag=True):
-    """Requests that the worker must answer, each one."""
+    """Requests, each of which the worker must answer."""
 
     requests: tuple[CaptionRequest, ...]
 
@@ -49,7 +49,7 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The engine can take requests."""
+    """The engine is ready for requests."""
 
     pid: int
 
@@ -73,18 +73,18 @@ class ImageRead(msgspec.Struct, frozen=True, tag=True):
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
-    """The worker is alive, and its engine makes progress or has nothing to do."""
+    """The worker is alive, and its engine is making progress or idle."""
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag=True):
-    """A cancelled lease has left the engine, without an answer."""
+    """A cancelled lease has left the engine; no answer follows."""
 
     lease: int
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):
-    """Seconds an attempt waited for a thread that prepares, was prepared, waited for the one thread
-    that renders, was rendered, and was generated."""
+    """Seconds that an attempt waited for a preparing thread, was prepared, waited for the rendering
+    thread, was rendered, and was generated."""
 
     queue_s: float = 0.0
     prepare_s: float = 0.0
@@ -95,7 +95,7 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
 
 class Captioned(msgspec.Struct, frozen=True, tag=True):
     """The engine answered. The driver decides which part of the answer is the caption, and whether
-    it is good; ``structured``: the fields that it found in the answer, as JSON."""
+    to accept it; ``structured``: the fields found in the answer, as JSON."""
 
     lease: int
     caption: str
@@ -108,8 +108,8 @@ class Captioned(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """This attempt failed, but the engine is fine. ``retryable``: another try may succeed;
-    ``root_gone``: this worker can see no image at all any more."""
+    """This attempt failed, but the engine is fine. ``retryable``: a retry may succeed;
+    ``root_gone``: this worker can no longer see any image."""
 
     lease: int
     kind: ItemKind
@@ -121,13 +121,13 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineDown(msgspec.Struct, frozen=True, tag=True):
-    """The engine did not start, or has died; the worker exits after this."""
+    """The engine did not start, or died; the worker exits after this message."""
 
     error: str
 
 
 class FlagsChecked(msgspec.Struct, frozen=True, tag=True):
-    """vLLM takes the flags. ``engine_args``: what every engine is started with, pickled.
+    """vLLM accepts the flags. ``engine_args``: what every engine is started with, pickled.
 
     ``bounds_pixels``: the model's processor scales by pixel count, within our bounds; ``note``:
     what the user should know before the run.
@@ -147,17 +147,17 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     @staticmethod
     def of(error: UsageError) -> Refused:
-        """What is sent in place of the exception."""
+        """The message to send instead of the exception."""
         value = None if error.value is None else encodable(str(error.value))
         return Refused(error.field, value, encodable(error.remedy))
 
     def as_error(self) -> UsageError:
-        """The exception again."""
+        """The exception that it was made from."""
         return UsageError(self.field, self.value, self.remedy)
 
 
 class RunEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A run has ended by itself or was interrupted; its counts are those of `api.run.RunResult`."""
+    """A run ended by itself or was interrupted; the counts are those of `api.run.RunResult`."""
 
     exit_code: int
     items: int

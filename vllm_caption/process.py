@@ -1,9 +1,8 @@
-"""The process that a command finds itself in: its streams, text encoding, signals and temporary
-files.
+"""The process around a command: its streams, text encoding, signals and temporary files.
 
-Invariants: descriptors 0 to 2 are open, so that no file of the job ever gets one of these numbers;
-names and texts are UTF-8 whatever the locale is; what is printed never decides the exit code; a
-temporary folder is gone when the process ends by itself, or when the next one begins.
+Invariants: descriptors 0 to 2 are open, so no file of the job ever gets one of these numbers;
+names and text are UTF-8 whatever the locale; a failure to print never changes the exit code;
+temporary folders are removed when the process exits, or, if it was killed, by the next one.
 """
 
 from __future__ import annotations
@@ -27,19 +26,20 @@ from vllm_caption.errors import EXIT_STOPPED, UsageError
 
 _UTF8_MODE: Final = "PYTHONUTF8"
 _MAX_BASE_CHARS: Final = 38
-"""Of the folder above `socket_folder`: the whole name of a socket has at most 107."""
+"""Longest folder that may hold `socket_folder`: the path of a socket has at most 107 bytes."""
 _SHORT_FOLDERS: Final = ("/tmp", "/dev/shm", "/var/tmp")
 _LAST: Final = -1000
 _PREFIX: Final = "vllm-caption-"
 _OWNED: Final = "owned"
-"""A file in such a folder whose lock its owner holds, and which names the boot of the machine."""
+"""A file in each of these folders that names the machine's boot; the owner holds a lock on it."""
 _MAX_AGE_S: Final = 10 * 86400
-"""Of a folder that cannot say whether its owner lives. What is in use survives its removal."""
+"""After this, a folder is removed even if nobody knows whether its owner lives. Sockets that are in
+use survive that."""
 _socket_folders: list[Path] = []
 
 
 def prepare_process() -> None:
-    """Before anything else in a command's process. Raises UsageError."""
+    """Called before anything else in a command's process. Raises UsageError."""
     _open_streams()
     _use_utf8()
     for stream in (sys.stdout, sys.stderr):
@@ -49,13 +49,13 @@ def prepare_process() -> None:
 
 
 def _open_streams() -> None:
-    """What was started with closed streams gets /dev/null in their place."""
+    """Open /dev/null in place of streams that were closed when the process started."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         reads = descriptor == 0
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest free number is taken, which is this one: those below are open by now.
+            # Opens as the lowest free descriptor, which is this one: those below are open by now.
             os.open(os.devnull, os.O_RDONLY if reads else os.O_WRONLY)
             os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
@@ -64,8 +64,8 @@ def _open_streams() -> None:
 
 
 def _use_utf8() -> None:
-    """Start again in Python's UTF-8 mode, which processes that are started inherit, where the
-    locale has another encoding: file names would be written in that."""
+    """Re-execute in Python's UTF-8 mode, which child processes inherit, if the locale has another
+    encoding: file names would be written in that encoding."""
     if sys.getfilesystemencoding() == "utf-8":
         return
     if os.environ.get(_UTF8_MODE) == "1":  # Python was told to ignore it
@@ -77,14 +77,14 @@ def _use_utf8() -> None:
 
 
 def say(text: str, stream: TextIO) -> None:
-    """Print a line that nobody may be there to read."""
+    """Print a line, even if the stream may be closed."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=stream, flush=True)
 
 
 @contextlib.contextmanager
 def outliving_the_terminal() -> Iterator[None]:
-    """SIGHUP, as when a terminal is closed, ends neither this process nor those that it starts."""
+    """Ignore SIGHUP (sent when a terminal is closed), here and in the processes started here."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
@@ -93,16 +93,17 @@ def outliving_the_terminal() -> Iterator[None]:
 
 
 def socket_folder() -> Path:
-    """The folder of this process' sockets, made where it is missing. Raises UsageError.
+    """The folder for the sockets of this process, created if missing. Raises UsageError.
 
-    It lies where temporary files go, or in another such place if the path would be too long.
+    It is in the folder for temporary files, or in another such folder if the path would be too
+    long.
     """
     if not _socket_folders:
         _socket_folders.append(_make_socket_folder())
-        # Behind the finalizer of multiprocessing, which removes what it has put there.
+        # After multiprocessing's finalizer, which removes what it put there.
         Finalize(None, remove_temporary_folders, exitpriority=_LAST)
     (folder,) = _socket_folders
-    with contextlib.suppress(OSError):  # whoever needs it says what is wrong
+    with contextlib.suppress(OSError):  # whoever uses it reports what is wrong
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -125,16 +126,16 @@ def _make_socket_folder() -> Path:
 
 
 def _own(folder: Path) -> None:
-    """Hold the folder until this process is dead, whatever kills it."""
-    with contextlib.suppress(OSError):  # without locks there, age decides
+    """Own the folder until this process is dead, however it dies."""
+    with contextlib.suppress(OSError):  # if the file system has no locks, age decides
         descriptor = os.open(folder / _OWNED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, _boot())  # last: what names no boot may be about to be locked
+        os.write(descriptor, _boot())  # last: a file without a boot may be about to be locked
 
 
 def remove_abandoned(base: Path) -> None:
-    """Remove the folders of this user's processes that were killed. Locks tell, and not process
-    ids, since containers with ids of their own may share the place."""
+    """Remove the folders of this user's processes that were killed. Locks decide, not process ids:
+    containers with separate process ids may share the folder."""
     with contextlib.suppress(OSError):
         for folder in base.glob(f"{_PREFIX}*"):
             if _is_abandoned(folder):
@@ -149,12 +150,12 @@ def _is_abandoned(folder: Path) -> bool:
             return False
         is_old = time.time() - found.st_mtime > _MAX_AGE_S
         with open(folder / _OWNED, "rb", opener=_without_links) as owned:
-            if owned.read() != _boot():  # this machine's before it started again, or another's
+            if owned.read() != _boot():  # from before a reboot, or another machine's
                 return is_old
             fcntl.flock(owned, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:  # of an older version, or made this instant
+    except FileNotFoundError:  # from an older version, or just created
         return is_old
-    except OSError:  # its owner lives, or nobody can say
+    except OSError:  # its owner lives, or we cannot know
         return False
     return True
 
@@ -164,7 +165,7 @@ def _without_links(path: str, flags: int) -> int:
 
 
 def _boot() -> bytes:
-    """Names this start of this machine; empty where it has no name."""
+    """Identifies the current boot of this machine; empty if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
@@ -172,9 +173,9 @@ def _boot() -> bytes:
 
 
 def ensure_home() -> None:
-    """Where there is no home folder, as in some containers and batch jobs, the caches of libraries
-    get a temporary one. Raises UsageError."""
-    usual = os.path.expanduser("~")  # noqa: PTH111 - which is "~" where nobody knows one
+    """If there is no home folder, as in some containers and batch jobs, give the caches of
+    libraries a temporary one. Raises UsageError."""
+    usual = os.path.expanduser("~")  # noqa: PTH111 - stays "~" if there is no home folder
     if os.environ.get("HOME") == "" or not (usual.startswith("/") and Path(usual).is_dir()):
         home = socket_folder() / "home"
         try:
@@ -186,14 +187,13 @@ def ensure_home() -> None:
 
 
 def remove_temporary_folders() -> None:
-    """At the end of the process."""
+    """Called when the process ends."""
     for folder in _socket_folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def print_bug(kind: type[BaseException], error: BaseException, trace: Any) -> NoReturn:
-    """As `sys.excepthook`: print a traceback, and never exit with the code of a run that
-    finished."""
+    """A `sys.excepthook`: print a traceback, and never exit with the code of a finished run."""
     sys.__excepthook__(kind, error, trace)
     leave(EXIT_STOPPED)
 

@@ -1,6 +1,6 @@
 """The only way to write a file: under a temporary name in the same folder, then renamed.
 
-Invariants: under its own name a file is always complete, old or new; a failed write leaves no
+Invariants: under its final name a file is always complete, old or new; a failed write leaves no
 temporary file behind (a killed process does).
 """
 
@@ -26,22 +26,22 @@ def write_file(
     sync_content: bool = False,
     sync_name: bool = False,
 ) -> OSError | None:
-    """Write or replace one file. Raises OSError, and whatever ``content`` raises; returns the error
-    of a file system that cannot sync, where the file is written without.
+    """Write or replace one file. Raises OSError, and whatever ``content`` raises. If the file
+    system cannot sync, the file is written all the same and that error is returned.
 
-    ``content``: the bytes, or a function that writes them to the opened file.
-    ``dir_fd``: an opened folder that ``path`` is relative to: if another file system is mounted
-    over it later, the file still goes to the folder that was opened.
+    ``content``: the bytes, or a function that writes them to the open file.
+    ``dir_fd``: an open folder that ``path`` is relative to: if another file system is mounted over
+    it later, the file still goes to the folder that was opened.
     ``temporary``: the path to write first, if the usual name might be too long, or if two processes
     may write the same file.
 
-    A rename is atomic if this process is killed, but a power loss may take the content, the name,
-    or both. Callers wait for the disk only if they have a reason:
-    ``sync_content``: a lost file could not be made again (recipes), or what it could be made from
-    is removed next (the rows of a part leave the journal).
-    ``sync_name``: the old files are removed next (those that a part replaces). Captions need
-    neither, since an fsync of each would halve the speed: one syncfs brings them to the disk before
-    their rows leave the journal.
+    A rename is atomic if this process is killed, but a power loss may lose the content, the name,
+    or both. Callers fsync only if they have a reason:
+    ``sync_content``: a lost file could not be recreated (recipes), or its source is removed next
+    (the rows of a part leave the journal).
+    ``sync_name``: the files that this one replaces are removed next (older parts).
+    Captions use neither, since an fsync of each would halve the speed: one syncfs flushes them
+    before their rows leave the journal.
     """
     if temporary is None:
         folder, name = os.path.split(path)
@@ -88,7 +88,7 @@ def _sync(descriptor: int) -> OSError | None:
 def _sync_folder(path: str, dir_fd: int | None) -> OSError | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd)
-    except PermissionError as error:  # a folder may be written that may not be read
+    except PermissionError as error:  # a folder can be writable without being readable
         return error
     try:
         return _sync(descriptor)

@@ -36,13 +36,13 @@ from vllm_caption.store.rows import CaptionTrace, hash_of
 
 MAX_NAME_BYTES: Final = 255
 MAX_CHAR_BYTES: Final = 4
-"""Of a character, as file names are encoded."""
+"""The most bytes that one character takes in a file name."""
 MAX_PATH_BYTES: Final = 4095
 MAX_CAPTION_BYTES: Final = 64 * 2**20
-"""A larger file is no caption."""
+"""A larger file cannot be a caption."""
 
 SAME_MOMENT_S: Final = 0.2
-"""Between a row and its .txt, which is written next."""
+"""The .txt is written right after its row is made: their times differ by at most this."""
 
 State = Literal["there", "empty", "gone", "unreadable"]
 Comparison = Literal["same", "edited", "gone", "unreadable"]
@@ -68,7 +68,7 @@ class CaptionFiles:
         folding: Folding | None = None,
         naming: CaptionName = "file",
     ) -> None:
-        """``folding``: differences between names that the disk ignores; by default, none."""
+        """``folding``: differences between names that the disk ignores; none by default."""
         self._root = os.fspath(root)
         self.naming: CaptionName = naming
         self.claims = Claims(folding or Folding(), naming)
@@ -76,8 +76,8 @@ class CaptionFiles:
         self._made: set[str] = set()
 
     def check_name(self, file: str) -> None:
-        """Raise ItemError if no .txt can be named after ``file``, also because another item already
-        has that name on this disk."""
+        """Raise ItemError if no .txt can be named after ``file``, or if another item already has
+        that name on this disk."""
         name = self.name(file)
         if is_reserved(self.claims.fold(name)):
             reason = "its caption needs a folder with the name of a file that the job itself writes"
@@ -90,24 +90,24 @@ class CaptionFiles:
             raise _met(other, same_name=name == self.name(other))
 
     def name(self, file: str) -> str:
-        """The caption of ``file``, below the output folder."""
+        """The path of the caption of ``file``, relative to the output folder."""
         return caption_name(file, self.naming)
 
     def path(self, file: str) -> str:
-        """The path of the caption of ``file``."""
+        """The full path of the caption of ``file``."""
         return f"{self._root}/{self.name(file)}"
 
     def read(self, file: str) -> str | None:
-        """The caption on disk; None when there is none, or only an empty file.
+        """The caption on disk; None if there is none, or only an empty file.
 
-        Raises ItemError where there is one that may not be read, OSError for the disk.
+        Raises ItemError if this one file cannot be read, OSError if the disk is at fault.
         """
         try:
             text = self._disk.attempt("caption", lambda: _read_text(self.path(file)))
         except FileNotFoundError:
             return None
         except OSError as error:
-            if judge(error.errno, "caption") == "item":  # such a path cannot hold a caption
+            if judge(error.errno, "caption") == "item":  # no caption can be at such a path
                 return None
             if error.errno not in OUTAGES:
                 raise _denied("its .txt cannot be read", error) from error
@@ -115,14 +115,14 @@ class CaptionFiles:
         return None if is_blank(text) else text
 
     def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
-        """What became of the .txt that was written from a row: still the "same" text, "edited" by
-        somebody, "gone" (also where nothing is in it), or "unreadable".
+        """Compare a .txt with the row that it was written from: still the "same" text, "edited" by
+        somebody, "gone" (or blank), or "unreadable".
 
-        A file with the size and the time of its row is taken for the same: one stat for each of a
-        million files takes some seconds, where reading them would take twice that here and minutes
-        over a network. Any other file is read, and its text compared with the row's by hash; so is
-        every file with ``surely``, which whoever means to replace the text must ask for: an edit
-        can keep the size, and a copy the time. Raises OSError for the disk.
+        A file with the size and the time of its row counts as the same: a stat of each of a million
+        files takes seconds; reading them would take twice as long, or minutes over a network. Any
+        other file is read and its text compared by hash. With ``surely`` every file is read: ask
+        for that before replacing the text, since an edit can keep the size, and a copy the time.
+        Raises OSError if the disk is at fault.
         """
         try:
             facts = os.stat(self.path(file))
@@ -148,7 +148,7 @@ class CaptionFiles:
         return "same" if hash_of(text) == trace.text_hash else "edited"
 
     def inspect(self, file: str) -> Inspected:
-        """As `read`, but describes whatever is there; never blocks, as on a FIFO."""
+        """Like `read`, but describes whatever is there; never blocks, for example on a FIFO."""
         try:
             descriptor = os.open(self.path(file), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError:
@@ -191,9 +191,9 @@ class CaptionFiles:
     def write(self, file: str, caption: str) -> None:
         """Write a caption, completely or not at all.
 
-        Raises ItemError where the path cannot be had, OSError for the disk.
+        Raises ItemError if this path cannot be written, OSError if the disk is at fault.
         """
-        if len(os.fsencode(self.path(file))) > MAX_PATH_BYTES:  # it could not be read by its path
+        if len(os.fsencode(self.path(file))) > MAX_PATH_BYTES:  # nobody could open it by its path
             raise _too_long()
         path = self.name(file)
         folder, name = os.path.split(path)
@@ -208,7 +208,7 @@ class CaptionFiles:
         def write_or_make_folders_again() -> None:
             try:
                 write()
-            except FileNotFoundError:  # somebody removed a folder that was made here
+            except FileNotFoundError:  # somebody removed a folder that we created
                 self._made.clear()
                 write()
 
@@ -222,7 +222,7 @@ class CaptionFiles:
             raise
 
     def _root_takes_files(self) -> bool:
-        """Whether an error is about one file or folder, and not about the disk."""
+        """Whether the output folder can be written, so that an error is about one path only."""
         name = temporary_caption_name("0" * 40)
         try:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o666, dir_fd=self._root_fd))
@@ -240,7 +240,7 @@ class CaptionFiles:
 
     def _make_folder(self, folder: str) -> None:
         missing: list[str] = []
-        while folder and folder not in self._made:  # no recursion: they may be a thousand deep
+        while folder and folder not in self._made:  # no recursion: folders may be a thousand deep
             missing.append(folder)
             folder = os.path.dirname(folder)
         for name in reversed(missing):
@@ -249,15 +249,15 @@ class CaptionFiles:
             self._made.add(name)
 
     def walk(self) -> Iterator[tuple[str, bool]]:
-        """(path below the output folder, whether it is temporary) of every .txt and of what is
-        being written, or was when its writer died. No link to another folder is followed."""
+        """Yield (path relative to the output folder, whether it is temporary) of every .txt, and of
+        every file that is being written or whose writer died. Links to folders are not followed."""
         folders = [""]
         while folders:
             folder = folders.pop()
             try:
                 entries = os.scandir(f"{self._root}/{folder}")
             except OSError:
-                continue  # gone, or not ours to read: its .txt files show as unreadable
+                continue  # gone, or unreadable: its .txt files show as unreadable, too
             with entries:
                 for entry in entries:
                     path = f"{folder}{entry.name}"
@@ -273,45 +273,45 @@ class CaptionFiles:
 
 
 class NoCaptionFiles(CaptionFiles):
-    """The same without .txt files (--no-txt): no name is too long or taken, and no caption is
-    edited. No .txt is read, written or missed; an item is done when its row holds a caption."""
+    """Stands in for them with --no-txt: no name is too long or taken, no caption is edited, and no
+    .txt is read, written or missed; an item is done when its row holds a caption."""
 
     def check_name(self, file: str) -> None:
-        """Every name is fine."""
+        """Accept every name."""
 
     def read(self, file: str) -> str | None:
-        """Nothing."""
+        """Always None: there is no .txt."""
         return None
 
     def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
-        """There is only the row."""
+        """Always the same: there is only the row."""
         return "same"
 
     def inspect(self, file: str) -> Inspected:
-        """Nothing."""
+        """Always gone: there is no .txt."""
         return Inspected("gone")
 
     def check_place(self, file: str) -> None:
-        """None is needed."""
+        """Do nothing: no path is needed."""
 
     def write(self, file: str, caption: str) -> None:
-        """The row holds it."""
+        """Do nothing: the row holds the caption."""
 
     def walk(self) -> Iterator[tuple[str, bool]]:
-        """Only what is being written, or was when its writer died."""
+        """Yield only files that are being written or whose writer died."""
         return (found for found in super().walk() if found[1])
 
 
 def open_captions(
     root: Path, naming: CaptionName, disk: Disk | None = None, folding: Folding | None = None
 ) -> CaptionFiles:
-    """The .txt files of a folder, by how they are named there."""
+    """The .txt files of a folder with this naming."""
     kind = NoCaptionFiles if naming == "none" else CaptionFiles
     return kind(root, disk, folding, naming)
 
 
 def _read_text(path: str) -> str:
-    """The content of a regular file; any other might block its reader forever."""
+    """The content of a regular file; any other kind might block its reader forever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         facts = os.fstat(descriptor)
@@ -328,7 +328,7 @@ def _read_text(path: str) -> str:
 
 
 def _text(descriptor: int, num_bytes: int) -> str:
-    """The text of an opened file, as text mode would give it, which takes several times as long."""
+    """The text of an open file, as text mode would return it, but several times faster."""
     chunks = []
     while chunk := os.read(descriptor, num_bytes + 1):
         chunks.append(chunk)
@@ -337,8 +337,8 @@ def _text(descriptor: int, num_bytes: int) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a .txt holds no caption: white space, a byte order mark that an editor left, or the
-    zeros that a power loss leaves on some file systems."""
+    """Whether a .txt holds no caption, only white space, an editor's byte order mark, or the zeros
+    that a power loss leaves on some file systems."""
     return not text.strip("\0\ufeff \t\r\n").strip()
 
 
@@ -348,7 +348,7 @@ def _conflict() -> ItemError:
 
 
 def _met(other: str, *, same_name: bool) -> ItemError:
-    """``other`` has the .txt already."""
+    """``other`` already has this .txt."""
     shown = printable(other)
     if same_name:
         reason = f"its .txt is that of {shown}, whose name differs only in its ending"
@@ -364,7 +364,7 @@ def _too_long() -> ItemError:
 
 
 def _refusal(error: OSError) -> ItemError | None:
-    """The error as that of the item, if the disk is not to blame."""
+    """The error as a failure of the item; None if the disk is to blame."""
     if error.errno in CONFLICTS:
         return _conflict()
     if error.errno == errno.ENAMETOOLONG:
@@ -376,7 +376,7 @@ def _refusal(error: OSError) -> ItemError | None:
 
 
 def _denied(what: str, error: OSError) -> ItemError:
-    """A denial that did not pass, or an answer that nobody expects, about one file or folder."""
+    """A lasting denial, or an unexpected error, about one file or folder."""
     remedy = "give this user the rights to its folder"
     if error.errno not in DENIALS:
         remedy = "look at its folder, or choose another --output"

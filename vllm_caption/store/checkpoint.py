@@ -1,12 +1,11 @@
-"""Writes the checkpoint manifest: rows go to a journal first, then to Parquet parts of one
-dataset.
+"""Writes the manifest: rows go to a journal first, then to the Parquet parts of one dataset.
 
 Invariants:
 - a row is appended after its .txt is in place, and a part is written after the .txt files of its
-  rows are on the disk, so a row implies a file even after a power loss;
-- the journal holds exactly the rows that no part holds yet (or, after a crash between the two
-  steps, rows that are in the newest part too, with equal content);
-- the last row of an item counts: parts are ordered by their number.
+  rows are on disk, so a row implies a file even after a power loss;
+- the journal holds exactly the rows that no part holds yet (after a crash between the two steps,
+  its rows may be in the newest part as well, with equal content);
+- the last row of an item counts: parts are ordered by number.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class Checkpoint:
         reconcile: Callable[[Row], Row] = lambda row: row,
         disk: Disk | None = None,
     ) -> None:
-        """``reconcile`` makes a row that a killed run left in its journal agree with its .txt."""
+        """``reconcile`` makes a row from a killed run's journal agree with its .txt."""
         self._disk = disk = disk or Disk()
         self.folder = root / MANIFEST
         self._interval = interval
         disk.attempt("start", lambda: self.folder.mkdir(parents=True, exist_ok=True))
-        # Parts are written below an opened folder, like the .txt files: see `CaptionFiles`.
+        # Parts are written relative to an open folder, like the .txt files: see `CaptionFiles`.
         self._folder_fd = disk.attempt(
             "start", lambda: os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         )
@@ -59,8 +58,8 @@ class Checkpoint:
         self.write_part()  # what a killed run left in its journal
 
     def append(self, row: Row) -> None:
-        """Record one row; it survives the death of this process from here on."""
-        if self._journal.was_removed():  # its rows are in memory alone
+        """Record one row; once this returns, the row survives the death of this process."""
+        if self._journal.was_removed():  # its rows are only in memory
             self.write_part()
             self._journal.open_again()
         self._journal.append(row)
@@ -69,7 +68,7 @@ class Checkpoint:
             self.write_part()
 
     def write_part(self) -> None:
-        """Turn the journal into a Parquet part."""
+        """Write the rows of the journal as a Parquet part and empty it."""
         if self._rows:
             self._journal.sync_file_system()
             self._write(lambda: [to_table(self._rows)])
@@ -81,7 +80,7 @@ class Checkpoint:
         return self._disk.attempt("file", lambda: read_states(parts(self.folder)))
 
     def take_over(self, path: Path) -> None:
-        """Move a part of another manifest, on the same file system, into this one as its newest."""
+        """Move a part of another manifest on the same file system here, as the newest part."""
         self.write_part()
         name = self._free_name()
         self._disk.attempt("file", lambda: os.replace(path, name, dst_dir_fd=self._folder_fd))
@@ -92,24 +91,24 @@ class Checkpoint:
         os.fsync(self._folder_fd)
 
     def compact(self) -> None:
-        """One part with the last row of every item, in the items' order of finishing. Where that
-        fails, every row is there still, and the next run that finishes does it."""
+        """Replace all parts by one with the last row of every item, in the order in which the items
+        finished. If that fails, no row is lost, and the next run that finishes tries again."""
         self.write_part()
         try:
             self._compact()
         except OSError as error:
             reason = error.strerror or str(error)
-            text = f"The parts of {self.folder} were not made one ({reason}); the next run does it."
+            text = f"The parts of {self.folder} were not compacted ({reason}); the next run will."
             self._disk.note(text, "compaction")
 
     def _compact(self) -> None:
         old = self._disk.attempt("file", lambda: parts(self.folder))
         if len(old) < 2:
             return
-        # What another version has written besides stays.
+        # Keep columns that another version has written.
         schema = pa.schema([*SCHEMA, *extra_fields(old)])
         self._write(lambda: last_rows(old, schema.names, schema=schema), schema)
-        # Where one stays, its rows count no more than before, and the next run removes it.
+        # An old part that cannot be removed does no harm: the new part's rows come later and count.
         for path in old:
             self._remove(path.name)
 
@@ -121,15 +120,15 @@ class Checkpoint:
         self._disk.try_once("remove", remove, f"A part in {self.folder} cannot be removed")
 
     def close(self) -> None:
-        """Write what is left as a part."""
+        """Write the remaining rows as a part."""
         self.write_part()
         self._journal.close()
         with contextlib.suppress(OSError):
             os.close(self._folder_fd)
 
     def _free_name(self) -> str:
-        """No part is written over: another machine may write here, where locks do not reach."""
-        with contextlib.suppress(OSError):  # there is none of this name
+        """Never overwrite a part: without working locks, another machine may write here."""
+        with contextlib.suppress(OSError):  # no part has this name
             while os.stat(part_name(self._next_part), dir_fd=self._folder_fd):
                 self._next_part += 1
         return part_name(self._next_part)
@@ -143,14 +142,14 @@ class Checkpoint:
                     writer.write_table(table)
 
         def write() -> OSError | None:
-            # On the disk, name and all, before its rows leave the journal and the parts that it
-            # replaces go. Each attempt writes it whole: after a failed fsync, the next one may
-            # succeed without the content.
+            # Synced, name included, before its rows leave the journal and the parts that it
+            # replaces are removed. Each attempt writes the whole file: after a failed fsync, the
+            # next fsync may succeed although the content is lost.
             return write_file(name, fill, dir_fd=self._folder_fd, sync_content=True, sync_name=True)
 
         try:
             unsynced = self._disk.attempt("file", write)
-        except OSError:  # its rows are in the journal or in older parts: not here as well
+        except OSError:  # its rows are still in the journal or in older parts
             self._remove(name)
             raise
         if unsynced is not None:
@@ -159,7 +158,7 @@ class Checkpoint:
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
-    """The same rows in tables of at least ROWS_AT_A_TIME, each of which becomes a row group."""
+    """The same rows in tables of at least ROWS_AT_A_TIME rows, each of which is a row group."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)

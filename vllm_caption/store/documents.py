@@ -20,7 +20,7 @@ _FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError)
 
 
 def write_documents(root: Path, skipped: Sequence[SkippedDocument]) -> None:
-    """Replace the file. The next run makes it again, so nothing is waited for."""
+    """Replace the file. It is not synced, since the next run writes it anew."""
     columns = [pa.array([getattr(s, name) for s in skipped], pa.string()) for name in _COLUMNS]
     table = pa.table(columns, schema=_SCHEMA)
 
@@ -31,7 +31,7 @@ def write_documents(root: Path, skipped: Sequence[SkippedDocument]) -> None:
 
 
 def read_documents(root: Path) -> list[SkippedDocument]:
-    """Empty where there is no such file. Raises RunStopped where it is damaged."""
+    """The content of the file; empty if there is none. Raises RunStopped if it is damaged."""
     path = root / DOCUMENTS
     if not path.exists():
         return []

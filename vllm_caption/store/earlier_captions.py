@@ -1,8 +1,8 @@
-"""The captions of earlier runs by image content and prompt: an image that has one already, under
-another name, is not captioned again.
+"""The captions of earlier runs by image content and prompt: an image that was captioned under
+another name is not captioned again.
 
-A million captions take about 80 MB: keys in sorted columns, names in one Arrow array. Where
-there are no .txt files to read them from, their texts lie beside the names.
+A million captions take about 80 MB: keys in sorted columns, names in one Arrow array. Without .txt
+files to read them from, the texts are kept beside the names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLUMNS: Final = ("file", "status", "caption", "structured", "flags", "recipe_i
 
 
 class EarlierCaptions:
-    """Files by their twin key: of images with the same key, one that has a caption."""
+    """Files by twin key: of images with the same key, one that has a caption."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class EarlierCaptions:
         structured: pa.ChunkedArray,
         captions: pa.ChunkedArray | None = None,
     ) -> None:
-        """``keys``: two unsigned 64-bit halves each; ``text_hashes``: of the captions, signed; all
-        as many as ``files``."""
+        """One entry per caption: ``keys`` are two unsigned 64-bit halves each, ``text_hashes`` are
+        signed."""
         self._order = np.argsort(keys[:, 0], kind="stable").astype(np.uint32)
         self._first, self._second = keys[self._order, 0], keys[self._order, 1]
         self._files = files
@@ -45,7 +45,7 @@ class EarlierCaptions:
         self._captions = captions
 
     def get(self, key: bytes) -> Made | None:
-        """A caption with this key that can be used; None when there is none."""
+        """A caption with this key; None if there is none."""
         if not len(self._first):
             return None
         first, second = (int.from_bytes(half, "big") for half in (key[:8], key[8:]))
@@ -63,9 +63,9 @@ class EarlierCaptions:
 def read_earlier(
     root: Path, recipe_ids: Collection[str], num_known: int, with_captions: bool = False
 ) -> EarlierCaptions:
-    """The captions without flags that the manifest of an output folder holds of one recipe.
+    """The captions of one recipe in the manifest of an output folder, except flagged ones.
 
-    ``num_known``: how many items have a row; 0 where that is not known.
+    ``num_known``: how many items have a row; 0 if unknown.
     """
     files: list[pa.Array] = []
     captions: list[pa.Array] = []

@@ -20,8 +20,9 @@ from vllm_caption.store.rows import Row, fits_table
 
 
 class JournalRows(NamedTuple):
-    """The content of a journal. ``torn``: lines that are not rows, because a kill cut them off,
-    they are being written now, or they are damaged; the .txt of such a row is found without it."""
+    """The content of a journal. ``torn``: how many lines are not rows, because a kill cut them
+    short, they are still being written, or they are damaged; a rerun finds the .txt without them.
+    """
 
     rows: list[Row]
     torn: int
@@ -55,15 +56,15 @@ class Journal:
         self._descriptor = self._open()
         self._encoder = msgspec.json.Encoder()
         self._torn = True
-        """Its end may be the beginning of a line: a killed run's, or of a write that failed and
-        could not be taken back."""
+        """Whether the file may end in an incomplete line, from a killed run or from a failed write
+        that could not be undone."""
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return self._disk.attempt("file", lambda: os.open(self._path, flags, 0o666))
 
     def was_removed(self) -> bool:
-        """Whether somebody has removed the file, so that what it held is nowhere any more."""
+        """Whether somebody has removed the file, and with it the rows on disk."""
         try:
             ours = os.fstat(self._descriptor)
             if ours.st_nlink:
@@ -71,7 +72,7 @@ class Journal:
             there = self._path.stat()
         except FileNotFoundError:
             return True
-        except OSError:  # writing to it will show
+        except OSError:  # the next write will tell
             return False
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
@@ -91,7 +92,7 @@ class Journal:
             line = b"\n" + line
         try:
             self._torn = True
-            while line:  # a full disk may take a part of a write without an error
+            while line:  # a full disk may accept part of a write without an error
                 line = line[os.write(self._descriptor, line) :]
             self._torn = False
         except OSError:
@@ -121,6 +122,6 @@ class Journal:
         self._disk.attempt("file", lambda: os.ftruncate(self._descriptor, 0))
 
     def close(self) -> None:
-        """Append no more."""
-        with contextlib.suppress(OSError):  # of a network drive, about rows that are in a part
+        """Close the file; no more rows can be appended."""
+        with contextlib.suppress(OSError):  # a network drive's, about rows that are in a part
             os.close(self._descriptor)

@@ -1,7 +1,7 @@
 """Every name in an output folder: what each file and folder is, and which names are reserved.
 
-Invariant: no other module spells one of these names. A shard's folder is laid out as the output
-folder itself, but for the captions, which lie where a run without shards would write them.
+Invariant: no other module spells out one of these names. A shard's folder is laid out like the
+output folder, except for the captions, which are where a run without shards would write them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SAMPLES: Final = "monitor.parquet"
 REPORT: Final = "report.html"
 COMPARISON: Final = "compare.html"
 REWRITING: Final = ".rewriting.json"
-"""The row of the caption that is being replaced now."""
+"""The row of the caption that is being replaced."""
 LOCK: Final = ".run.lock"
 OWNER: Final = ".run.owner.json"
 PROBE: Final = ".probe-é.tmp"
-"""Shows how the disk treats the spelling of names; exists for an instant only."""
+"""Shows which names the file system treats as equal; exists only for an instant."""
 LOGS: Final = "logs"
 PREFLIGHT_LOG: Final = "preflight.log"
 SHARDS: Final = "shards"
@@ -57,7 +57,7 @@ def temporary_name(name: str) -> str:
 
 
 def numbered_temporary_name(name: str, number: int) -> str:
-    """The same if several processes may write it at once, each with its number."""
+    """The same if several processes may write the file at once, each with a different number."""
     return temporary_name(f"{name}.{number}")
 
 
@@ -68,7 +68,7 @@ _PATTERNS: Final = (
 )
 _RESERVED: Final = re.compile(f"(?:{'|'.join(_PATTERNS)})/")
 TEMPORARY_FILES: Final = (*map(temporary_name, _REPLACED), PROBE)
-"""Temporary names in the folder of a run, each used by one writer at a time."""
+"""Temporary names in the folder of a run, each with one writer at a time."""
 _TEMPORARY: Final = re.compile(
     rf"(?:{SHARDS}/\d+-of-\d+/)?(?:{'|'.join(map(re.escape, TEMPORARY_FILES))})"
     rf"|\.(?:{'|'.join(map(re.escape, (REPORT, COMPARISON, NAMING)))})\.\d+\.tmp"
@@ -81,10 +81,10 @@ _SHARD: Final = re.compile(r"(\d+)-of-(\d+)")
 
 
 def caption_name(file: str, naming: CaptionName = "file") -> str:
-    """The caption of an item, below the output folder. By stem, x.png has x.txt; a name without an
-    ending, such as .png, is kept whole, and so is that of an image x.txt, which is no caption."""
+    """The path of an item's caption in the output folder. By stem, x.png has x.txt; names without
+    an ending, such as .png, are kept whole, and so is the name of an image called x.txt."""
     if naming == "stem":
-        stem, ending = os.path.splitext(file)  # noqa: PTH122 (a name, and a million of them)
+        stem, ending = os.path.splitext(file)  # noqa: PTH122 (called a million times)
         if ending.lower() != CAPTION_SUFFIX:
             file = stem
     return file + CAPTION_SUFFIX
@@ -96,13 +96,14 @@ def is_reserved(file: str) -> bool:
 
 
 def temporary_caption_name(digest: str) -> str:
-    """The name of a caption while it is being written; its own may fill all of 255 bytes."""
+    """The name of a caption while it is being written; short, since its final name may take all of
+    the 255 bytes."""
     return f".{digest[:20]}.tmp"
 
 
 def is_temporary(path: str) -> bool:
-    """Whether a path below the output folder is that of a file that is being written, or was when
-    its writer died. `temporary_parts` lists those of parts."""
+    """Whether a path in the output folder is a file that is being written or whose writer died.
+    `temporary_parts` lists those of parts."""
     name = path.rpartition("/")[2]
     return bool(_TEMPORARY.fullmatch(path) or _TEMPORARY_CAPTION.fullmatch(name))
 
@@ -111,12 +112,12 @@ def is_temporary(path: str) -> bool:
 
 
 def part_name(number: int) -> str:
-    """The file of one part."""
+    """The file name of one part."""
     return f"part-{number:08d}.parquet"
 
 
 def part_number(path: Path) -> int:
-    """The number in the name of a part, 0 if there is none."""
+    """The number in the name of a part; 0 if there is none."""
     digits = path.stem.removeprefix("part-")
     return int(digits) if digits.isdecimal() else 0
 
@@ -128,12 +129,12 @@ def parts(folder: Path) -> list[Path]:
 
 
 def temporary_parts(folder: Path) -> list[Path]:
-    """Parts in a manifest folder that are being written, or were when their writer died."""
+    """Parts in a manifest folder that are being written or whose writer died."""
     return _listed(folder, temporary_name("*"))
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
-    """Without pathlib's glob, which takes a folder that cannot be listed for an empty one."""
+    """Matching entries. Not pathlib's glob, which treats an unreadable folder as an empty one."""
     try:
         return [path for path in folder.iterdir() if fnmatchcase(path.name, pattern)]
     except (FileNotFoundError, NotADirectoryError):
@@ -144,7 +145,7 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
 
 
 def engine_log(engine: int) -> str:
-    """The log of one engine, in the folder of logs."""
+    """The log of one engine, in the log folder."""
     return f"engine-{engine}.log"
 
 
@@ -171,20 +172,20 @@ def shard_folders(root: Path) -> dict[Shard, Path]:
 
 
 def state_folders(root: Path) -> list[Path]:
-    """The folders with rows of an output, older ones first: its own, then those of shards that are
-    not merged yet."""
+    """The folders with the rows of an output, older ones first: the output folder, then those of
+    shards that are not merged yet."""
     return [root, *shard_folders(root).values()]
 
 
 def all_parts(root: Path) -> list[Path]:
-    """Every part of an output folder's manifests, oldest first."""
+    """Every part of the manifests in an output folder, oldest first."""
     return [path for folder in state_folders(root) for path in parts(folder / MANIFEST)]
 
 
 def _newest(folder: Path) -> float:
-    """When the newest row of the last part was made, in seconds since 1970, from the footer of the
-    part; 0 if unknown. Not the time of the file, which a copy changes."""
-    import pyarrow as pa  # its libraries are loaded only where there are shards
+    """When the newest row of the last part was made, in seconds since 1970, according to the footer
+    of the part; 0 if unknown. Not the file's mtime, which a copy changes."""
+    import pyarrow as pa  # here, so that it is loaded only if there are shards
     import pyarrow.parquet as pq
 
     moments: list[datetime] = []
@@ -196,6 +197,6 @@ def _newest(folder: Path) -> float:
                 statistics = footer.row_group(group).column(place).statistics
                 if statistics is not None and isinstance(statistics.max, datetime):
                     moments.append(statistics.max)
-    except (pa.ArrowException, OSError, ValueError):  # whoever reads its rows says what is wrong
+    except (pa.ArrowException, OSError, ValueError):  # whoever reads the rows reports it
         return 0.0
     return max((moment.timestamp() for moment in moments), default=0.0)

@@ -1,8 +1,8 @@
-"""One run at a time per output folder, with a lock that says who holds it.
+"""One run at a time per output folder, enforced by a lock that names its holder.
 
 The lock is the kernel's (flock), so it is free as soon as its holder is dead. If the file system
-has no locks, or somebody has removed the lock file, a run works without; then only its own machine
-knows that it holds the folder, by the process that the owner file names.
+has no locks, or somebody removed the lock file, a run continues without one; then only the machine
+it runs on can see that the folder is in use, by the process that the owner file names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.layout import LOCK, OWNER, shard_folders, state_folder
 
 _PATIENCE_S: Final = 0.2
-"""Longer than `find_holder` looks, so that looking never refuses a run."""
+"""Longer than `find_holder` holds the lock, so that looking never causes a run to be refused."""
 _HELD: Final = (BlockingIOError, PermissionError)
 """What flock raises if another process holds the lock; the second on some file systems."""
 UNLOCKED: Final = (
@@ -42,17 +42,17 @@ class Owner(msgspec.Struct, frozen=True):
     pid: int
     since: str
     process: str = ""
-    """Tells it from other processes that have had its number: see `_process`."""
+    """Distinguishes it from other processes with the same pid: see `_process`."""
 
     @staticmethod
     def this_process() -> Owner:
-        """This process, from now."""
+        """This process, as the owner from now on."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
         pid = os.getpid()
         return Owner(socket.gethostname(), pid, since, _process(pid))
 
     def in_words(self) -> str:
-        """For a sentence."""
+        """The owner as part of a sentence."""
         return f"process {self.pid} on {self.host} since {self.since}"
 
 
@@ -68,7 +68,7 @@ class OutputLock:
         self._disk = disk
         self._owner = folder / OWNER
         self._held: list[tuple[int, Path, int]] = []
-        """Descriptors, each with its folder and how it is locked."""
+        """Descriptors, each with its folder and lock mode."""
         try:
             if shard is not None:
                 self._hold(root, fcntl.LOCK_SH)
@@ -84,14 +84,14 @@ class OutputLock:
         self._held.append((_lock(folder, how, self._disk), folder, how))
 
     def check(self) -> None:
-        """If somebody has removed the lock file, lock the new one. Raises RunStopped if another run
-        has done so first."""
+        """If somebody removed the lock file, lock a new one. Raises RunStopped if another run was
+        faster."""
         for descriptor, folder, how in list(self._held):
             try:
                 is_ours = _same_file((folder / LOCK).stat(), os.fstat(descriptor))
             except FileNotFoundError:
                 is_ours = False
-            except OSError:  # it may be there; the next check shows it
+            except OSError:  # it may be there; the next check will tell
                 continue
             if not is_ours and not self._hold_again(descriptor, folder, how):
                 raise RunStopped(
@@ -109,7 +109,7 @@ class OutputLock:
         return True
 
     def release(self) -> None:
-        """Allow another run."""
+        """Let another run use the folder."""
         owner = _read_owner(self._owner) if self._held else None
         if owner is not None and owner.pid == os.getpid() and _is_here(owner):
             with contextlib.suppress(OSError):
@@ -133,7 +133,7 @@ def _lock(folder: Path, how: int, disk: Disk) -> int:
     try:
         lock = partial(disk.try_once, "lock", lambda: _flock(descriptor, how, folder), UNLOCKED)
         disk.attempt("lock", lock)
-        if holder := _living_owner(folder / OWNER):  # no locks here, or its file was removed
+        if holder := _living_owner(folder / OWNER):  # without a lock, or its file was removed
             raise UsageError("--output", folder, f"is in use by {holder}; {_REMEDY}")
     except BaseException:
         os.close(descriptor)
@@ -211,8 +211,8 @@ def _read_owner(owner_path: Path) -> Owner | None:
 
 
 def _process(pid: int) -> str:
-    """Identifies a process among all that have had its number, whatever the clock says: when it
-    began, and since which boot. Empty if there is none."""
+    """Identifies a process among all that ever had its pid, whatever the clock says: the boot, and
+    when the process started since then. Empty if there is no such process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

@@ -1,7 +1,8 @@
 """How the captions of an output folder are named: recorded there once, and never changed.
 
-Invariant: a folder has captions of one naming. A run with another one would take every caption for
-missing, so it is refused; only where no .txt was written yet (--no-txt) may one be chosen later.
+Invariant: all captions of a folder have the same naming. A run with another one would find every
+caption missing, so it is refused; a later choice is possible only while no .txt was written
+(--no-txt).
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ def read_naming(root: Path) -> CaptionName | None:
         return recorded
     if not all_parts(root) and not any(read_journal(f).rows for f in state_folders(root)):
         return None
-    # A folder of a version that knew one naming alone, or whose record somebody has removed.
+    # Written by a version that knew only one naming, or somebody removed the record.
     return "stem" if _has_rows_by_stem(root) else "file"
 
 
 def _has_rows_by_stem(root: Path) -> bool:
-    with contextlib.suppress(RunStopped, FileNotFoundError):  # whoever needs these rows says so
+    with contextlib.suppress(RunStopped, FileNotFoundError):  # whoever needs these rows reports it
         for file, path in FolderRows(root).tuples(("file", "caption_path")):
             if path is not None and path != caption_name(file):
                 return bool(path == caption_name(file, "stem"))
@@ -74,13 +75,13 @@ def _recorded(root: Path) -> CaptionName | None:
 
 
 def naming_of(root: Path) -> CaptionName:
-    """The naming of a folder as it is."""
+    """The naming of a folder; the default if it has none yet."""
     return read_naming(root) or "file"
 
 
 def naming_of_run(root: Path, asked: CaptionName | None) -> CaptionName:
-    """The naming of a run. Raises UsageError if the folder has captions of another one, or of
-    one that was never recorded."""
+    """The naming of a run. Raises UsageError if the folder has captions named otherwise, recorded
+    or not."""
     known = read_naming(root)
     chosen = settle(root, known, asked)
     if known is None and chosen == "stem" and (found := _named_by_file(root)) is not None:
@@ -91,7 +92,8 @@ def naming_of_run(root: Path, asked: CaptionName | None) -> CaptionName:
 
 
 def settle(root: Path, known: CaptionName | None, asked: CaptionName | None) -> CaptionName:
-    """What the flags ask for (None: nothing), in a folder of this naming (None: a new one)."""
+    """The naming that results if the flags ask for ``asked`` (None: nothing) in a folder whose
+    naming is ``known`` (None: a new folder)."""
     if known in (None, "none"):
         return asked or "file"
     assert known is not None
@@ -109,7 +111,7 @@ def settle(root: Path, known: CaptionName | None, asked: CaptionName | None) -> 
 
 
 def record_naming(root: Path, naming: CaptionName, number: int) -> None:
-    """Record the naming of a folder. ``number``: unique among those that may write it now."""
+    """Record the naming of a folder. ``number``: unique among concurrent writers."""
     if _recorded(root) == naming:
         return
     content = msgspec.json.encode(_Naming(naming)) + b"\n"
@@ -118,6 +120,6 @@ def record_naming(root: Path, naming: CaptionName, number: int) -> None:
 
 
 def _named_by_file(root: Path) -> str | None:
-    """A caption of older scripts in the folder, named after a whole file."""
+    """A caption in the folder that is named after a whole file, as older scripts wrote them."""
     names = (name for name, is_temporary in CaptionFiles(root).walk() if not is_temporary)
     return next(filter(_BY_FILE.fullmatch, names), None)

@@ -1,6 +1,6 @@
-"""An output folder and its only writer: the .txt of a caption is written first, then its row.
+"""The only writer of an output folder: the .txt of a caption is written first, then its row.
 
-Invariant: after every public method the folder is in a state from which a rerun loses nothing.
+Invariant: whenever a public method returns, a rerun would lose nothing.
 """
 
 from __future__ import annotations
@@ -62,14 +62,15 @@ class Output:
         shard: Shard | None = None,
         choose_naming: Callable[[Path], CaptionName] = naming_of,
     ) -> None:
-        """``shard``: the part that this run captions; without one, rows of all shards are merged.
-        ``choose_naming``: how to name captions in this folder; may raise UsageError.
+        """``shard``: the part that this run captions; without one, the rows of all shards are
+        merged. ``choose_naming``: decides how captions are named in this folder; may raise
+        UsageError.
 
-        Raises UsageError when the folder cannot be written or another run holds it.
+        Raises UsageError if the folder cannot be written or another run holds it.
         """
         self._captions_root = root
         self.root = state_folder(root, shard)
-        """The folder of everything but the captions."""
+        """The folder for everything but the captions."""
         self.logs = self.root / LOGS
         self.shard = shard
         self.writing_s = 0.0
@@ -85,7 +86,7 @@ class Output:
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
-                for name in TEMPORARY_FILES:  # of a killed run
+                for name in TEMPORARY_FILES:  # left by a killed run
                     self._remove(self.root / name)
                 naming = self._settle_naming(choose_naming)
                 self.files = open_captions(root, naming, self._disk, ask_disk(root))
@@ -98,7 +99,7 @@ class Output:
             raise
 
     def _settle_naming(self, choose: Callable[[Path], CaptionName]) -> CaptionName:
-        """Decide how captions are named here, and record it before the first one is written."""
+        """Decide how captions are named, and record it before the first one is written."""
         root, number = self._captions_root, self.shard.index if self.shard else 0
         naming = self._disk.attempt("file", lambda: choose(root))
         self._disk.attempt("file", lambda: record_naming(root, naming, number))
@@ -110,8 +111,8 @@ class Output:
         return checkpoint
 
     def _finish_rewriting(self, folder: Path, checkpoint: Checkpoint) -> None:
-        """If a run was killed while it replaced a caption and the new text is there, add its row:
-        otherwise the text would count as somebody's edit of the old one."""
+        """If a run was killed while it replaced a caption and the new text is on disk, add its row:
+        otherwise the text would count as an edit of the old caption."""
         path = folder / REWRITING
         try:
             content = self._disk.attempt("file", path.read_bytes)
@@ -125,9 +126,9 @@ class Output:
         self._remove(path)
 
     def _reconcile(self, row: Row) -> Row:
-        """Compare a row that a killed run left with its .txt. A .txt lost with the power is written
-        again; if the two differ, the .txt counts."""
-        if row.caption is None or row.error_kind == "output_conflict":  # another item's .txt
+        """Compare a row from a killed run's journal with its .txt. A .txt lost in a power failure
+        is restored; if the two differ, the .txt counts."""
+        if row.caption is None or row.error_kind == "output_conflict":  # the .txt is another item's
             return row
         try:
             text = self.files.read(row.file)
@@ -143,7 +144,7 @@ class Output:
     def _merge_shards(self) -> None:
         """Move the parts of shards into this manifest; their logs and samples stay."""
         for folder in shard_folders(self.root).values():
-            # What a killed shard left in its journal becomes a part.
+            # Turns the rows in a killed shard's journal into a part.
             self._open_checkpoint(folder, 1).close()
             for path in parts(folder / MANIFEST):
                 self._checkpoint.take_over(path)
@@ -156,39 +157,39 @@ class Output:
                 self._disk.try_once("inform", move, f"{target} cannot be written")
 
     def look_up(self, read: Callable[[Path], T]) -> T:
-        """What ``read`` finds in the folder of this run's state; retried if the disk fails for a
-        moment."""
+        """The result of ``read`` on the folder with this run's state; retried if the disk fails for
+        a moment."""
         with _stopping():
             return self._disk.attempt("file", lambda: read(self.root))
 
     def item_states(self) -> KnownItems:
-        """The state of every item that has a row; for a shard, also those of the output folder's
-        manifest."""
+        """The state of every item that has a row; for a shard, including the rows of the output
+        folder's manifest."""
         with _stopping():
             states = self._disk.attempt("file", lambda: read_states(self._known_parts()))
         self.files.claims.record(states.with_names())
         return states
 
     def captions_of(self, files: Container[str]) -> list[tuple[str, str]]:
-        """(file, caption) of those of ``files`` whose last row in a part holds a caption."""
+        """(file, caption) for those of ``files`` whose last row in a part holds a caption."""
         with _stopping():
             read = partial(read_captions, self._known_parts(), files)
             return self._disk.attempt("file", lambda: list(read()))
 
     def captioned_rows(self, files: Container[str]) -> dict[str, Row]:
-        """file → its last row in a part, of those of ``files`` that have a caption there."""
+        """file → last row in a part, for those of ``files`` that have a caption there."""
         with _stopping():
             read = partial(read_rows, self._known_parts(), files)
             rows = self._disk.attempt("file", lambda: list(read()))
         return {row.file: row for row in rows if row.status == "captioned"}
 
     def _known_parts(self) -> list[Path]:
-        """Oldest first."""
+        """The parts with known rows, oldest first."""
         of_whole = [] if self.shard is None else parts(self._captions_root / MANIFEST)
         return [*of_whole, *parts(self.root / MANIFEST)]
 
     def ids_of(self, recipe: Recipe) -> frozenset[str]:
-        """The ids by which rows of this folder name a recipe."""
+        """The ids that a recipe has in the rows of this folder."""
         with _stopping():
             return self._disk.attempt("file", lambda: ids_of(recipe, self._captions_root))
 
@@ -200,7 +201,7 @@ class Output:
             return self._disk.attempt("file", read)
 
     def record_recipe(self, recipe: Recipe) -> str | None:
-        """Record how this run makes its captions; returns a sentence if that file was damaged."""
+        """Record how this run makes its captions; returns a sentence if the file was damaged."""
         with _stopping():
             return self._disk.attempt("file", lambda: record_recipe(self.root, recipe))
 
@@ -209,8 +210,8 @@ class Output:
         self._inform(DOCUMENTS, lambda: write_documents(self.root, skipped))
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a file that is replaced every few seconds; if that fails, the next time will do.
-        Raises RunStopped if the folder is not the one it was, or another run has taken it."""
+        """Write a file that is replaced every few seconds; a failure is only noted. Raises
+        RunStopped if the path leads to another folder now, or another run has taken the folder."""
         if self._identity.is_another():
             with _stopping():
                 raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
@@ -227,22 +228,22 @@ class Output:
         self._disk.try_once("inform", write, without)
 
     def take_notes(self) -> Iterator[str]:
-        """What this file system cannot do, and what failed for a moment: each sentence once."""
+        """What this file system cannot do, and what failed for a moment; each sentence once."""
         return self._disk.take_notes()
 
     def read_caption(self, file: str) -> str | None:
-        """The caption on disk; None when there is none."""
+        """The caption on disk; None if there is none."""
         with _stopping(), suppress(ItemError):
             return self.files.read(file)
         return None
 
     def save_caption(self, row: Row, replaced: int | None = None, had_caption: bool = False) -> Row:
-        """Write a caption, then its row. If somebody wrote a caption there while the item was in
-        flight, theirs stays; any text but the one to replace counts, whatever a clock says. Returns
-        the row that is recorded.
+        """Write a caption, then its row; returns the row as recorded. If somebody wrote a caption
+        while the item was in flight, theirs stays: any text other than the one to replace, whatever
+        its mtime.
 
-        ``replaced``: the hash of the text to replace, None if there was none. ``had_caption``: the
-        item's row holds one, whether its .txt is there or not.
+        ``replaced``: the hash of the text to replace; None if there was none. ``had_caption``:
+        whether the item's row already holds a caption, even if its .txt is missing.
 
         Raises ItemError if this caption cannot be written, RunStopped if none can.
         """
@@ -262,14 +263,14 @@ class Output:
         return row
 
     def _announce(self, row: Row) -> None:
-        """Store the row of the caption that is about to be replaced: see `_finish_rewriting`."""
+        """Store the row of a caption that is about to replace another: see `_finish_rewriting`."""
         content, path = msgspec.json.encode(row), self.root / REWRITING
         without = f"{path} cannot be written, so a kill may leave one new caption with its old row"
         self._disk.try_once("inform", lambda: write_file(path, content), without)
 
     def restore_caption(self, file: str, caption: str) -> bool:
-        """Write the .txt of a row again; False if somebody put one there meanwhile, which stays.
-        Raises as `save_caption`."""
+        """Restore the .txt of a row; False if somebody has put one there meanwhile, which stays.
+        Raises what `save_caption` raises."""
         with _stopping():
             self.files.check_name(file)
             if self.files.read(file) is not None:
@@ -278,7 +279,7 @@ class Output:
         return True
 
     def remove_leftover(self, path: str) -> None:
-        """Remove a temporary file that a killed run left; nothing was ever visible there."""
+        """Remove a temporary file that a killed run left."""
         self._remove(self._captions_root / path)
 
     def _remove(self, path: Path) -> None:
@@ -286,7 +287,7 @@ class Output:
         self._disk.try_once("remove", remove, f"{path} cannot be removed")
 
     def set_part_aside(self, path: Path) -> None:
-        """Move a part that cannot be read out of the manifest; nothing is deleted."""
+        """Move an unreadable part out of the manifest; nothing is deleted."""
         with _stopping():
             aside = self.root / DAMAGED_PARTS
             aside.mkdir(exist_ok=True)
@@ -294,12 +295,12 @@ class Output:
             self._disk.attempt("file", lambda: path.replace(target))
 
     def save_row(self, row: Row) -> None:
-        """Record a failed item, or a caption whose .txt exists already."""
+        """Record a failed item, or a caption whose .txt already exists."""
         with _stopping():
             self._checkpoint.append(row)
 
     def finish(self, *, complete: bool) -> None:
-        """Write the last part; after a complete run leave one row per item."""
+        """Write the last part; after a complete run, compact to one row per item."""
         with _stopping():
             self._remove(self.root / REWRITING)
             if complete:
@@ -307,11 +308,11 @@ class Output:
             self._checkpoint.close()
 
     def release(self) -> None:
-        """Let another run in."""
+        """Let another run use the folder."""
         self._lock.release()
 
     def close(self, *, complete: bool) -> None:
-        """Both."""
+        """Call `finish`, then `release`."""
         try:
             self.finish(complete=complete)
         finally:
@@ -320,7 +321,7 @@ class Output:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Turn an error of the output's disk into the end of the run."""
+    """Turn an error of the output's disk into RunStopped."""
     try:
         yield
     except OSError as error:

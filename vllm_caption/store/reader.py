@@ -1,11 +1,11 @@
-"""The only way to read rows: of the parts of one manifest, or of a whole output beside a run.
+"""The only way to read rows, of one manifest's parts or of a whole output folder during a run.
 
 Invariants:
-- parts are read in the order of their numbers: of several rows of one item the last one counts;
-- rows move from the journal to a part, so the journal is read first: a row can be seen twice, never
-  missed;
-- pyarrow gets absolute paths: it takes a leading `~` for the home folder;
-- a part that cannot be read is an `UnreadablePart`, unless its disk is at fault (OSError).
+- parts are read in numerical order: of several rows of one item the last one counts;
+- rows move from the journal to a part, so the journal is read first: a row can be seen twice, but
+  never missed;
+- pyarrow gets absolute paths: it expands a leading `~` to the home folder;
+- an unreadable part raises `UnreadablePart`, unless the disk is at fault (OSError).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from vllm_caption.store.rows import SCHEMA, KnownItems, Row, from_table, to_tabl
 T = TypeVar("T")
 ROWS_AT_A_TIME: Final = 8192
 _PARTS_AT_A_TIME: Final = 64
-"""Opening one by one takes longer; of all that are open the footers are kept in memory."""
+"""Opening parts one by one is slower, but the footers of all open parts are in memory."""
 REQUIRED: Final = ("file", "status", "finished_at")
 """Columns that every version has; any other that a part lacks is null."""
 _ATTEMPTS: Final = 5
 _FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
-"""What pyarrow raises for damaged bytes, or for a file with other columns."""
+"""What pyarrow raises for damaged bytes, or for unexpected columns."""
 
 
 class OtherVersion(ValueError):
@@ -44,7 +44,7 @@ class OtherVersion(ValueError):
 
 
 class UnreadablePart(RunStopped):
-    """A part of the manifest that cannot be read. ``is_damaged``: because of its bytes, not of
+    """A part of the manifest cannot be read. ``is_damaged``: because of its content, not of its
     permissions; ``reason``: what is wrong, on one line."""
 
     def __init__(self, path: Path, error: Exception) -> None:
@@ -69,17 +69,17 @@ class UnreadablePart(RunStopped):
 
 
 def read_part(path: Path, columns: Sequence[str] = ("file",)) -> Iterator[pa.Table]:
-    """The rows of one part, some thousand at a time, after a look at every value of every column:
+    """The rows of one part, a few thousand at a time. Every value of every column is validated, so
     damage anywhere in the file is found. A column that an older part lacks is null.
 
-    Raises UnreadablePart, and FileNotFoundError where the part was compacted away.
+    Raises UnreadablePart, and FileNotFoundError if the part was compacted away.
     """
     with _blaming(path):
         yield from _checked(path, columns)
 
 
 def _checked(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """As `read_part`, but raises the original error."""
+    """Like `read_part`, but raises the original error."""
     with pq.ParquetFile(path.absolute()) as part:
         left = part.metadata.num_rows
         for batch in part.iter_batches(ROWS_AT_A_TIME):
@@ -90,7 +90,7 @@ def _checked(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
             if table["file"].null_count:
                 raise ValueError("it has a row that names no file")
             yield table.select(columns)
-        if left:  # where one column breaks off, all do, and nothing is raised
+        if left:  # if one column is cut short, pyarrow cuts all of them, without an error
             raise ValueError(f"{left} of its rows cannot be read")
 
 
@@ -108,8 +108,8 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
 
 
 def extra_fields(paths: Sequence[Path]) -> list[pa.Field]:
-    """Columns of these parts that this version does not know. Raises UnreadablePart, also if two
-    parts have one of them in different types."""
+    """Columns of these parts that this version does not know. Raises UnreadablePart, also if the
+    parts disagree on the type of one."""
     found: dict[str, pa.Field] = {}
     for path in paths:
         with _blaming(path):
@@ -126,7 +126,7 @@ def extra_fields(paths: Sequence[Path]) -> list[pa.Field]:
 def _read(
     paths: Sequence[Path], columns: Sequence[str], whole: pa.Schema = SCHEMA
 ) -> Iterator[pa.Table]:
-    """As `read_part` of each, but reads only these columns, which is much faster."""
+    """Like `read_part` on each part, but reads only these columns, which is much faster."""
     schema = pa.schema([whole.field(name) for name in columns])
     for first in range(0, len(paths), _PARTS_AT_A_TIME):
         names = [os.fspath(path.absolute()) for path in paths[first : first + _PARTS_AT_A_TIME]]
@@ -145,13 +145,13 @@ def _read(
 
 
 def num_rows(path: Path) -> int:
-    """How many rows a part has, from its footer. Raises as `read_part`."""
+    """The number of rows in a part, from its footer. Raises what `read_part` raises."""
     with _blaming(path):
         return int(pq.read_metadata(path.absolute()).num_rows)
 
 
 def is_last(files: pa.ChunkedArray) -> np.ndarray:
-    """Which rows are the last of their file: a boolean for each of ``files``, oldest first."""
+    """A boolean for each of ``files``, oldest first: whether it is the last occurrence."""
     numbered = pa.table({"file": files, "row": np.arange(len(files))})
     last = numbered.group_by("file").aggregate([("row", "max")])["row_max"]
     kept = np.zeros(len(files), dtype=bool)
@@ -165,11 +165,11 @@ def last_rows(
     num_items: int | None = None,
     schema: pa.Schema = SCHEMA,
 ) -> Iterator[pa.Table]:
-    """The last row of every item in these parts, some thousand at a time.
+    """The last row of every item in these parts, a few thousand at a time.
 
-    ``schema``: that of this version, or with what the parts have besides.
-    ``num_items``: how many items have a row, where that is known: where there are no more rows than
-    items, each row is the last one, and the names need not be compared.
+    ``schema``: that of this version, possibly with further columns of the parts.
+    ``num_items``: how many items have a row, if known: if there are no more rows than items, every
+    row is a last one, and the names need not be compared.
     """
     with _blaming(*paths):
         if num_items is not None and sum(map(num_rows, paths)) == num_items:
@@ -192,7 +192,7 @@ def read_states(paths: Sequence[Path]) -> KnownItems:
 
 
 def read_captions(paths: Sequence[Path], files: Container[str]) -> Iterator[tuple[str, str]]:
-    """(file, caption) of those of ``files`` whose last row in these parts holds a caption."""
+    """(file, caption) for those of ``files`` whose last row in these parts holds a caption."""
     for table in last_rows(paths, ("file", "caption")):
         for file, caption in _tuples(table):
             if caption is not None and file in files:
@@ -212,15 +212,15 @@ def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 @contextmanager
 def _blaming(*paths: Path) -> Iterator[None]:
-    """Turn an error in these parts into an UnreadablePart that names the damaged one."""
+    """Turn an error that these parts cause into an UnreadablePart that names the damaged one."""
     try:
         yield
     except (FileNotFoundError, UnreadablePart):
         raise
     except _FAULTS as error:
         if isinstance(error, OSError) and error.errno in OUTAGES:
-            raise  # it says nothing about the bytes
-        for path in paths:  # the culprit, in the best words for it
+            raise  # it says nothing about the content
+        for path in paths:  # find the damaged part, and a precise reason
             try:
                 for _ in _checked(path, ["file"]):
                     pass
@@ -237,7 +237,7 @@ def _blaming(*paths: Path) -> Iterator[None]:
 
 
 class FolderRows:
-    """The rows of an output folder, and of shards that are not merged yet, at one moment."""
+    """A snapshot of the rows of an output folder, including shards that are not merged yet."""
 
     def __init__(self, root: Path, without: Container[Path] = ()) -> None:
         """``without``: parts to leave out."""
@@ -247,25 +247,25 @@ class FolderRows:
         self.parts = [path for path in all_parts(root) if path not in without]
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Every row, oldest first, read as in `read_part`."""
+        """Every row, oldest first, validated as by `read_part`."""
         for path in self.parts:
             yield from read_part(path, columns)
         yield to_table(self.journal).select(columns)
 
     def tuples(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """As `tables`, row by row."""
+        """Like `tables`, row by row."""
         for table in self.tables(columns):
             yield from _tuples(table)
 
     def last(self, columns: Sequence[str]) -> pa.Table:
-        """The last row of every item, by document and place in it; ``columns`` must include what
-        they are sorted by: `document`, `element_index` and `file`."""
+        """The last row of every item, sorted by `document`, `element_index` and `file`, which
+        ``columns`` must include."""
         rows = pa.concat_tables(self.tables(columns))
         kept = rows.filter(pa.array(is_last(rows["file"])))
         return kept.sort_by([(name, "ascending") for name in ("document", "element_index", "file")])
 
     def newest_first(self) -> Iterator[Row]:
-        """The rows of the journal, then of the parts the last row of every item."""
+        """The rows of the journal, newest first, then the last row of every item in the parts."""
         yield from reversed(self.journal)
         with _blaming(*self.parts):
             for table in last_rows(self.parts):
@@ -280,8 +280,8 @@ class FolderRows:
 
 
 def read_folder(root: Path, read: Callable[[FolderRows], T], without: Container[Path] = ()) -> T:
-    """The result of ``read`` on the rows, called again if a run beside this one compacts a part
-    away before it was read."""
+    """The result of ``read`` on the rows; called again if a concurrent run compacts a part away
+    before it is read."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return read(FolderRows(root, without))

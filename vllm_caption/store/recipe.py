@@ -1,8 +1,8 @@
 """What made a caption: every setting that changes its words, under one short id.
 
-Counted are the model, the text of the prompt file (its rules too: they cause retries with
-other sampling), and the settings listed here. What only changes speed, or which items are
-captioned, leaves the id alone, and so does the prompt's name.
+The id covers the model, the text of the prompt file (with its rules: they cause retries with other
+sampling), and the settings listed here. It does not cover the name of the prompt, or what only
+changes the speed or which items are captioned.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ENGINE_FLAGS: Final = (
     *("dtype", "hf_overrides", "kv_cache_dtype", "mm_processor_kwargs", "quantization", "revision"),
     *("reasoning_parser", "structured_outputs_config", "tokenizer", "tokenizer_revision"),
 )
-"""vLLM's flags that change what the model says, or what of it is the caption."""
+"""vLLM's flags that change what the model says, or which part of it is the caption."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """One way of making captions. ``sampling`` and ``image`` are whole, as in the last run
-    with it."""
+    """One way of making captions. ``sampling`` and ``image`` hold all settings, as of the last run
+    with this recipe."""
 
     model: str
     prompt_name: str
@@ -46,7 +46,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """12 hexadecimal digits of a SHA-256 of what counts."""
+        """12 hexadecimal digits of the SHA-256 of what the id covers."""
         counted = (
             self.model,
             self.prompt,
@@ -74,11 +74,11 @@ def make_recipe(
 
 
 def ids_of(recipe: Recipe, root: Path) -> frozenset[str]:
-    """The ids under which an output folder knows a recipe: an earlier version may have given it
-    another one, by settings that change no caption."""
+    """The ids that a recipe has in an output folder: an earlier version may have given it another
+    one, by also counting settings that change no caption."""
     ids = {recipe.id}
     for folder in state_folders(root):
-        with contextlib.suppress(RunStopped):  # what is damaged tells nothing
+        with contextlib.suppress(RunStopped):  # a damaged file adds no ids
             ids |= {id_ for id_, known in read_recipes(folder).items() if known.id == recipe.id}
     return frozenset(ids)
 
@@ -86,7 +86,7 @@ def ids_of(recipe: Recipe, root: Path) -> frozenset[str]:
 def record_recipe(root: Path, recipe: Recipe) -> str | None:
     """Add a recipe to the file of recipes.
 
-    A damaged file is moved aside; returns a sentence about it.
+    A damaged file is moved aside; then a sentence about it is returned.
     """
     path, note = root / RECIPES, None
     try:
@@ -96,14 +96,14 @@ def record_recipe(root: Path, recipe: Recipe) -> str | None:
         note = f"{path} is damaged; it is now {DAMAGED_RECIPES}, and a new one replaces it"
         recipes = {}
     recipes[recipe.id] = recipe
-    # The recipes of earlier runs could not be made again.
+    # Synced: the recipes of earlier runs could not be recreated.
     content = msgspec.json.format(msgspec.json.encode(recipes), indent=2)
     write_file(path, content, sync_content=True)
     return note
 
 
 def read_recipes(root: Path) -> dict[str, Recipe]:
-    """Recipes by id; empty where there is no file of them. Raises RunStopped where it is damaged,
+    """Recipes by id; empty if there is no such file. Raises RunStopped if it is damaged, and
     OSError."""
     path = root / RECIPES
     try:

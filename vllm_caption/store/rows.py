@@ -1,7 +1,7 @@
-"""One row of the manifest per finished attempt of an item, and what a rerun keeps of it in memory.
+"""The row of the manifest for an item, and what a rerun keeps of it in memory.
 
-`Row` is the only list of columns: the Parquet schema derives from its fields, in their order. A new
-column is a new field with a default; in older parts and journals it then has that default.
+`Row` is the only list of columns: the Parquet schema is derived from its fields, in their order. To
+add a column, add a field with a default, which older parts and journals then have.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     run_id: str
 
     def of_unknown_origin(self, caption: str) -> Row:
-        """The same item with a caption of which nothing is recorded but its text."""
+        """The same item with a caption of which only the text is known."""
         return msgspec.structs.replace(
             self,
             status="captioned",
@@ -93,16 +93,16 @@ def _arrow_type(hint: object) -> pa.DataType:
 SCHEMA: Final = pa.schema(
     [(name, _arrow_type(hint)) for name, hint in get_type_hints(Row, include_extras=True).items()]
 )
-"""Of every part of a manifest."""
+"""The schema of every part of a manifest."""
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as columns."""
+    """Convert rows to columns."""
     return pa.Table.from_pylist([msgspec.structs.asdict(row) for row in rows], SCHEMA)
 
 
 def fits_table(rows: Iterable[Row]) -> bool:
-    """Whether their numbers are within the bounds of their columns."""
+    """Whether the numbers in these rows fit their columns."""
     try:
         to_table(rows)
     except (pa.ArrowException, OverflowError):
@@ -111,19 +111,19 @@ def fits_table(rows: Iterable[Row]) -> bool:
 
 
 def from_table(table: pa.Table) -> Iterator[Row]:
-    """Columns as rows; they must be those of SCHEMA."""
+    """Convert columns, which must be those of SCHEMA, to rows."""
     place = table.schema.get_field_index("finished_at")
     microseconds = table["finished_at"].cast(pa.int64())
     for values in table.set_column(place, "finished_at", microseconds).to_pylist():
         yield msgspec.convert(values | {"flags": values["flags"] or ()}, Row)
 
 
-# --- what a rerun keeps of rows ----------------------------------------------------------------
+# --- what a rerun keeps in memory ------------------------------------------------------------
 
 
 class ItemState(NamedTuple):
-    """What a rerun needs to know of an item's last row. ``flags``: with commas between them;
-    ``run_id``: the run that wrote the row; ``has_txt``: it wrote a .txt as well."""
+    """What a rerun needs of an item's last row. ``flags``: separated by commas; ``run_id``: the run
+    that wrote the row; ``has_txt``: whether it wrote a .txt as well."""
 
     status: str
     recipe_id: str | None
@@ -134,13 +134,13 @@ class ItemState(NamedTuple):
 
     @staticmethod
     def of(row: Row) -> ItemState:
-        """The state that this row leaves its item in."""
+        """The state of an item whose last row is this one."""
         flags, has_txt = ",".join(row.flags), row.caption_path is not None
         return ItemState(row.status, row.recipe_id, flags, row.error_kind, row.run_id, has_txt)
 
 
 class CaptionTrace(NamedTuple):
-    """What is kept of a row's caption to know it again in its .txt: its size as UTF-8, the hash of
+    """What is kept of a row's caption to recognise it in its .txt: its size as UTF-8, the hash of
     its text (`hash_of`), and when it was made, in microseconds since 1970."""
 
     num_bytes: int
@@ -149,7 +149,7 @@ class CaptionTrace(NamedTuple):
 
 
 def hash_of(caption: str) -> int:
-    """64 bits, keyed per process, of a caption as a text file gives it back."""
+    """A 64-bit hash, keyed per process, of a caption as it reads back from a text file."""
     if "\r" in caption:
         caption = caption.replace("\r\n", "\n").replace("\r", "\n")
     return hash(caption)
@@ -158,8 +158,8 @@ def hash_of(caption: str) -> int:
 class KnownItems(Mapping[str, ItemState]):
     """The last state of every item that has a row, with the trace of its caption.
 
-    A million items take about 80 MB beside their names: states are few and shared, and what differs
-    from item to item lies in arrays.
+    A million items take about 80 MB besides their names: states are few and shared, and what
+    differs from item to item is in arrays.
     """
 
     COLUMNS: Final = (
@@ -181,8 +181,7 @@ class KnownItems(Mapping[str, ItemState]):
         return self._states[self._state_of[self._places[file]]]
 
     def get(self, file: str, default: Any = None) -> Any:
-        """As of any mapping; that of `Mapping` takes five times as long, and is asked a million
-        times."""
+        """Replaces `Mapping.get`, which is five times slower and is called a million times."""
         place = self._places.get(file)
         return default if place is None else self._states[self._state_of[place]]
 
@@ -196,18 +195,18 @@ class KnownItems(Mapping[str, ItemState]):
         return len(self._places)
 
     def with_names(self) -> Iterator[str]:
-        """The items whose captions have their .txt names: not those that found them taken."""
+        """The captioned items that own their .txt, unlike those that found its name taken."""
         for file, state in self.items():
             if state.status == "captioned" and state.error_kind != "output_conflict":
                 yield file
 
     def trace(self, file: str) -> CaptionTrace:
-        """Of the caption in an item's row."""
+        """The trace of the caption in an item's row."""
         place = self._places[file]
         return CaptionTrace(self._num_bytes[place], self._text_hash[place], self._made_us[place])
 
     def add(self, row: Row) -> None:
-        """One more row, newer than those before."""
+        """Add a row, newer than those before."""
         caption = row.caption or ""
         self._places[row.file] = len(self._state_of)
         self._state_of.append(self._number(ItemState.of(row)))
@@ -217,7 +216,7 @@ class KnownItems(Mapping[str, ItemState]):
         self._is_read.append(False)
 
     def extend(self, rows: pa.Table) -> None:
-        """Further rows, with COLUMNS, newer than those before."""
+        """Add rows, which have COLUMNS and are newer than those before."""
         flags = pc.fill_null(pc.binary_join(rows["flags"], ","), "")
         captions = pc.fill_null(rows["caption"], "")
         states = zip(
@@ -243,11 +242,11 @@ class KnownItems(Mapping[str, ItemState]):
         return number
 
     def mark_read(self, file: str) -> None:
-        """Note that an item was met in this run's input."""
+        """Record that an item was found in this run's input."""
         self._is_read[self._places[file]] = True
 
     def is_read(self, file: str) -> bool:
-        """Whether it was."""
+        """Whether the item was found in this run's input."""
         return bool(self._is_read[self._places[file]])
 
     def clear(self) -> None:

@@ -1,8 +1,8 @@
-"""Operations on the output's disk, tried as often as the verdict on their errors allows.
+"""Operations on the output's disk, retried as the verdict on their errors allows.
 
-Invariants: an error that may pass is waited for at most 21 s per operation, by the thread that
-writes, so that order stays as it is and nothing is written twice; what is done without, and what
-had to be tried again, is noted once each.
+Invariants: retries of an error that may pass take at most 21 s per operation, in the thread that
+writes, so that the order of writes is kept and nothing is written twice; each thing that the run
+has to do without, and each error that was retried, is noted once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vllm_caption.store.disk.verdicts import DENIALS, OUTAGES, Operation, judge
 
 T = TypeVar("T")
 WAITS_S: Final = (1.0, 4.0, 16.0)
-"""Seconds before each new attempt, as for the reading of images."""
+"""The wait before each retry, as for reading images."""
 
 
 class Disk:
@@ -28,14 +28,14 @@ class Disk:
         self._notes: deque[str] = deque()
         self._noted: set[str] = set()
         self._lasting: set[int] = set()
-        """Denials that outlasted all waits: a folder of a million items that may not be written
-        must not be waited for a million times."""
+        """Denials that outlasted all retries: if a folder of a million items is not writable, only
+        the first item waits."""
 
     def attempt(self, operation: Operation, action: Callable[[], T]) -> T:
-        """What ``action`` returns, after as many attempts as its errors are worth. It must be one
-        that can be done again from its beginning.
+        """Call ``action``, retrying errors that may pass, and return its result. It must be safe to
+        call again from the start.
 
-        Raises OSError where that is the item's or the disk's fault, or did not pass.
+        Raises OSError if the item or the disk is at fault, or the error did not pass.
         """
         for wait_s in WAITS_S:
             try:
@@ -55,14 +55,14 @@ class Disk:
             raise
 
     def try_once(self, operation: Operation, action: Callable[[], object], without: str) -> bool:
-        """Whether ``action`` could be done, at once or, after an error that may pass, with a second
-        try; where the run does without, ``without`` is noted: what fails, or what follows. Raises
-        OSError where it is no optional operation."""
+        """Call ``action``, with one retry after an outage; returns whether it succeeded. If the run
+        can do without, ``without`` is noted: what failed, or what follows. Raises OSError if the
+        run cannot."""
         try:
             try:
                 action()
             except OSError as error:
-                # Never a sync: after one that failed, the next may succeed without the content.
+                # Never retry a sync: after a failed one, the next may succeed without the content.
                 if error.errno not in OUTAGES or operation == "sync":
                     raise
                 action()
@@ -74,12 +74,12 @@ class Disk:
         return True
 
     def note(self, text: str, subject: str) -> None:
-        """One sentence for the user, the first time that its subject comes up."""
+        """Keep a sentence for the user, the first time that its subject comes up."""
         if subject not in self._noted:
             self._noted.add(subject)
             self._notes.append(text)
 
     def take_notes(self) -> Iterator[str]:
-        """What the user is to read, once each."""
+        """The sentences for the user, once each."""
         while self._notes:
             yield self._notes.popleft()

@@ -1,4 +1,4 @@
-"""Whether a folder is still the one it was: mounts come and go during a run of days."""
+"""Whether a path still leads to the same folder: mounts come and go during a run of days."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path
 
 
 class FolderIdentity:
-    """Which folder a path led to at first."""
+    """The folder that a path led to at the start."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._identity = self._look()
 
     def still_there(self) -> bool:
-        """False where the folder is gone, or the path leads to another one."""
+        """Whether the path still leads to that folder."""
         return self._identity is not None and self._look() == self._identity
 
     def is_another(self) -> bool:
-        """True where it is known that the folder is gone, or that the path leads to another one: a
-        disk that fails for a moment does not say so."""
+        """Whether the folder is certainly gone, or the path certainly leads to another one. False
+        while the disk fails and nobody knows."""
         try:
             found = self._folder.stat()
         except (FileNotFoundError, NotADirectoryError):

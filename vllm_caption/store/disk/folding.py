@@ -1,9 +1,9 @@
-"""Which captions would have one name, and which item has that name.
+"""Which captions would share one .txt, and which item owns it.
 
-A disk that folds case, or composes accents, is asked once, by a file that is then looked for under
-another spelling. There, `Star.png` and `star.png` have one .txt; where captions are named by their
-stems, so have `star.png` and `star.jpg` everywhere. Whose it is decides this: the item whose row
-holds a caption, else the one that comes first in the input.
+Whether the file system folds case or composes accents is tested once: a file is created, and looked
+up under another spelling. If so, `Star.png` and `star.png` share a .txt; if captions are named by
+stem, `star.png` and `star.jpg` do on every file system. It belongs to the item whose row holds a
+caption, else to the one that comes first in the input.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from vllm_caption.store.layout import LOCK, PROBE, caption_name
 
 
 class Folding(NamedTuple):
-    """What a disk does not tell apart: upper and lower ``case``; an accented letter and the letter
-    with its accent behind it (``accents``)."""
+    """What a file system treats as equal: upper and lower ``case``; a composed accented letter and
+    the letter followed by its combining accent (``accents``)."""
 
     case: bool = False
     accents: bool = False
 
     def key(self, name: str) -> str:
-        """The same for all spellings of one name. Where case is folded, more may be the same here
-        than on the disk (ß and ss): one item too many is refused, none is overwritten."""
+        """The same for all spellings of one name. With case, more may be equal here than on disk
+        (ß and ss): then an item is refused needlessly, but none is overwritten."""
         if self.accents:
             name = normalize("NFC", name)
         return name.casefold() if self.case else name
 
 
 def ask_disk(folder: Path) -> Folding:
-    """What the disk of a folder does not tell apart. Writes a probe file, and removes it."""
+    """What the file system of a folder treats as equal. Writes and removes a probe file."""
     probe = folder / PROBE
     try:
         probe.touch()
@@ -42,16 +42,16 @@ def ask_disk(folder: Path) -> Folding:
             case=_exists(folder / _other_case(PROBE)),
             accents=_exists(folder / normalize("NFD", PROBE)),
         )
-    except OSError:  # a disk that takes no accents
+    except OSError:  # the file system does not allow accents
         return look_at_disk(folder)
     finally:
-        for _ in range(2):  # a disk that fails for a moment is asked again
+        for _ in range(2):  # try again if the disk fails for a moment
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
 
 
 def look_at_disk(folder: Path) -> Folding:
-    """The same without writing: of a folder that had a run, whether its disk folds case."""
+    """The same without writing, and only case: looks for the lock file of an earlier run."""
     return Folding(case=_exists(folder / LOCK) and _exists(folder / _other_case(LOCK)))
 
 
@@ -68,7 +68,7 @@ def _exists(path: Path) -> bool:
 
 
 class Claims:
-    """Whose each .txt is, where those of several items can meet. Remembers nothing elsewhere."""
+    """Who owns each .txt, if several items can share one; otherwise remembers nothing."""
 
     def __init__(self, folding: Folding, naming: CaptionName = "file") -> None:
         self._folding = folding
@@ -77,20 +77,20 @@ class Claims:
         self._owners: dict[str, str] = {}
 
     def fold(self, name: str) -> str:
-        """The name of a .txt, in the one spelling that counts on this disk."""
+        """The name of a .txt, in one spelling for all that are equal on this file system."""
         return self._folding.key(name)
 
     def key(self, file: str) -> str:
-        """The .txt of an item, in that spelling."""
+        """The name of an item's .txt, in that spelling."""
         return self._folding.key(caption_name(file, self._naming))
 
     def record(self, files: Iterable[str]) -> None:
-        """These have captions; of several with one name the last one, which wrote last."""
+        """Record that these items have captions; if several share a .txt, the last one owns it."""
         if self._can_meet:
             self._owners.update((self.key(file), file) for file in files)
 
     def claim(self, file: str) -> str | None:
-        """Give ``file`` its name, unless another item has it: that one is returned."""
+        """Give ``file`` its .txt; if another item already owns that, return the other item."""
         if not self._can_meet:
             return None
         owner = self._owners.setdefault(self.key(file), file)

@@ -1,6 +1,6 @@
-"""Whose fault is an errno? The one place that decides what a failed operation means for the run.
+"""What a failed operation on the output means for the run: the only place that decides it.
 
-Pure: from an errno and what was being done to a verdict. The reading of images has its own table
+Pure: maps an errno and the operation to a verdict. For reading images there is another table
 (`images/files.py`).
 """
 
@@ -10,23 +10,23 @@ import errno
 from typing import Final, Literal
 
 Operation = Literal["start", "caption", "file", "sync", "lock", "remove", "inform"]
-"""start: make, open or list what a run begins with, while its user looks on; caption: make, write,
-rename or look at something under an item's name; file: the same for what the run needs and names
-itself (a part, the journal, recipes); sync: bring a file, a folder or the file system to the disk;
-lock: flock; remove: take away what is not needed; inform: write a file that nothing depends on
+"""start: create, open or list what a run starts with, while the user is watching; caption: create,
+write, rename or stat a path named after an item; file: the same for what the run needs and names
+itself (a part, the journal, recipes); sync: flush a file, a folder or the file system to disk;
+lock: flock; remove: delete what is not needed; inform: write a file that nothing depends on
 (status, documents)."""
 Verdict = Literal["item", "passing", "optional", "disk"]
-"""item: this name or place is at fault, the others are not; passing: it may work in a moment;
-optional: the run does without; disk: nothing more can be written, so the run stops."""
+"""item: only this path is at fault; passing: a retry may succeed; optional: the run does without;
+disk: nothing more can be written, so the run stops."""
 
 CONFLICTS: Final = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY})
-"""Something else lies where a caption is to be."""
+"""Something else is where the caption should go."""
 NAMES: Final = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG})
 """The file system cannot hold such a name: `:` on exFAT, bytes that are not UTF-8, too long."""
 DENIALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY})
-"""On a network drive these pass; where they do not, they are about one file or folder."""
+"""On a network drive these may pass; if they do not, they concern one file or folder."""
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
-"""Nothing can be written, whatever its name."""
+"""Nothing can be written, under any name."""
 OUTAGES: Final = frozenset(
     {
         *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO),
@@ -35,15 +35,15 @@ OUTAGES: Final = frozenset(
         *(errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.EDEADLK, errno.ECOMM),
     }
 )
-"""A disk, a network or a machine that is short of something for a moment."""
+"""The disk, the network or the machine fails for a moment."""
 UNKNOWN: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF}
 )
-"""What file systems answer to an operation that they do not have."""
+"""Errors of a file system that does not support the operation."""
 
 
 def judge(number: int | None, operation: Operation) -> Verdict:
-    """What an error with this errno means while ``operation`` was done."""
+    """What an error with this errno means for ``operation``."""
     if operation in ("remove", "inform"):
         return "optional"
     if operation == "lock" and number in UNKNOWN | {errno.ENOLCK}:
