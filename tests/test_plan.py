@@ -514,7 +514,7 @@ def test_json_is_the_documented_structure(tmp_path: Path) -> None:
     assert run_here("plan", *flags, "--images", f"--json={target}").exit_code == 0
     plan = msgspec.json.decode(target.read_bytes(), type=Plan)
     assert (plan.version, plan.items.to_caption, plan.time.images_per_s) == (VERSION, 3, 2.0)
-    fields = Path(plan_report.__file__).read_text()  # docs/resume.md sends the reader there
+    fields = Path(plan_report.__file__).read_text()  # where a reader looks them up
     missing = [name for name in names_in(msgspec.json.decode(target.read_bytes()))
                if f"``{name}``" not in fields]  # fmt: skip
     assert not missing

@@ -13,7 +13,8 @@ from support.job import FAKE, QUICK, draw_shape, rows, run, write_document
 
 from vllm_caption.store.rows import SCHEMA
 
-PAGE = Path(__file__).parents[1] / "docs/use.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/use.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 LIBRARIES = [re.split(r"\s", example)[1] for example in EXAMPLES]
 
@@ -50,11 +51,22 @@ def test_example_shows_the_captions_of_a_run(folder: Path, library: str, example
     assert "caption of d/b.png" in done.stdout
 
 
-def test_page_names_every_column_in_its_order() -> None:
-    table = PAGE.read_text("utf-8").partition("## Columns of the manifest")[2].partition("\n## ")[0]
-    named = [name for first in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
-             for name in re.findall(r"`(\w+)`", first)]  # fmt: skip
-    assert named == SCHEMA.names
+def test_every_column_is_explained_where_the_page_sends_its_reader() -> None:
+    source = ROOT / "vllm_caption/store/rows.py"
+    assert f"](../{source.relative_to(ROOT)})" in PAGE.read_text("utf-8")
+    found = re.search(r"^class Row\(.*?^    def ", source.read_text("utf-8"), re.M | re.S)
+    assert found
+    explained = re.findall(r'^    (\w+): .+\n    """.+"""$', found[0], re.M)
+    # The height is explained by the width.
+    assert explained == [name for name in SCHEMA.names if name != "image_height"]
+
+
+def test_columns_that_the_page_names_exist() -> None:
+    table = PAGE.read_text("utf-8").partition("## The manifest")[2].partition("\n## ")[0]
+    firsts = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    named = {name for first in firsts for name in re.findall(r"`(\w+)`", first)}
+    assert named
+    assert named <= set(SCHEMA.names)
 
 
 def test_page_shows_these_libraries() -> None:

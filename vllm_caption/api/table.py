@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def read(output: str | os.PathLike[str]) -> pa.Table:
     """The last row of every item in an output folder, in the order of the documents.
 
-    One row per item that was captioned or has failed, with the columns of docs/use.md:
+    One row per item that was captioned or has failed, with the columns of `store.rows.Row`:
     `file`, `status` (`captioned` or `failed`), `caption` (null where it failed), `error_kind`, ….
     Sizes are in pixels, times in seconds, `finished_at` is UTC. The table is complete at this
     moment also while a run writes to the folder, and includes shards that are not merged yet; a

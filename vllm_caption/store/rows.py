@@ -19,42 +19,75 @@ Microseconds = Annotated[int, "since 1970, UTC"]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One finished item."""
+    """One finished item. Null is a value that is not known, or does not apply."""
 
     file: str
+    """The item: its name in the input."""
     document: str
+    """Where the item was first named: a manifest, a table with its row number, or a folder."""
     element_index: int
+    """Its place there, from 0."""
     element_type: str
+    """As in the input; empty where it has no types."""
     item_id: str | None = None
+    """The value of ``--id-column``, as text."""
     image_path: str | None = None
+    """Where the image was read: an absolute path, or a URI."""
     caption_path: str | None = None
+    """The .txt, relative to the output folder; null with ``--no-txt``."""
     status: str
+    """Either "captioned" or "failed"."""
     caption: str | None = None
+    """What the model wrote, before anybody edited the .txt."""
     structured: str | None = None
+    """The fields of the answer as JSON, if the prompt asks for fields."""
     finish_reason: str | None = None
+    """vLLM's: "stop", or "length" if ``--max-tokens`` cut the answer off."""
     flags: tuple[str, ...] = ()
+    """The rules that the caption breaks, worst first."""
     error_kind: str | None = None
+    """Why the item failed; the kinds are in `errors`."""
     error: str | None = None
+    """The same as a sentence."""
     attempts: int = 0
+    """How often an engine tried; 0 for a caption that was copied or adopted."""
     prompt_tokens: int | None = None
+    """Tokens of the request, those of the image included."""
     output_tokens: int | None = None
+    """Tokens of the answer."""
     image_width: int | None = None
+    """Pixels of the upright image before any scaling, as `image_height`."""
     image_height: int | None = None
     backdrop: str | None = None
+    """What transparency was composited onto: "white", "black", "gray", or "none"."""
     image_sha256: str | None = None
+    """Of the bytes of the file, hexadecimal."""
     same_as: str | None = None
+    """The item whose caption was copied, because the two images are identical."""
     twin_key: str | None = None
+    """Equal for items that may share a caption."""
     recipe_id: str | None = None
+    """What made the caption, as recipes.json spells it out; null if it was adopted."""
     model: str | None = None
+    """The model of that recipe."""
     prompt_name: str | None = None
+    """The prompt of that recipe."""
     engine: int | None = None
+    """The number of the engine that made the caption."""
     queue_s: float | None = None
+    """Seconds of waiting for one of ``--prepare-threads``."""
     prepare_s: float | None = None
+    """Seconds of reading and decoding the image."""
     render_queue_s: float | None = None
+    """Seconds of waiting for the engine's rendering thread."""
     render_s: float | None = None
+    """Seconds in the chat template, the tokenizer and the image processor."""
     generate_s: float | None = None
+    """Seconds in the engine, the wait for one of ``--max-num-seqs`` places included."""
     finished_at: Microseconds
+    """When the row was made."""
     run_id: str
+    """The run that made it."""
 
     def of_unknown_origin(self, caption: str) -> Row:
         """The same item with a caption of which only the text is known."""

@@ -1,6 +1,6 @@
 """What `verify` found, as one structure: the content of ``--json``, and the source of the text.
 
-docs/resume.md explains every kind. Invariant: an item of the input is ``items_agreeing`` or counts
+KINDS explains every kind. Invariant: an item of the input is ``items_agreeing`` or counts
 in exactly one of the kinds of ITEM_KINDS, unless a run wrote its caption meanwhile.
 """
 
