@@ -186,7 +186,7 @@ def test_missing_input_folder_is_one_line_that_names_flag_value_and_remedy(
         (["icnos/flat"], "--input icnos/flat: does not exist; name a folder of images"),
         (["verify", "--ouput=o"], "error: --ouput: unknown flag; did you mean --output?"),
         (["export"], "error: FILE: is missing; see vllm-caption export --help"),
-        (["merge", "--quiet"], "error: --quiet: unknown flag; see vllm-caption merge --help"),
+        (["merge", "--queit"], "error: --queit: unknown flag; did you mean --quiet?"),
         (["status", "o"], "error: o: unexpected argument; see vllm-caption status --help"),
     ],
 )

@@ -429,7 +429,7 @@ def fresh(tmp_path: Path, what: str) -> list[str]:
         "no place": [f"--output={good}", f"--html={tmp_path / 'no' / 'page.html'}"],
         "a folder as page": [f"--output={good}", f"--html={good}"],
         "twice": [str(good), str(good)],
-        "both ways": [str(good), f"--output={good}"],
+        "both ways": [str(good), f"--output={tmp_path / 'other'}"],
         "no images": [f"--output={good}", f"--images-root={tmp_path / 'no'}"],
         "a word": [f"--output={good}", "--gallery=many"],
     }[what]

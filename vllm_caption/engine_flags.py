@@ -75,20 +75,32 @@ _VALUE: Final = re.compile(r"[^-]|-$|-[.\d]|[^=]* ")
 """How a word begins that is no flag: a negative number, or words with blanks, say."""
 
 
-def check_names(engine_args: Sequence[str], ours: Collection[str]) -> None:
+def is_value(word: str) -> bool:
+    """Whether a word of a command line is no flag."""
+    return not word or _VALUE.match(word) is not None
+
+
+def check_names(
+    engine_args: Sequence[str], ours: Collection[str], near: Collection[str] = ()
+) -> None:
     """Raise UsageError for a flag that is neither one of ``ours`` nor vLLM's.
 
-    Where vLLM is not installed, or a plugin may add flags to it, nothing is known to be wrong.
+    Where vLLM is not installed, or a plugin may add flags to it, nothing is known to be wrong but a
+    flag that is close to one of ``near``: those of a command that has few.
     """
-    written = [word.partition("=")[0] for word in engine_args if not _VALUE.match(word)]
-    known = flags_of_vllm() if written else ()  # reading them takes a moment
-    for flag in written if known else ():
-        if not _is_among(known, flag) and not _has_plugins():
-            name = flag.partition(".")[0].replace("_", "-")
+    written = [word.partition("=")[0] for word in engine_args if not is_value(word)]
+    known = flags_of_vllm() if written else frozenset()  # reading them takes a moment
+    for flag in written:
+        if _is_among(known, flag):
+            continue
+        name = flag.partition(".")[0].replace("_", "-")
+        hint = did_you_mean(name, near)
+        if known and not _has_plugins():
             opposites = [k.replace("--", "--no-", 1) for k in known if name.startswith("--no-")]
-            hint = did_you_mean(name, {*ours, *known, *opposites})
-            remedy = hint or "see --help, and `vllm serve --help=all` for those of vLLM's engine"
-            raise UsageError(flag, None, f"unknown flag; {remedy}")
+            hint = hint or did_you_mean(name, {*ours, *known, *opposites})
+            hint = hint or "see --help, and `vllm serve --help=all` for those of vLLM's engine"
+        if hint:
+            raise UsageError(flag, None, f"unknown flag; {hint}")
 
 
 @cache

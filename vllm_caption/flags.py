@@ -89,6 +89,8 @@ class Parser(argparse.ArgumentParser):
             flag = rest[0].partition("=")[0]
             what = "unknown flag" if flag.startswith("-") else "unexpected argument"
             remedy = did_you_mean(flag, self.flags) or f"see {self.prog} --help"
+            if not flag.startswith("-") and "--input" in self.flags:
+                remedy = "the input is named by --input"
             raise UsageError(flag, None, f"{what}; {remedy}")
         return options
 
@@ -110,7 +112,7 @@ class Parser(argparse.ArgumentParser):
 
     def _with_dashes(self, word: str) -> str:
         flag, equals, value = word.partition("=")
-        spelt = _dashed(flag)
+        spelt = dashed(flag)
         return f"{spelt}{equals}{value}" if spelt in self.flags else word
 
     @property
@@ -438,12 +440,6 @@ def _no_command(word: str) -> UsageError:
     return UsageError("--input", word, "does not exist; name a folder of images, a table or a tar")
 
 
-def parse_all(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags of a command that has none of vLLM's. Raises UsageError; ``--help`` exits."""
-    options: argparse.Namespace = parser.parse_args(_with_input_flag(arguments))
-    return options
-
-
 def _with_input_flag(arguments: Sequence[str]) -> Sequence[str]:
     """The input may stand first. Nowhere else: `--gpu-memory-utilization 0.8` is vLLM's flag with
     its value, which no parser here can tell from a path."""
@@ -452,13 +448,8 @@ def _with_input_flag(arguments: Sequence[str]) -> Sequence[str]:
     return ["--input", *arguments]
 
 
-def named_settings(parser: Parser, arguments: Sequence[str]) -> set[str]:
-    """The settings that a command line names, by the names of the config's fields."""
-    words = (word.partition("=")[0] for word in _with_input_flag(arguments))
-    return {parser.flags[word].dest for word in map(_dashed, words) if word in parser.flags}
-
-
-def _dashed(flag: str) -> str:
+def dashed(flag: str) -> str:
+    """A flag as it is listed: with `-` between its words."""
     return flag.replace("_", "-")
 
 

@@ -21,6 +21,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vllm_caption.commands.run_line import parse_line
 from vllm_caption.config import ALL_COLUMNS, InputConfig
 from vllm_caption.driver.run_input import as_in_last_run
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
@@ -29,7 +30,6 @@ from vllm_caption.flags import (
     add_input,
     add_output_folder,
     make_input_config,
-    named_settings,
     parse_path,
 )
 from vllm_caption.formatting import counted
@@ -57,13 +57,13 @@ Record = dict[str, Any]
 def run_export(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, named = parse_line(parser, arguments, "file")
     target: Path = options.file
     if target.suffix not in SUFFIXES:
         raise UsageError("FILE", target, f"ends in none of {', '.join(SUFFIXES)}")
     if not target.absolute().parent.is_dir():
         raise UsageError("FILE", target, "is in a folder that does not exist; create it first")
-    values, note = as_in_last_run(vars(options), named_settings(parser, arguments), options.output)
+    values, note = as_in_last_run(vars(options), named, options.output)
     if note:
         say(note, sys.stderr)
     config = replace(make_input_config(values), columns=(ALL_COLUMNS,))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_caption.commands.run_line import parse_line
 from vllm_caption.config import CaptionName, RunConfig, Shard
 from vllm_caption.driver.row_maker import caption_path
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
@@ -61,7 +62,7 @@ def run_merge(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "folders", nargs="*", type=parse_path, metavar="DIR", help="output folders of other runs"
     )
-    options = parser.parse_args(arguments)
+    options, _ = parse_line(parser, arguments, "folders")
     merged = merge(options.output, options.folders)
     say("\n".join(_lines(merged, options.output)), sys.stdout)
     return EXIT_INCOMPLETE if merged.unfinished or any(_missing(merged).values()) else EXIT_OK

@@ -18,6 +18,7 @@ from vllm_caption.commands.report.page import make_section, render
 from vllm_caption.commands.report.payload import make_payload
 from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.thumbnails import choose, make_thumbnails
+from vllm_caption.commands.run_line import parse_line
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, above_zero, natural, parse_images_root, parse_path, positive
@@ -31,7 +32,7 @@ MANY_PICTURES = 2000
 
 def run_report(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError and RunStopped."""
-    options = _parser().parse_args(arguments)
+    options, _ = parse_line(_parser(), arguments, "folders")
     if options.folders and options.output is not None:
         remedy = "name the folders once: either with --output or one after the other"
         raise UsageError("--output", options.output, remedy)

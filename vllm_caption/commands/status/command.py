@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, TextIO
 
+from vllm_caption.commands.run_line import parse_line
 from vllm_caption.commands.status.overview import Views
 from vllm_caption.commands.status.shards import look_at
 from vllm_caption.commands.status.states import EXIT_CODES_IN_WORDS, exit_code
@@ -39,7 +40,7 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
         metavar="PRICE",
         help="show costs at this price of a GPU for an hour (default: that of the run)",
     )
-    options = parser.parse_args(arguments)
+    options, _ = parse_line(parser, arguments)
     price: float | None = options.gpu_hour_price
     stream = stream or sys.stdout
     try:

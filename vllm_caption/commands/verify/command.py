@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_caption.commands.json_file import check_json_file, write_json_file
+from vllm_caption.commands.run_line import parse_line
 from vllm_caption.commands.verify.repair import Repair
 from vllm_caption.commands.verify.survey import Survey
 from vllm_caption.commands.verify.text import describe
@@ -25,8 +26,6 @@ from vllm_caption.flags import (
     add_input,
     add_output_folder,
     make_input_config,
-    named_settings,
-    parse_all,
     parse_path,
 )
 from vllm_caption.images.object_store import recorded_root
@@ -41,8 +40,8 @@ EXIT_DIVERGES = 1
 def run_verify(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError."""
     parser = _parser()
-    options = parse_all(parser, arguments)
-    values, note = as_in_last_run(vars(options), named_settings(parser, arguments), options.output)
+    options, named = parse_line(parser, arguments)
+    values, note = as_in_last_run(vars(options), named, options.output)
     if note and not options.quiet:
         say(note, sys.stderr)
     config = make_input_config(values)
