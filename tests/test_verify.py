@@ -609,8 +609,8 @@ def test_images_are_not_needed(tmp_path: Path) -> None:
         (["--jsons=/no/jsons"], "--jsons /no/jsons: does not exist"),
         (["--json=/no/such/folder/x.json"], "--json /no/such/folder/x.json: is in a folder"),
         (
-            ["--tensor-parallel-size=2"],
-            "--tensor-parallel-size: unknown flag; see vllm-caption verify --help",
+            ["--tensor-parallel-siez=2"],
+            "--tensor-parallel-siez: unknown flag; did you mean --tensor-parallel-size?",
         ),
     ],
 )
