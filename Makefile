@@ -73,6 +73,10 @@ bench-ray: $(CPU)/.installed ## the environment with Ray Data LLM that `make ben
 	$(PYTHON) -m venv build/ray-bench
 	$(CPU)/bin/uv pip install --quiet --compile-bytecode --python build/ray-bench/bin/python --constraint requirements/cpu.txt $(OVERRIDES_cpu) -r requirements/ray-bench.txt
 
+.PHONY: screenshots
+screenshots: $(CPU)/.installed ## the pictures in docs/screenshots, of two runs of the demo; needs Chromium
+	$(CPU)/bin/python -m tools.screenshots
+
 .PHONY: pins
 pins: $(CPU)/.installed ## resolve the pinned versions anew
 	$(CPU)/bin/uv pip compile pyproject.toml --extra cpu --extra test $(OVERRIDES_cpu) --no-header --no-annotate --universal --python-version 3.11 --quiet --upgrade -o requirements/cpu.txt
