@@ -1,6 +1,6 @@
 """`python -m tools.screenshots`: the pictures of docs/screenshots, made from two runs of the demo.
 
-Needs Chromium. Pages are shown in a window of 1,280 × 1,000 pixels, and saved as WebP to stay small.
+Needs Chromium. Pages are shown in a window of 1,280 × 1,000 pixels, and saved as WebP, to be small.
 """
 
 from __future__ import annotations
