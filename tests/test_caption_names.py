@@ -6,6 +6,7 @@ The engines are fakes; command lines, processes and files are real.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.store.caption_files import CaptionFiles, NoCaptionFiles
-from vllm_caption.store.layout import NAMING
+from vllm_caption.store.layout import NAMING, OWNER
 from vllm_caption.store.naming import naming_of_run, read_naming, record_naming, settle
 from vllm_caption.store.output import Output
+from vllm_caption.store.rows import Row
 
 OTHER_RECIPE = "--max-tokens=50"
 ODD_NAMES = ["d/a.b.png", "plain", ".png", "status.json", "x.png"]
@@ -289,3 +291,43 @@ def test_image_that_is_called_txt_is_never_taken_for_a_caption(tmp_path: Path) -
     assert (tmp_path / "raw/picture.txt").read_bytes() == before
     assert (tmp_path / "raw/picture.txt.txt").read_text() == "caption of picture.txt"
     assert (tmp_path / "raw/a.txt").read_text() == "caption of a.png"
+
+
+# --- a folder without a caption ------------------------------------------------------------------
+
+
+def failed(file: str) -> Row:
+    return row(file, status="failed", caption=None, error_kind="missing_file", error="gone")
+
+
+def test_folder_in_which_nothing_was_captioned_binds_nothing(tmp_path: Path) -> None:
+    output = Output(tmp_path, 10, choose_naming=partial(naming_of_run, asked="file"))
+    output.save_row(failed("x.png"))
+    output.close(complete=True)
+    asked: CaptionName
+    for asked in ("stem", "none", "file"):
+        Output(tmp_path, 10, choose_naming=partial(naming_of_run, asked=asked)).close(complete=True)
+        assert read_naming(tmp_path) == asked
+
+
+@pytest.mark.parametrize("left", ["row", "txt"])
+def test_one_caption_binds_the_folder(tmp_path: Path, left: str) -> None:
+    output = Output(tmp_path, 10, choose_naming=partial(naming_of_run, asked="file"))
+    if left == "row":
+        output.save_caption(row("x.png"))
+        (tmp_path / "x.png.txt").unlink()
+    else:  # the run was killed before its row was there
+        output.files.write("x.png", "a caption")
+    output.close(complete=True)
+    with pytest.raises(UsageError, match=r"the captions in .* are named by file"):
+        naming_of_run(tmp_path, "stem")
+
+
+def test_shard_that_is_at_work_binds_the_folder_before_its_first_caption(tmp_path: Path) -> None:
+    first = Output(tmp_path, 10, Shard(1, 2), partial(naming_of_run, asked="file"))
+    owner = first.root / OWNER  # as if another process held it
+    owner.write_text(owner.read_text().replace(f'"pid":{os.getpid()}', '"pid":1'))
+    with pytest.raises(UsageError, match="are named by file"):
+        Output(tmp_path, 10, Shard(2, 2), partial(naming_of_run, asked="stem"))
+    first.close(complete=True)
+    Output(tmp_path, 10, Shard(2, 2), partial(naming_of_run, asked="stem")).close(complete=True)

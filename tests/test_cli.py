@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -14,8 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 from support.job import input_flags, make_input, run, run_here
+from support.report_folder import row, write_folder
 
 from vllm_caption import engine_flags
+from vllm_caption.cli import main
 from vllm_caption.commands import demo
 from vllm_caption.commands.run import parse_run
 from vllm_caption.config import RunConfig
@@ -25,6 +27,8 @@ from vllm_caption.engines.hardware import platform
 from vllm_caption.engines.model_folder import resolve_model
 from vllm_caption.flags import COMMANDS
 from vllm_caption.monitoring.gpu_devices import GpuDriver
+from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.monitoring.status import encode_status, make_status
 
 FLAGS_OF_RUN = """
 --caption-name --checkpoint-interval --data-parallel-size --drain-timeout --executor
@@ -172,6 +176,9 @@ def test_missing_input_folder_is_one_line_that_names_flag_value_and_remedy(
     [
         (["--prompt=nope"], "--prompt nope: no such prompt"),
         (["--model=./no/such/model"], "--model ./no/such/model: "),
+        (["--model="], "--model: it is empty; name a folder, or a model on the Hub such as Qwen/"),
+        (["--prompt= "], "--prompt: it is empty; name a prompt file, or one of prompts/ such as"),
+        (["--output="], "--output: it is empty; name a file or folder"),
         (["--max-num-seqs=0"], "error: --max-num-seqs: 0 is not 1 or more"),
         (["--pilot=0"], "error: --pilot: 0 is not 1 or more"),
         (["--log-file=/proc/no/such.log"], "--log-file /proc/no/such.log: cannot be written ("),
@@ -407,3 +414,36 @@ def test_redo_and_redo_kind_together_are_a_mistake() -> None:
     result = run_here("--redo=flagged", "--redo-kind=poison")
     assert result.exit_code == 2
     assert "--redo-kind poison: and --redo both choose what is captioned again" in result.stderr
+
+
+@pytest.mark.parametrize("line", [["status"], ["verify"], ["report"], ["plan", "--model=demo"]])
+def test_full_standard_output_is_named_and_is_exit_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]
+) -> None:
+    make_input(tmp_path, 1)
+    write_folder(tmp_path / "o", [row()])
+    stats = RunStats([])
+    status = make_status("r", "finished", stats, 0.0, "2026-01-01T00:00:00+00:00", "")
+    (tmp_path / "o" / "status.json").write_bytes(encode_status(status))
+    inputs = input_flags(tmp_path) if line[0] in ("verify", "plan") else []
+    err = StringIO()
+    with open("/dev/full", "w") as full, redirect_stdout(full), redirect_stderr(err):
+        assert main([*line, *inputs, f"--output={tmp_path / 'o'}", "--quiet"]) == 3
+        with pytest.raises(OSError, match="No space"):
+            full.close()
+    assert err.getvalue().splitlines()[-1] == (
+        "vllm-caption: stopped: standard output cannot be written (No space left on device)"
+    )
+
+
+def test_help_that_cannot_be_printed_is_exit_3() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vllm_caption", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert "standard output cannot be written (No space left on device)" in done.stderr

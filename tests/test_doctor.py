@@ -67,7 +67,7 @@ def test_attention_heads_that_the_gpus_of_an_engine_cannot_share(
 ) -> None:
     flags = [f"--output={tmp_path / 'out'}", "--tensor-parallel-size=3", "--data-parallel-size=1"]
     expected = (
-        "PROBLEM  --tensor-parallel-size 3: the model's 4 attention heads cannot be shared out"
+        "PROBLEM  --tensor-parallel-size 3: the model's 4 attention heads cannot be divided"
         " evenly among 3 GPUs; use one of 1, 2, 4"
     )
     assert the_problem("--model=demo", *flags) == expected
@@ -177,7 +177,7 @@ def test_a_hub_that_does_not_know_a_name_or_never_answers_is_one_problem(
     monkeypatch.setattr(model_folder, "_HUB_PATIENCE_S", 0.1)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     told = the_problem("--model=no-such/model", f"--output={tmp_path}")
-    assert "the Hub has it not or is silent" in told
+    assert "the Hub does not offer it" in told
 
 
 def test_what_the_hub_says_of_a_models_weights(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_caption.formatting import clock, duration, first_line
+from vllm_caption.formatting import clock, did_you_mean, duration, first_line
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,9 @@ def test_clock_is_readable_beyond_a_day(seconds: float | None, text: str) -> Non
 )
 def test_error_is_shown_by_its_first_line_that_says_something(error: Exception, text: str) -> None:
     assert first_line(error, skip=("1 validation", "For further")) == text
+
+
+def test_name_that_differs_in_case_alone_is_the_one_that_was_meant() -> None:
+    assert did_you_mean("TITEL", ["Title", "id"]) == "did you mean Title?"
+    assert did_you_mean("--max-num", ["--max-num-seqs", "--max-nums"]) == "did you mean --max-nums?"
+    assert did_you_mean("x", ["Title"]) == ""

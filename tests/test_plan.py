@@ -25,6 +25,7 @@ from vllm_caption.commands.plan.command import make_plan, parse_plan
 from vllm_caption.commands.plan.images import num_vision_tokens
 from vllm_caption.commands.plan.output import Room, read_rate, read_recorded
 from vllm_caption.commands.plan.report import VERSION, Plan
+from vllm_caption.commands.plan.text import describe
 from vllm_caption.config import RunConfig
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
@@ -585,3 +586,20 @@ def test_vision_tokens_are_those_of_the_models_own_processor(bounds: tuple[int, 
             if max(width, height) <= 200 * min(width, height):
                 h, w = resize(height, width, 28, *bounds)
                 assert num_vision_tokens(width, height, *bounds) == h * w // 28**2
+
+
+def test_output_that_cannot_be_written_is_said_where_the_run_would_be_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_input(tmp_path, 1)
+    (tmp_path / "out").mkdir()
+    plan = plan_of(tmp_path)
+    assert plan.disk.writable
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk that is mounted read-only
+    plan = plan_of(tmp_path)
+    assert not plan.disk.writable
+    *_, problem, last = describe(plan).splitlines()
+    assert problem.strip() == f"CANNOT BE WRITTEN: {tmp_path / 'out'}"
+    assert last.endswith(
+        "fix the permissions of --output, or choose another; then run without `plan`"
+    )

@@ -27,13 +27,16 @@ from support.job import (
     start,
     wait_until,
 )
+from test_output import row
 
 from vllm_caption.config import InputConfig, Shard
+from vllm_caption.errors import UsageError
 from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.folding import Folding
 from vllm_caption.store.layout import caption_name
+from vllm_caption.store.output import Output
 from vllm_caption.store.rows import Row
 
 NUM_ITEMS = 60
@@ -327,3 +330,35 @@ def test_merge_of_a_folder_that_cannot_be_is_a_usage_error(tmp_path: Path, folde
     result = run_here("merge", f"--output={tmp_path / 'out'}", str(tmp_path / folder))
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
+
+
+# --- shards of another number --------------------------------------------------------------------
+
+
+def test_shard_of_another_number_waits_until_those_before_are_merged(tmp_path: Path) -> None:
+    first = Output(tmp_path, 10, Shard(1, 4))
+    first.save_caption(row("x.png"))
+    first.close(complete=True)
+    with pytest.raises(UsageError, match=r"^--shard 2/5: .* shards of 4 that are not merged, .*"):
+        Output(tmp_path, 10, Shard(2, 5))
+    Output(tmp_path, 10, Shard(2, 4)).close(complete=True)
+    Output(tmp_path, 10).close(complete=True)  # merges them
+    Output(tmp_path, 10, Shard(2, 5)).close(complete=True)
+
+
+def test_shard_of_another_number_does_not_run_beside_one_without_a_row(tmp_path: Path) -> None:
+    first = Output(tmp_path, 10, Shard(1, 4))
+    with pytest.raises(UsageError, match="use I/4, or merge them first"):
+        Output(tmp_path, 10, Shard(2, 5))
+    first.close(complete=True)
+    Output(tmp_path, 10, Shard(2, 5)).close(complete=True)
+
+
+def test_plan_of_a_shard_of_another_number_is_refused_as_its_run(tmp_path: Path) -> None:
+    make_input(tmp_path, 1)
+    first = Output(tmp_path / "o", 10, Shard(1, 4))
+    first.save_caption(row("x.png"))
+    first.close(complete=True)
+    flags = ("--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'o'}")
+    assert "has shards of 4" in run_here("plan", *flags, "--shard=1/2").stderr
+    assert run_here("plan", *flags, "--shard=2/4").exit_code == 0

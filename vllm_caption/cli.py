@@ -13,11 +13,12 @@ from vllm_caption.errors import (
     EXIT_STOPPED,
     EXIT_USAGE,
     CaptionJobError,
+    RunStopped,
     UsageError,
     of_system,
 )
 from vllm_caption.flags import COMMANDS
-from vllm_caption.process import leave, prepare_process, print_bug, say
+from vllm_caption.process import leave, prepare_process, print_bug, say, show
 
 
 def command() -> NoReturn:
@@ -36,6 +37,12 @@ def command() -> NoReturn:
         exit_code = EXIT_NO_READER
     except SystemExit as left:  # --help and --version
         exit_code = left.code if isinstance(left.code, int) else EXIT_OK
+        try:
+            show("", end="")
+        except BrokenPipeError:
+            exit_code = EXIT_NO_READER
+        except RunStopped as error:
+            exit_code = _report("stopped", error, EXIT_STOPPED)
     leave(exit_code)
 
 

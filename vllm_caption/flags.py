@@ -235,7 +235,7 @@ def _add_switch(group: Any, config: object, name: str, text: str) -> None:
 
 
 def _add_captions(group: Any, run: RunConfig) -> None:
-    _add(group, run, "prompt", "a file, or a name in prompts/", type=_parse_name)
+    _add(group, run, "prompt", "a file, or a name in prompts/", type=_parse_prompt)
     for name, text in (
         ("checks", "accept every caption as it is"),
         ("dedup", "caption byte-identical images separately"),
@@ -282,7 +282,7 @@ def _add_sampling(group: Any, sampling: SamplingConfig) -> None:
 
 def _add_engines(group: Any, engine: EngineConfig) -> None:
     text = "name or folder; `demo` is the bundled tiny model"
-    _add(group, engine, "model", text, type=_parse_name)
+    _add(group, engine, "model", text, type=_parse_model)
     group.add_argument(  # its default depends on the machine
         "--data-parallel-size",
         "-dp",
@@ -356,10 +356,18 @@ def parse_path(text: str) -> Path:
     return Path(_parse_name(text))
 
 
-def _parse_name(text: str) -> str:
-    """A path, or another name."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty; name a file or folder (this one is `.`)")
+def _parse_model(text: str) -> str:
+    return _parse_name(text, f"name a folder, or a model on the Hub such as {EngineConfig().model}")
+
+
+def _parse_prompt(text: str) -> str:
+    return _parse_name(text, f"name a prompt file, or one of prompts/ such as {RunConfig().prompt}")
+
+
+def _parse_name(text: str, remedy: str = "name a file or folder (the current one is `.`)") -> str:
+    """A path, or another name; ``remedy``: for none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"it is empty; {remedy}")
     found = os.path.expanduser(text)  # noqa: PTH111 (pathlib raises another error)
     if found.startswith("~"):
         remedy = "begin a name that has a ~ of its own with ./"

@@ -117,8 +117,10 @@ def flag_of(name: str) -> str:
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """Suggest the name that ``word`` is closest to, or that starts with it; "" if there is none."""
     longer = [name for name in known if len(word) > 4 and name.startswith(word)]
-    near = sorted(longer, key=len) or difflib.get_close_matches(word.lower(), known, 1, 0.7)
-    return f"did you mean {near[0]}?" if near else ""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, 1, 0.7)
+    meant = min(longer, key=len) if longer else by_lower[near[0]] if near else None
+    return f"did you mean {meant}?" if meant is not None else ""
 
 
 # --- counts ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
-from vllm_caption.errors import EXIT_STOPPED, UsageError
+from vllm_caption.errors import EXIT_STOPPED, RunStopped, UsageError
 
 _UTF8_MODE: Final = "PYTHONUTF8"
 _MAX_BASE_CHARS: Final = 38
@@ -74,6 +74,16 @@ def _use_utf8() -> None:
     arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
     os.environ[_UTF8_MODE] = "1"
     os.execv(sys.executable, [os.fsencode(sys.executable), *arguments])
+
+
+def show(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print the result of a command. Raises RunStopped where standard output takes no more."""
+    try:
+        print(text, file=stream, end=end, flush=True)
+    except BrokenPipeError:  # as by `| head`; not an error of the command
+        raise
+    except OSError as error:
+        raise RunStopped(f"standard output cannot be written ({error.strerror})") from error
 
 
 def say(text: str, stream: TextIO) -> None:

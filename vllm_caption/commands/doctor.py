@@ -17,7 +17,7 @@ import msgspec
 
 from vllm_caption import __version__
 from vllm_caption.commands.json_file import check_json_file, encode_json, write_json_file
-from vllm_caption.commands.plan.output import room
+from vllm_caption.commands.plan.output import is_writable, room
 from vllm_caption.commands.run import complete_config
 from vllm_caption.config import EngineConfig, RunConfig
 from vllm_caption.engine_flags import CONFIG_FILE, given_flags
@@ -44,6 +44,7 @@ from vllm_caption.flags import Parser, parse_known, parse_path, run_parser
 from vllm_caption.formatting import byte_size, counted
 from vllm_caption.monitoring.gpu_devices import visible_gpus
 from vllm_caption.monitoring.host import available_bytes, usable_cores
+from vllm_caption.process import show
 from vllm_caption.store.lock import find_holder
 
 STDOUT: Final = Path("-")
@@ -53,7 +54,6 @@ HOST_BYTES_PER_ENGINE: Final = 2 * GIB
 """Memory of the machine that the processes of one small engine share out among them (measured on
 vLLM's CPU build)."""
 LITTLE_DISK: Final = GIB
-KERNEL_FOLDERS: Final = ("/proc", "/sys")
 OTHER_CONFIG: Final = frozenset({CONFIG_FILE, "hf_config_path", "config_format", "hf_overrides"})
 """Flags with which a model's config.json may not be what counts."""
 MOST_GPUS: Final = 16
@@ -83,14 +83,14 @@ def run_doctor(arguments: Sequence[str]) -> int:
     for check in examine(config):
         found.append(check)
         if json != STDOUT:
-            print(f"{_SIGNS[check.state]:9}{check.subject}: {check.text}", flush=True)
+            show(f"{_SIGNS[check.state]:9}{check.subject}: {check.text}")
     problems = sum(check.state == "problem" for check in found)
     diagnosis = Diagnosis(__version__, not problems, found)
     if json == STDOUT:
-        print(encode_json(diagnosis).decode())
+        show(encode_json(diagnosis).decode())
     else:
         number = counted(problems, "problem")
-        print(f"\nNo engine can start here yet: {number} above." if problems else "\nReady to run.")
+        show(f"\nNo engine can start here yet: {number} above." if problems else "\nReady to run.")
     write_json_file(to_file, diagnosis)
     return EXIT_USAGE if problems else EXIT_OK
 
@@ -125,8 +125,9 @@ def examine(config: RunConfig) -> Iterator[Check]:
     except (UsageError, OSError) as error:
         yield _problem(error, f"--model {engine.model}")
     else:
-        yield from _check_model(engine, weights)
-        yield from _check_heads(engine)
+        folder = _folder_of_model(engine)
+        yield from _check_model(engine, weights, folder)
+        yield from _check_heads(engine, folder)
     if engine.executor == "local":
         yield from _tried(lambda: check_machine(engine, gpus, weights))
     else:
@@ -187,48 +188,53 @@ def _count_gpus() -> int:
         return 0
 
 
-def _check_model(engine: EngineConfig, weights: Weights | None) -> Iterator[Check]:
+def _folder_of_model(engine: EngineConfig) -> Path | None:
+    """Where the model's files are on this machine, whole or in part; None where they are not."""
+    model = resolve_model(engine.model)
+    if os.path.exists(model):  # noqa: PTH110 (never raises)
+        return Path(model)
+    return cached_folder(model, engine.engine_args) if is_on_hub(model) else None
+
+
+def _check_model(
+    engine: EngineConfig, weights: Weights | None, folder: Path | None
+) -> Iterator[Check]:
     """Where the model is, and how large."""
     subject, model = f"--model {engine.model}", resolve_model(engine.model)
     stored = weights.stored_bytes if weights else 0
     size = f", weights of {byte_size(stored)}" if stored else ""
-    if os.path.exists(model):  # noqa: PTH110 (never raises)
+    if folder == Path(model):
         yield Check(subject, "ok", f"in {model}{size}")
     elif not is_on_hub(model) or not needs_weights(engine.engine_args):
         yield Check(subject, "ok", "is no folder here; not looked up")
-    elif (cached := cached_folder(model, engine.engine_args)) is not None:
+    elif folder is not None:
         if weights is None:
-            text = f"is only in part in the Hub's cache ({cached}), and the Hub is silent"
+            text = f"is incomplete in the Hub's cache ({folder}), and the Hub does not answer"
             yield Check(subject, "problem", f"{text}; check the network and HF_TOKEN")
         else:
-            rest = "" if _is_whole(cached) else "; a run downloads the rest"
-            yield Check(subject, "ok", f"in the Hub's cache, {cached}{size}{rest}")
+            rest = "" if _is_whole(folder) else "; a run downloads the rest"
+            yield Check(subject, "ok", f"in the Hub's cache, {folder}{size}{rest}")
     elif is_offline():
-        text = "is neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE forbids to ask"
+        text = "is neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE is set"
         if "download_dir" in given_flags(engine.engine_args):
             text += " (offline, vLLM does not look in --download-dir)"
         yield Check(subject, "problem", f"{text}; unset it, or download the model elsewhere")
     elif weights is not None:
         yield Check(subject, "ok", f"on the Hub{size}; a run downloads it first")
     else:
-        text = "is neither a folder nor in the Hub's cache, and the Hub has it not or is silent"
+        text = "is neither a folder nor in the Hub's cache, and the Hub does not offer it"
         yield Check(subject, "problem", f"{text}; check the name, the network and HF_TOKEN")
 
 
-def _check_heads(engine: EngineConfig) -> Iterator[Check]:
+def _check_heads(engine: EngineConfig, folder: Path | None) -> Iterator[Check]:
     """vLLM gives each GPU of an engine the same number of attention heads."""
     size, given = engine.tensor_parallel_size, given_flags(engine.engine_args)
     if size == 1 or not given.isdisjoint(OTHER_CONFIG):
         return
-    model = resolve_model(engine.model)
-    is_here = os.path.isdir(model)  # noqa: PTH112 (never raises)
-    folder = Path(model) if is_here else None
-    if folder is None and is_on_hub(model):
-        folder = cached_folder(model, engine.engine_args)
     heads = num_attention_heads(folder) if folder else None
     if heads is not None and heads % size:
         sizes = [n for n in range(1, min(heads, MOST_GPUS) + 1) if heads % n == 0]
-        text = f"the model's {heads} attention heads cannot be shared out evenly among {size} GPUs"
+        text = f"the model's {heads} attention heads cannot be divided evenly among {size} GPUs"
         text += f"; use one of {', '.join(map(str, sizes))}"
         yield Check(f"--tensor-parallel-size {size}", "problem", text)
 
@@ -264,13 +270,6 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
         yield Check("memory", "ok", text)
 
 
-def _is_kernels(folder: Path) -> bool:
-    """Whether a folder is in one of the kernel's own file systems, where even root, whom `access`
-    grants everything, creates no file."""
-    mounted = filter(Path.is_mount, map(Path, KERNEL_FOLDERS))
-    return folder.stat().st_dev in {path.stat().st_dev for path in mounted}
-
-
 def _check_output(output: Path) -> list[Check]:
     """Whether a run may write there, and whether there is room."""
     above = (output.absolute(), *output.absolute().parents)
@@ -279,7 +278,7 @@ def _check_output(output: Path) -> list[Check]:
     if not os.path.isdir(folder):  # noqa: PTH112 (never raises)
         link = " but a link to none" if folder.is_symlink() else ""
         return [Check(subject, "problem", f"{folder} is not a folder{link}; choose another")]
-    if not os.access(folder, os.W_OK | os.X_OK) or _is_kernels(folder):
+    if not is_writable(folder):
         return [Check(subject, "problem", f"nothing can be written in {folder}; choose another")]
     if folder == output.absolute() and (holder := find_holder(output)):
         text = f"is in use by {holder}; wait for it, stop it, or choose another folder"

@@ -37,7 +37,7 @@ from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.reader import usable_name
 from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import SkippedDocument
-from vllm_caption.process import say
+from vllm_caption.process import say, show
 from vllm_caption.store.reader import FolderRows, read_folder
 
 SUFFIXES: Final = (".jsonl", ".csv", ".parquet")
@@ -77,7 +77,7 @@ def run_export(arguments: Sequence[str]) -> int:
     names = () if target.suffix == ".jsonl" else _names(records())
     results.num_used = 0
     number = write(target, records(), names)
-    print(f"{counted(number, 'record')}, {results.num_used:,} with a caption: {target}", flush=True)
+    show(f"{counted(number, 'record')}, {results.num_used:,} with a caption: {target}")
     return EXIT_OK
 
 

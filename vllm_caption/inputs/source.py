@@ -5,7 +5,6 @@ A new kind is a module with one `Source`, and a line in `inputs.choice`.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import msgspec
 
 from vllm_caption.config import ALL_COLUMNS, InputConfig
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import encodable_name, printable
+from vllm_caption.formatting import did_you_mean, encodable_name, printable
 from vllm_caption.items import Document, SkippedDocument
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -78,8 +77,7 @@ def check_column(flag: str, name: str | None, path: Path, columns: Iterable[str]
     known = list(columns)
     if name is None or name in known:
         return
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    hint = f" ({meant})" if (meant := did_you_mean(name, known)) else ""
     raise UsageError(flag, name, f"{path} has no such column{hint}; it has {listed(known)}")
 
 

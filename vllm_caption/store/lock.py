@@ -22,7 +22,15 @@ import msgspec
 from vllm_caption.config import Shard
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.store.disk.attempts import Disk
-from vllm_caption.store.layout import LOCK, OWNER, shard_folders, state_folder
+from vllm_caption.store.journal import read_journal
+from vllm_caption.store.layout import (
+    LOCK,
+    MANIFEST,
+    OWNER,
+    parts,
+    shard_folders,
+    state_folder,
+)
 
 _PATIENCE_S: Final = 0.2
 """Longer than `find_holder` holds the lock, so that looking never causes a run to be refused."""
@@ -160,6 +168,26 @@ def _flock(descriptor: int, how: int, folder: Path) -> None:
 def _in_use(folder: Path) -> UsageError:
     holder = find_holder(folder) or _describe(folder / OWNER)
     return UsageError("--output", folder, f"is in use by {holder}; {_REMEDY}")
+
+
+def check_count(root: Path, shard: Shard | None) -> None:
+    """Raise UsageError where shards of another number run in the folder, or have rows there that
+    are not merged: an item is in a shard of each, and would be captioned or recorded twice."""
+    for other, folder in shard_folders(root).items():
+        if shard is None or other.count == shard.count:
+            continue
+        if _find_holder(folder) or parts(folder / MANIFEST) or read_journal(folder).rows:
+            remedy = f"{root} has shards of {other.count} that are not merged, whose items would be"
+            remedy += f" captioned twice; use I/{other.count}, or merge them first"
+            raise UsageError("--shard", shard, f"{remedy} (`merge --output {root}`)")
+
+
+def is_held_by_another(folder: Path) -> bool:
+    """Whether a process other than this one holds the folder."""
+    owner = _read_owner(folder / OWNER)
+    if owner is not None and owner.pid == os.getpid() and _is_here(owner):
+        return False
+    return _find_holder(folder) is not None
 
 
 def find_holder(root: Path) -> str | None:

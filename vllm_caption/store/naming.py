@@ -1,8 +1,8 @@
 """How the captions of an output folder are named: recorded there once, and never changed.
 
 Invariant: all captions of a folder have the same naming. A run with another one would find every
-caption missing, so it is refused; a later choice is possible only while no .txt was written
-(--no-txt).
+caption missing, so it is refused; a later choice is possible only while there is no .txt (nothing
+was captioned, or --no-txt).
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from vllm_caption.store.layout import (
     all_parts,
     caption_name,
     numbered_temporary_name,
+    shard_folders,
     state_folders,
 )
+from vllm_caption.store.lock import is_held_by_another
 from vllm_caption.store.reader import FolderRows
 
 _BY_FILE: Final = re.compile(
@@ -83,7 +85,12 @@ def naming_of_run(root: Path, asked: CaptionName | None) -> CaptionName:
     """The naming of a run. Raises UsageError if the folder has captions named otherwise, recorded
     or not."""
     known = read_naming(root)
-    chosen = settle(root, known, asked)
+    try:
+        chosen = settle(root, known, asked)
+    except UsageError:
+        if _is_bound(root):
+            raise
+        known, chosen = None, settle(root, None, asked)
     if known is None and chosen == "stem" and (found := _named_by_file(root)) is not None:
         problem = f"but {root} has captions named by file, as {printable(found)}"
         remedy = "leave the flag out to keep them, or choose another --output"
@@ -117,6 +124,19 @@ def record_naming(root: Path, naming: CaptionName, number: int) -> None:
     content = msgspec.json.encode(_Naming(naming)) + b"\n"
     temporary = os.fspath(root / numbered_temporary_name(NAMING, number))
     write_file(root / NAMING, content, temporary=temporary, sync_content=True, sync_name=True)
+
+
+def _is_bound(root: Path) -> bool:
+    """Whether the folder has a caption, or a shard is at work that may be about to write one. A run
+    that captioned nothing, as over a wrong images root, has chosen nothing."""
+    if any(map(is_held_by_another, shard_folders(root).values())):
+        return True
+    try:
+        if any("captioned" in row for row in FolderRows(root).tuples(("status",))):
+            return True
+    except (RunStopped, FileNotFoundError):  # damaged, or replaced meanwhile: captions all the same
+        return True
+    return any(not is_temporary for _, is_temporary in CaptionFiles(root).walk())
 
 
 def _named_by_file(root: Path) -> str | None:

@@ -37,7 +37,7 @@ from vllm_caption.store.layout import (
     shard_folders,
     state_folder,
 )
-from vllm_caption.store.lock import OutputLock
+from vllm_caption.store.lock import OutputLock, check_count
 from vllm_caption.store.naming import naming_of, record_naming
 from vllm_caption.store.reader import read_captions, read_rows, read_states
 from vllm_caption.store.recipe import Recipe, ids_of, read_recipes, record_recipe
@@ -86,6 +86,7 @@ class Output:
             raise UsageError("--output", root, remedy) from error
         try:
             with _stopping():
+                check_count(root, shard)
                 for name in TEMPORARY_FILES:  # left by a killed run
                     self._remove(self.root / name)
                 naming = self._settle_naming(choose_naming)

@@ -26,6 +26,8 @@ from vllm_caption.flags import Parser, above_zero, parse_known, parse_path, run_
 from vllm_caption.images.files import check_images_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
+from vllm_caption.process import show
+from vllm_caption.store.lock import check_count
 
 
 def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
@@ -71,7 +73,7 @@ def run_plan(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted: nothing was planned.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(describe(plan), flush=True)
+    show(describe(plan))
     write_json_file(json, plan)
     return EXIT_OK
 
@@ -86,6 +88,7 @@ def make_plan(
     source = open_source(config.input)
     source.check()
     check_images_root(config.input.images_root)
+    check_count(config.output, config.input.shard)
     survey = Survey(config, prompt, read_recorded(config.output), open_images=open_images)
     progress = DocumentProgress(source.num_documents(), quiet=config.quiet)
     try:

@@ -23,6 +23,7 @@ ROW_BYTES: Final = 300
 run on the crello_like corpus with the bundled model, zstd); captions of a large model compress
 worse."""
 JOURNAL_ROW_BYTES: Final = 1024
+KERNEL_FOLDERS: Final = ("/proc", "/sys")
 FEW_FILES: Final = 10
 """Status, recipes, journal, lock and the like."""
 
@@ -81,6 +82,14 @@ def read_engine_s(root: Path) -> float | None:
     return None if series is None else engine_s(series)
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether this user may create files in a folder; in one of the kernel's own, even root may
+    not, whom `access` grants everything."""
+    mounted = filter(Path.is_mount, map(Path, KERNEL_FOLDERS))
+    is_kernels = folder.stat().st_dev in {path.stat().st_dev for path in mounted}
+    return os.access(folder, os.W_OK | os.X_OK) and not is_kernels
+
+
 def room(path: Path) -> Room:
     """What an unprivileged process may still use of the file system that holds ``path``."""
     found = os.statvfs(path)
@@ -116,6 +125,7 @@ def disk_needs(
         inodes_needed=inodes,
         inodes_free=free.inodes,
         fits=fits,
+        writable=is_writable(path),
     )
 
 

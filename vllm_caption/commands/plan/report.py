@@ -151,7 +151,7 @@ class Disk(msgspec.Struct, frozen=True):
     """``caption_bytes`` and ``manifest_bytes`` make the ``bytes_needed``; ``inodes_needed`` are
     files and folders. ``bytes_free`` and ``inodes_free`` are those at ``path``, the nearest folder
     of the output that exists: None where the file system does not say, or has no such limit. It
-    ``fits`` unless a number says otherwise."""
+    ``fits`` unless a number says otherwise; ``writable``: a run may create files there."""
 
     path: str
     caption_bytes: int
@@ -161,6 +161,7 @@ class Disk(msgspec.Struct, frozen=True):
     inodes_needed: int
     inodes_free: int | None
     fits: bool
+    writable: bool
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -152,6 +152,8 @@ def _disk(disk: Disk) -> Iterator[str]:
         f"{byte_size(disk.bytes_needed)} needed, {free} free;"
         f" {disk.inodes_needed:,} inodes needed, {inodes}",
     )
+    if not disk.writable:
+        yield f"{INDENT}CANNOT BE WRITTEN: {disk.path}"
     if not disk.fits:
         yield f"{INDENT}DOES NOT FIT on {disk.path}: free some space, or choose another --output"
 
@@ -159,6 +161,8 @@ def _disk(disk: Disk) -> Iterator[str]:
 def _next(plan: Plan) -> Iterator[str]:
     if not plan.items.to_caption and not plan.items.restored:
         step = "nothing is left to caption"
+    elif not plan.disk.writable:
+        step = "fix the permissions of --output, or choose another; then run without `plan`"
     elif not plan.disk.fits:
         step = "free some disk space, then run the same command without `plan`"
     elif not plan.items.to_caption:

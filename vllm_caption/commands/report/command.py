@@ -22,6 +22,7 @@ from vllm_caption.commands.run_line import parse_line
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, above_zero, natural, parse_images_root, parse_path, positive
+from vllm_caption.process import show
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.layout import COMPARISON, REPORT, numbered_temporary_name
 
@@ -44,7 +45,7 @@ def run_report(arguments: Sequence[str]) -> int:
     if isinstance(root, Path) and not root.is_dir():
         raise UsageError("--images-root", root, "is not a folder; name where `file` paths begin")
     price = options.gpu_hour_price
-    print(make_report(roots, target, options.gallery, options.items, root, price))
+    show(make_report(roots, target, options.gallery, options.items, root, price))
     return EXIT_OK
 
 

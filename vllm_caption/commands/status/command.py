@@ -18,6 +18,7 @@ from vllm_caption.commands.status.states import EXIT_CODES_IN_WORDS, exit_code
 from vllm_caption.commands.status.text import as_json, describe_all, one_line
 from vllm_caption.errors import EXIT_INTERRUPTED
 from vllm_caption.flags import Parser, above_zero, add_output_folder
+from vllm_caption.process import show as print_result
 
 EVERY_S: Final = 2.0
 
@@ -53,7 +54,7 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
         text = as_json(views, indent=not options.watch)
     else:
         text = describe_all(views, datetime.now().astimezone(), price)
-    print(text, file=stream, flush=True)
+    print_result(text, stream)
     return exit_code(view.state for view in views.values())
 
 
@@ -70,7 +71,7 @@ def _watch(
 
             def show(views: Views) -> None:
                 line = as_json(views, indent=False) if in_json else one_line(views)
-                print(line, file=stream, flush=True)
+                print_result(line, stream)
 
         while any(view.holder is not None for view in views.values()):
             show(views)

@@ -31,7 +31,7 @@ from vllm_caption.flags import (
 from vllm_caption.images.object_store import recorded_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
-from vllm_caption.process import say
+from vllm_caption.process import say, show
 from vllm_caption.store.output import Output
 
 EXIT_DIVERGES = 1
@@ -54,7 +54,7 @@ def run_verify(arguments: Sequence[str]) -> int:
         keep_all=json is not None,
         quiet=options.quiet,
     )
-    print(describe(verdict), flush=True)
+    show(describe(verdict))
     write_json_file(json, verdict)
     return EXIT_OK if verdict.agrees else EXIT_DIVERGES
 
