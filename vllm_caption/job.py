@@ -43,6 +43,7 @@ from vllm_caption.engines.executors.choice import (
     make_executor,
 )
 from vllm_caption.engines.machine_check import await_machine
+from vllm_caption.engines.model_files import model_files
 from vllm_caption.engines.model_folder import check_model_folder, resolve_model
 from vllm_caption.errors import (
     EXIT_INTERRUPTED,
@@ -327,7 +328,10 @@ class _Job:
             config.engine, self._gpus, logs, self._progress.warn
         )
         self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
-        flags = config.engine.vllm_flags(resolve_model(config.engine.model))
+        model = resolve_model(config.engine.model)
+        flags = config.engine.vllm_flags(model)
+        # On another node, the same model may have other times.
+        files = model_files(model) if config.engine.executor == "local" else None
         question = make_question(self._prompt, longest_item(self._prompt.columns))
         checked = await executor.check_flags(flags, config.image, config.sampling, question)
         if checked.note:
@@ -343,6 +347,7 @@ class _Job:
             on_cpu=executor.on_cpu,
             find_twins=config.dedup,
             item_timeout_s=config.engine.item_timeout_s,
+            model_files=files,
         )
         self.stats.begin("loading", loop.time())
         return executor

@@ -9,6 +9,7 @@ from typing import Protocol
 from vllm_caption.captions.prompt import NO_OPTIONS, RequestOptions
 from vllm_caption.captions.question import Question
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
+from vllm_caption.engines.model_files import ModelFiles
 from vllm_caption.engines.worker import CaptionEngine
 from vllm_caption.messages import DriverMessage, FlagsChecked, WorkerMessage
 
@@ -27,6 +28,8 @@ class WorkerSpec:
     on_cpu: bool = False
     find_twins: bool = True
     item_timeout_s: float = EngineConfig().item_timeout_s
+    model_files: ModelFiles | None = None
+    """Of a model folder on this machine, which no engine may load after a change."""
 
 
 def start_vllm(spec: WorkerSpec) -> CaptionEngine:

@@ -349,8 +349,17 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         return
     with suppress(OSError):  # cleaned since the run began; whoever writes there would say so
         Path(tempfile.gettempdir()).mkdir(parents=True, exist_ok=True)
+    files = spec.model_files
     try:
+        if files is not None:
+            files.check()
         engine = spec.start_engine(spec)
+        if files is not None:  # it may have been replaced meanwhile
+            files.check()
+    except RunStopped as changed:
+        link.send(EngineDown(str(changed)))
+        await link.flush()
+        return
     except Exception as error:  # noqa: BLE001 - whatever stops a start is reported, and ends this engine
         traceback.print_exc()
         link.send(EngineDown(log.explain(error)))
