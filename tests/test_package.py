@@ -119,6 +119,14 @@ def test_changelog_begins_with_this_version() -> None:
     assert versions[0] == __version__
 
 
+def test_changelog_is_grouped_by_topic_and_short_enough_to_read() -> None:
+    release = (ROOT / "CHANGELOG.md").read_text("utf-8").split("\n## ")[1]
+    topics = re.split(r"^\*\*.+\*\*$", release, flags=re.M)[1:]
+    entries = [len(re.findall(r"^- ", topic, re.M)) for topic in topics]
+    assert len(topics) > 1
+    assert all(0 < number <= 12 for number in entries), entries
+
+
 @pytest.mark.engine
 def test_installed_wheel_runs_demo_plan_and_report_outside_a_checkout(
     built: Built, tmp_path: Path
