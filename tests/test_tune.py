@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.job import Result, input_flags, make_input, run_here
+from support.job import (
+    FAKE,
+    Result,
+    input_flags,
+    make_input,
+    run,
+    run_here,
+    start,
+    status,
+    wait_until,
+)
 from support.report_folder import many_rows, write_folder
 
 from vllm_caption.commands.report.command import make_report
@@ -21,6 +35,7 @@ from vllm_caption.commands.tune.ladder import (
     MIN_ROUNDS,
     ROUNDS,
     Stop,
+    expected_s,
     fastest,
     is_too_short,
     min_items,
@@ -37,11 +52,12 @@ from vllm_caption.commands.tune.record import (
     tune_folder,
     write_tuning,
 )
-from vllm_caption.commands.tune.settings import DOUBLING, Tried, line_of, parse_try
+from vllm_caption.commands.tune.settings import DOUBLING, SEQS, Tried, line_of, parse_try
 from vllm_caption.commands.tune.trial import Sample
-from vllm_caption.config import InputConfig, RunConfig
+from vllm_caption.config import EngineConfig, InputConfig, RunConfig
 from vllm_caption.driver.pilot import Pilot
-from vllm_caption.errors import UsageError
+from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.store.lock import OutputLock
 
 PLENTY = 100_000
 
@@ -106,7 +122,7 @@ def test_doubling_ends_where_it_no_longer_pays(
     done, why = climb(speed)
     assert [setting.value for setting in done] == tried
     assert tried[-1] in why
-    found = fastest(done)
+    found = fastest(SEQS, done)
     assert found is not None
     assert found.value == best
 
@@ -118,7 +134,7 @@ def test_what_is_found_is_near_the_best_of_all_while_more_sequences_gain_less_an
     def speed(seqs: int) -> float:
         return seqs / (32 * step_s * max(1, seqs / flat) + prefill_s * seqs)
 
-    best = fastest(climb(speed)[0])
+    best = fastest(SEQS, climb(speed)[0])
     assert best is not None
     assert best.speed is not None
     assert best.speed >= 0.95 * max(speed(2**power) for power in range(3, 12))
@@ -131,7 +147,7 @@ def test_doubling_begins_at_the_number_of_the_line() -> None:
 def test_doubling_ends_where_the_sample_has_no_steady_state() -> None:
     done, why = climb(float, num_sampled=min_items(32))
     assert [setting.value for setting in done] == ["8", "16", "32"]
-    assert why == "64 needs 448 items to be measured, and the sample has 224"
+    assert why == "64 takes 448 items to measure, and the sample has 224"
 
 
 def test_a_list_is_measured_to_its_end_whatever_becomes_of_its_values() -> None:
@@ -141,15 +157,31 @@ def test_a_list_is_measured_to_its_end_whatever_becomes_of_its_values() -> None:
     assert isinstance(next_value(tried, [*done, measured(64, 1.0)], 8, PLENTY), Stop)
 
 
-def test_fastest_of_those_that_are_equal_is_the_one_tried_first() -> None:
-    done = [measured(8, 50.0), measured(16, 99.0), measured(32, 100.0)]
-    assert fastest(done) is done[1]
-    assert fastest([measured(8, None)]) is None
+def test_list_skips_what_is_measured_already() -> None:
+    tried = Tried("block-size", ("16", "32", "64"))
+    assert next_value(tried, [measured(32, 10.0)], 8, PLENTY) == "16"
+
+
+@pytest.mark.parametrize(
+    ("flag", "speeds", "found"),
+    [
+        (SEQS, {"8": 50.0, "16": 99.0, "32": 100.0}, "16"),
+        (SEQS, {"128": 100.0, "64": 99.0, "8": 50.0}, "64"),
+        (SEQS, {"8": 97.0, "16": 100.0}, "16"),
+        ("max-pixels", {"100352": 99.0, "50176": 100.0}, "100352"),
+        (SEQS, {"8": None}, None),
+    ],
+)
+def test_of_equal_speeds_the_fewest_sequences_are_taken_and_of_other_flags_the_first(
+    flag: str, speeds: dict[str, float | None], found: str | None
+) -> None:
+    best = fastest(flag, [measured(value, speed) for value, speed in speeds.items()])
+    assert (best and best.value) == found
 
 
 def test_settings_are_compared_by_what_one_gpu_makes() -> None:
     done = [measured(1, 10.0), measured(2, 15.0, gpus_per_engine=2)]
-    assert fastest(done) is done[0]
+    assert fastest("tensor-parallel-size", done) is done[0]
 
 
 # --- how many items, and which part of a run counts --------------------------------------------
@@ -165,6 +197,15 @@ def test_fast_engine_gets_as_many_items_as_it_captions_in_some_seconds() -> None
     assert num_items(8, figures(100.0), PLENTY) == 1231
     assert is_too_short(figures(100.0, steady_s=2.0))
     assert not is_too_short(figures(100.0, steady_s=10.0))
+
+
+def test_time_that_a_setting_takes_is_known_from_the_one_before() -> None:
+    assert expected_s(300, figures(10.0, start_s=30.0)) == 60.0
+    assert expected_s(300, None) is None
+    assert expected_s(300, figures(0.0)) is not None
+    said = text.announcement("--x=1", 1200, 60.0, again=False)
+    assert said == "Measuring --x=1 on 1,200 items, about 1.0 minutes."
+    assert text.announcement("--x=1", 1, None, again=False) == "Measuring --x=1 on 1 item."
 
 
 @given(st.integers(1, 64), st.integers(0, 2000))
@@ -241,6 +282,59 @@ def test_smaller_samples_are_parts_of_larger_ones() -> None:
     assert (len(small), len(large), small < large < files) == (10, 50, True)
 
 
+# --- how often a setting is run -----------------------------------------------------------------
+
+
+def sample_of(number: int) -> Sample:
+    files = frozenset(f"{index}.png" for index in range(number))
+    return Sample(Pilot(InputConfig(only=files), number, 1, {"": number}))
+
+
+def runs_of(
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Callable[[int], Figures],
+    num_sampled: int,
+    num_seqs: int = 8,
+) -> tuple[Setting | None, list[tuple[int, bool]]]:
+    """A setting where a run over so many items has this outcome; the runs, as they are told."""
+    told: list[tuple[int, bool]] = []
+
+    def run_once(config: RunConfig, value: str) -> Setting:
+        return Setting(value, "out", outcome(len(config.input.only or ())))
+
+    def tell(number: int, seconds: float | None, again: bool) -> None:
+        told.append((number, again))
+
+    monkeypatch.setattr(trial, "_measure_once", run_once)
+    config = RunConfig(engine=EngineConfig(max_num_seqs=num_seqs))
+    return trial.try_out(config, "8", sample_of(num_sampled), Path("out"), None, tell), told
+
+
+def test_fast_engine_is_measured_again_on_as_many_items_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def outcome(number: int) -> Figures:
+        return figures(100.0, steady_s=number / 100.0)
+
+    found, told = runs_of(monkeypatch, outcome, PLENTY)
+    assert told == [(256, False), (1231, True)]
+    assert found is not None
+    assert found.figures == outcome(1231)
+
+
+def test_setting_is_not_measured_again_with_fewer_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, told = runs_of(monkeypatch, lambda _: figures(1.0, steady_s=1.0), PLENTY)
+    assert told == [(256, False)]
+
+
+def test_setting_for_which_the_sample_is_too_small_starts_no_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, told = runs_of(monkeypatch, figures, 223, num_seqs=32)
+    assert (found and found.problem) == "takes 224 items to measure; the sample has 223"
+    assert told == []
+
+
 # --- the command line --------------------------------------------------------------------------
 
 
@@ -252,13 +346,20 @@ def test_smaller_samples_are_parts_of_larger_ones() -> None:
         ("enforce-eager=true,false", Tried("enforce-eager", ("true", "false"))),
         ('x={"a": [1,2]},{"a": 3}', Tried("x", ('{"a": [1,2]}', '{"a": 3}'))),
         ("x=1,1,2", Tried("x", ("1", "2"))),
+        ("tp=1,2", Tried("tensor-parallel-size", ("1", "2"))),
     ],
 )
 def test_try_names_a_flag_and_its_values(given: str, tried: Tried) -> None:
     assert parse_try(given) == tried
 
 
-@pytest.mark.parametrize("given", ["", "block-size", "block-size=", "=1,2", "output=a,b", "try=1"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "block-size", "block-size=", "=1,2", "try=1", "output=a,b", "skip-types=a,b"),
+        *("dp=1,2", "quiet=true", "gpu-hour-price=1,2", "redo=all", "checkpoint-interval=1,2"),
+    ],
+)
 def test_try_that_is_no_setting_of_an_engine_is_a_mistake(given: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_try(given)
@@ -270,6 +371,7 @@ def test_try_that_is_no_setting_of_an_engine_is_a_mistake(given: str) -> None:
         ("pics --quiet", "max-num-seqs", "32", "pics --quiet --max-num-seqs=32"),
         ("pics --max-num-seqs 8 -q fp8", "max-num-seqs", "32", "pics -q fp8 --max-num-seqs=32"),
         ("--try x=1,2 --sample=9 --top-k -1", "x", "2", "--top-k -1 --x=2"),
+        ("--tune_output=o --max_num_seqs 8 --quiet", SEQS, "16", "--quiet --max-num-seqs=16"),
         ("--no-x --y", "x", "true", "--y --x"),
         ("--x --y", "x", "false", "--y --no-x"),
     ],
@@ -291,20 +393,44 @@ def test_folder_of_tune_is_beside_the_output(output: str, folder: str | None) ->
 # --- the command -------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def input_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input of 600 items; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("input")
+    make_input(folder, 600)
+    return folder
+
+
 @pytest.fixture
-def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def tune(
+    tmp_path: Path, input_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
     """`tune` with an engine of known speed instead of runs."""
-    make_input(tmp_path, 600)
 
     def call(speed: Callable[[RunConfig], float | None], *flags: str) -> Result:
         def try_out(config: RunConfig, value: str, *_: object) -> Setting:
             return measured(value, speed(config))
 
         monkeypatch.setattr(trial, "try_out", try_out)
-        output = f"--output={tmp_path / 'out'}"
-        return run_here("tune", "--model=demo", *input_flags(tmp_path), output, "--quiet", *flags)
+        line = ("--model=demo", *input_flags(input_folder), f"--output={tmp_path / 'out'}")
+        return run_here("tune", *line, "--quiet", *flags)
 
     return call
+
+
+def linear(config: RunConfig) -> float:
+    return config.engine.max_num_seqs
+
+
+def after(*measured_before: str, then: BaseException) -> Callable[[RunConfig], float]:
+    """Speeds of these numbers of sequences; with any other, this happens."""
+
+    def speed(config: RunConfig) -> float:
+        if str(config.engine.max_num_seqs) not in measured_before:
+            raise then
+        return linear(config)
+
+    return speed
 
 
 def tuning_in(folder: Path) -> Tuning:
@@ -332,6 +458,7 @@ def test_table_and_file_hold_every_setting_and_the_line_to_run(
     assert found.command.endswith("--seed=7 --max-num-seqs=16")
     assert [(s.value, s.speed) for s in found.settings] == [("8", 8), ("16", 16), ("32", None)]
     assert (found.fastest, found.num_sampled) == ("16", 600)
+    assert found.ended == "32 could not be measured"
 
 
 def test_output_folder_is_not_touched(tmp_path: Path, tune: Callable[..., Result]) -> None:
@@ -358,6 +485,50 @@ def test_flag_that_is_refused_is_a_row_and_not_the_end(
     assert result.exit_code == 0
     assert "refused: vLLM flags: 3 is no block size" in result.stdout
     assert [setting.speed for setting in tuning_in(tmp_path).settings] == [None, 10.0]
+
+
+def test_run_that_cannot_go_on_is_a_row_and_not_the_end(
+    tmp_path: Path, tune: Callable[..., Result]
+) -> None:
+    speed = after("8", "32", then=RunStopped("the disk is full"))
+    assert tune(speed, "--try=max-num-seqs=8,16,32").exit_code == 0
+    problems = [setting.problem for setting in tuning_in(tmp_path).settings]
+    assert problems == [None, "the disk is full", None]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--limit=30"], "the input: has only 30 items; --max-num-seqs=8 takes 56 to measure"),
+        (["--sample=55"], "--sample 55: is too small; --max-num-seqs=8 takes 56 to measure"),
+        (["--try=max-num-seqs=100,99"], "the input: has only 600 items; --max-num-seqs=99 takes"),
+        (["--try=top-k=1", "--try=seed=1,2"], "--try: is given twice; tune varies one flag"),
+        (["--tune-output={out}"], "{out}: is in --output; name another folder"),
+        (["--tune-output={out}/x"], "{out}/x: is in --output; name another folder"),
+        (["--tune-output=/proc/x"], "--tune-output /proc/x: cannot be written"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_an_engine_starts(
+    tmp_path: Path, tune: Callable[..., Result], flags: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    result = tune(after(then=AssertionError()), *(flag.format(out=out) for flag in flags))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message.format(out=out) in result.stderr
+    assert not out.exists()
+
+
+def test_two_at_a_time_in_one_folder_are_refused(
+    tmp_path: Path, tune: Callable[..., Result]
+) -> None:
+    folder = tune_folder(tmp_path / "out")
+    folder.mkdir()
+    lock = OutputLock(folder)
+    result = tune(linear)
+    lock.release()
+    assert result.exit_code == 2
+    assert f"--tune-output {folder}: is in use by process {os.getpid()}" in result.stderr
+    assert tune(linear).exit_code == 0
 
 
 def test_mistake_in_the_line_itself_is_one_line_and_exit_2(tune: Callable[..., Result]) -> None:
@@ -392,28 +563,85 @@ def test_nothing_measured_is_exit_3_with_the_reason(tune: Callable[..., Result])
     assert "Run:" not in result.stdout
 
 
-@pytest.mark.parametrize("between_runs", [False, True])
-def test_ctrl_c_keeps_what_was_measured(
-    tmp_path: Path,
-    tune: Callable[..., Result],
-    monkeypatch: pytest.MonkeyPatch,
-    between_runs: bool,
+def test_ctrl_c_keeps_what_was_measured_and_prints_the_line_to_run(
+    tmp_path: Path, tune: Callable[..., Result]
 ) -> None:
-    def try_out(config: RunConfig, value: str, *_: object) -> Setting | None:
-        if value == "8":
-            return measured(value, 8.0)
-        if between_runs:
-            raise KeyboardInterrupt
-        return None
-
-    tune(lambda config: 1.0)
-    monkeypatch.setattr(trial, "try_out", try_out)
-    output = f"--output={tmp_path / 'out'}"
-    result = run_here("tune", "--model=demo", *input_flags(tmp_path), output, "--quiet")
+    result = tune(after("8", "16", then=KeyboardInterrupt()))
     assert result.exit_code == 130
-    assert "Ended: interrupted." in result.stdout
-    assert "--max-num-seqs=8\n" in result.stdout
-    assert [setting.value for setting in tuning_in(tmp_path).settings] == ["8"]
+    lines = result.stdout.splitlines()
+    assert "Interrupted: run the same command line again to measure the rest." in lines
+    found = tuning_in(tmp_path)
+    assert (found.ended, [s.value for s in found.settings]) == ("interrupted", ["8", "16"])
+    assert (found.command or "").endswith("--max-num-seqs=16")
+    assert f"Run: {found.command}" in lines
+
+
+def test_run_that_was_interrupted_is_no_row_and_ends_the_command(
+    tmp_path: Path, tune: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_caption.commands.tune.trial._measure_once", lambda *_: None)
+    assert trial.try_out(RunConfig(), "8", sample_of(60), tmp_path, None, lambda *_: None) is None
+
+
+def test_ctrl_c_before_the_first_setting_leaves_an_earlier_file(
+    tmp_path: Path, tune: Callable[..., Result]
+) -> None:
+    tune(linear)
+    before = tuning_in(tmp_path)
+    result = tune(after(then=KeyboardInterrupt()))
+    assert (result.exit_code, result.stdout) == (
+        130,
+        "Interrupted before a setting was measured.\n",
+    )
+    assert tuning_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit()])
+def test_same_line_after_an_interruption_measures_only_the_rest(
+    tmp_path: Path, tune: Callable[..., Result], ending: BaseException
+) -> None:
+    """The second is as a kill: no last word is written."""
+    try:
+        tune(after("8", "16", then=ending), "--sample=300")
+    except SystemExit:
+        assert tuning_in(tmp_path).ended == ""
+    result = tune(after("32", then=AssertionError("measured twice")), "--sample=300")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:4]] == ["8", "16", "32"]
+    found = tuning_in(tmp_path)
+    assert (found.fastest, len(found.settings)) == ("32", 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([], []), (["--try=max-num-seqs=8,64"], []), ([], ["--seed=1"]), ([], ["--sample=300"])],
+)
+def test_another_line_and_a_line_that_ended_measure_everything(
+    tmp_path: Path, tune: Callable[..., Result], first: list[str], second: list[str]
+) -> None:
+    ends_by_itself = first == second
+    tune(linear if ends_by_itself else after("8", then=KeyboardInterrupt()), *first)
+    values: list[str] = []
+
+    def speed(config: RunConfig) -> float:
+        values.append(str(config.engine.max_num_seqs))
+        return linear(config)
+
+    tune(speed, *second)
+    assert values[0] == "8"
+    assert [setting.value for setting in tuning_in(tmp_path).settings] == values
+
+
+def test_file_of_another_machine_or_version_is_not_resumed() -> None:
+    call = Tuning(flag="x", started_at="", num_sampled=9, call=["host", "1.0", "pics"])
+    other = Tuning(flag="x", started_at="", num_sampled=9, settings=[measured(8, 1.0)])
+    for named, expected in (
+        (["host", "1.0", "pics"], True),
+        (["other", "1.0", "pics"], False),
+        (["host", "1.1", "pics"], False),
+    ):
+        assert call.resumes(msgspec.structs.replace(other, call=named)) == expected
+    assert not call.resumes(None)
 
 
 def test_what_was_measured_is_on_disk_before_the_next_setting(
@@ -446,35 +674,92 @@ def test_report_has_a_chart_of_what_was_measured_for_its_folder(tmp_path: Path) 
     assert "measured by tune" not in page()
 
 
-def test_speed_of_a_sample_that_was_too_small_is_not_to_be_relied_on() -> None:
-    short = measured(8, 100.0, steady_s=0.5)
-    tuning = Tuning(flag="x", started_at="", num_sampled=9, settings=[short], fastest="8")
-    said = "\n".join(text.conclusion(tuning, Path("t")))
-    assert "measured for 500 ms only" in said
+@pytest.mark.parametrize(
+    ("others", "remark"),
+    [
+        ({"steady_s": 0.5}, "Measured for only 500 ms: "),
+        ({"limited_by": "decode"}, "The engine is not the bottleneck, decode is. Faster with: "),
+        ({}, None),
+    ],
+)
+def test_result_says_why_it_may_not_be_the_engines(
+    others: dict[str, Any], remark: str | None
+) -> None:
+    tuning = Tuning(
+        flag="x", started_at="", num_sampled=9, settings=[measured(8, 100.0, **others)], ended="."
+    )
+    remarks = [line for line in text.conclusion(tuning, Path("t")) if line.startswith("  ")]
+    assert len(remarks) == (remark is not None)
+    assert remark is None or remarks[0].startswith(f"  {remark}")
+
+
+# --- the whole command -------------------------------------------------------------------------
+
+
+def test_killed_tune_resumes_with_the_same_line(tmp_path: Path) -> None:
+    make_input(tmp_path, 14)
+    out = tmp_path / "out"
+    line = ["tune", *input_flags(tmp_path), f"--output={out}", "--max-num-seqs=1"]
+    folder, slow = tune_folder(out), {"FAKE_SLOW_STAGE": "engine"}
+    process = start(*line, command=FAKE, environment=slow)
+    wait_until(lambda: read_tuning(folder), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (first,) = killed = tuning_in(tmp_path).settings
+    assert (tuning_in(tmp_path).ended, first.value) == ("", "1")
+    result = run(*line, command=FAKE, environment=slow)
+    assert result.exit_code == 0, result.stderr
+    assert "Resuming the call of " in result.stderr
+    assert "Measuring --max-num-seqs=1 " not in result.stderr
+    assert tuning_in(tmp_path).settings[:1] == killed
+    assert "Stopped: 4 takes 28 items to measure, and the sample has 14." in result.stdout
+    assert not out.exists()
 
 
 # --- the whole command on real engines ---------------------------------------------------------
 
 
 @pytest.mark.engine
-def test_real_engine_is_measured_up_to_the_memory_that_it_has(tmp_path: Path) -> None:
+def test_real_engine_is_measured_up_to_the_memory_that_it_has_across_an_interruption(
+    tmp_path: Path,
+) -> None:
     make_input(tmp_path, min_items(32))
     output = tmp_path / "out"
-    result = run_here(
+    line = (
         *("tune", "--model=demo", *input_flags(tmp_path), f"--output={output}", "--quiet"),
         *("--worker-cls=benchmarks.throughput.sleepy.CrampedWorker", "--max-num-seqs=16"),
         *("--no-checks", "--ignore-eos", "--max-tokens=4"),
     )
+
+    def interrupt_the_second_run(_: io.StringIO) -> None:
+        # Its status is written once its own handlers of signals are in place.
+        folder = tune_folder(output)
+        second = wait_until(lambda: [*folder.glob("*/2-max-num-seqs=32/status.json")])[0]
+        wait_until(lambda: status(second.parent))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    result = run_here(*line, meanwhile=interrupt_the_second_run)
+    assert result.exit_code == 130, result.stderr
+    kept = tuning_in(tmp_path)
+    (of_16,) = kept.settings
+    assert (of_16.value, kept.fastest, kept.ended) == ("16", "16", "interrupted")
+    printed = result.stdout.splitlines()
+    assert printed[1].split()[0] == "16"
+    assert f"Run: {kept.command}" in printed
+    assert (kept.command or "").endswith("--max-tokens=4 --max-num-seqs=16")
+
+    result = run_here(*line)
     assert result.exit_code == 0, result.stderr
     found = tuning_in(tmp_path)
     measured, too_large = found.settings
-    assert (measured.value, too_large.value, found.fastest) == ("16", "32", "16")
+    assert measured == of_16
+    assert (too_large.value, found.fastest) == ("32", "16")
     assert (too_large.problem or "").startswith("out of memory: ")
-    of_16 = measured.figures
-    assert of_16 is not None
-    assert of_16.images == 13 * 16 - 32
-    assert of_16.limited_by == "engine"
-    assert of_16.tokens_per_s == pytest.approx(4 * of_16.images_per_s, rel=0.01)
-    assert 0.4 < of_16.engine_s_p50 < 16 / of_16.images_per_s * 2.5
-    assert of_16.start_s > 0
+    figures_of_16 = measured.figures
+    assert figures_of_16 is not None
+    assert figures_of_16.images == 13 * 16 - 32
+    assert figures_of_16.limited_by == "engine"
+    assert figures_of_16.tokens_per_s == pytest.approx(4 * figures_of_16.images_per_s, rel=0.01)
+    assert 0.4 < figures_of_16.engine_s_p50 < 16 / figures_of_16.images_per_s * 2.5
+    assert figures_of_16.start_s > 0
     assert not output.exists()

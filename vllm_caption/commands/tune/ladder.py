@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from vllm_caption.commands.tune.record import Figures, Setting
-from vllm_caption.commands.tune.settings import Tried
+from vllm_caption.commands.tune.settings import SEQS, Tried
 
 MIN_GAIN: Final = 0.05
 """A doubling that gives less is the last one."""
 TIE: Final = 0.02
-"""Speeds that are this near are the same: the value that was tried first is taken. Fewer sequences
-need less memory, and lose less when an engine dies."""
+"""Speeds this close count as equal: the difference may be chance. Fewer sequences need less memory,
+and lose less when an engine dies."""
 START_ROUNDS, TAIL_ROUNDS = 2, 1
 """An engine's first and last rounds do not count; a round is as many items as it has sequences."""
 ROUNDS: Final = 16
@@ -39,9 +39,9 @@ def next_value(
     """What is measured after ``done``; ``first_seqs``: where doubling begins."""
     if not tried.values:
         return _next_doubling(done, first_seqs, num_sampled)
-    if len(done) < len(tried.values):
-        return tried.values[len(done)]
-    return Stop("the list is at its end")
+    measured = {setting.value for setting in done}
+    left = (value for value in tried.values if value not in measured)
+    return next(left, Stop("all values were measured"))
 
 
 def _next_doubling(done: Sequence[Setting], first: int, num_sampled: int) -> str | Stop:
@@ -49,25 +49,29 @@ def _next_doubling(done: Sequence[Setting], first: int, num_sampled: int) -> str
         return str(first)
     last = done[-1]
     if last.speed is None:
-        return Stop(f"{last.value} could not be measured, so more was not tried")
+        return Stop(f"{last.value} could not be measured")
     if len(done) > 1 and (before := done[-2]).speed is not None:
         gain = last.speed / before.speed - 1
         if gain < MIN_GAIN:
-            return Stop(f"{last.value} gives {gain:+.1%} on {before.value}, less than 5 %")
+            return Stop(f"{last.value} is {gain:+.1%} on {before.value}, a gain of less than 5 %")
     doubled = 2 * int(last.value)
     if min_items(doubled) > num_sampled:
         return Stop(
-            f"{doubled} needs {min_items(doubled):,} items to be measured, and the sample has"
+            f"{doubled} takes {min_items(doubled):,} items to measure, and the sample has"
             f" {num_sampled:,}"
         )
     return str(doubled)
 
 
-def fastest(done: Sequence[Setting]) -> Setting | None:
-    """The first of those that are as fast as the fastest; None where nothing was measured."""
+def fastest(flag: str, done: Sequence[Setting]) -> Setting | None:
+    """Of those that are as fast as the fastest, the one with the fewest sequences, or of another
+    flag the one tried first; None where nothing was measured."""
     speeds = [(setting, speed) for setting in done if (speed := setting.speed) is not None]
     best = max((speed for _, speed in speeds), default=0.0)
-    return next((setting for setting, speed in speeds if speed >= (1 - TIE) * best), None)
+    equal = [setting for setting, speed in speeds if speed >= (1 - TIE) * best]
+    if flag == SEQS:
+        equal.sort(key=lambda setting: int(setting.value))
+    return equal[0] if equal else None
 
 
 def gain_of(best: Setting, done: Sequence[Setting]) -> str:
@@ -94,6 +98,11 @@ def num_items(num_seqs: int, before: Figures | None, num_sampled: int) -> int:
         seconds = MIN_STEADY_S * ROUNDS / (ROUNDS - START_ROUNDS - TAIL_ROUNDS)
         wanted = max(wanted, math.ceil(before.images_per_s * seconds))
     return min(wanted, num_sampled)
+
+
+def expected_s(number: int, before: Figures | None) -> float | None:
+    """How long so many items take, if no setting is slower than the last; None for the first."""
+    return None if before is None else before.start_s + number / max(before.images_per_s, 1e-3)
 
 
 def is_too_short(figures: Figures) -> bool:

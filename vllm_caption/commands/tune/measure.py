@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from vllm_caption.commands.tune.ladder import steady_part
 from vllm_caption.commands.tune.record import Figures
+from vllm_caption.monitoring.bottleneck import Limit
 
 STAGES: Final = ("queue_s", "prepare_s", "render_queue_s", "render_s", "generate_s")
 COLUMNS: Final = (
@@ -23,7 +24,7 @@ def measure(
     *,
     num_seqs: int,
     started_at_s: float,
-    limited_by: str | None,
+    limited_by: Limit | None,
     gpus_per_engine: int = 1,
 ) -> Figures | None:
     """``rows`` of the manifest with COLUMNS, ``samples`` of the monitor. None where the run had no

@@ -6,15 +6,20 @@ It lies in a folder of its own beside the output folder, where `report` looks fo
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from vllm_caption import __version__
 from vllm_caption.commands.json_file import encode_json
+from vllm_caption.monitoring.bottleneck import Limit
 from vllm_caption.store.atomic import write_file
 
 TUNING: Final = "tune.json"
+INTERRUPTED: Final = "interrupted"
 VERSION: Final = 1
 """Changes when a field changes its name or its meaning, not when a field is added."""
 
@@ -30,7 +35,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float
     engine_s_p50: float
     engine_s_p95: float
-    limited_by: str | None
+    limited_by: Limit | None
     gpu_percent: float | None
     gpu_memory_percent: float | None
     start_s: float
@@ -59,7 +64,8 @@ class Setting(msgspec.Struct, frozen=True):
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """One call of `tune`. ``flag``: without its dashes; ``command``: the line to run, once a
-    setting is measured; ``ended``: why no further setting was measured, "" while one still is."""
+    setting is measured; ``ended``: why no further setting was measured, "" while one still is, and
+    where `tune` was killed. ``call``: its command line, the machine and the version."""
 
     version: int = VERSION
     flag: str
@@ -69,6 +75,22 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     fastest: str | None = None
     command: str | None = None
     ended: str = ""
+    call: list[str] = []
+
+    def resumes(self, before: Tuning | None) -> bool:
+        """Whether this is the same call as one that did not end by itself."""
+        return (
+            before is not None
+            and before.ended in ("", INTERRUPTED)
+            and bool(before.settings)
+            and (before.version, before.call) == (self.version, self.call)
+            and before.num_sampled == self.num_sampled
+        )
+
+
+def describe_call(arguments: Sequence[str]) -> list[str]:
+    """What must be the same for figures to be of the same kind."""
+    return [socket.gethostname(), __version__, *arguments]
 
 
 def tune_folder(output: Path) -> Path:

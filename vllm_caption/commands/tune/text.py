@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from vllm_caption.commands.tune.ladder import fastest, gain_of, is_too_short
-from vllm_caption.commands.tune.record import TUNING, Figures, Setting, Tuning
+from vllm_caption.commands.tune.record import INTERRUPTED, TUNING, Figures, Setting, Tuning
 from vllm_caption.commands.tune.settings import word
 from vllm_caption.cost import Billing
-from vllm_caption.formatting import duration
+from vllm_caption.formatting import counted, duration
+from vllm_caption.monitoring.bottleneck import REMEDIES
 
 MIN_WIDTH: Final = 8
 MAX_PROBLEM_CHARS: Final = 160
@@ -18,6 +19,13 @@ COLUMNS: Final = (
     *("images/s", "tokens/s", "s/image p50", "p95", "limited by", "GPU", "GPU memory", "start"),
 )
 """After the one of the value."""
+
+
+def announcement(name: str, number: int, seconds: float | None, *, again: bool) -> str:
+    """Before a setting is measured."""
+    what = f"Too short to be reliable; measuring {name} again" if again else f"Measuring {name}"
+    time = "" if seconds is None else f", about {duration(seconds)}"
+    return f"{what} on {counted(number, 'item')}{time}."
 
 
 def width_of(flag: str, values: tuple[str, ...]) -> int:
@@ -58,14 +66,29 @@ def _percent(value: float | None) -> str:
 
 def conclusion(tuning: Tuning, folder: Path, gpu_hour_price: float | None = None) -> Iterator[str]:
     """Why it ended, and what to do with the result."""
-    yield f"Ended: {tuning.ended}."
-    if (best := fastest(tuning.settings)) is not None:
+    if tuning.ended != INTERRUPTED:
+        yield f"Stopped: {tuning.ended}."
+    elif tuning.settings:
+        yield "Interrupted: run the same command line again to measure the rest."
+    else:
+        yield "Interrupted before a setting was measured."
+        return
+    best = fastest(tuning.flag, tuning.settings)
+    if best is None:
+        yield "No setting could be measured."
+    elif best.figures is not None:
         yield f"Fastest: {word(tuning.flag, best.value)}{gain_of(best, tuning.settings)}."
-        if best.figures is not None and gpu_hour_price is not None:
-            billing = Billing(gpu_hour_price, best.figures.gpus_per_engine)
-            yield f"  Cost: {billing.costs(images_per_s=best.figures.images_per_s)}."
-        if best.figures is not None and is_too_short(best.figures):
-            seconds = duration(best.figures.steady_s)
-            yield f"  It was measured for {seconds} only: more items give figures to rely on."
+        yield from _remarks(best.figures, gpu_hour_price)
         yield f"Run: {tuning.command}"
     yield f"Figures: {folder / TUNING}"
+
+
+def _remarks(best: Figures, gpu_hour_price: float | None) -> Iterator[str]:
+    if gpu_hour_price is not None:
+        billing = Billing(gpu_hour_price, best.gpus_per_engine)
+        yield f"  Cost: {billing.costs(images_per_s=best.images_per_s)}."
+    if best.limited_by is not None and (remedy := REMEDIES.get(best.limited_by)):
+        yield f"  The engine is not the bottleneck, {best.limited_by} is. Faster with: {remedy}."
+    if is_too_short(best):
+        seconds = duration(best.steady_s)
+        yield f"  Measured for only {seconds}: with more items, the figures would be reliable."

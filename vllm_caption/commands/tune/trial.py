@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
-from vllm_caption.commands.tune.ladder import is_too_short, min_items, num_items
+from vllm_caption.commands.tune.ladder import expected_s, is_too_short, min_items, num_items
 from vllm_caption.commands.tune.measure import COLUMNS, measure
 from vllm_caption.commands.tune.record import Figures, Setting
 from vllm_caption.config import InputConfig, ResumeConfig, RunConfig
@@ -43,19 +44,31 @@ def _shuffled(file: str) -> bytes:
 
 
 def try_out(
-    config: RunConfig, value: str, sample: Sample, output: Path, before: Figures | None
+    config: RunConfig,
+    value: str,
+    sample: Sample,
+    output: Path,
+    before: Figures | None,
+    tell: Callable[[int, float | None, bool], None],
 ) -> Setting | None:
-    """Measure one setting; None if that was interrupted. ``before``: the last figures.
+    """Measure one setting; None if that was interrupted. ``before``: the last figures; ``tell``: is
+    told of each run its items, how long they may take, and whether it is a second one.
 
     Raises UsageError where vLLM or the input refuses it."""
-    while True:
-        number = num_items(config.engine.max_num_seqs, before, len(sample))
+    num_seqs, tried = config.engine.max_num_seqs, -1
+    if 0 < len(sample) < min_items(num_seqs):  # of none at all, the run says why
+        problem = f"takes {min_items(num_seqs):,} items to measure; the sample has {len(sample):,}"
+        return Setting(value, os.fspath(output), problem=problem)
+    found: Setting | None = None
+    while (number := num_items(num_seqs, before, len(sample))) > tried:
+        if number:
+            tell(number, expected_s(number, before), found is not None)
         found = _measure_once(_as_trial(config, sample.first(number), output), value)
-        if found is None or found.figures is None:
-            return found
-        if number == len(sample) or not is_too_short(found.figures):
-            return found
-        before, output = found.figures, output.with_name(f"{output.name}-again")
+        if found is None or found.figures is None or not is_too_short(found.figures):
+            break
+        before, tried = found.figures, number
+        output = output.with_name(f"{output.name}-again")
+    return found
 
 
 def _as_trial(config: RunConfig, elements: InputConfig, output: Path) -> RunConfig:
@@ -95,10 +108,10 @@ def _measure_once(config: RunConfig, value: str) -> Setting | None:
     )
     if figures is None:
         stats = outcome.stats
-        failed = f", failed: {tally(stats.failures)}" if stats.failures else ""
+        failed = f" (failed: {tally(stats.failures)})" if stats.failures else ""
         problem = (
-            f"too few items: {min_items(num_seqs):,} are needed, {stats.captioned:,} were captioned"
-            f"{failed}"
+            f"takes {min_items(num_seqs):,} captions to measure; the run made"
+            f" {stats.captioned:,}{failed}"
         )
         return Setting(value, output, problem=problem)
     return Setting(value, output, figures)
