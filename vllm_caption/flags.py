@@ -471,7 +471,7 @@ def without_flags(arguments: Iterable[str], flags: Container[str]) -> list[str]:
     drops = False
     for word in arguments:
         if word.startswith("-") and not word[1:2].isdigit():
-            drops = _dashed(word.partition("=")[0]) in flags
+            drops = dashed(word.partition("=")[0]) in flags
         if not drops:
             kept.append(word)
     return kept
