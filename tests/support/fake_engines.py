@@ -24,7 +24,6 @@ from vllm_caption.engines.worker import Generation, RequestRefused
 from vllm_caption.errors import ItemError
 from vllm_caption.images.decode import PreparedImage, prepare_image
 from vllm_caption.messages import CaptionRequest
-from vllm_caption.store.caption_files import CaptionFiles
 
 
 class FakeEngine:
@@ -105,14 +104,18 @@ def slow_down(stage: str) -> None:
         time.sleep(0.05)
         return prepare_image(root, file, config)
 
-    def write_slowly(files: CaptionFiles, file: str, caption: str) -> None:
-        time.sleep(0.02)
-        write(files, file, caption)
-
-    write = CaptionFiles.write
     if stage == "decode":
         worker.prepare_image = prepare_slowly  # type: ignore[attr-defined]
     if stage == "disk":
+        # Here, since every worker process imports this file, and needs no pyarrow.
+        from vllm_caption.store.caption_files import CaptionFiles
+
+        write = CaptionFiles.write
+
+        def write_slowly(files: CaptionFiles, file: str, caption: str) -> None:
+            time.sleep(0.02)
+            write(files, file, caption)
+
         CaptionFiles.write = write_slowly  # type: ignore[method-assign]
     if stage == "render":
         FakeEngine.render_s = 0.03
