@@ -16,10 +16,8 @@ from transformers import AutoProcessor, Idefics3ForConditionalGeneration
 
 import vllm_caption.demo
 from vllm_caption.captions.prompt import load_prompt
-from vllm_caption.captions.question import make_question
-from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.config import ImageConfig
 from vllm_caption.images.decode import prepare_image
-from vllm_caption.inputs.documents import longest_item
 
 pytestmark = pytest.mark.engine
 
@@ -118,16 +116,3 @@ def test_model_that_cannot_caption_is_refused_in_one_line_before_an_engine_start
     assert "such as HuggingFaceTB/SmolVLM-Instruct" in said[0]
     assert not captions(output)
     assert not list(output.glob("logs/engine-*.log"))
-
-
-@pytest.mark.parametrize(("flags", "ours"), [((), True), (("--mm-processor-kwargs={}",), False)])
-def test_pixel_bounds_hold_unless_the_user_bounds_the_processor(
-    flags: tuple[str, ...], ours: bool
-) -> None:
-    from vllm_caption.engines.vllm_engine import check_engine_args
-
-    model = f"--model={SAMPLE.parent / 'model'}"
-    question = make_question(load_prompt("shape-brief"), longest_item())
-    image, sampling = ImageConfig(), SamplingConfig()
-    checked = check_engine_args((model, *flags), image, sampling, question, on_cpu=True)
-    assert checked.bounds_pixels is ours

@@ -26,13 +26,11 @@ from support.job import (
 )
 
 from vllm_caption.captions.prompt import Prompt, RequestOptions, load_prompt, render
-from vllm_caption.captions.question import make_question
 from vllm_caption.captions.rules import CaptionRules, verdict
 from vllm_caption.captions.structured import CUT_OFF, Judged, judge_answer
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.demo import MODEL_DIR
 from vllm_caption.errors import UsageError
-from vllm_caption.inputs.documents import longest_item
 from vllm_caption.items import Document, Item
 from vllm_caption.store.recipe import make_recipe
 
@@ -534,37 +532,3 @@ def test_what_the_model_cannot_be_asked_is_refused_before_an_engine_starts(
     assert result.exit_code == 2
     assert said in result.stderr
     assert not list(tmp_path.glob("out/logs/engine-*.log"))
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize(
-    ("schema", "backend"),
-    [({"type": "string"}, "xgrammar"), ({"type": "number", "multipleOf": 3}, "guidance")],
-)
-def test_blanks_between_fields_are_forbidden_by_whichever_backend_takes_the_schema(
-    tmp_path: Path, schema: object, backend: str
-) -> None:
-    from vllm_caption.engines.vllm_engine import check_engine_args
-
-    whole = {"type": "object", "properties": {"a": schema}}
-    path = tmp_path / "mine.md"
-    path.write_text(f"---\njson_schema: {json.dumps(whole)}\n---\nDescribe it.\n")
-    question = make_question(load_prompt(str(path)), longest_item())
-    flags = (f"--model={MODEL_DIR}",)
-    checked = check_engine_args(flags, ImageConfig(), SamplingConfig(), question, on_cpu=True)
-    settings = pickle.loads(checked.engine_args).structured_outputs_config
-    assert (settings.backend, settings.disable_any_whitespace) == (backend, True)
-
-
-@pytest.mark.engine
-def test_json_in_the_place_of_reasoning_is_no_reasoning() -> None:
-    """vLLM forces JSON from the first token on, although the chat template has opened a thought."""
-    from test_answer_text import tokenizer
-
-    from vllm_caption.engines.vllm_engine import AnswerText
-
-    known = tokenizer("<think>", "</think>")
-    prompt = known.encode("<|im_start|>assistant\n<think>\n")
-    forced = AnswerText(known, "", RequestOptions('{"type":"object"}'))
-    assert forced.read(prompt, STAR + "<|im_end|>") == STAR
-    assert AnswerText(known, "").read(prompt, STAR).startswith("<think>")
