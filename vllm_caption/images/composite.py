@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from operator import mul
 from typing import Any, Final
 
 import numpy as np
@@ -176,12 +177,19 @@ def _best_backdrop(on_white: Image.Image, alpha: Image.Image) -> Backdrop:
     What counts is the colour of a pixel, weighted by its alpha. A faint pixel thus gets the
     backdrop that it contrasts with most.
     """
-    weight, (red, green, blue) = _samples(on_white, alpha)
+    on_white, alpha, area = _samples(on_white, alpha)
+    # Few images have many pixels that are pale in all channels: then no more need be looked at.
+    levels = on_white.histogram(alpha)
+    pale = min(sum(levels[end - NEAR : end]) for end in (256, 512, 768))
+    if 2 * 255 * pale <= area:
+        return "white"
     # The channel farthest from a level is a pixel's darkest or its lightest one; from white, the
-    # darkest. So most images need no more than this.
+    # darkest.
+    weight = np.frombuffer(alpha.tobytes(), np.uint8).astype(np.int32)
+    red, green, blue = np.frombuffer(on_white.tobytes(), np.uint8).reshape(-1, 3).T
     darkest = np.minimum(np.minimum(red, green), blue).astype(np.int32)
     lost_on_white = weight[255 * (255 - darkest) < NEAR * weight].sum()
-    if 2 * lost_on_white <= weight.sum():
+    if 2 * lost_on_white <= area:
         return "white"
     lightest = np.maximum(np.maximum(red, green), blue).astype(np.int32)
     # Colour × alpha × 255, without white's part: no division, so exact where alpha is small.
@@ -194,8 +202,8 @@ def _best_backdrop(on_white: Image.Image, alpha: Image.Image) -> Backdrop:
     return "black" if lost(_LEVEL["black"]) <= lost(_LEVEL["gray"]) else "gray"
 
 
-def _samples(on_white: Image.Image, alpha: Image.Image) -> tuple[Pixels, Pixels]:
-    """Alpha (n) and channels (3 × n) of pixels all over an image, or of all its pixels.
+def _samples(on_white: Image.Image, alpha: Image.Image) -> tuple[Image.Image, Image.Image, int]:
+    """Pixels all over an image, or all its pixels; their alpha, and the sum of it.
 
     To look at all of them would add a millisecond to the three of a small image. The steps between
     samples are 1.618 pixels, or 2.618, or 3.618, …, so that no pattern of whole pixels falls in
@@ -204,8 +212,11 @@ def _samples(on_white: Image.Image, alpha: Image.Image) -> tuple[Pixels, Pixels]
     factor = max(alpha.size) // _SAMPLES_A_SIDE
     if factor:
         width, height = (math.ceil(side / (factor + 0.618)) for side in alpha.size)
-        few = [layer.resize((width, height), Resampling.NEAREST) for layer in (on_white, alpha)]
-        weight = np.frombuffer(few[1].tobytes(), np.uint8).astype(np.int32)
-        if weight.sum() >= 255 * _ENOUGH:
-            return weight, np.frombuffer(few[0].tobytes(), np.uint8).reshape(-1, 3).T
-    return np.asarray(alpha, np.int32).ravel(), np.asarray(on_white).reshape(-1, 3).T
+        few = alpha.resize((width, height), Resampling.NEAREST)
+        if (area := _area(few)) >= 255 * _ENOUGH:
+            return on_white.resize((width, height), Resampling.NEAREST), few, area
+    return on_white, alpha, _area(alpha)
+
+
+def _area(alpha: Image.Image) -> int:
+    return sum(map(mul, alpha.histogram(), range(256)))

@@ -3,7 +3,7 @@
 Invariants
 - A name is taken literally and never leaves the images root, not even by a link.
 - Only regular files are opened for reading, so nothing here can block forever.
-- A file is read once, and not at all unless its first bytes are those of an image.
+- A file is read once, and no more than its start unless that is the start of an image.
 
 Not read: PPM (Pillow decodes odd ones pixel by pixel in Python, which would hold up the engine),
 TGA (it has no magic number), EPS, PDF and SVG (programs rather than pixels).
@@ -34,6 +34,8 @@ from vllm_caption.images.object_store import check_remote, remote_bytes, remote_
 MAX_FILE_BYTES: Final = 512 * 2**20
 
 _HEAD_BYTES: Final = 512
+_START_BYTES: Final = 128 * 2**10
+"""Read before the format is known: all of most design elements, in a single call."""
 _MAGIC: Final = re.compile(
     rb"(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<JPEG>\xff\xd8\xff)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM)"
     rb"|(?P<WEBP>RIFF....WEBP)|(?P<TIFF>II[*+]\0|MM\0[*+])"
@@ -79,9 +81,10 @@ def resolve_image(images_root: str, file: str) -> str:
         absolute = images_root.startswith("/")
         root = _real_root(images_root) if absolute else os.path.realpath(images_root)
         path = os.path.join(root, file)  # noqa: PTH118
-        # The kernel bounds chains of links; realpath alone would follow them without end.
-        mode = os.stat(path).st_mode  # noqa: PTH116
-        if _leads_through_link(root, file):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode) or _leads_through_link(root, file):
+            # The kernel bounds chains of links; realpath alone would follow them without end.
+            mode = os.stat(path).st_mode  # noqa: PTH116
             path = os.path.realpath(path, strict=True)
     except OSError as error:
         refusal = _os_refusal(error)
@@ -102,10 +105,11 @@ def _real_root(images_root: str) -> str:
 
 
 def _leads_through_link(root: str, file: str) -> bool:
-    """Checked first, because for most files realpath would take longer than all other checks."""
+    """Whether a folder of its path is a link. Checked first, because for most files realpath would
+    take longer than all other checks."""
     path = root
-    for part in file.split("/"):
-        path = os.path.join(path, part)  # noqa: PTH118
+    for folder in file.split("/")[:-1]:
+        path = os.path.join(path, folder)  # noqa: PTH118
         if stat.S_ISLNK(os.lstat(path).st_mode):
             return True
     return False
@@ -194,8 +198,11 @@ def read_image_file(path: str) -> tuple[bytes, str]:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise ItemError("not_a_file", "it is not a regular file")
-            image_format = _sniff(os.pread(descriptor, _HEAD_BYTES, 0))
+            start = os.pread(descriptor, min(status.st_size, _START_BYTES), 0)
+            image_format = _sniff(start[:_HEAD_BYTES])
             _check_size(status.st_size)
+            if len(start) == status.st_size:
+                return start, image_format
             with os.fdopen(descriptor, "rb", closefd=False) as opened:
                 return opened.read(status.st_size), image_format
         finally:
