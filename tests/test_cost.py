@@ -13,14 +13,15 @@ from support.report_folder import START, many_rows, write_folder, write_series
 
 from vllm_caption.commands.report.command import make_report
 from vllm_caption.commands.run import parse_run
-from vllm_caption.config import EngineConfig, RunConfig
+from vllm_caption.config import EngineConfig, RunConfig, Shard
 from vllm_caption.cost import Billing, Costs
 from vllm_caption.inputs.reader import InputCounts
 from vllm_caption.monitoring.figures import EngineFigures
-from vllm_caption.monitoring.samples import SCHEMA, engine_s
+from vllm_caption.monitoring.samples import SCHEMA, engine_s, read_gpu_s
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
 from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
+from vllm_caption.store.layout import state_folder
 
 EIGHT = Billing(2.5, 8)
 """8 GPUs: 20 an hour."""
@@ -37,6 +38,7 @@ def test_what_is_not_known_is_not_said() -> None:
     assert str(EIGHT.costs(gpu_s=3600)) == "2.50 so far"
     assert str(EIGHT.costs(images_per_s=100.0)) == "55.56 per million captions"
     assert str(Billing(0.01, 1).costs(gpu_s=36)) == "0.0001 so far"
+    assert str(Billing(1e9, 8).costs(gpu_s=3600, images_per_s=0.0)) == "1,000,000,000.00 so far"
 
 
 def test_gpus_are_those_of_all_engines() -> None:
@@ -46,7 +48,7 @@ def test_gpus_are_those_of_all_engines() -> None:
     assert parse_run(["--gpu-hour-price=2.5"]).gpu_hour_price == 2.5
 
 
-@pytest.mark.parametrize("price", ["0", "-1", "much"])
+@pytest.mark.parametrize("price", ["0", "-1", "nan", "inf", "much", ""])
 def test_price_is_more_than_0(price: str) -> None:
     result = run_here(f"--gpu-hour-price={price}")
     assert result.exit_code == 2
@@ -72,10 +74,21 @@ def summary(billing: Billing | None) -> str:
 
 def test_summary_says_the_cost_of_the_run_with_its_start_and_of_what_is_left() -> None:
     assert (
-        "Cost: 0.25 so far, about 2.50 for what is left, 694.44 per million captions"
+        "Cost: 0.25 for this run, about 2.50 for what is left, 694.44 per million captions"
         in summary(Billing(2.5, 1)).splitlines()
     )
     assert "Cost" not in summary(None)
+
+
+def test_summary_says_the_cost_of_a_run_whose_engines_captioned_nothing() -> None:
+    def cost_of(state: str) -> list[str]:
+        stats, read = RunStats([EngineFigures(0, state)]), InputRead(InputCounts(), True, ())
+        out = Path("out")
+        said = summarise(stats, read, 3600.0, output=out, state=out, billing=EIGHT)
+        return [line for line in said.splitlines() if line.startswith("Cost")]
+
+    assert cost_of("stopped") == ["Cost: 20.00 for this run"]
+    assert cost_of("waiting") == []  # none was needed
 
 
 def test_pilot_says_the_cost_of_the_full_run() -> None:
@@ -132,3 +145,25 @@ def test_report_says_what_a_folder_has_cost(tmp_path: Path) -> None:
     assert "<b>0.50</b><span>cost so far</span>" in page(2.5)
     assert "about 0.50 for what is left, 5,050.51 per million captions" in page(2.5)
     assert "cost so far" not in page(None)
+
+
+def test_gpus_of_all_shards_are_paid_for_and_each_engine_by_its_own_number(tmp_path: Path) -> None:
+    """As on two machines with other GPUs, and on a third after them."""
+    root = write_folder(tmp_path / "out", many_rows(100))
+    for folder, gpus_per_engine in (
+        (root, 1),
+        (state_folder(root, Shard(1, 2)), 2),
+        (state_folder(root, Shard(2, 2)), 4),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_series(folder, 10, num_engines=2, runs=1)  # 90 s
+        stats = RunStats([EngineFigures(0), EngineFigures(1)], total=99, scanning=False)
+        stats.gpus_per_engine = gpus_per_engine
+        content = encode_status(make_status("run-0", "finished", stats, 0, ""))
+        (folder / "status.json").write_bytes(content)
+    assert read_gpu_s(root) == 2 * 90.0 * (1 + 2 + 4)
+    make_report([root], root / "page.html", 0, gpu_hour_price=10)
+    assert "<b>3.50</b><span>cost so far</span>" in (root / "page.html").read_text("utf-8")
+    (root / "monitor.parquet").write_text("damaged")
+    assert read_gpu_s(root) == 2 * 90.0 * (2 + 4)
+    assert read_gpu_s(tmp_path) is None

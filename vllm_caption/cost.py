@@ -29,7 +29,11 @@ class Costs(msgspec.Struct, frozen=True):
         return ", ".join(form.format(money(cost)) for cost, form in parts if cost is not None)
 
     def __str__(self) -> str:
-        done = "" if self.done is None else f"{money(self.done)} so far"
+        return self.in_words()
+
+    def in_words(self, of: str = "so far") -> str:
+        """All that is known. ``of``: what the time was spent on."""
+        done = "" if self.done is None else f"{money(self.done)} {of}"
         return ", ".join(filter(None, (done, self.ahead)))
 
 

@@ -14,6 +14,7 @@ bounded series keeps it is 0.3 and 1.9 MiB, 1 and 6 MiB, and 0.15 and 0.5 s.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -29,8 +30,9 @@ from vllm_caption.monitoring.figures import (
     RunFigures,
     listed,
 )
+from vllm_caption.monitoring.status import read_status
 from vllm_caption.store.atomic import write_file
-from vllm_caption.store.layout import SAMPLES
+from vllm_caption.store.layout import SAMPLES, state_folders
 
 MAX_POINTS_OF_RUN: Final = 2048
 MAX_POINTS_BEFORE: Final = 4096
@@ -137,6 +139,19 @@ def read_series(root: Path) -> pa.Table | None:
     # A figure that an older version did not know is null.
     every = pa.concat_tables([SCHEMA.empty_table(), table], promote_options="permissive")
     return every.select(SCHEMA.names).cast(SCHEMA)
+
+
+def read_gpu_s(root: Path, gpus_per_engine: int = 1) -> float | None:
+    """Seconds that GPUs were held by the runs of an output folder and of its shards; None if
+    unknown. ``gpus_per_engine``: in a folder whose status.json is missing."""
+    spent_s = []
+    for folder in state_folders(root):
+        with contextlib.suppress(*FAULTS):
+            if (series := read_series(folder)) is not None:
+                status = read_status(folder)
+                num_gpus = gpus_per_engine if status is None else status.gpus_per_engine
+                spent_s.append(engine_s(series) * num_gpus)
+    return sum(spent_s) if spent_s else None
 
 
 def write_series(folder: int, table: pa.Table) -> None:

@@ -57,13 +57,14 @@ def summarise(
     lines = [*_documents(read, is_news=is_news), *_items(stats), *_captions(stats)]
     if stats.captioned:
         lines += _speed(stats, seconds)
-        if billing is not None:
-            costs = billing.costs(
-                gpu_s=seconds * billing.num_gpus,
-                num_left=stats.total - stats.finished,
-                images_per_s=stats.mean_images_per_s,
-            )
-            lines.append(f"Cost: {costs}")
+    held = any(engine.state != "waiting" for engine in stats.engines)
+    if billing is not None and (stats.captioned or held):
+        costs = billing.costs(
+            gpu_s=seconds * billing.num_gpus,
+            num_left=stats.total - stats.finished,
+            images_per_s=stats.mean_images_per_s,
+        )
+        lines.append(f"Cost: {costs.in_words('for this run')}")
     lines += _where(output, state, shard, naming)
     if interrupted:
         lines.append("Interrupted: run the same command line again to resume; nothing is lost.")

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 from vllm_caption.commands.plan.report import Disk
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import UsageError
-from vllm_caption.monitoring.samples import FAULTS, engine_s, read_series
 from vllm_caption.monitoring.status import read_status
 from vllm_caption.store.layout import STATUS
 from vllm_caption.store.reader import FolderRows, num_rows, read_folder
@@ -71,15 +70,6 @@ def read_rate(root: Path) -> Rate | None:
     if status is None or not busy or status.images_per_s <= 0:
         return None
     return Rate(status.images_per_s / busy, f"{STATUS} of {status.updated_at}")
-
-
-def read_engine_s(root: Path) -> float | None:
-    """Seconds that engines were held by earlier runs; None where they are not known."""
-    try:
-        series = read_series(root)
-    except FAULTS:
-        return None
-    return None if series is None else engine_s(series)
 
 
 def is_writable(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from vllm_caption.captions.prompt import Prompt
 from vllm_caption.commands.plan.images import ImageSurvey
-from vllm_caption.commands.plan.output import Rate, Recorded, disk_needs, read_engine_s
+from vllm_caption.commands.plan.output import Rate, Recorded, disk_needs
 from vllm_caption.commands.plan.report import (
     VERSION,
     Documents,
@@ -37,6 +37,7 @@ from vllm_caption.driver.resume import (
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import printable
 from vllm_caption.items import BadEntry, Item, SkippedDocument
+from vllm_caption.monitoring.samples import read_gpu_s
 from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.disk.folding import look_at_disk
 from vllm_caption.store.layout import state_folder
@@ -217,9 +218,9 @@ def _time(config: RunConfig, images: int, rate: Rate | None) -> Time:
 def _costs(config: RunConfig, images: int, rate: Rate | None) -> Costs | None:
     if (billing := config.billing) is None:
         return None
-    spent_s, num_engines = read_engine_s(config.output), config.engine.data_parallel_size
+    num_engines = config.engine.data_parallel_size
     return billing.costs(
-        gpu_s=None if spent_s is None else spent_s * config.engine.gpus_per_engine,
+        gpu_s=read_gpu_s(config.output, config.engine.gpus_per_engine),
         num_left=images,
         images_per_s=None if rate is None else rate.images_per_s * num_engines,
     )

@@ -30,7 +30,7 @@ from vllm_caption.commands.report.series import charts_over_time
 from vllm_caption.commands.tune.record import read_tuning, tune_folder
 from vllm_caption.cost import Billing, Costs, money
 from vllm_caption.formatting import duration
-from vllm_caption.monitoring.samples import engine_s
+from vllm_caption.monitoring.samples import read_gpu_s
 
 FOLDER: Final = Path(__file__).parent / "page"
 MAX_BARS: Final = 24
@@ -161,16 +161,15 @@ def _tuning(records: Records) -> list[str]:
 
 def _costs(records: Records, gpu_hour_price: float) -> Costs | None:
     """By the samples of all runs; None without any."""
-    status, series, rows = records.status, records.series, records.rows
-    if status is None or series is None or not status.engines or not (held_s := engine_s(series)):
+    if not (gpu_s := read_gpu_s(records.root)):
         return None
-    num_engines = len(status.engines)
+    status, rows = records.status, records.rows
+    num_left = 0 if status is None or status.scanning else status.total - len(rows)
     made = pc.sum(pc.and_(pc.is_valid(rows["engine"]), pc.equal(rows["status"], "captioned")))
-    billing = Billing(gpu_hour_price, num_engines * status.gpus_per_engine)
-    return billing.costs(
-        gpu_s=held_s * status.gpus_per_engine,
-        num_left=0 if status.scanning else max(status.total - len(rows), 0),
-        images_per_s=(made.as_py() or 0) * num_engines / held_s,
+    return Billing(gpu_hour_price, num_gpus=1).costs(
+        gpu_s=gpu_s,
+        num_left=max(num_left, 0),
+        images_per_s=(made.as_py() or 0) / gpu_s,
     )
 
 
