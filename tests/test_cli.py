@@ -188,7 +188,7 @@ def test_missing_input_folder_is_one_line_that_names_flag_value_and_remedy(
         (["--redo=everything"], "error: --redo: invalid choice: 'everything'"),
         (["--top-p=x"], "error: --top-p: invalid float value: 'x'"),
         (["--output"], "error: --output: expected one argument"),
-        (["captionize"], "command captionize: is not one of run, demo"),
+        (["captionize"], "command captionize: is neither a command (run, demo"),
         (["reprot"], "nor an existing file or folder; did you mean report?"),
         (["icnos/flat"], "--input icnos/flat: does not exist; name a folder of images"),
         (["verify", "--ouput=o"], "error: --ouput: unknown flag; did you mean --output?"),
@@ -360,7 +360,7 @@ def test_refusal_of_the_system_is_one_line_and_exit_3(monkeypatch: pytest.Monkey
 def test_command_behind_its_flags_is_told_where_it_belongs() -> None:
     result = run_here("--output=x", "plan")
     assert result.exit_code == 2
-    assert "command plan: comes before its flags" in result.stderr
+    assert "command plan: put the command before all flags" in result.stderr
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
@@ -400,7 +400,10 @@ def test_build_of_vllm_is_known_by_its_name_or_version(
 def test_overwrite_edited_without_a_redo_is_a_mistake() -> None:
     result = run_here("--overwrite-edited")
     assert result.exit_code == 2
-    assert "--overwrite-edited: belongs to a --redo; say which captions" in result.stderr
+    assert (
+        "--overwrite-edited: needs --redo, --redo-kind or --redo-file, which choose"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize("kinds", ["", " ", ","])
@@ -413,7 +416,9 @@ def test_redo_kind_without_a_kind_is_a_mistake_and_not_a_plain_run(kinds: str) -
 def test_redo_and_redo_kind_together_are_a_mistake() -> None:
     result = run_here("--redo=flagged", "--redo-kind=poison")
     assert result.exit_code == 2
-    assert "--redo-kind poison: and --redo both choose what is captioned again" in result.stderr
+    assert (
+        "--redo-kind poison: conflicts with --redo: both choose what to re-caption" in result.stderr
+    )
 
 
 @pytest.mark.parametrize("line", [["status"], ["verify"], ["report"], ["plan", "--model=demo"]])

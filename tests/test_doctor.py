@@ -261,7 +261,7 @@ def test_a_model_that_lies_elsewhere_is_left_to_vllm(
         monkeypatch.setenv(variable, "True")
     exit_code, said = lines(f"--model={model}", f"--output={tmp_path}")
     assert exit_code == 0
-    assert f"ok       --model {model}: is no folder here; not looked up" in said
+    assert f"ok       --model {model}: is not a folder here; not looked up on the Hub" in said
 
 
 def test_a_folder_that_may_not_be_read_is_a_line_like_others(
@@ -321,7 +321,7 @@ def test_little_memory_and_few_cores_are_warnings(
     flags = ["--model=demo", f"--output={tmp_path}", "--data-parallel-size=2"]
     exit_code, said = lines(*flags)
     assert exit_code == 0
-    assert "warning  cores: 3.5 for 2 engines; 4 or more keep them busy" in said
+    assert "warning  cores: 3.5 for 2 engines; 4 or more are recommended" in said
     assert any(line.startswith("warning  memory: 1.0 GiB available for 2 engines") for line in said)
 
 

@@ -85,7 +85,7 @@ def test_elements_of_manifests_have_their_records_without_types_that_are_skipped
 @pytest.mark.parametrize(
     ("name", "flags", "said"),
     [
-        ("e.txt", [], "ends in none of .jsonl, .csv, .parquet"),
+        ("e.txt", [], "must end in one of .jsonl, .csv, .parquet"),
         ("no/e.csv", [], "is in a folder that does not exist"),
         ("e.csv", ["--output={}/nowhere"], "--output {}/nowhere: is not a folder"),
     ],

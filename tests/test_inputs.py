@@ -225,7 +225,7 @@ def test_rows_that_are_not_utf8_fail_alone_and_say_where(tmp_path: Path) -> None
     [
         (["--image-column=pic"], "--image-column pic: {} has no such column; it has image, title"),
         (["--id-column=ids"], "no such column (did you mean id?); it has image, title, id"),
-        (["--jsons=."], "and --jsons both name the input; give one"),
+        (["--jsons=."], "conflicts with --jsons: both name the input; give one"),
         (["--prompt={}/p.md"], "--prompt titel: {}"),
     ],
 )
@@ -242,7 +242,7 @@ def test_flags_that_do_not_fit_the_table_are_mistakes(
 
 def test_columns_without_a_table_are_mistakes(tmp_path: Path) -> None:
     result = run_here("--id-column=a", f"--output={tmp_path}")
-    assert "--id-column a: belongs to a table" in result.stderr
+    assert "--id-column a: is for a table" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,13 @@ def refused(*arguments: str) -> str:
     ],
 )
 def test_empty_path_is_refused_and_never_the_working_directory(arguments: tuple[str, ...]) -> None:
-    assert "it is empty; name a file or folder (this one is `.`)" in refused(*arguments)
+    assert "it is empty; name a file or folder (the current one is `.`)" in refused(*arguments)
 
 
 @pytest.mark.parametrize("flag", ["--output", "--jsons", "--images-root", "--prompt", "--model"])
 def test_home_folder_of_nobody_is_refused(flag: str) -> None:
     line = refused("run", f"{flag}=~nobody-of-this-name/x")
-    assert "there is no such home folder; begin a name that has a ~ of its own with ./" in line
+    assert "there is no such home folder; write ./~… for a name that begins with ~" in line
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
@@ -56,7 +56,7 @@ def test_output_that_is_a_folder_of_manifests_is_refused(
     (tmp_path / "link").symlink_to(tmp_path / name)
     for output in (tmp_path / name, tmp_path / "link", tmp_path / "raw" / ".." / name):
         line = refused(command, "--model=demo", *input_flags(tmp_path), f"--output={output}")
-        assert f"is --{name.replace('_', '-')} too; name another folder" in line
+        assert f"is also the folder of --{name.replace('_', '-')}; choose another" in line
     assert not list(tmp_path.rglob("status.json"))
 
 

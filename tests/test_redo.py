@@ -336,4 +336,5 @@ def test_redo_file_of_a_missing_image_fails_as_any_item(tmp_path: Path) -> None:
 def test_redo_file_and_another_redo_are_a_mistake() -> None:
     result = run_here("--redo-file", "a.png", "--redo=all")
     assert result.exit_code == 2
-    assert "--redo-file a.png: and --redo both choose what is captioned again" in result.stderr
+    conflict = "--redo-file a.png: conflicts with --redo: both choose what to re-caption"
+    assert conflict in result.stderr

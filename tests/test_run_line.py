@@ -145,5 +145,5 @@ def test_export_with_a_second_file_says_how_the_input_is_named(done: Path) -> No
     Path("t.csv").write_text("image\na.png\n")
     result = run_here("export", "e.jsonl", "t.csv", "--output=o")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "t.csv: unexpected argument; the input is named by --input" in result.stderr
+    assert "t.csv: unexpected argument; name the input with --input" in result.stderr
     assert not Path("e.jsonl").exists()

@@ -156,10 +156,12 @@ def test_merge_says_which_shard_is_unfinished_and_how_many_items_it_lacks(tmp_pa
     path.write_text(json.dumps(status))
     merged = run_here("merge", f"--output={tmp_path / 'out'}")
     assert merged.exit_code == 1
-    assert "  unfinished: shard 2/2 lacks 1,234 items; run it again" in merged.stdout.splitlines()
+    assert (
+        "  unfinished: shard 2/2 has 1,234 items left; run it again" in merged.stdout.splitlines()
+    )
     path.write_text(json.dumps(status | {"scanning": True}))
     again = run_here("merge", f"--output={tmp_path / 'out'}")
-    assert "lacks 1,234 items and those that it has not read" in again.stdout
+    assert "has 1,234 items left, and more that it has not read" in again.stdout
 
 
 def test_merge_with_a_missing_shard_is_exit_1(tmp_path: Path) -> None:

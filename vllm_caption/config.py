@@ -105,7 +105,7 @@ class Shard:
         """Parse `3/8`. Raises ValueError."""
         found = _SHARD.fullmatch(text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ValueError(f"{text} is no I/N with I from 1 to N, as 3/8")
+            raise ValueError(f"{text} is not I/N with I from 1 to N, such as 3/8")
         return Shard(int(found[1]), int(found[2]))
 
     def takes(self, name: str) -> bool:

@@ -48,8 +48,8 @@ _ALIASES: Final = {"device_memory_utilization": "gpu_memory_utilization"}
 CONFIG_FILE: Final = "config"
 """vLLM's flag for a file of flags, which is not read here."""
 _INDEPENDENT: Final = (
-    "is for vLLM's own data parallelism; the engines of this job are independent, and"
-    " --data-parallel-size is how many"
+    "is for vLLM's own data parallelism; the engines of this job are independent: set their number"
+    " with --data-parallel-size"
 )
 _ONE_NODE: Final = (
     "is for engines on several nodes; use --executor ray, with --distributed-executor-backend ray"
@@ -180,5 +180,7 @@ def check_parallel_flags(engine_args: Sequence[str]) -> None:
         if name in flags:
             raise UsageError(flag_of(name), flags[name] or None, remedy)
     if flags.get("distributed_executor_backend") == "external_launcher":
-        remedy = "expects processes that torchrun started; this job starts its engines itself"
+        remedy = (
+            "expects processes that torchrun started, but this job starts its engines; leave it out"
+        )
         raise UsageError("--distributed-executor-backend", "external_launcher", remedy)

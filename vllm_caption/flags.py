@@ -48,8 +48,8 @@ _REDO_FLAGS: Final = {
 }
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 EPILOG = """\
-other commands, each with its own --help: doctor, plan, tune, status, verify,
-report, merge, export, demo.
+other commands, each with its own --help: demo, doctor, plan, tune, status, verify, report, merge,
+export. They take the same line: put the command before it.
 
 all other flags go to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
 are checked before anything starts; see `vllm serve --help=all`.
@@ -60,6 +60,11 @@ exit codes: 0 all items captioned; 1 finished, some failed; 2 usage or configura
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default only where it says something."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Paragraphs stay paragraphs."""
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(super(_Help, self)._fill_text(p, width, indent) for p in paragraphs)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if isinstance(action.default, bool) or action.default in (None, (), []):
@@ -90,7 +95,7 @@ class Parser(argparse.ArgumentParser):
             what = "unknown flag" if flag.startswith("-") else "unexpected argument"
             remedy = did_you_mean(flag, self.flags) or f"see {self.prog} --help"
             if not flag.startswith("-") and "--input" in self.flags:
-                remedy = "the input is named by --input"
+                remedy = "name the input with --input"
             raise UsageError(flag, None, f"{what}; {remedy}")
         return options
 
@@ -135,7 +140,7 @@ def run_parser() -> Parser:
     add_input(inputs)
     help_text = "caption N items of all types and sizes, and estimate the full run"
     _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
-    help_text = "show costs, in the currency of this price of a GPU for an hour"
+    help_text = "price of one GPU for one hour; adds costs, in the same currency"
     _add(inputs, run, "gpu_hour_price", help_text, type=above_zero, metavar="PRICE")
     help_text = "caption only part I of N; `merge` combines the manifests"
     _add(inputs, run.input, "shard", help_text, type=_shard, metavar="I/N")
@@ -151,6 +156,8 @@ def run_parser() -> Parser:
 def _add(group: Any, config: object, name: str, text: str, *short: str, **options: Any) -> None:
     """A flag with the name and the default of a field of ``config``."""
     flag = flag_of(name)
+    if options.get("type") in (positive, natural, int, float):
+        options.setdefault("metavar", "N" if options["type"] is not float else "X")
     group.add_argument(flag, *short, default=getattr(config, name), help=text, **options)
 
 
@@ -174,9 +181,9 @@ def add_input(group: Any) -> None:
     text = "where the images are: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
     text += f" (default: {config.images_root}; with --input, that folder or the table's)"
     _add_given(group, "images_root", text, type=parse_images_root)
-    text = "element types to leave out, comma-separated; letter case does not matter"
+    text = "element types to skip, comma-separated, in upper or lower case"
     _add(group, config, "skip_types", text, type=_names)
-    text = "take only the first N items; with --redo, the next N to caption again"
+    text = "take only the first N items; with --redo, re-caption the next N"
     _add(group, config, "limit", text, type=positive)
 
 
@@ -194,14 +201,16 @@ def add_output_folder(group: Any) -> None:
 def _add_output(group: Any, run: RunConfig) -> None:
     add_output_folder(group)
     naming = group.add_mutually_exclusive_group()
-    text = "name captions x.png.txt (file) or x.txt (stem); default: as the folder has it, or file"
+    text = (
+        "name captions x.png.txt (file) or x.txt (stem); default: as in the folder so far, or file"
+    )
     _add(naming, run, "caption_name", text, choices=("file", "stem"))
     text = "write no .txt files; the manifest holds the captions"
     naming.add_argument(
         "--no-txt", dest="caption_name", action="store_const", const="none", help=text
     )
     _add(group, run, "checkpoint_interval", "rows per Parquet part", type=positive)
-    text = "caption these again, but never what a person wrote; the same command resumes it"
+    text = "re-caption these, except what a person wrote; run the same command again to resume"
     _add(group, run.resume, "redo", text, choices=get_args(Redo))
     group.add_argument(
         "--redo-kind",
@@ -209,8 +218,8 @@ def _add_output(group: Any, run: RunConfig) -> None:
         metavar="KIND",
         type=_kinds,
         default=run.resume.redo_kinds,
-        help="of items tried before, caption again only those that failed with one of these kinds"
-        " or have one of these flags, comma-separated",
+        help="re-caption only items that failed with one of these kinds, or whose caption has one"
+        " of these flags; comma-separated",
     )
     group.add_argument(
         "--redo-file",
@@ -220,12 +229,12 @@ def _add_output(group: Any, run: RunConfig) -> None:
         action="extend",
         type=_file_pattern,
         default=list(run.resume.redo_files),
-        help="caption only these items, again if need be; a pattern such as 'icons/*' will do",
+        help="caption only these items, even if they have a caption; 'icons/*' is a pattern",
     )
-    text = "with --redo: replace captions that people edited or added, too"
+    text = "with a --redo flag: also replace captions that people edited or added"
     _add_switch(group, run.resume, "overwrite_edited", text)
-    _add_switch(group, run, "quiet", "no progress, only warnings and the summary")
-    text = "append all messages to this file, with their times; also with --quiet"
+    _add_switch(group, run, "quiet", "print only warnings and the summary, no progress")
+    text = "append all messages to this file, with their times, even with --quiet"
     _add(group, run, "log_file", text, type=parse_path)
     _add_switch(group, run, "log_json", "write messages as JSON, one object per line")
 
@@ -235,7 +244,7 @@ def _add_switch(group: Any, config: object, name: str, text: str) -> None:
 
 
 def _add_captions(group: Any, run: RunConfig) -> None:
-    _add(group, run, "prompt", "a file, or a name in prompts/", type=_parse_prompt)
+    _add(group, run, "prompt", "a prompt file, or the name of one in prompts/", type=_parse_prompt)
     for name, text in (
         ("checks", "accept every caption as it is"),
         ("dedup", "caption byte-identical images separately"),
@@ -243,16 +252,16 @@ def _add_captions(group: Any, run: RunConfig) -> None:
         group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
     text = "how often to retry an item that failed or whose caption broke a rule"
     _add(group, run, "max_retries", text, type=natural)
-    text = "stop after this many answers that are all the same error; 0: never"
+    text = "stop the run after N answers that are all the same error; 0: never"
     _add(group, run, "max_same_errors", text, type=natural)
 
 
 def _add_images(group: Any, image: ImageConfig) -> None:
     for name, text in (
-        ("max_side", "shrink images whose longer side has more pixels"),
-        ("min_pixels", "pixels to which the model's processor enlarges smaller images"),
-        ("max_pixels", "pixels to which the model's processor shrinks larger images"),
-        ("max_image_pixels", "refuse images with more pixels, without decoding them"),
+        ("max_side", "shrink images whose longer side exceeds N pixels"),
+        ("min_pixels", "smaller images are enlarged to N pixels, by the model's processor"),
+        ("max_pixels", "larger images are shrunk to N pixels, by the model's processor"),
+        ("max_image_pixels", "images with more than N pixels fail, without being decoded"),
     ):
         _add(group, image, name, text, type=positive)
 
@@ -281,12 +290,13 @@ def _add_sampling(group: Any, sampling: SamplingConfig) -> None:
 
 
 def _add_engines(group: Any, engine: EngineConfig) -> None:
-    text = "name or folder; `demo` is the bundled tiny model"
+    text = "a folder, or a name on the Hugging Face Hub; `demo` is the bundled tiny model"
     _add(group, engine, "model", text, type=_parse_model)
     group.add_argument(  # its default depends on the machine
         "--data-parallel-size",
         "-dp",
         type=positive,
+        metavar="N",
         help="number of engines (default: GPUs of the machine or cluster / GPUs per engine)",
     )
     text = "run the engines on this machine or on a Ray cluster"
@@ -298,13 +308,13 @@ def _add_engines(group: Any, engine: EngineConfig) -> None:
     text = "captions that one engine generates at a time"
     _add(group, engine, "max_num_seqs", text, type=positive)
     _add(group, engine, "prepare_threads", "threads per engine that decode images", type=positive)
-    text = "crashes in a row without a caption after which an engine is still restarted"
+    text = "restart an engine at most N times in a row without a caption between its crashes"
     _add(group, engine, "max_engine_restarts", text, type=natural)
     for name, text in (
-        ("stall_timeout", "replace an engine that has given no sign of life for so long"),
-        ("item_timeout", "longest time for reading and decoding an image"),
-        ("start_timeout", "longest time for the start of an engine"),
-        ("drain_timeout", "longest time for finishing the items in flight after Ctrl+C"),
+        ("stall_timeout", "restart an engine that makes no progress for so long"),
+        ("item_timeout", "time limit for reading and decoding an image"),
+        ("start_timeout", "time limit for starting an engine"),
+        ("drain_timeout", "time limit for finishing the items in flight after Ctrl+C"),
     ):
         group.add_argument(
             flag_of(name),
@@ -370,7 +380,7 @@ def _parse_name(text: str, remedy: str = "name a file or folder (the current one
         raise argparse.ArgumentTypeError(f"it is empty; {remedy}")
     found = os.path.expanduser(text)  # noqa: PTH111 (pathlib raises another error)
     if found.startswith("~"):
-        remedy = "begin a name that has a ~ of its own with ./"
+        remedy = "write ./~… for a name that begins with ~"
         raise argparse.ArgumentTypeError(f"{text}: there is no such home folder; {remedy}")
     return found
 
@@ -382,7 +392,7 @@ def parse_images_root(text: str) -> Path | str:
     parts = urlsplit(text)
     if parts.username is not None or parts.password is not None:
         shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path}"
-        remedy = "holds credentials; give them by environment, profile or role instead"
+        remedy = "contains credentials; pass them by environment, profile or role instead"
         raise UsageError("--images-root", shown, remedy)
     if parts.scheme not in REMOTE_SCHEMES:
         known = ", ".join(REMOTE_SCHEMES)
@@ -393,7 +403,9 @@ def parse_images_root(text: str) -> Path | str:
 
 def _file_pattern(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("it is empty; give a name as `file` in the manifests")
+        raise argparse.ArgumentTypeError(
+            "it is empty; give a name as in the `file` column of the manifest"
+        )
     return text
 
 
@@ -438,12 +450,12 @@ def parse_known(
 
 def _no_command(word: str) -> UsageError:
     if word in COMMANDS:
-        return UsageError("command", word, "comes before its flags")
+        return UsageError("command", word, "put the command before all flags")
     if _exists(word):
-        return UsageError("--input", word, "comes before all flags, or after --input")
+        return UsageError("--input", word, "put it before all flags, or after --input")
     hint = did_you_mean(word, COMMANDS)
     if hint or "/" not in word:
-        remedy = f"is not one of {', '.join(COMMANDS)}, nor an existing file or folder"
+        remedy = f"is neither a command ({', '.join(COMMANDS)}) nor an existing file or folder"
         return UsageError("command", word, f"{remedy}; {hint}" if hint else remedy)
     return UsageError("--input", word, "does not exist; name a folder of images, a table or a tar")
 
@@ -486,13 +498,13 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     given = [name for name in ("redo_files", "redo_kinds", "redo") if values[name]]
     if len(given) > 1:
         first, second = (_REDO_FLAGS[name] for name in given[:2])
-        remedy = "both choose what is captioned again; give one of them"
-        raise UsageError(first, ",".join(values[given[0]]), f"and {second} {remedy}")
+        remedy = f"conflicts with {second}: both choose what to re-caption; give one of them"
+        raise UsageError(first, ",".join(values[given[0]]), remedy)
     if values["overwrite_edited"] and not given:
-        remedy = "belongs to a --redo; say which captions are made again"
+        remedy = "needs --redo, --redo-kind or --redo-file, which choose the captions to replace"
         raise UsageError("--overwrite-edited", None, remedy)
     if values["min_pixels"] > values["max_pixels"]:
-        remedy = f"is more than --max-pixels {values['max_pixels']}"
+        remedy = f"is more than --max-pixels {values['max_pixels']}; change one of them"
         raise UsageError("--min-pixels", values["min_pixels"], remedy)
     _check_output(values)
     named = tuple(values["redo_files"])
@@ -522,12 +534,14 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
         for name in ("image_column", "id_column", "type_column"):
             if (value := values.get(name)) is not None:
                 flag = flag_of(name)
-                raise UsageError(flag, value, "belongs to a table; name the table by --input")
+                raise UsageError(flag, value, "is for a table; name the table with --input")
         return config
     for name in ("jsons", "json_detail"):
         if name in values:
             flag = flag_of(name)
-            raise UsageError("--input", path, f"and {flag} both name the input; give one")
+            raise UsageError(
+                "--input", path, f"conflicts with {flag}: both name the input; give one of them"
+            )
     config = replace(config, without=(values["output"],))
     if "images_root" in values:
         return config
@@ -541,11 +555,15 @@ def _check_output(values: dict[str, Any]) -> None:
     for name in ("jsons", "json_detail"):
         if name in values and output == os.path.realpath(values[name]):
             flag = flag_of(name)
-            raise UsageError("--output", values["output"], f"is {flag} too; name another folder")
+            raise UsageError(
+                "--output", values["output"], f"is also the folder of {flag}; choose another"
+            )
     path = values["input"]
     in_parts = path is not None and path.is_dir() and (is_table(path) or is_archive(path))
     if in_parts and output == os.path.realpath(path):
-        raise UsageError("--output", values["output"], "is the table of --input too; name another")
+        raise UsageError(
+            "--output", values["output"], "is also the folder of --input; choose another"
+        )
 
 
 def _taken(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -131,8 +131,8 @@ def _make_socket_folder() -> Path:
                 remove_abandoned(Path(base))
                 return folder
     places = ", ".join(_SHORT_FOLDERS)
-    remedy = f"no folder for sockets can be made there or in {places}; name a short, writable one"
-    raise UsageError("TMPDIR", usual, remedy)
+    problem = f"no folder for sockets can be created there or in {places}"
+    raise UsageError("TMPDIR", usual, f"{problem}; set it to a short, writable one")
 
 
 def _own(folder: Path) -> None:
@@ -191,7 +191,9 @@ def ensure_home() -> None:
         try:
             home.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            remedy = f"is no folder ({home}: {error.strerror}); name one that can be written"
+            remedy = (
+                f"is not a folder ({home}: {error.strerror}); set it to one that can be written"
+            )
             raise UsageError("HOME", os.environ.get("HOME", ""), remedy) from None
         os.environ["HOME"] = str(home)
 

@@ -131,7 +131,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
     if engine.executor == "local":
         yield from _tried(lambda: check_machine(engine, gpus, weights))
     else:
-        text = "its machines are not looked at; run this on one of them without --executor"
+        text = "the machines of the cluster are not checked; run doctor on one, without --executor"
         yield Check(f"--executor {engine.executor}", "warning", text)
     yield from _check_host(engine, weights, on_gpus=any(gpus))
     yield from _tried(lambda: _check_output(config.output), f"--output {config.output}")
@@ -206,7 +206,7 @@ def _check_model(
     if folder == Path(model):
         yield Check(subject, "ok", f"in {model}{size}")
     elif not is_on_hub(model) or not needs_weights(engine.engine_args):
-        yield Check(subject, "ok", "is no folder here; not looked up")
+        yield Check(subject, "ok", "is not a folder here; not looked up on the Hub")
     elif folder is not None:
         if weights is None:
             text = f"is incomplete in the Hub's cache ({folder}), and the Hub does not answer"
@@ -255,7 +255,7 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
     cores, wanted = usable_cores(), CORES_PER_ENGINE * number
     text = f"{cores:g} for {engines}"
     if cores < wanted:
-        yield Check("cores", "warning", f"{text}; {wanted} or more keep them busy")
+        yield Check("cores", "warning", f"{text}; {wanted} or more are recommended")
     else:
         yield Check("cores", "ok", text)
     needed = HOST_BYTES_PER_ENGINE * number
@@ -285,7 +285,7 @@ def _check_output(output: Path) -> list[Check]:
         return [Check(subject, "problem", text)]
     free = room(folder).num_bytes
     if free is None:
-        return [Check(subject, "ok", "its disk does not say how much is free")]
+        return [Check(subject, "ok", "its file system does not report its free space")]
     if free < LITTLE_DISK:
         text = f"{byte_size(free)} free on its disk; `plan` says how much a run needs"
         return [Check(subject, "warning", text)]

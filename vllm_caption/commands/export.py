@@ -60,7 +60,7 @@ def run_export(arguments: Sequence[str]) -> int:
     options, named = parse_line(parser, arguments, "file")
     target: Path = options.file
     if target.suffix not in SUFFIXES:
-        raise UsageError("FILE", target, f"ends in none of {', '.join(SUFFIXES)}")
+        raise UsageError("FILE", target, f"must end in one of {', '.join(SUFFIXES)}")
     if not target.absolute().parent.is_dir():
         raise UsageError("FILE", target, "is in a folder that does not exist; create it first")
     values, note = as_in_last_run(vars(options), named, options.output)
@@ -103,8 +103,10 @@ def _parser() -> Parser:
         epilog="exit codes: 0 written; 2 usage or configuration; 3 a part of the manifest is"
         " damaged, or FILE cannot be written; 130 interrupted.",
     )
-    text = f"ends in {', '.join(SUFFIXES)}; as {METADATA} in the folder of the images, the library"
-    text += ' datasets reads it with them (`load_dataset("imagefolder", data_dir=...)`)'
+    text = f"file to write, before all flags; ends in {', '.join(SUFFIXES)}. The library datasets"
+    text += (
+        f' reads {METADATA} in the folder of images (`load_dataset("imagefolder", data_dir=...)`)'
+    )
     parser.add_argument("file", type=parse_path, metavar="FILE", help=text)
     add_input(parser.add_argument_group("input"))
     add_output_folder(parser.add_argument_group("output"))

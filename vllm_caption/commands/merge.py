@@ -54,7 +54,7 @@ def run_merge(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="vllm-caption merge",
         description="Merge the manifests of `--shard` runs in one output folder, and copy the"
-        " captions and rows of other output folders into it; those stay as they are.",
+        " captions and rows of other output folders into it, which stay unchanged.",
         epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished; 2 usage or"
         " configuration; 3 could not continue (disk full); 130 interrupted.",
     )
@@ -71,7 +71,7 @@ def run_merge(arguments: Sequence[str]) -> int:
 def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
     """Merge everything into ``root``. Raises UsageError and RunStopped."""
     if not folders and not root.is_dir():
-        raise UsageError("--output", root, "does not exist; name the folder of the shards")
+        raise UsageError("--output", root, "does not exist; name the output folder of the shards")
     for folder in folders:
         _check(folder, root)
     shards = {
@@ -175,11 +175,11 @@ def _save(row: Row, text: str, output: Output) -> Row:
 def _lack(shard: Shard, status: RunStatus | None) -> str:
     """What a shard has still to do, by what its last run wrote; empty where that is nothing."""
     if status is None:
-        return f"shard {shard} has not said how far it is; run it again"
+        return f"shard {shard} has no status yet; run it again"
     left = status.total - status.finished
     if status.scanning:
-        return f"shard {shard} lacks {left:,} items and those that it has not read; run it again"
-    return f"shard {shard} lacks {left:,} items; run it again" if left > 0 else ""
+        return f"shard {shard} has {left:,} items left, and more that it has not read; run it again"
+    return f"shard {shard} has {left:,} items left; run it again" if left > 0 else ""
 
 
 def _missing(merged: Merged) -> dict[int, list[int]]:

@@ -20,6 +20,7 @@ from vllm_caption.store.layout import MANIFEST, SHARDS, STATUS
 First = Literal["input", "folders", "file"]
 """What the words without a flag name: the run's input, as after `run`, output folders, or a file to
 write."""
+_ALL_FLAGS: Final = "all other flags of the run are accepted, and ignored."
 _END: Final = "--"
 """What follows is no flag."""
 
@@ -30,6 +31,7 @@ def parse_line(
     """The values of the command's flags, and the settings that the line names, by the names of the
     config's fields. Raises UsageError; ``--help`` exits."""
     run = run_parser()
+    parser.epilog = f"{_ALL_FLAGS}\n\n{parser.epilog}"
     words, engine_args = _without_vllm(arguments, {*parser.flags, *run.flags})
     check_names(engine_args, run.flags, near=parser.flags)
     starts_with_path = bool(words) and is_value(words[0]) and os.path.exists(words[0])  # noqa: PTH110

@@ -53,7 +53,7 @@ def _add_flags(parser: Parser) -> None:
     group.add_argument(
         "--images",
         action="store_true",
-        help="open every image: finds all problems, tokens, duplicates",
+        help="open every image, to find all problems, tokens and duplicates",
     )
     group.add_argument(
         "--images-per-s",

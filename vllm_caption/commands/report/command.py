@@ -35,15 +35,17 @@ def run_report(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError and RunStopped."""
     options, _ = parse_line(_parser(), arguments, "folders")
     if options.folders and options.output is not None:
-        remedy = "name the folders once: either with --output or one after the other"
+        remedy = "name the folders once: with --output, or one after the other without it"
         raise UsageError("--output", options.output, remedy)
     roots = _distinct(options.folders or [options.output or RunConfig().output])
     target: Path = options.html or roots[0] / _name(len(roots))
     if options.html and not target.absolute().parent.is_dir():
-        raise UsageError("--html", target, "lies in a folder that does not exist; make it first")
+        raise UsageError("--html", target, "is in a folder that does not exist; create it first")
     root: Path | str | None = options.images_root
     if isinstance(root, Path) and not root.is_dir():
-        raise UsageError("--images-root", root, "is not a folder; name where `file` paths begin")
+        raise UsageError(
+            "--images-root", root, "is not a folder; name the one that image paths are relative to"
+        )
     price = options.gpu_hour_price
     show(make_report(roots, target, options.gallery, options.items, root, price))
     return EXIT_OK
@@ -91,7 +93,7 @@ def _parser() -> Parser:
         "--gpu-hour-price",
         type=above_zero,
         metavar="PRICE",
-        help="what a GPU costs in an hour: costs are shown, in the same currency",
+        help="price of one GPU for one hour; adds costs, in the same currency",
     )
     parser.add_argument(
         "--gallery",
@@ -105,8 +107,8 @@ def _parser() -> Parser:
         type=positive,
         metavar="N",
         default=DEFAULT_ITEMS,
-        help="items in the gallery; of more, all failed and flagged ones and a sample"
-        " (default: %(default)s)",
+        help="items in the gallery; if there are more, all failed and flagged ones and a sample of"
+        " the others (default: %(default)s)",
     )
     return parser
 
@@ -117,7 +119,7 @@ def _add_folders(parser: Parser) -> None:
         nargs="*",
         type=parse_path,
         metavar="DIR",
-        help="output folders to put side by side",
+        help="output folders to compare side by side",
     )
     parser.add_argument(
         "--output", type=parse_path, help=f"folder of captions (default: {RunConfig().output})"

@@ -33,13 +33,13 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     add_output_folder(parser)
     parser.add_argument("--watch", action="store_true", help="repeat every 2 s until the run ends")
     parser.add_argument(
-        "--json", action="store_true", help="as JSON; with --watch one line each time"
+        "--json", action="store_true", help="print JSON; with --watch, one line each time"
     )
     parser.add_argument(
         "--gpu-hour-price",
         type=above_zero,
         metavar="PRICE",
-        help="show costs at this price of a GPU for an hour (default: that of the run)",
+        help="price of one GPU for one hour (default: that of the run)",
     )
     options, _ = parse_line(parser, arguments)
     price: float | None = options.gpu_hour_price

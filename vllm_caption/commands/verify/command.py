@@ -62,9 +62,8 @@ def run_verify(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption verify",
-        description="Compare the .txt files, the manifest and the input of a run, and"
-        " report what does not agree. By default the input is that of the last run. Needs no"
-        " engine.",
+        description="Compare the .txt files, the manifest and the input of a run, and report where"
+        " they disagree. By default the input is that of the last run. Needs no engine.",
         epilog="exit codes: 0 everything agrees; 1 something does not; 2 usage or configuration;"
         " 3 could not continue (disk full); 130 interrupted.",
     )
@@ -79,7 +78,7 @@ def _parser() -> Parser:
         action="store_true",
         help="make rows from .txt files and missing .txt files from rows; no caption is lost",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress, only the report")
+    group.add_argument("--quiet", action="store_true", help="print only the result, no progress")
     return parser
 
 
