@@ -38,7 +38,9 @@ def refused(*arguments: str) -> str:
     ],
 )
 def test_empty_path_is_refused_and_never_the_working_directory(arguments: tuple[str, ...]) -> None:
-    assert "it is empty; name a file or folder (the current one is `.`)" in refused(*arguments)
+    remedy = "a file or folder (the current one is `.`)"
+    remedy = {"--prompt=": "a prompt file", "--model=": "a folder"}.get(arguments[-1], remedy)
+    assert f"it is empty; name {remedy}" in refused(*arguments)
 
 
 @pytest.mark.parametrize("flag", ["--output", "--jsons", "--images-root", "--prompt", "--model"])
