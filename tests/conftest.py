@@ -14,6 +14,33 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub, and none wai
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+LONGEST = (
+    "test_job",
+    "test_crash",
+    "test_docs",
+    "test_engine_faults",
+    "test_truth",
+    "test_tune",
+    "test_faulty_disk",
+    "test_driver",
+    "test_start_check",
+    "test_redo",
+    "test_executors",  # far from the docs, whose `ray stop` would end its cluster
+    "test_ray_faults",
+    "test_structured",
+    "test_other_models",
+    "test_vllm_engine",
+    "test_shards",
+    "test_api",
+)
+"""The files that take longest; the others take a few seconds each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker has one left when the others are done."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def hostile_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
