@@ -342,15 +342,18 @@ def test_text_chunk_that_unpacks_to_200_mb_is_a_decode_error(tmp_path: Path) -> 
     assert kind_of(tmp_path, raw_png((8, 8), 8, 2, bytes(24), bomb)) == "decode_error"
 
 
+@pytest.mark.parametrize(
+    ("image_format", "decoder"), [("PNG", "PIL.Image.frombytes"), ("GIF", "PIL.Image.open")]
+)
 def test_decoder_out_of_memory_is_a_decode_error_with_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_format: str, decoder: str
 ) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    put(tmp_path, "a.png", ellipse(RED))
-    monkeypatch.setattr("PIL.Image.open", exhausted)
-    error = refusal(tmp_path, "a.png")
+    put(tmp_path, "a", ellipse(RED), format=image_format)
+    monkeypatch.setattr(decoder, exhausted)
+    error = refusal(tmp_path, "a")
     assert (error.kind, "memory" in error.reason) == ("decode_error", True)
 
 

@@ -17,7 +17,7 @@ from vllm_caption.config import ImageConfig
 from vllm_caption.errors import ItemError
 from vllm_caption.images import png as image_png
 from vllm_caption.images.decode import decode_image
-from vllm_caption.images.png import store_pixels
+from vllm_caption.images.png import plain_image, store_pixels
 
 NOISE = Image.frombytes("RGBA", (150, 130), random.Random(7).randbytes(150 * 130 * 4))
 
@@ -122,6 +122,7 @@ def test_damage_is_judged_as_by_pillow_alone(data: st.DataObject) -> None:
     damaged = bytes(content[: data.draw(st.integers(8, len(content)))])
     found = outcome(damaged)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vllm_caption.images.decode.plain_image", lambda *_: None)
         patch.setattr("vllm_caption.images.decode.store_pixels", lambda same: same)
         assert outcome(damaged) == found
 
@@ -130,3 +131,52 @@ def test_transparent_colour_of_a_palette_stays() -> None:
     data = png(NOISE.convert("P"), transparency=3)
     assert store_pixels(data) != data
     assert seen(store_pixels(data)) == seen(data)
+
+
+def with_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
+    return data[:33] + png_chunk(kind, content) + data[33:]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize(
+    "chunk",
+    [(b"pHYs", bytes(9)), (b"sRGB", b"\0"), (b"bKGD", bytes(6)), (b"tEXt", b"Software\0Paint")],
+)
+def test_plain_image_has_the_pixels_that_pillow_gives(
+    mode: str, chunk: tuple[bytes, bytes]
+) -> None:
+    for data in (png(NOISE.convert(mode)), with_chunk(png(NOISE.convert(mode)), *chunk)):
+        found = plain_image(data, 150 * 130)
+        assert found is not None
+        assert (found.mode, found.tobytes()) == seen(data)[:2]
+        assert found.info == {}
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        *((b"gAMA", struct.pack(">I", 100_000)), (b"tRNS", bytes(6)), (b"eXIf", b"MM\0*")),
+        *((b"iCCP", b"x\0\0"), (b"tEXt", b"transparency\0x"), (b"tEXt", b"exif\0x")),
+        *((b"acTL", bytes(8)), (b"IHDR", bytes(13)), (b"pHYs", b"short"), (b"sRGB", b"")),
+    ],
+)
+def test_image_with_a_chunk_that_may_matter_is_left_to_pillow(chunk: tuple[bytes, bytes]) -> None:
+    data = png()
+    behind = data[:-12] + png_chunk(*chunk) + data[-12:]
+    assert plain_image(with_chunk(data, *chunk), 10**6) is None
+    assert plain_image(behind, 10**6) is None
+
+
+def test_image_that_is_not_plain_is_left_to_pillow() -> None:
+    assert plain_image(png(NOISE.convert("P")), 10**6) is None
+    assert plain_image(png(NOISE.convert("L").convert("I;16")), 10**6) is None
+    assert plain_image(png(NOISE.convert("1")), 10**6) is None
+    assert plain_image(png(), 150 * 130 - 1) is None, "more pixels than allowed"
+    assert plain_image(png()[:-12], 10**6) is None, "it ends after its pixel data"
+    header, *_, end = chunks(raw_png((1, 1), 8, 6, bytes(4)))
+    unknown_filter = (b"IDAT", zlib.compress(b"\x09" + bytes(4)))
+    parts = (png_chunk(*part) for part in (header, unknown_filter, end))
+    assert plain_image(png()[:8] + b"".join(parts), 10**6) is None
+    wrong_check = bytearray(png())
+    wrong_check[32] ^= 1
+    assert plain_image(bytes(wrong_check), 10**6) is None

@@ -36,7 +36,7 @@ from vllm_caption.images.composite import Composite, flatten, pad
 from vllm_caption.images.files import read_image
 from vllm_caption.images.frames import MAX_FRAMES, may_have_more, shows_something
 from vllm_caption.images.icons import largest_icon
-from vllm_caption.images.png import store_pixels
+from vllm_caption.images.png import plain_image, store_pixels
 from vllm_caption.images.shrink import Size, fit, least_size, shrink
 from vllm_caption.messages import Backdrop
 
@@ -122,6 +122,9 @@ def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple
         check = partial(_check_pixels, max_image_pixels=config.max_image_pixels)
         source = io.BytesIO(largest_icon(source.getvalue(), check))
     elif image_format == "PNG":
+        if plain := plain_image(source.getvalue(), config.max_image_pixels):
+            source.close()
+            return _shrunk(plain, plain.size, config), plain.size
         source = io.BytesIO(store_pixels(source.getvalue()))
     image = _open(source, image_format)
     if not may_have_more(image):
@@ -160,8 +163,7 @@ def _frame(
     """The frame that an image stands at. ``source`` is closed once the pixels are there."""
     size = image.size
     _check_pixels(size, config.max_image_pixels)
-    least = least_size(size, config.max_pixels)
-    image.draft(image.mode, least)
+    image.draft(image.mode, least_size(size, config.max_pixels))
     _fix_transparency(image)
     image.load()
     if image.format == "BMP" and image.mode == "RGBA":
@@ -169,11 +171,17 @@ def _frame(
     turn = _turn(image)  # before the conversions, after the load: a PNG's EXIF may come last
     if source is not None:
         source.close()
-    small = shrink(image, least, fit(image.size, config.max_side))
+    small = _shrunk(image, size, config)
     if turn is None:
         return small, size
     upright = small.map(lambda layer: layer.transpose(turn))
     return upright, size[::-1] if turn in _SIDEWAYS else size
+
+
+def _shrunk(image: Image.Image, size: Size, config: ImageConfig) -> Composite:
+    """``size`` is that of the file; a JPEG may be decoded smaller."""
+    least = least_size(size, config.max_pixels)
+    return shrink(image, least, fit(image.size, config.max_side))
 
 
 def _fill_absent_alpha(image: Image.Image) -> None:
