@@ -191,19 +191,44 @@ def test_changed_prompt_keeps_what_is_done_and_redo_stale_makes_it_anew(
     assert len(json.loads((tmp_path / "recipes.json").read_text())) == 2
 
 
+@dataclass(frozen=True)
+class AdoptedRun:
+    """A run into the folder of older scripts, over files that two documents name and of which one
+    is not there yet; and a rerun once it is."""
+
+    files: list[str]
+    output: Path
+    first: Result
+    rows_of_first: dict[str, dict[str, Any]]
+    second: Result
+
+
+@pytest.fixture(scope="module")
+def adopted_run(tmp_path_factory: pytest.TempPathFactory) -> AdoptedRun:
+    folder = tmp_path_factory.mktemp("adopted")
+    files, output = make_input(folder, 4), folder / "out"
+    write_document(folder, "another", files[2:], ["svgElement", "SvgMaskElement"])
+    hidden = folder / "raw" / files[3]
+    hidden.rename(folder / "elsewhere.png")
+    (output / "d0").mkdir(parents=True)
+    (output / f"{files[0]}.txt").write_text("an old caption")
+    (output / f"{files[1]}.txt").touch()
+    arguments = [MODEL, SHORT, *input_flags(folder), f"--output={output}"]
+    first = run_here(*arguments)
+    rows_of_first = rows(output)
+    (folder / "elsewhere.png").rename(hidden)
+    return AdoptedRun(files, output, first, rows_of_first, run_here(*arguments))
+
+
 def test_captions_of_the_old_scripts_are_adopted_and_empty_files_are_not(
-    shapes: Path, tmp_path: Path
+    adopted_run: AdoptedRun,
 ) -> None:
-    (tmp_path / "d0").mkdir()
-    (tmp_path / "d0/shape_0.png.txt").write_text("an old caption")
-    (tmp_path / "d0/shape_1.png.txt").touch()
-    arguments = [MODEL, SHORT, *input_flags(shapes), f"--output={tmp_path}", "--limit=3"]
-    result = run_here(*arguments)
-    assert result.exit_code == 0
-    assert "captioned 3 (2 in this run)" in result.stdout
-    assert captions(tmp_path)["d0/shape_0.png"] == "an old caption"
-    assert captions(tmp_path)["d0/shape_1.png"]
-    row = rows(tmp_path)["d0/shape_0.png"]
+    old, empty = adopted_run.files[:2]
+    assert "captioned 3 (2 in this run), failed 1" in adopted_run.first.stdout
+    assert adopted_run.second.exit_code == 0
+    assert captions(adopted_run.output)[old] == "an old caption"
+    assert captions(adopted_run.output)[empty]
+    row = rows(adopted_run.output)[old]
     assert (row["status"], row["caption"], row["recipe_id"]) == (
         "captioned",
         "an old caption",
@@ -211,15 +236,20 @@ def test_captions_of_the_old_scripts_are_adopted_and_empty_files_are_not(
     )
 
 
-def test_failed_item_is_captioned_on_a_rerun_once_its_file_is_there(tmp_path: Path) -> None:
-    files = make_input(tmp_path, 2)
-    hidden = tmp_path / "raw" / files[0]
-    hidden.rename(tmp_path / "elsewhere.png")
-    arguments = [MODEL, SHORT, *input_flags(tmp_path), f"--output={tmp_path / 'out'}"]
-    assert run_here(*arguments).exit_code == 1
-    (tmp_path / "elsewhere.png").rename(hidden)
-    assert run_here(*arguments).exit_code == 0
-    assert rows(tmp_path / "out")[files[0]]["status"] == "captioned"
+def test_failed_item_is_captioned_on_a_rerun_once_its_file_is_there(
+    adopted_run: AdoptedRun,
+) -> None:
+    hidden = adopted_run.files[3]
+    assert adopted_run.first.exit_code == 1
+    assert adopted_run.rows_of_first[hidden]["status"] == "failed"
+    assert adopted_run.second.exit_code == 0
+    assert rows(adopted_run.output)[hidden]["status"] == "captioned"
+
+
+def test_file_named_by_several_documents_is_captioned_once(adopted_run: AdoptedRun) -> None:
+    named_by = {file: row["document"] for file, row in rows(adopted_run.output).items()}
+    once, twice = adopted_run.files[:2], adopted_run.files[2:]
+    assert named_by == dict.fromkeys(once, "design_000") | dict.fromkeys(twice, "another")
 
 
 def test_engine_flags_sampling_flags_and_pixel_bounds_reach_the_engine(tmp_path: Path) -> None:
@@ -238,16 +268,6 @@ def test_engine_flags_sampling_flags_and_pixel_bounds_reach_the_engine(tmp_path:
         assert "Using max model len 512" in (output / "logs/preflight.log").read_text()
         tokens[side] = made["prompt_tokens"]
     assert tokens[8] - tokens[4] == 8 * 8 - 4 * 4
-
-
-def test_file_named_by_several_documents_is_captioned_once(tmp_path: Path) -> None:
-    files = make_input(tmp_path, 2)
-    write_document(tmp_path, "another", files, ["svgElement", "SvgMaskElement"])
-    output = tmp_path / "out"
-    run_here(MODEL, SHORT, *input_flags(tmp_path), f"--output={output}")
-    assert {file: row["document"] for file, row in rows(output).items()} == dict.fromkeys(
-        files, "another"
-    )
 
 
 # --- deaths and interrupts ---------------------------------------------------------------------
