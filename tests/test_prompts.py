@@ -112,12 +112,12 @@ def test_misspelt_name_is_answered_with_the_likely_one(elsewhere: Path) -> None:
 
 @pytest.mark.parametrize("reference", ["prompts/none.md", "/dev/null", "/", "./"])
 def test_path_to_no_file_is_refused(elsewhere: Path, reference: str) -> None:
-    assert refusal(reference).startswith("is no file; available: ")
+    assert refusal(reference).startswith("is not a file; available: ")
 
 
 def test_fifo_as_a_prompt_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.md")
-    assert refusal(str(tmp_path / "p.md")).startswith("is no file")
+    assert refusal(str(tmp_path / "p.md")).startswith("is not a file")
 
 
 # ------------------------------------------------------------------------------- front matter

@@ -154,16 +154,16 @@ def test_options_of_a_prompt_can_go_to_a_worker(load: Load) -> None:
         (
             "fields:\n  a: [b]\n  two words: [c]",
             "line 4: `fields.two words`: `two words` cannot be a field; a name is letters, digits"
-            " and _, and begins with no digit",
+            " and _, and does not start with a digit",
         ),
         (
             "fields:\n  a: [b]\n  on: [c]",
-            "line 2: `fields`: the field `True` is no text; YAML reads yes, no, on, off, true and"
+            "line 2: `fields`: the field `True` is not text; YAML reads yes, no, on, off, true and"
             " false as booleans: put it in quotes",
         ),
         (
             "fields:\n  round:\n    - yes\n    - no",
-            "line 4: `fields.round.0`: the field `round`: `True` is no text; YAML reads yes, no,"
+            "line 4: `fields.round.0`: the field `round`: `True` is not text; YAML reads yes, no,"
             " on, off, true and false as booleans: put it in quotes",
         ),
         (
@@ -182,7 +182,7 @@ def test_options_of_a_prompt_can_go_to_a_worker(load: Load) -> None:
         ),
         (
             "json_schema:\n  type: object\n  properties:\n    shape:\n      type: text",
-            "line 6: `json_schema.properties.shape.type`: is no JSON schema: 'text' is not valid"
+            "line 6: `json_schema.properties.shape.type`: is not a JSON schema: 'text' is not valid"
             " under any of the given schemas",
         ),
         (
@@ -196,13 +196,13 @@ def test_options_of_a_prompt_can_go_to_a_worker(load: Load) -> None:
         ),
         (
             "json_schema:\n  type: object\n  properties:\n    a: {$ref: '#/$defs/b'}",
-            "line 5: `json_schema.properties.a.$ref`: `$ref: #/$defs/b` leads nowhere; a schema can"
-            " only refer to its own parts (#/$defs/…)",
+            "line 5: `json_schema.properties.a.$ref`: `$ref: #/$defs/b` cannot be resolved; a"
+            " schema can only refer to its own parts (#/$defs/…)",
         ),
         (
             "json_schema:\n  type: object\n  properties:\n    a: {$ref: 'https://x.org/s.json'}",
-            "line 5: `json_schema.properties.a.$ref`: `$ref: https://x.org/s.json` leads nowhere; a"
-            " schema can only refer to its own parts (#/$defs/…)",
+            "line 5: `json_schema.properties.a.$ref`: `$ref: https://x.org/s.json` cannot be"
+            " resolved; a schema can only refer to its own parts (#/$defs/…)",
         ),
         (
             "fields:\n  shape: [star]\ncaption: A {{ shap }}.",
@@ -237,8 +237,7 @@ def test_options_of_a_prompt_can_go_to_a_worker(load: Load) -> None:
         ),
         (
             "chat_template_kwargs:\n  two words: 1",
-            "line 3: `chat_template_kwargs`: `two words` is no name of a variable of a chat"
-            " template",
+            "line 3: `chat_template_kwargs`: `two words` cannot be a variable of a chat template",
         ),
         (
             "fields: &f\n  a: *f",
@@ -324,10 +323,10 @@ def test_rules_for_text_do_not_flag_the_json_itself(load: Load) -> None:
         ('{"shape":"star"}', "'title' is a required property"),
         ('{"shape":"star","title":3}', "title: 3 is not of type 'string'"),
         ('["star"]', "['star'] is not of type 'object'"),
-        ("A star.", "it is no JSON (JSON is malformed: invalid character (byte 0))"),
-        ("", "it is no JSON (Input data was truncated)"),
-        (STAR + " and more", "it is no JSON (JSON is malformed: trailing characters (byte 33))"),
-        ('{"shape":NaN}', "it is no JSON (JSON is malformed: invalid character (byte 9))"),
+        ("A star.", "it is not JSON (JSON is malformed: invalid character (byte 0))"),
+        ("", "it is not JSON (Input data was truncated)"),
+        (STAR + " and more", "it is not JSON (JSON is malformed: trailing characters (byte 33))"),
+        ('{"shape":NaN}', "it is not JSON (JSON is malformed: invalid character (byte 9))"),
     ],
 )
 def test_answer_that_breaks_the_schema_is_asked_again_and_never_kept(

@@ -591,7 +591,7 @@ def parquet_tables(folder: Path) -> Iterator[Case]:
         yield Case(f"id as {column.type}", path, 3, flags=("--id-column=id",))
     path = _with_images(folder / "invalid") / "t.parquet"
     title = _invalid_text(b"x", b"\xff\xfe", b"y")
-    case = Case("text that is no UTF-8", _parquet(path, {"image": names, "title": title}), 3)
+    case = Case("text that is not UTF-8", _parquet(path, {"image": names, "title": title}), 3)
     yield case
     prompt = path.with_name("prompt.md")
     prompt.write_text(PROMPT)
@@ -804,11 +804,11 @@ def other_paths(folder: Path) -> Iterator[Case]:
     (folder / "latin").mkdir()
     path = Path(os.fsdecode(os.fsencode(folder / "latin") + b"/\xff.tar"))
     path.write_bytes(tar(member("0.png", png(0))))
-    yield Case("tar with another name", path, refused="is no UTF-8; rename it")
+    yield Case("tar with another name", path, refused="is not UTF-8; rename it")
     images = _with_images(folder / "csv.csv", "a.png")
     yield Case("folder that is called as a table", images, 1)
     for flag in ("--id-column=x", "--image-column=x", "--type-column=x"):
-        yield Case(f"folder and {flag}", images, refused="belongs to a table", flags=(flag,))
+        yield Case(f"folder and {flag}", images, refused="applies to a table", flags=(flag,))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Runs a notebook as its kernel does: cells one after the other in the main thread, in which an
-event loop is running, with an output that is no file.
+event loop is running, with an output that is not a file.
 
 `python -m support.notebook FILE` prints what the cells print.
 """

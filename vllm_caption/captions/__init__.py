@@ -1,1 +1,1 @@
-"""The text of a request, and the rules that its caption must keep."""
+"""The text of a request, and the rules for its caption."""

@@ -1,8 +1,8 @@
 """Front matter `json_schema:` or `fields:` → the JSON schema that every answer must follow.
 
 Pure functions. Invariants:
-- a schema that loads describes one object whose fields are known by name, and refers to nothing
-  outside itself, so that no check asks a network;
+- a schema that loads describes one object with named fields, and refers to nothing outside itself,
+  so that no check needs the network;
 - JSON is strict: no NaN, no lone surrogate, nothing after the value.
 """
 
@@ -25,7 +25,8 @@ _QUOTE_IT: Final = "YAML reads yes, no, on, off, true and false as booleans: put
 
 
 class FieldsError(ValueError):
-    """A schema or a list of fields that cannot be used; ``path``: keys that lead to the place."""
+    """An unusable schema or list of fields, or an answer that breaks one; ``path``: the keys that
+    lead to the problem."""
 
     def __init__(self, problem: str, *path: str | int) -> None:
         super().__init__(problem)
@@ -33,7 +34,7 @@ class FieldsError(ValueError):
 
 
 def schema_of_fields(given: Mapping[object, object]) -> Schema:
-    """The schema of `fields:`, name → description or list of allowed values; all are required.
+    """The schema of `fields:` (name → description, or list of allowed values); all are required.
 
     Raises FieldsError.
     """
@@ -50,10 +51,10 @@ def schema_of_fields(given: Mapping[object, object]) -> Schema:
 
 def _field_name(name: object) -> str:
     if isinstance(name, bool):
-        raise FieldsError(f"the field `{name}` is no text; {_QUOTE_IT}")
+        raise FieldsError(f"the field `{name}` is not text; {_QUOTE_IT}")
     if not isinstance(name, str) or not name.isidentifier():
-        problem = "cannot be a field; a name is letters, digits and _, and begins with no digit"
-        raise FieldsError(f"`{name}` {problem}", str(name))
+        rule = "a name is letters, digits and _, and does not start with a digit"
+        raise FieldsError(f"`{name}` cannot be a field; {rule}", str(name))
     return name
 
 
@@ -66,7 +67,7 @@ def _property(name: object, value: object) -> Schema:
         raise FieldsError(f"the field `{name}` {problem}", path)
     for place, allowed in enumerate(value):
         if isinstance(allowed, bool):
-            problem = f"`{allowed}` is no text; {_QUOTE_IT}"
+            problem = f"`{allowed}` is not text; {_QUOTE_IT}"
             raise FieldsError(f"the field `{name}`: {problem}", path, place)
         if not isinstance(allowed, str | int | float):
             problem = f"an allowed value is text or a number, not {allowed!r}"
@@ -78,20 +79,20 @@ def _property(name: object, value: object) -> Schema:
 
 
 def check_schema(given: Mapping[object, object]) -> Schema:
-    """A schema as plain JSON. Raises FieldsError for what is no schema of one object."""
+    """The schema as plain JSON. Raises FieldsError unless it is the schema of one object."""
     import jsonschema
 
     try:
         schema: Schema = msgspec.json.decode(msgspec.json.encode(given))
     except (TypeError, ValueError, RecursionError) as error:
-        raise FieldsError(f"is no JSON ({error})") from None
+        raise FieldsError(f"is not JSON ({error})") from None
     try:
         jsonschema.validators.validator_for(
             schema, default=jsonschema.Draft202012Validator
         ).check_schema(schema)
     except jsonschema.SchemaError as error:
-        found = jsonschema.exceptions.best_match([error])  # of several, the one that helps most
-        raise FieldsError(f"is no JSON schema: {_short(found.message)}", *found.path) from None
+        found = jsonschema.exceptions.best_match([error])  # the most helpful of several
+        raise FieldsError(f"is not a JSON schema: {_short(found.message)}", *found.path) from None
     except RecursionError:
         raise FieldsError("is nested too deeply") from None
     if schema.get("type") != "object":
@@ -126,17 +127,17 @@ def _check_reference(schema: Schema, path: tuple[str | int, ...], reference: str
     try:
         resolver.lookup(reference)
     except referencing.exceptions.Unresolvable:
-        problem = "leads nowhere; a schema can only refer to its own parts (#/$defs/…)"
+        problem = "cannot be resolved; a schema can only refer to its own parts (#/$defs/…)"
         raise FieldsError(f"`$ref: {reference}` {problem}", *path) from None
 
 
 def field_names(schema: Schema) -> tuple[str, ...]:
-    """In the order in which they are answered."""
+    """The fields, in the order in which they are answered."""
     return tuple(schema["properties"])
 
 
 def described(schema: Schema) -> str:
-    """The fields for a prompt, a line each: name, then description and allowed values."""
+    """The fields as text for a prompt, one line each: name, description and allowed values."""
     lines = []
     for name, given in schema["properties"].items():
         field = given if isinstance(given, dict) else {}
@@ -151,7 +152,7 @@ def _shown(value: Json) -> str:
 
 
 def encode(value: Json) -> str:
-    """Compact JSON."""
+    """Encode as compact JSON."""
     return msgspec.json.encode(value).decode()
 
 
@@ -160,7 +161,7 @@ def encode(value: Json) -> str:
 
 @lru_cache(maxsize=16)
 def _validator(schema: str) -> Any:
-    import jsonschema  # here: a run without a schema is spared 0.2 s
+    import jsonschema  # here, since it takes 0.2 s and most runs have no schema
     from referencing import Registry
 
     parsed = msgspec.json.decode(schema)
@@ -169,12 +170,12 @@ def _validator(schema: str) -> Any:
 
 
 def decode_answer(text: str, schema: str) -> Json:
-    """The fields of an answer. Raises FieldsError for one that is no JSON or breaks the schema."""
+    """The fields of an answer. Raises FieldsError if it is not JSON or breaks the schema."""
     try:
         value = msgspec.json.decode(text.encode("utf-8", "surrogatepass"))
         broken = next(_validator(schema).iter_errors(value), None)
     except (ValueError, RecursionError) as error:
-        raise FieldsError(f"it is no JSON ({_short(str(error))})") from None
+        raise FieldsError(f"it is not JSON ({_short(str(error))})") from None
     if broken is not None:
         where = broken.json_path.removeprefix("$").removeprefix(".")
         raise FieldsError(_short(f"{where}: {broken.message}" if where else broken.message))
@@ -187,8 +188,8 @@ def _short(text: str) -> str:
 
 
 def samples(schema: Schema) -> list[dict[str, Json]]:
-    """Answers on which a template can be tried: one with every field, one with those that are
-    required. Empty where the schema asks for more than a sample can be made to hold."""
+    """Answers to try a template on: one with every field, one with only the required ones. Empty if
+    no sample can be made that follows the schema."""
     properties, required = schema["properties"], schema.get("required", ())
     whole = {name: _sample(field, schema, 0) for name, field in properties.items()}
     least = {name: value for name, value in whole.items() if name in required}
@@ -197,7 +198,7 @@ def samples(schema: Schema) -> list[dict[str, Json]]:
 
 
 def _sample(field: Json, schema: Schema, depth: int) -> Json:
-    """A value that most likely follows the schema of one field."""
+    """A value that probably follows the schema of one field."""
     if not isinstance(field, dict) or depth > MAX_SAMPLE_DEPTH:
         return _SAMPLE_TEXT
     if isinstance(reference := field.get("$ref"), str):

@@ -1,6 +1,6 @@
 """Text around a caption that is not part of it: a preface, a code fence, a tail of punctuation.
 
-Pure functions of text. Invariant: lettering in quotation marks is never taken for any of these.
+Pure functions of text. Invariant: quoted lettering never counts as one of these.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import unicodedata
 from typing import Final
 
 TAIL: Final = 5
-"""So many of the same punctuation in a row at the end of a caption are too many."""
+"""A caption that ends in this many of the same punctuation mark has a tail."""
 DOTS_IN_TAIL: Final = 7
-"""Six dots are an ellipsis in Chinese, three elsewhere."""
+"""The same for dots: an ellipsis has six in Chinese, three elsewhere."""
 _TAIL_CHARACTERS: Final = frozenset(".,;:!?…。，、；：！？\"'”’)）")
 _YES: Final = (
     r"(?:sure(?:\ thing)?|certainly|of\ course|absolutely|okay|ok|alright|no\ problem|got\ it"
@@ -45,17 +45,17 @@ _PREFACES: Final = re.compile(
     re.VERBOSE,
 )
 _TEMPLATE: Final = re.compile(r"\baddCriterion\b|<\|[a-z_]+\|>")
-"""Pieces of a chat template, wherever they stand."""
+"""Pieces of a chat template, anywhere in the text."""
 _FENCE: Final = re.compile(r"^[ \t]*```|```\s*$", re.MULTILINE)
 _MARKUP: Final = "*_#> \t\n"
 _INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _MAX_CHARS: Final = 400
-"""A preface is short: so much of a caption is looked at."""
+"""How much of a caption is searched: a preface is short."""
 
 
 def has_preface(caption: str) -> bool:
-    """Whether a caption begins with words about the answer ("Sure! Here is"), a label or the name
-    of a role, or holds a piece of a chat template."""
+    """Whether a caption starts with words about the answer ("Sure! Here is"), a label or the name
+    of a role, or contains a piece of a chat template."""
     plain = caption[:_MAX_CHARS]
     if not plain.isascii():
         plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", plain)).replace("’", "'")
@@ -66,12 +66,12 @@ def has_preface(caption: str) -> bool:
 
 
 def has_fence(caption: str) -> bool:
-    """Whether a line begins, or the caption ends, with the marks of a block of code."""
+    """Whether a line starts, or the caption ends, with the fence of a code block."""
     return "```" in caption and _FENCE.search(caption) is not None
 
 
 def has_tail(caption: str) -> bool:
-    """Whether a caption ends in the same punctuation over and over."""
+    """Whether a caption ends in a row of the same punctuation mark."""
     last = caption[-1:]
     if last not in _TAIL_CHARACTERS:
         return False

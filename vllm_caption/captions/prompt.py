@@ -1,11 +1,11 @@
 """Prompt files → the text of a request: Jinja2 templates with optional YAML front matter.
 
-Invariants
-- Whatever is wrong with a prompt file is a UsageError at load that names file, line and name.
-- A template that loads renders for an element with all metadata and for one with none.
-- Text that comes from a document is data: it cannot be template code, a special token of a model,
-  or a new line.
-- A template cannot run code: prompt files are passed around, so the environment is sandboxed.
+Invariants:
+- a mistake in a prompt file is a UsageError when it is loaded, naming the file, line and name;
+- a template that loads renders for an element with all metadata and for one with none;
+- text from a document is data: it cannot be template code, a special token of a model, or a new
+  line;
+- a template cannot run code: prompt files are shared, so the environment is sandboxed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from vllm_caption.errors import ItemError, UsageError
 from vllm_caption.items import Document, Item
 
 MAX_RENDERED_CHARS: Final = 50_000
-"""More is a loop gone wrong, found at load rather than by the engine, item by item."""
+"""A longer text is a runaway loop, better found at load than by the engine, item by item."""
 MAX_VALUE_CHARS: Final = 500
 
-# What a template can raise on values it did not expect.
+# What a template can raise for unexpected values.
 _RENDER_ERRORS: Final = (
     *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError),
     *(RecursionError, TypeError, ValueError),
 )
 _ANGLES: Final = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")
 _BRACKET_TOKEN: Final = re.compile(r"\[(/?[A-Za-z_]+)\]")
-_JOINERS: Final = "\u200c\u200d"  # they hold emoji and some scripts together
+_JOINERS: Final = "\u200c\u200d"  # needed by emoji and some scripts
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _ROW: Final = "row"
 """The variable that holds a table's columns."""
@@ -57,7 +57,7 @@ _OWN_TEMPLATE_ARGUMENTS: Final = (
     *("add_generation_prompt", "chat_template", "continue_final_message", "conversation"),
     *("messages", "padding", "return_dict", "return_tensors", "tokenize", "truncation"),
 )
-"""Arguments of a chat template that are not a prompt's to choose."""
+"""Arguments of a chat template that a prompt may not set."""
 
 
 class _FrontMatter(msgspec.Struct, frozen=True):
@@ -75,8 +75,8 @@ class _FrontMatter(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What a prompt asks of vLLM beside its texts. ``schema``: JSON that every answer must follow,
-    as JSON text; ``chat_template_kwargs``: variables of the model's chat template."""
+    """What a prompt asks of vLLM besides its texts. ``schema``: the JSON schema of every answer, as
+    JSON text; ``chat_template_kwargs``: variables of the model's chat template."""
 
     schema: str | None = None
     chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict)
@@ -89,8 +89,8 @@ NO_OPTIONS: Final = RequestOptions()
 class Prompt:
     """One loaded prompt: its templates as text, and ``source``, the text of its file.
 
-    ``caption``: the template that makes a caption of an answer's fields; None where it is their
-    JSON; ``fields_text``: the fields in words.
+    ``caption``: the template that turns an answer's fields into a caption; None if the caption is
+    their JSON; ``fields_text``: the fields in words.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Prompt:
     language: str | None = None
     single_line: bool = False
     columns: tuple[str, ...] = ()
-    """Those of a table that its templates name, as `row.title`."""
+    """The columns of a table that the templates use, for example as `row.title`."""
     source: str = ""
     options: RequestOptions = NO_OPTIONS
     caption: str | None = None
@@ -110,7 +110,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """The messages of one request, before the model's own chat template."""
+    """The messages of one request, before the model's chat template is applied."""
 
     system: str | None
     user: str
@@ -122,7 +122,7 @@ def available_prompts() -> list[str]:
 
 
 def _by_name() -> dict[str, Path]:
-    # The working directory's own first, then the shipped ones: in the wheel, or in a checkout.
+    # Those of the working directory win over the shipped ones (in the wheel, or in a checkout).
     folders = (Path("prompts"), _PACKAGE / "_prompts", _PACKAGE.parent / "prompts")
     files = (path for folder in reversed(folders) for path in folder.glob("[!.]*.md"))
     return {path.stem: path for path in files if path.is_file()}
@@ -131,7 +131,7 @@ def _by_name() -> dict[str, Path]:
 def load_prompt(reference: str | os.PathLike[str]) -> Prompt:
     """Load and try out a prompt: a path, or the name of a file in a prompts/ folder.
 
-    Raises UsageError that names file, line and name.
+    Raises UsageError with the file, line and name.
     """
     reference = os.fspath(reference)
     path = _find(reference)
@@ -161,7 +161,7 @@ def load_prompt(reference: str | os.PathLike[str]) -> Prompt:
 
 
 def _find(reference: str) -> Path:
-    # Not Path.is_file: it raises where the reference is a whole sentence, too long for a name.
+    # Not Path.is_file: it raises if the reference is a whole sentence, too long for a name.
     if "/" in reference or os.path.isfile(reference):  # noqa: PTH113
         return Path(reference)
     stem, found = reference.removesuffix(".md"), _by_name()
@@ -174,7 +174,7 @@ def _find(reference: str) -> Path:
 def _read(path: Path, reference: str) -> str:
     try:
         if not path.is_file():
-            raise _refusal(reference, f"is no file; available: {', '.join(available_prompts())}")
+            raise _refusal(reference, f"is not a file; available: {', '.join(available_prompts())}")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise _refusal(reference, f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
@@ -183,7 +183,7 @@ def _read(path: Path, reference: str) -> str:
 
 
 def _split(source: str, reference: str) -> tuple[str, str, int]:
-    """Front matter, body and the line of the file on which the body starts."""
+    """Front matter, body, and the line on which the body starts."""
     lines = source.split("\n")
     if lines[0].rstrip() != "---":
         return "", source, 1
@@ -256,7 +256,7 @@ def _template_arguments(
     for name in given:
         at = _line(front_matter, "chat_template_kwargs", str(name))
         if not isinstance(name, str) or not name.isidentifier():
-            remedy = "is no name of a variable of a chat template"
+            remedy = "cannot be a variable of a chat template"
         elif name in _OWN_TEMPLATE_ARGUMENTS:
             remedy = "is set by the job; leave it out"
         else:
@@ -266,11 +266,11 @@ def _template_arguments(
         return msgspec.json.decode(msgspec.json.encode(given), type=dict[str, Any])
     except (TypeError, ValueError, RecursionError) as error:
         at = _line(front_matter, "chat_template_kwargs")
-        raise _refusal(reference, f"{at}`chat_template_kwargs` is no JSON ({error})") from None
+        raise _refusal(reference, f"{at}`chat_template_kwargs` is not JSON ({error})") from None
 
 
 def _line(front_matter: str, *path: str | int) -> str:
-    """Where in the file these keys lead, as far as they lead; for messages."""
+    """The line that these keys, as far as they exist, lead to; for messages."""
     node, line = yaml.compose(front_matter, yaml.SafeLoader), 0
     for part in path:
         found = []
@@ -305,7 +305,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def render(prompt: Prompt, item: Item) -> RenderedPrompt:
-    """The request's text for one element; raises ItemError where the template fails on it."""
+    """The request's text for one element. Raises ItemError if the template fails on it."""
     try:
         text = _rendered(prompt, item)
     except _RENDER_ERRORS as error:
@@ -328,7 +328,7 @@ def _prompt_values(prompt: Prompt) -> dict[str, object]:
 
 
 def render_caption(template: str, schema: str, values: Mapping[str, Json]) -> str:
-    """The caption of an answer's fields. Raises FieldsError where the template fails on them."""
+    """The caption made from an answer's fields. Raises FieldsError if the template fails."""
     names = _names(schema)
     try:
         return _render(template, {**dict.fromkeys(names), **values})
@@ -367,7 +367,7 @@ def _try_out(prompt: Prompt, reference: str, first_line: int) -> None:
     if prompt.system is not None:
         _check(prompt.system, reference, lambda _: "in `system`: ", names, trials)
     _check(prompt.user, reference, lambda line: f"line {line + first_line - 1}: ", names, trials)
-    row = dict.fromkeys(prompt.columns, _SomeText())  # a prompt may be no more than a column
+    row = dict.fromkeys(prompt.columns, _SomeText())  # the whole prompt may be one column
     samples = (msgspec.structs.replace(sample, row=row) for sample in _SAMPLES)
     if not all(_rendered(prompt, sample).user for sample in samples):
         raise _refusal(reference, "says nothing about an element that has no metadata")
@@ -395,7 +395,7 @@ def _check(
     trials: Iterable[tuple[str, Mapping[str, object]]],
     kind: str = "variable",
 ) -> None:
-    """Refuse a template that does not compile, names the unknown, or fails on a sample."""
+    """Refuse a template that does not compile, uses an unknown name, or fails on a sample."""
     try:
         _compiled(template)
         unknown = _first_unknown(template, names)
@@ -418,26 +418,26 @@ def _check(
 
 
 class _Row(dict[str, object]):
-    """A row of a table. What it lacks is empty, as where a line of JSON leaves out a key; whether
-    a table has the columns that a prompt names is found out before a run."""
+    """A row of a table. A missing value is empty, since a line of JSON may leave out a key; whether
+    a table has the columns that a prompt names is checked before a run."""
 
     def __missing__(self, name: str) -> object:
         return jinja2.ChainableUndefined()
 
 
 class _SomeText(jinja2.ChainableUndefined):
-    """A value of which nothing is known yet but that it prints."""
+    """A value that is not known yet, but prints as some text."""
 
     def __str__(self) -> str:
         return "text"
 
 
 def _columns(templates: str) -> tuple[str, ...]:
-    """The columns that are named; all where the row is used as a whole."""
+    """The columns that templates name; ALL_COLUMNS if they use the row as a whole."""
     try:
         tree = _environment.parse(templates)
     except (jinja2.TemplateSyntaxError, RecursionError, MemoryError):
-        return ()  # it is refused by each template on its own, in better words
+        return ()  # refused later, when each template is checked, with a better message
     names: dict[str, None] = {}
     num_named = 0
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
@@ -450,7 +450,7 @@ def _columns(templates: str) -> tuple[str, ...]:
 
 
 def _column(node: nodes.Expr) -> str | None:
-    """Of `row.title` and `row["title"]`."""
+    """The name in `row.title` or `row["title"]`; None for other expressions."""
     if not isinstance(node, nodes.Getattr | nodes.Getitem):
         return None
     if not (isinstance(node.node, nodes.Name) and node.node.name == _ROW):
@@ -505,10 +505,11 @@ def _row_as_data(value: object) -> object:
 
 
 def as_data(text: str) -> str:
-    """One line of visible text that no tokenizer reads as a special token.
+    """One line of visible text in which no tokenizer finds a special token.
 
-    Control and formatting characters go, white space becomes single spaces, ``<`` and ``>``
-    become ``‹`` and ``›`` (``<|im_end|>``, ``</s>``, ``<image>``), ``[INST]`` becomes ``(INST)``.
+    Control and formatting characters are removed, white space becomes single spaces, ``<`` and
+    ``>`` become ``‹`` and ``›`` (``<|im_end|>``, ``</s>``, ``<image>``), ``[INST]`` becomes
+    ``(INST)``.
     """
     if not text.isprintable():
         text = "".join(map(_visible, text))

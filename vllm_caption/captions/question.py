@@ -1,4 +1,4 @@
-"""What a run will ask its model, known before it has read an item: for the check at its start."""
+"""What a run will ask its model, known before any item is read: for the check at the start."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vllm_caption.items import Document, Item
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The texts of a prompt for an element without metadata, and for one with the longest, and what
-    goes with each of its requests."""
+    """A prompt rendered for an element without metadata and for one with the longest metadata, and
+    the options of its requests."""
 
     prompt_name: str
     plain: RenderedPrompt
@@ -20,6 +20,6 @@ class Question:
 
 
 def make_question(prompt: Prompt, longest: Item) -> Question:
-    """``longest``: an item whose values are as long as an input can make them."""
+    """``longest``: an item with the longest values that an input can have."""
     plain = Item("a.png", Document("a"), 0, longest.element_type)
     return Question(prompt.name, render(prompt, plain), render(prompt, longest), prompt.options)

@@ -1,12 +1,12 @@
 """Which part of an answer is the caption: the reasoning before it is removed.
 
-Models mark their reasoning in their own ways; the marks of all of them are known here, so that no
-flag is needed. A chat template may already open the reasoning in the prompt; the engine then puts
-that mark in front of the answer (`opened_by`), so that what follows is recognised even where it was
-cut off by `max_tokens`.
+Models mark their reasoning in different ways; all their marks are listed here, so that no flag is
+needed. A chat template may already open the reasoning in the prompt; the engine then puts that mark
+before the answer (`opened_by`), so that the reasoning is recognised even if `max_tokens` cut it
+off.
 
-Pure functions of text. Invariants: reasoning is never part of a caption; a text without marks is
-returned unchanged; a mark behind a quotation mark is lettering.
+Pure functions of text. Invariants: reasoning is never part of a caption; text without marks is
+returned unchanged; a mark after a quotation mark is lettering.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from typing import Final
 
 _NAMES: Final = r"(?:\w+[:|])?(?:think|thinking|thought|thoughts|reasoning)(?:[_:]\w+)?"
-"""As in <think>, <seed:think>, <mm:think>, <ifm|think_fast>, <think:opensource>."""
+"""Matches <think>, <seed:think>, <mm:think>, <ifm|think_fast>, <think:opensource>."""
 _OPENS: Final = rf"""
     <{_NAMES}> | <summary> | ◁think▷ | \[THINK\] | <\|START_THINKING\|> | <\|begin_of_thought\|>
     | <\|channel\|>(?:analysis|commentary) | <\|channel>thought
@@ -34,7 +34,7 @@ _BARE_CHANNELS: Final = re.compile(
     r"\A\s*analysis(?=[A-Z]).*?assistantfinal|\A\s*assistantfinal", re.S
 )
 _BARE_ANALYSIS: Final = re.compile(r"\A\s*analysis(?=[A-Z])")
-"""Channels of a model whose special tokens were dropped from the text."""
+"""The channels of a model whose special tokens were stripped from the text."""
 _WRAPPER: Final = re.compile(
     r"\A\s*<(answer|response|conclusion)>(.*?)(?:</\1>\s*|\Z)", re.IGNORECASE | re.DOTALL
 )
@@ -44,12 +44,12 @@ _LEFT_OVER: Final = re.compile(
 )
 _MARK_TOKENS: Final = re.compile(rf"{_OPENS}|{_CLOSES}|<\|channel\|?>|<\|(?:open|close)\|>", _FLAGS)
 _SIGNS: Final = ("<", "◁", "[", "here", "analysis", "assistantfinal")
-"""One of these is in every mark."""
+"""Every mark contains one of these."""
 _PARTS_OF_MARKS: Final = re.compile(r"<\|(?:start|end|message|constrain|sep)\|>")
 
 
 def answer_of(text: str) -> str | None:
-    """What stands behind the reasoning; None where there is reasoning and nothing behind it."""
+    """The text after the reasoning; None if nothing follows the reasoning."""
     folded = text.casefold()
     if not any(sign in folded for sign in _SIGNS):  # nearly all captions
         return text
@@ -67,12 +67,12 @@ def answer_of(text: str) -> str | None:
 
 
 def reasoning_alone(reasoning: str) -> str:
-    """An answer that is nothing but reasoning, so that `answer_of` knows it as such."""
+    """Mark an answer that is nothing but reasoning, so that `answer_of` recognises it."""
     return f"<think>{reasoning}"
 
 
 def opened_by(prompt: str) -> str:
-    """The mark that the end of a prompt leaves open; "" where the model starts with its answer."""
+    """The mark that the end of a prompt leaves open; "" if the model starts with its answer."""
     opens = [*_ANY_OPEN.finditer(prompt)]
     if not opens or _CLOSE.search(prompt, opens[-1].end()):
         return ""
@@ -85,5 +85,5 @@ def is_mark(token: str) -> bool:
 
 
 def is_part_of_mark(token: str) -> bool:
-    """Whether a special token may stand in a mark of reasoning, beside others."""
+    """Whether a special token can be part of a mark of reasoning."""
     return is_mark(token) or _PARTS_OF_MARKS.fullmatch(token) is not None

@@ -1,7 +1,7 @@
-"""Are so many captions rejected that the user should stop the run? Pure counting.
+"""Warns if so many captions are rejected that the user should stop the run. Pure counting.
 
-An answer is rejected when it breaks a rule that is worth another try (`rules.verdict`); each
-rejected answer costs GPU time.
+An answer is rejected if it breaks a rule that is worth a retry (`rules.verdict`); each rejected
+answer wastes GPU time.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from vllm_caption.errors import CaptionFlag
 
 MIN_ANSWERS: Final = 50
 WINDOW: Final = 200
-"""Only the most recent answers count, so that trouble that begins late is noticed too."""
+"""Only the most recent answers count, so that problems that start late are noticed, too."""
 ALARM_SHARE: Final = 0.20
 MAX_SHOWN_CHARS: Final = 120
 
 REMEDIES: Final[dict[CaptionFlag, str]] = {
     "empty": "the model says nothing: is it an instruct model for images? look at the prompt,"
     " --stop and --min-tokens",
-    "reasoning": "the model reasons and gives no answer: raise --max-tokens (2000 or more), or take"
-    " the instruct version of the model; leave --reasoning-parser out if it never reasons",
-    "bad_json": "the answers are no JSON of the prompt's schema: raise --max-tokens if they are cut"
-    " off, leave --stop out, or simplify the schema",
+    "reasoning": "the model reasons and gives no answer: raise --max-tokens (2000 or more), or use"
+    " the instruct version of the model; leave out --reasoning-parser if it never reasons",
+    "bad_json": "the answers do not follow the prompt's schema: raise --max-tokens if they are cut"
+    " off, leave out --stop, or simplify the schema",
     "loop": "try --repetition-penalty 1.05, fewer --max-tokens, or a larger model",
-    "refusal": "say in the prompt that the image is a graphic element, or take another model",
+    "refusal": "say in the prompt that the image is a graphic element, or use another model",
     "prompt_echo": "is it an instruct model? a base model continues the prompt instead of obeying",
     "wrong_script": "write the whole prompt, its system text too, in the language of the caption",
     "preface": "ask in the prompt for the description alone, without an introduction",
     "code_fence": "ask in the prompt for plain text",
     "punctuation_tail": "try --repetition-penalty 1.05, or a --stop string",
-    "forbidden_opening": "say in the prompt how a caption begins, or shorten forbid_openings in its"
+    "forbidden_opening": "say in the prompt how a caption starts, or shorten forbid_openings in its"
     " front matter",
     "too_long": "ask for fewer words in the prompt, or raise max_words in its front matter",
 }
 
 
 class Rejections:
-    """The answers of one run so far."""
+    """Counts the answers of one run."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -51,7 +51,7 @@ class Rejections:
         self._told = False
 
     def count(self, file: str, caption: str, flags: Iterable[CaptionFlag]) -> None:
-        """One answer of an engine; ``flags``: worst first."""
+        """Count one answer of an engine; ``flags``: worst first."""
         broken = tuple(flags)
         worst = broken[0] if verdict(broken) != "accept" else None
         self.answers += 1
@@ -63,7 +63,7 @@ class Rejections:
         self._examples[worst] = (file, caption)
 
     def alarm(self) -> str | None:
-        """The warning to log now: once in a run, as soon as enough answers show it."""
+        """The warning to log now, if any: once per run, as soon as enough answers call for it."""
         rejected = [flag for flag in self._recent if flag is not None]
         num_recent = len(self._recent)
         too_many = num_recent >= MIN_ANSWERS and len(rejected) > ALARM_SHARE * num_recent

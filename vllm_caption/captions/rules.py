@@ -1,12 +1,12 @@
-"""Checks of a caption: the rules of its prompt, and the ways in which a model fails to describe.
+"""Checks a caption: the rules of its prompt, and the ways in which a model fails to describe.
 
 Pure functions of text.
 
-Invariants: flags come in one fixed order, worst first; a rule that a prompt does not set is never
+Invariants: flags have a fixed order, worst first; a rule that a prompt does not set is never
 broken; honest short captions ("very very large", "red, green and blue dots") are never flagged.
 
-A *word* is what stands between white space, or one character of Chinese or Japanese; punctuation
-on its own is no word.
+A *word* is a run of characters without white space, or one character of Chinese or Japanese;
+punctuation alone is not a word.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from vllm_caption.errors import CAPTION_FLAGS, CaptionFlag
 Verdict = Literal["accept", "retry_or_flag", "retry_or_fail"]
 
 LOOP_REPEATS: Final = ((12, 2), (4, 3), (2, 4), (1, 5))
-"""(words in a block, times in a row that make a loop), longest first. A long sentence said twice is
-a loop; a single word is one only from the fifth time on."""
+"""(words in a block, repeats in a row that make a loop), longest first. A long sentence is a loop
+if it comes twice, a single word only if it comes five times."""
 MIN_HALF_WORDS: Final = 4
 MAX_BLOCK_WORDS: Final = 100
 MAX_LOOP_WORDS: Final = 1000
@@ -36,13 +36,14 @@ MIN_WORDS_FOR_VARIETY: Final = 24
 MIN_VARIETY: Final = 0.5
 ECHO_WORDS: Final = (8, 5)
 ECHO_CHARACTERS: Final = (12, 8)
-"""How many words or characters of the prompt make an echo: (within a caption, as all of it)."""
+"""How many words or characters of the prompt are an echo: (within a caption, as a whole caption).
+"""
 
 HAN: Final = (
     "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-"""Letters that are a word each, as the inside of a character class."""
+"""Characters that are words by themselves, as the inside of a character class."""
 _WIDE_PUNCTUATION: Final = (
     "\u3000-\u303f\u3040\u3097-\u309c\u30a0\u30fb"
     "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
@@ -54,19 +55,19 @@ WORD_RE2: Final = (
     rf"[{HAN}]|[^{_BREAKS}]*"
     rf"(?:[^\P{{L}}{_BREAKS}]|[^\P{{N}}{_BREAKS}])[^{_BREAKS}]*"
 )
-"""Matches once for each of `words`. For RE2, which counts a whole column at a time: it has no step
-that drops punctuation on its own afterwards, and its ``\\s`` is ASCII only."""
+"""Matches once per word of `words`. For RE2, which counts a whole column at a time: no later step
+drops lone punctuation, and its ``\\s`` is ASCII only."""
 _HAN_CHAR: Final = re.compile(rf"[{HAN}]")
 _EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
 _LEADING: Final = re.compile(r"^[\W_]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 _SPACE_CONTROL: Final = re.compile(r"[\x0b-\x0d\x1c-\x1f\x85]")
-"""Control characters that part words: a lone carriage return, a form feed."""
+"""Control characters that separate words, such as a lone carriage return or a form feed."""
 _LINE_BREAK: Final = re.compile(r"\s*[\n\u2028\u2029]\s*")
 _INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _OUTER: Final = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u200b\ufeff"
-# The same few characters over and over, for what has no words: "aaaa…", "-=-=-=…".
+# The same few characters over and over, for text without words: "aaaa…", "-=-=-=…".
 _CHARACTER_LOOP: Final = re.compile(r"(\S)\1{11,}|(\S{2,12}?)\2{5,}")
 
 _CANNOT: Final = (
@@ -140,9 +141,9 @@ class CaptionRules:
 def judge(
     answer: str, finish_reason: str | None, rules: CaptionRules, prompt_text: str = ""
 ) -> tuple[str, tuple[CaptionFlag, ...]]:
-    """The caption of a model's answer, as it is stored, and its flags.
+    """The caption in a model's answer, as it is stored, and its flags.
 
-    Reasoning with nothing behind it is no caption, whatever the rules: its text is returned, for
+    Reasoning without an answer is never a caption, whatever the rules: its text is returned, for
     messages, with the flag `reasoning`.
     """
     caption = answer_of(answer)
@@ -156,8 +157,8 @@ def judge(
 def clean_caption(text: str, *, single_line: bool = False) -> str:
     """The caption as it is stored: no outer white space, no control characters, encodable.
 
-    A broken character at the end (cut off within its bytes) is removed too; quotes, markup and all
-    inner text stay. ``single_line``: a line break, with the blanks around it, becomes one blank.
+    A broken last character (cut off within its bytes) is removed, too; quotes, markup and all inner
+    text stay. ``single_line``: a line break and the blanks around it become one blank.
     """
     if not text.isprintable():  # most captions are one line of plain text
         text = _SPACE_CONTROL.sub(" ", text.replace("\r\n", "\n"))
@@ -204,9 +205,9 @@ def _prompt_words(prompt: str) -> list[str]:
 
 
 def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
-    """Being cut off alone is fine. Any other broken rule is worth another try; when none is left,
-    an empty or looping caption, reasoning alone, or fields that break their schema fail the item,
-    and the rest are flagged."""
+    """What to do about these flags. `cut_off` alone is accepted. Any other is worth a retry; after
+    the last one, an item fails if its caption is empty or a loop, if there is only reasoning, or if
+    fields break their schema; otherwise its caption is flagged."""
     broken = set(flags) - {"cut_off"}
     if broken & {"empty", "reasoning", "bad_json", "loop"}:
         return "retry_or_fail"
@@ -214,7 +215,7 @@ def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
 
 
 def rank(flags: Iterable[CaptionFlag]) -> int:
-    """How bad an attempt is: the worst flag decides, then the next worst. 0 without flags."""
+    """How bad an attempt is: the worst flag decides, then the second worst. 0 without flags."""
     return sum(1 << (len(CAPTION_FLAGS) - 1 - CAPTION_FLAGS.index(flag)) for flag in set(flags))
 
 
@@ -225,7 +226,7 @@ def words(text: str) -> list[str]:
 
 
 def _is_loop(text: str, found: list[str]) -> bool:
-    """Whether a block of words is repeated in a row, or the text hardly says anything new."""
+    """Whether a block of words is repeated in a row, or the text has hardly any variety."""
     if _CHARACTER_LOOP.search(text):
         return True
     found = found[:MAX_LOOP_WORDS]
@@ -270,7 +271,7 @@ def _runs(found: Sequence[str], size: int) -> set[tuple[str, ...]]:
 
 
 def is_echo(caption_words: Sequence[str], prompt_words: Sequence[str]) -> bool:
-    """Whether a caption has a long run of the prompt's words, or is just a piece of the prompt."""
+    """Whether a caption contains a long run of the prompt's words, or is a piece of the prompt."""
     run, whole = ECHO_CHARACTERS if _is_han(caption_words) else ECHO_WORDS
     if len(caption_words) < whole:
         return False
@@ -279,15 +280,15 @@ def is_echo(caption_words: Sequence[str], prompt_words: Sequence[str]) -> bool:
 
 
 def is_refusal(caption: str) -> bool:
-    """Whether the model speaks about itself, or asks for the image, instead of describing it.
+    """Whether the model talks about itself, or asks for the image, instead of describing it.
 
-    Leading quotes stay in place: "Sorry, I can't" in quotes is lettering on a design.
+    Leading quotes count: "Sorry, I can't" in quotes is lettering on a design.
     """
     return _REFUSALS.search(_comparable(caption).lstrip("*_#> -")) is not None
 
 
 def opens_with(caption: str, opening: str) -> bool:
-    """Whether a caption begins with an opening, whatever its case, leading quotes and markup.
+    """Whether a caption starts with an opening, regardless of case, leading quotes and markup.
 
     An opening that ends in a letter must end a word: "sure" matches "Sure, a dot", not "Surely".
     Chinese has no such limit.
@@ -305,7 +306,7 @@ def opens_with(caption: str, opening: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _comparable(text: str) -> str:
-    """Compatibility forms (full-width letters, ligatures) as plain letters, without invisible
-    characters."""
+    """The text casefolded, with compatibility forms (full-width letters, ligatures) as plain
+    letters, and without invisible characters."""
     plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
     return " ".join(plain.replace("’", "'").split())

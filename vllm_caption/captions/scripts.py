@@ -1,8 +1,8 @@
-"""Is a caption written in the script of its prompt's ``language``?
+"""Checks that a caption is written in the script of its prompt's ``language``.
 
-The script alone is looked at: English and French look the same here, English and Russian do not.
-A word counts as in `rules.words`; what stands in quotation marks is lettering and may be in any
-script, and so may a few words without them.
+Only scripts are compared: English and French are the same here, English and Russian are not. Words
+are those of `rules.words`; text in quotation marks is lettering and may be in any script, and so
+may a few words outside them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from functools import lru_cache
 from typing import Final
 
 MIN_SHARE: Final = 1 / 3
-"""Of the words that have a script, at least so many are in one of the language."""
+"""At least this share of the words that have a script must be in one of the language."""
 MAX_KANA_SHARE: Final = 1 / 5
-"""A Chinese caption with more kana is Japanese."""
+"""A Chinese caption with a larger share of kana is Japanese."""
 MIN_HAN_FOR_KANA: Final = 8
-"""A Japanese caption of so many Chinese characters has kana among them."""
+"""A caption with this many Chinese characters and no kana is not Japanese."""
 
 _BY_SCRIPTS: Final = {
     ("LATIN",): (
@@ -54,7 +54,7 @@ _BY_SCRIPTS: Final = {
 SCRIPTS: Final = {
     code: frozenset(scripts) for scripts, codes in _BY_SCRIPTS.items() for code in codes.split()
 }
-"""Of each language, by its code in ISO 639, as Unicode names them."""
+"""The scripts of each language, by ISO 639 code, as Unicode names them."""
 _KNOWN: Final = frozenset().union(*SCRIPTS.values())
 _QUOTES: Final = re.compile("[“\"„«‘「『《']")
 _QUOTED: Final = re.compile(
@@ -63,12 +63,12 @@ _QUOTED: Final = re.compile(
 
 
 def language_code(text: str) -> str:
-    """`zh` of `zh-CN`, `pt` of `pt_BR`."""
+    """The language of a tag: `zh` for `zh-CN`, `pt` for `pt_BR`."""
     return re.split("[-_]", text.strip().casefold())[0]
 
 
 def without_quotations(caption: str) -> str:
-    """The words of the caption itself."""
+    """The caption without quoted lettering."""
     return _QUOTED.sub(" ", caption) if _QUOTES.search(caption) else caption
 
 
@@ -87,7 +87,7 @@ def in_other_script(words: Sequence[str], language: str) -> bool:
 
 
 def _script(word: str) -> str | None:
-    """Of the first letter that has one."""
+    """The script of the first letter that has one."""
     return next((script for char in word if (script := _script_of(char))), None)
 
 

@@ -1,7 +1,7 @@
-"""An answer → its caption, its flags and, where the prompt has a schema, its fields as JSON.
+"""An answer → its caption, its flags and, if the prompt has a schema, its fields as JSON.
 
-Pure functions of text. Invariants: fields are kept only where they follow the schema, also where
-the other rules are off; a caption is made of nothing but these fields.
+Pure functions of text. Invariants: fields are kept only if they follow the schema, even if the
+other rules are off; with a schema, a caption is made from these fields alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ CUT_OFF: Final = "the JSON is cut off at --max-tokens; raise it"
 
 
 class Judged(NamedTuple):
-    """What is stored of an answer. ``structured``: its fields, as compact JSON; ``problem``: what
-    is wrong with a `bad_json`."""
+    """What is stored of an answer. ``structured``: its fields, as compact JSON; ``problem``:
+    explains the flag `bad_json`."""
 
     caption: str
     flags: tuple[CaptionFlag, ...]
@@ -35,7 +35,7 @@ def judge_answer(
     schema = prompt.options.schema
     if schema is None:
         return Judged(*judge(answer, finish_reason, rules, asked))
-    # What begins as JSON holds no reasoning, whatever its texts look like.
+    # What starts as JSON holds no reasoning, whatever its values look like.
     text = answer if answer.lstrip().startswith("{") else answer_of(answer)
     if text is None:
         return Judged(*judge(answer, finish_reason, rules, asked))

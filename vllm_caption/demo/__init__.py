@@ -1,4 +1,4 @@
-"""The bundled sample and the bundled tiny model, for demonstration and tests only."""
+"""The bundled sample and the bundled tiny model, only for demonstrations and tests."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From the name of an image to the pixels that the model is shown."""
+"""From the name of an image to the pixels that the model sees."""

@@ -1,12 +1,12 @@
-"""Modes, backdrop and padding: from the pixels that a decoder gives to RGB that shows the shapes.
+"""Modes, backdrop and padding: from a decoder's pixels to RGB that shows the shapes.
 
 A transparent image is composited onto white, unless that hides more than half of it; then onto
-black or gray, whichever hides less. To drop alpha loses black icons, to always take white loses
-white ones; this choice loses none.
+black or gray, whichever hides less. Dropping alpha would lose black icons, and white alone would
+lose white ones; this choice loses none.
 
-Every image is composited onto white first: the average of pixels on white is the average of the
-image on white, and from that and the averaged alpha any other backdrop follows. So an image may be
-shrunk between `composite_on_white` and `flatten`.
+Every image is composited onto white first: averaging commutes with compositing, and any other
+backdrop follows from the averages on white and of alpha. So an image may be shrunk between
+`composite_on_white` and `flatten`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from vllm_caption.messages import Backdrop
 Pixels = np.ndarray[Any, Any]
 
 MAX_SIDE_RATIO: Final = 200
-"""Longer to shorter side; above it Qwen's image processor refuses an image."""
+"""Longer to shorter side; Qwen's image processor refuses images with a larger ratio."""
 NEAR: Final = 24
-"""A colour is lost on a backdrop from which no channel differs by at least this much (of 255)."""
+"""A colour is lost on a backdrop if no channel differs by at least this much (of 255)."""
 _LEVEL: Final[dict[Backdrop, int]] = {"white": 255, "black": 0, "gray": 128}
 _SAMPLES_A_SIDE: Final = 64
 _ENOUGH: Final = 256
-"""Opaque pixels that the samples must hold: a thin shape is not judged by a few of its pixels."""
+"""Opaque pixels that a sample needs, so that a thin shape is not judged by a few of its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Composite:
-    """An image on white, with the alpha that it had. What was hidden under alpha 0 is gone."""
+    """An image on white, with its alpha. Colours hidden under alpha 0 are gone."""
 
     on_white: Image.Image
     """L or RGB; or I or F, which are never transparent, with values that `flatten` scales."""
@@ -48,7 +48,7 @@ class Composite:
     """L, of the same size; None for an image without."""
 
     def map(self, change: Callable[[Image.Image], Image.Image]) -> Composite:
-        """The same change to both layers: an average, a turn, anything that mixes no channels."""
+        """Apply a change that mixes no channels (averaging, a rotation) to both layers."""
         return Composite(change(self.on_white), change(self.alpha) if self.alpha else None)
 
     def paste(self, band: Composite, top: int) -> None:
@@ -106,8 +106,8 @@ def pad(image: Image.Image, backdrop: Backdrop) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The same image as L, RGB or RGBA, in sRGB; or as I or F, whose range is known only of the
-    whole."""
+    """The same image as L, RGB or RGBA in sRGB; or as I or F, whose range depends on the whole
+    image."""
     to_srgb = to_srgb_of(image)
     if to_srgb is None:
         return _in_its_colours(image)
@@ -137,7 +137,7 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
-    """16-bit gray to 8 bits; Pillow's own conversion clips all but the darkest levels to white."""
+    """16-bit gray to 8 bits; Pillow's conversion clips all but the darkest levels to white."""
     values = np.asarray(image)
     gray = Image.fromarray((values >> 8).astype(np.uint8))
     key = image.info.get("transparency")
@@ -148,7 +148,7 @@ def _high_bytes(image: Image.Image) -> Image.Image:
 
 
 def _scale_values(image: Image.Image) -> Image.Image:
-    """Numbers to 8-bit gray: by the usual range that holds them all, else from least to most."""
+    """Numbers to 8-bit gray: by the first usual range that fits, else from minimum to maximum."""
     values = np.asarray(image, dtype=np.float32)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -166,7 +166,7 @@ def _scale_values(image: Image.Image) -> Image.Image:
 
 
 def _on(level: int, on_white: Image.Image, alpha: Image.Image) -> Image.Image:
-    """On gray of this level: what shows on white, less what white adds beyond the gray."""
+    """The image on gray of this level: the one on white, minus what white adds beyond the gray."""
     beyond = alpha.point([round((255 - a) * (255 - level) / 255) for a in range(256)])
     return ImageChops.subtract(on_white, Image.merge("RGB", (beyond,) * 3))
 
@@ -174,7 +174,7 @@ def _on(level: int, on_white: Image.Image, alpha: Image.Image) -> Image.Image:
 def _best_backdrop(on_white: Image.Image, alpha: Image.Image) -> Backdrop:
     """White, unless it hides more than half of the opaque area; then the better of black and gray.
 
-    What counts is the colour of a pixel, weighted by its alpha. A faint pixel thus gets the
+    A pixel counts by its colour, weighted by its alpha, so that a faint pixel, too, asks for the
     backdrop that it contrasts with most.
     """
     on_white, alpha, area = _samples(on_white, alpha)
@@ -192,7 +192,7 @@ def _best_backdrop(on_white: Image.Image, alpha: Image.Image) -> Backdrop:
     if 2 * lost_on_white <= area:
         return "white"
     lightest = np.maximum(np.maximum(red, green), blue).astype(np.int32)
-    # Colour × alpha × 255, without white's part: no division, so exact where alpha is small.
+    # Colour × alpha × 255, without white's part: no division, so exact even for small alpha.
     weighted = [255 * (channel + weight - 255) for channel in (darkest, lightest)]
 
     def lost(level: int) -> int:
@@ -205,9 +205,9 @@ def _best_backdrop(on_white: Image.Image, alpha: Image.Image) -> Backdrop:
 def _samples(on_white: Image.Image, alpha: Image.Image) -> tuple[Image.Image, Image.Image, int]:
     """Pixels all over an image, or all its pixels; their alpha, and the sum of it.
 
-    To look at all of them would add a millisecond to the three of a small image. The steps between
-    samples are 1.618 pixels, or 2.618, or 3.618, …, so that no pattern of whole pixels falls in
-    step with them.
+    Using all pixels would add a millisecond to the three that a small image takes. The steps
+    between samples are 1.618 pixels, or 2.618, or 3.618, …, so that they cannot coincide with a
+    regular pattern.
     """
     factor = max(alpha.size) // _SAMPLES_A_SIDE
     if factor:

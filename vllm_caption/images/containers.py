@@ -1,9 +1,9 @@
 """Images inside other files: a member of a tar, a cell of a Parquet table.
 
 A name leads into such a file as into a folder: `shard.tar/a/b.png`, `part.parquet/image/00000012`
-for a row of a column, and `part.parquet/images/00000012/3` where a cell holds a list. Nothing is
-unpacked: a member is read at its offset, a cell with its row group. Each process keeps the index of
-the files that it read last.
+for a row of a column, and `part.parquet/images/00000012/3` if the cell holds a list. Nothing is
+unpacked: a member is read at its offset, a cell with its row group. Each process caches the index
+of the files that it read last.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from vllm_caption.formatting import first_line, printable
 TAR_FAULTS: Final = (
     *(EOFError, LookupError, MemoryError, OSError, OverflowError, tarfile.TarError, ValueError),
 )
-"""What `tarfile` raises over damaged bytes."""
+"""What `tarfile` raises for damaged bytes."""
 _BLOCK: Final = 512
 _LOOKED_AT: Final = 2**20
-"""Bytes behind the end of a tar in which another is looked for."""
+"""How many bytes after the end of a tar are searched for another tar."""
 _INSIDE: Final = re.compile(r"(.*?\.(?:tar|parquet))/(.+)", re.IGNORECASE | re.DOTALL)
 _CELL: Final = re.compile(r"(.+?)/(\d{8,})(?:/(\d{1,7}))?", re.DOTALL)
 K = TypeVar("K")
@@ -35,7 +35,8 @@ V = TypeVar("V")
 
 
 class Inside(NamedTuple):
-    """A file, and what in it is meant. ``is_tar``: by its name; a link may lead to another one."""
+    """A file and the name of an image in it. ``is_tar``: by the name; ``path``, with links
+    resolved, may have another suffix."""
 
     path: str
     member: str
@@ -43,18 +44,18 @@ class Inside(NamedTuple):
 
 
 def split_name(file: str) -> tuple[str, str] | None:
-    """A name that may lead into a tar or a table, as the name of that and the rest."""
+    """Split a name that may lead into a tar or table into the container's name and the rest."""
     found = _INSIDE.fullmatch(file)
     return None if found is None else (found[1], found[2])
 
 
 def is_tar(name: str) -> bool:
-    """Whether a file is a tar, by its name."""
+    """Whether a file name is that of a tar."""
     return name.lower().endswith(".tar")
 
 
 def cell_name(table: str, column: str, row: int) -> str:
-    """The name of an image in a cell; where it holds a list, `/PLACE` follows."""
+    """The name of an image in a cell; if the cell holds a list, `/PLACE` follows."""
     return f"{table}/{column}/{row:08}"
 
 
@@ -74,8 +75,8 @@ def read_inside(inside: Inside, max_bytes: int) -> bytes:
 
 
 def size_inside(inside: Inside) -> int:
-    """Bytes of an image; of a cell the mean of its row group, since only reading it would tell.
-    Raises ItemError."""
+    """The size of an image in bytes; for a cell the mean of its row group, since the exact size is
+    only known after reading it. Raises ItemError."""
     if inside.is_tar:
         return _member(inside)[1]
     return _find_cell(inside).mean_bytes
@@ -88,8 +89,7 @@ def _check_size(size: int, max_bytes: int) -> None:
 
 
 class _Kept:
-    """The last few of what is costly to make, by what it was made from; made once where several
-    threads ask for it."""
+    """A small LRU cache of expensive values; threads that need the same value make it once."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -110,7 +110,7 @@ class _Kept:
 _tars = _Kept(4)
 _tables = _Kept(4)
 _cells = _Kept(2)
-"""Row groups, with all their images: the items in flight lie in two at most."""
+"""Row groups, with all their images: the items in flight are in two at most."""
 
 
 def _key(path: str) -> tuple[str, int, int]:
@@ -122,18 +122,17 @@ def _key(path: str) -> tuple[str, int, int]:
 
 
 def member_name(name: str) -> str:
-    """The name of a member as that of a file below the tar: `./a//b` is a/b there, as where it is
-    unpacked. An absolute one stays one, and so does one that leads up."""
+    """The name of a member as that of a file below the tar: `./a//b` becomes a/b, as if it were
+    unpacked. Absolute names and names with `..` keep them."""
     if name.startswith("/"):
         return name
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def members_of(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """What is in a tar but its folders, one after the other; none is kept, as `tarfile` would.
+    """The members of a tar except folders, one by one; none is kept in memory, unlike in `tarfile`.
 
-    Raises TAR_FAULTS, also where the tar is damaged or cut off in a way that `tarfile` takes for
-    its end."""
+    Raises TAR_FAULTS, even if `tarfile` would mistake damage or truncation for the end."""
     source: Any = opened.fileobj
     num_bytes, before = os.fstat(source.fileno()).st_size, -1
     for member in opened:
@@ -159,7 +158,7 @@ def members_of(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _member(inside: Inside) -> tuple[int, int]:
-    """Offset and size."""
+    """The offset and size of a member."""
     try:
         index = _tars.get(_key(inside.path), lambda: _index(inside.path))
     except TAR_FAULTS as error:
@@ -173,13 +172,13 @@ def _member(inside: Inside) -> tuple[int, int]:
 
 
 def _index(path: str) -> dict[str, tuple[int, int] | str]:
-    """Where each member lies, or why it has no bytes of its own."""
+    """Where each member is, or why it cannot be read as a file."""
     found: dict[str, tuple[int, int] | str] = {}
     with tarfile.open(path, "r:") as opened:
         try:
             for member in members_of(opened):
                 place: tuple[int, int] | str = member.offset_data, member.size
-                if member.islnk():  # another name of what came before
+                if member.islnk():  # another name for an earlier member
                     link = "it is a link to what is not in the tar before it"
                     place = found.get(member_name(member.linkname), link)
                 elif member.issparse():
@@ -189,7 +188,7 @@ def _index(path: str) -> dict[str, tuple[int, int] | str]:
                 found[member_name(member.name)] = place
         except OSError:
             raise
-        except TAR_FAULTS:  # it is damaged; what came before is there
+        except TAR_FAULTS:  # damaged: keep what came before
             pass
     return found
 
@@ -198,7 +197,7 @@ def _index(path: str) -> dict[str, tuple[int, int] | str]:
 
 
 class _RowGroups(NamedTuple):
-    """Of a table. ``firsts``: the first row of each, and at the end the number of rows;
+    """The row groups of a table. ``firsts``: the first row of each, followed by the number of rows;
     ``mean_bytes``: of an image, by row group and column."""
 
     firsts: list[int]
@@ -206,7 +205,7 @@ class _RowGroups(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where an image lies in a table; ``row``: in the row group; ``place``: in a list."""
+    """Where an image is in a table; ``row``: within the row group; ``place``: within a list."""
 
     table: tuple[str, int, int]
     group: int
@@ -256,7 +255,8 @@ def _cell(inside: Inside) -> bytes:
 
 
 def _table_faults() -> tuple[type[Exception], ...]:
-    """What pyarrow raises over damaged bytes. It is imported where a table is read, not before."""
+    """What pyarrow raises for damaged bytes. A function, since pyarrow is imported only if a table
+    is read."""
     import pyarrow as pa
 
     return OSError, OverflowError, TypeError, ValueError, pa.ArrowException
@@ -282,7 +282,7 @@ def _row_groups(path: str) -> _RowGroups:
         for leaf, column in zip(map(group.column, range(group.num_columns)), columns, strict=True):
             mean = leaf.total_uncompressed_size // max(leaf.num_values, 1)
             place = number, column
-            mean_bytes[place] = max(mean, mean_bytes.get(place, 0))  # the bytes, not their names
+            mean_bytes[place] = max(mean, mean_bytes.get(place, 0))  # of `bytes`, not of `path`
     return _RowGroups([0, *accumulate(group.num_rows for group in groups)], mean_bytes)
 
 

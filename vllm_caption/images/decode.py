@@ -3,8 +3,8 @@
     name → path below the root → bytes, read once → a frame, shrunk, upright → on a backdrop
 
 Invariants
-- Only ``ItemError`` leaves ``prepare_image``, whatever the file holds.
-- A header passes ``max_image_pixels`` before a pixel is decoded.
+- ``prepare_image`` raises only ``ItemError``, whatever the file contains.
+- The header is checked against ``max_image_pixels`` before a pixel is decoded.
 - Calls share no state but a cache of colour profiles, so any number of threads may prepare images
   at a time.
 - Pillow's warnings are silenced for the whole process at the first call.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-# Registers the formats that are read, so that Image.open need not import Pillow's other forty.
+# Registers the formats that we read, so that Image.open does not import Pillow's other forty.
 from PIL import AvifImagePlugin as _avif  # noqa: F401
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL import IcoImagePlugin as _ico  # noqa: F401
@@ -50,7 +50,7 @@ _TURNS: Final = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation."""
+"""What turns an image upright, by EXIF orientation."""
 _SIDEWAYS: Final = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _TAG_ERRORS: Final = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError),
@@ -59,18 +59,18 @@ _TAG_ERRORS: Final = (
 
 
 _LATER_PIXELS: Final = 4
-"""Times `max_image_pixels`: so many pixels of further frames are decoded at most."""
+"""Further frames are decoded up to this many times `max_image_pixels`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """What the model is shown, and what the manifest records about it."""
+    """What the model sees, and what the manifest records about it."""
 
     image: Image.Image
     """RGB, upright, flattened, longer side <= ``max_side``, side ratio <= ``MAX_SIDE_RATIO``.
 
-    Never enlarged; a larger file may come out smaller than ``max_side``, never under twice what
-    ``max_pixels`` leaves of it.
+    Never enlarged; a larger image may come out smaller than ``max_side``, but never below
+    `least_size`.
     """
     width: int
     height: int
@@ -86,10 +86,10 @@ def prepare_image(images_root: str, file: str, config: ImageConfig) -> PreparedI
 
 
 def decode_image(data: bytes, image_format: str, config: ImageConfig) -> PreparedImage:
-    """The pixels of what `read_image` gave; raises only ``ItemError``."""
+    """The pixels of what `read_image` returned; raises only ``ItemError``."""
     digest = hashlib.sha256(data).hexdigest()
     source = io.BytesIO(data)
-    del data  # so that the bytes are gone once ``source`` is closed
+    del data  # so that the bytes are freed once ``source`` is closed
     try:
         composite, (width, height) = _decode(source, image_format, config)
         image, backdrop = flatten(composite)
@@ -98,7 +98,7 @@ def decode_image(data: bytes, image_format: str, config: ImageConfig) -> Prepare
         raise
     except Image.DecompressionBombError as error:
         raise ItemError("too_large", "it has more pixels than Pillow will decode") from error
-    except Exception as error:  # decoders raise anything; the item's row records it
+    except Exception as error:  # decoders can raise anything; the item's row records it
         raise ItemError("decode_error", _reason(image_format, error)) from error
     return PreparedImage(image, width, height, backdrop, digest)
 
@@ -112,10 +112,10 @@ def _reason(image_format: str, error: Exception) -> str:
 
 
 def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple[Composite, Size]:
-    """First frame that shows something, on white, shrunk and upright; and its upright size.
+    """The first frame that shows something, on white, shrunk and upright; and its upright size.
 
-    Closes ``source`` once the pixels are there, to make room for their composite, unless there may
-    be more frames.
+    Closes ``source`` once the pixels are decoded, to make room for their composite, unless there
+    may be more frames.
     """
     _hush_pillow()
     if image_format == "ICO":
@@ -139,7 +139,7 @@ def _decode(source: io.BytesIO, image_format: str, config: ImageConfig) -> tuple
 def _later_frame(
     source: io.BytesIO, image_format: str, config: ImageConfig
 ) -> tuple[Composite, Size] | None:
-    """The first behind the first that shows something; None where none does, or one is broken."""
+    """The first frame after the first that shows something; None if none does or one is broken."""
     pixels_left = _LATER_PIXELS * config.max_image_pixels
     try:
         source.seek(0)
@@ -160,7 +160,7 @@ def _later_frame(
 def _frame(
     image: ImageFile.ImageFile, config: ImageConfig, source: io.BytesIO | None = None
 ) -> tuple[Composite, Size]:
-    """The frame that an image stands at. ``source`` is closed once the pixels are there."""
+    """The current frame of an image. ``source`` is closed once the pixels are decoded."""
     size = image.size
     _check_pixels(size, config.max_image_pixels)
     image.draft(image.mode, least_size(size, config.max_pixels))
@@ -185,15 +185,15 @@ def _shrunk(image: Image.Image, size: Size, config: ImageConfig) -> Composite:
 
 
 def _fill_absent_alpha(image: Image.Image) -> None:
-    """Many programs write 32-bit bitmaps with zeros for alpha; every viewer shows them opaque."""
+    """Many programs write 32-bit bitmaps with an alpha of zeros; every viewer shows them opaque."""
     if not image.getchannel("A").getextrema()[1]:
         image.putalpha(255)
 
 
 class _WebPFile(_webp.WebPImageFile):
-    """Its first frame alone, so that the decoder goes before the pixels get their own memory.
+    """Only the first frame, so that the decoder is freed before memory for the pixels is allocated.
 
-    The decoder keeps two canvases of 4 bytes a pixel, besides the frame that it gave.
+    The decoder keeps two canvases of 4 bytes per pixel, besides the frame that it returned.
     """
 
     def load_prepare(self) -> None:
@@ -211,9 +211,10 @@ def _open(source: io.BytesIO, image_format: str) -> ImageFile.ImageFile:
 
 
 def _hush_pillow() -> None:
-    """Ignore Pillow's warnings in this process: here each becomes pixels or an ``ItemError``.
+    """Ignore Pillow's warnings in this process: whatever they warn of becomes an ``ItemError``, or
+    does not matter.
 
-    Not ``catch_warnings``, which is neither thread-safe nor free for the other threads' warnings.
+    Not ``catch_warnings``, which is not thread-safe.
     """
     if warnings.filters[:1] != [_QUIET_PILLOW]:
         warnings.filterwarnings("ignore", module=_QUIET_PILLOW[3].pattern)
@@ -227,7 +228,7 @@ def _check_pixels(size: Size, max_image_pixels: int) -> None:
 
 
 def _fix_transparency(image: ImageFile.ImageFile) -> None:
-    """Scale a PNG's transparent colour to the 8 bits of the pixels, as Pillow does not."""
+    """Scale a PNG's transparent colour to the 8 bits of the pixels, which Pillow does not."""
     key = image.info.get("transparency")
     raw_mode = image.tile[0].args if image.tile else None
     if raw_mode == "RGB;16B" and isinstance(key, tuple):
@@ -240,4 +241,4 @@ def _turn(image: Image.Image) -> Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _TAG_ERRORS:
-        return None  # a broken tag says nothing; the pixels are sound
+        return None  # a broken tag is ignored; the pixels are fine

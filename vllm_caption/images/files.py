@@ -1,12 +1,12 @@
 """From the name of an image to its bytes; `decode` judges the content.
 
 Invariants
-- A name is taken literally and never leaves the images root, not even by a link.
+- A name is taken literally and never leaves the images root, not even through a link.
 - Only regular files are opened for reading, so nothing here can block forever.
 - A file is read once, and no more than its start unless that is the start of an image.
 
-Not read: PPM (Pillow decodes odd ones pixel by pixel in Python, which would hold up the engine),
-TGA (it has no magic number), EPS, PDF and SVG (programs rather than pixels).
+Not supported: PPM (Pillow decodes unusual ones pixel by pixel in Python, which would hold up the
+engine), TGA (it has no magic number), EPS, PDF and SVG (programs rather than pixels).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _OS_REFUSALS: Final[dict[int, tuple[ItemKind, str]]] = {
 
 
 def check_images_root(images_root: Path | str) -> None:
-    """Raise UsageError, before anything starts, for a root below which nothing can be read."""
+    """Raise UsageError, before anything starts, if nothing can be read below a root."""
     if isinstance(images_root, str):
         check_remote(images_root)
     else:
@@ -77,7 +77,7 @@ def resolve_image(images_root: str, file: str) -> str:
     ``images_root`` may itself be a link; a link below it must stay below it.
     """
     check_name(file)
-    try:  # not pathlib, which takes as long as the rest of it
+    try:  # not pathlib, which would double the time of this function
         absolute = images_root.startswith("/")
         root = _real_root(images_root) if absolute else os.path.realpath(images_root)
         path = os.path.join(root, file)  # noqa: PTH118
@@ -100,7 +100,7 @@ def resolve_image(images_root: str, file: str) -> str:
 
 @lru_cache(maxsize=8)
 def _real_root(images_root: str) -> str:
-    """Of an absolute one: a relative root is another folder once the process goes elsewhere."""
+    """The real path of an absolute root; a relative one changes with the working directory."""
     return os.path.realpath(images_root)
 
 
@@ -116,7 +116,7 @@ def _leads_through_link(root: str, file: str) -> bool:
 
 
 def check_name(file: str) -> None:
-    """Refuse all but one plain way to name something below the root."""
+    """Accept only one plain spelling of a name below the root. Raises ItemError."""
     if not file or "\0" in file:
         raise ItemError("bad_name", "the name is empty or holds a NUL character")
     try:
@@ -154,8 +154,8 @@ def read_image(images_root: str, file: str) -> tuple[bytes, str]:
 
 
 def _find_inside(images_root: str, file: str) -> Inside | None:
-    """Where a name leads into a tar or a table, which lies below the root as any image does; None
-    for the name of a file of its own."""
+    """Where a name leads into a tar or a table, which must be below the root like any image; None
+    for the name of a plain file."""
     if (parts := split_name(file)) is None:
         return None
     container, member = parts
@@ -166,7 +166,7 @@ def _find_inside(images_root: str, file: str) -> Inside | None:
 
 
 def num_bytes(images_root: str, file: str) -> int:
-    """Of the file that an item names, without reading it. Raises ItemError."""
+    """The size of an item's image, without reading it. Raises ItemError."""
     check_name(file)
     if is_remote(images_root):
         return remote_size(images_root, file)
@@ -179,7 +179,7 @@ def num_bytes(images_root: str, file: str) -> int:
     except OSError:
         pass
     resolve_image(images_root, file)  # raises the error that a run would record
-    raise ItemError("unreadable", "it changed while it was looked at")
+    raise ItemError("unreadable", "it changed while it was being checked")
 
 
 def _check_size(size: int) -> None:
@@ -190,7 +190,7 @@ def _check_size(size: int) -> None:
 
 def read_image_file(path: str) -> tuple[bytes, str]:
     """The bytes and the format of a regular file whose first bytes are those of an image."""
-    # O_NONBLOCK and fstat after open: what was swapped for a pipe meanwhile cannot hang us.
+    # O_NONBLOCK and fstat after open: a file that was replaced by a pipe cannot hang us.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags)
@@ -212,7 +212,7 @@ def read_image_file(path: str) -> tuple[bytes, str]:
 
 
 def _sniff(head: bytes) -> str:
-    """Pillow's name of the format, by content alone; names and endings lie."""
+    """Pillow's name of the format, by content alone: suffixes lie."""
     if found := _MAGIC.match(head):
         assert found.lastgroup is not None
         return found.lastgroup

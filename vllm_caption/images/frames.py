@@ -1,6 +1,6 @@
-"""Animations and files of several pages: the first frame, unless it shows nothing.
+"""Animations and files with several pages: the first frame, unless it shows nothing.
 
-Many begin blank, to fade in or to be drawn; then the first frame that shows something is taken.
+Many start blank, to fade in or to be drawn; then the first frame that shows something is used.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from PIL import ImageFile
 from vllm_caption.images.composite import Composite
 
 MAX_FRAMES: Final = 500
-"""Frames that are looked at; a larger image has fewer, see `decode`."""
+"""How many frames are checked; fewer of a larger image, see `decode`."""
 _NEAR_BLANK: Final = 5
 _ALWAYS: Final = ("GIF", "TIFF")
-"""Formats in which to count the frames would be to read the whole file."""
+"""Formats in which counting the frames would mean reading the whole file."""
 
 
 def may_have_more(image: ImageFile.ImageFile) -> bool:
-    """Whether a file that was just opened can have further frames."""
+    """Whether a newly opened file can have further frames."""
     return image.format in _ALWAYS or bool(getattr(image, "is_animated", False))
 
 
 def shows_something(composite: Composite) -> bool:
-    """Whether a frame is more than transparency, or one area of white or of black."""
+    """Whether a frame is more than transparency or a single area of white or black."""
     least, most = composite.alpha.getextrema() if composite.alpha else (255, 255)
     if least != most or not most:
         return bool(most)

@@ -1,8 +1,8 @@
-"""Icons and cursors (ICO, CUR): the one image of several that is shown.
+"""Icons and cursors (ICO, CUR): the one image of several that a viewer shows.
 
-Pillow decodes while it opens an ICO, and takes the shallowest of the largest; so it is given a file
-with one image. Invariant: alpha that is zero everywhere counts as absent, as in every viewer: then
-the mask behind the colours says what is transparent, or nothing does.
+Pillow decodes an ICO while opening it, and picks the shallowest of the largest images; so it gets a
+file with one image. Invariant: alpha that is zero everywhere counts as absent, as in every viewer;
+then the mask after the colours says what is transparent, or nothing is.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 
 _PNG: Final = b"\x89PNG"
 _ENTRY: Final = struct.Struct("<4B2H2I")
-"""Width, height, number of colours, 0, planes, bits (a cursor: its hot spot), length, offset."""
+"""Width, height, number of colours, 0, planes, bits (in a cursor: hot spot), length, offset."""
 
 
 def largest_icon(data: bytes, check_size: Callable[[tuple[int, int]], None]) -> bytes:
-    """An ICO with nothing but the largest, deepest image of an ICO or CUR.
+    """An ICO with only the largest, deepest image of an ICO or CUR.
 
-    ``check_size`` may refuse it by raising.
+    ``check_size`` may refuse its size by raising.
     """
     kind, count = struct.unpack_from("<2H", data, 2)
     entries = list(_ENTRY.iter_unpack(data[6 : 6 + _ENTRY.size * count]))
@@ -46,7 +46,7 @@ def largest_icon(data: bytes, check_size: Callable[[tuple[int, int]], None]) -> 
 
 
 def _with_alpha(frame: bytes, size: tuple[int, int]) -> bytes:
-    """A bitmap of 32 bits; where its alpha is zero everywhere, with alpha by its mask."""
+    """A 32-bit bitmap; if its alpha is zero everywhere, with alpha from its mask."""
     width, height = size
     start = struct.unpack_from("<I", frame)[0]
     pixels = frame[start : start + 4 * width * height]

@@ -1,7 +1,7 @@
-"""What a name that is not there may have meant: the end of a `missing_file` sentence.
+"""What a missing name may have meant: the end of a `missing_file` sentence.
 
-A name is taken literally, and a near miss is never opened: it is only named. Only what is cheap is
-looked at, since a million names may be missing: a folder is listed once, and not if it is large.
+A name is taken literally, so a near miss is only named, never opened. All checks are cheap, since a
+million names may be missing: a folder is listed once, and not if it is large.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from vllm_caption.formatting import printable
 
 MAX_LISTED: Final = 5_000
-"""Names of a folder that are compared; where it has more, only likely spellings are tried."""
+"""How many names of a folder are compared; if it has more, only likely spellings are tried."""
 URL_HINT: Final = (
     "it is a URL, and nothing is fetched from the network: download it below the images root"
 )
@@ -26,12 +26,12 @@ _URL: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:[\w/+.-]+[;,])")
 
 
 def is_url(file: str) -> bool:
-    """Whether a name is the address of something elsewhere."""
+    """Whether a name is a URL."""
     return _URL.match(file) is not None
 
 
 def near_miss(images_root: str, file: str) -> str:
-    """A clause that names what is there instead; "" where nothing like it is."""
+    """A clause that names the similar file that exists; "" if there is none."""
     if is_url(file):
         return URL_HINT
     for meant, how in spellings(file):
@@ -47,7 +47,7 @@ def near_miss(images_root: str, file: str) -> str:
 
 
 def near_spelling(file: str, is_there: Callable[[str], bool]) -> str:
-    """As `near_miss`, where nothing can be listed and each look costs a request."""
+    """Like `near_miss`, for a store where nothing can be listed and each check is a request."""
     for meant, how in spellings(file):
         if _is_plain(meant) and is_there(meant):
             return _clause(meant, how)
@@ -55,7 +55,7 @@ def near_spelling(file: str, is_there: Callable[[str], bool]) -> str:
 
 
 def spellings(file: str) -> Iterator[tuple[str, str]]:
-    """Other names that the text of a name may mean, and how they differ from it."""
+    """Other names that a name may mean, and how they differ from it."""
     for form in ("NFC", "NFD"):
         if (meant := unicodedata.normalize(form, file)) != file:
             yield meant, f"its letters are encoded in another Unicode form ({form})"
@@ -81,7 +81,7 @@ def _is_plain(file: str) -> bool:
 
 
 def _in_other_case(images_root: str, file: str) -> str | None:
-    """The name of a file that differs in letter case or Unicode form alone, in any part."""
+    """The name of a file that differs only in letter case or Unicode form, in any part."""
     found: list[str] = []
     for part in file.split("/"):
         folder = "/".join((images_root, *found))
@@ -105,8 +105,7 @@ def _similar(folder: str, part: str) -> str | None:
 
 @lru_cache(maxsize=32)
 def names_in(folder: str) -> Mapping[str, str] | None:
-    """The names in a folder, by what they have in common with similar ones; None where they are
-    too many."""
+    """The names in a folder, by their folded form; None if there are too many."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in islice(entries, MAX_LISTED + 1)]

@@ -1,8 +1,8 @@
-"""Images that lie elsewhere: `s3://`, `gs://`, `hdfs://` and what else pyarrow.fs reads.
+"""Images in an object store: `s3://`, `gs://`, `hdfs://` and whatever else pyarrow.fs reads.
 
-Invariants: a key is the root's with the item's literal name behind it, and names with `..` never
-get here, so nothing outside the root is asked for; credentials come the usual way of each service
-(environment, profile, role), never from a command line, and stand in no message and no row.
+Invariants: a key is the root followed by the item's literal name, and names with `..` never get
+here, so nothing outside the root is requested; credentials come from where each service looks for
+them (environment, profile, role), never from a command line, and appear in no message and no row.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from vllm_caption.images.near_misses import near_spelling
 
 PATIENCE_S: Final = 30
 FETCH_THREADS: Final = 32
-"""Requests that one process has under way at most: they wait, they do not compute."""
+"""Concurrent requests of one process: their threads wait rather than compute."""
 _FAULTS: Final = (OSError, ValueError, NotImplementedError)
 """What pyarrow.fs raises for a service, a key or a URI."""
 _HEAD_BYTES: Final = 1 << 20
 BELIEVED_S: Final = 5.0
-"""How long an answer of the service holds."""
+"""How long a positive answer of the service is trusted."""
 _FLAG: Final = "--images-root"
 
 
 def absolute_root(images_root: str | Path) -> str:
-    """A root as a worker is told it, which may have another working directory."""
+    """A root for a worker, which may have another working directory."""
     return images_root if isinstance(images_root, str) else str(images_root.absolute())
 
 
 def recorded_root(images_root: str | Path) -> str:
-    """A root as rows hold it: their readers may be anywhere."""
+    """A root for rows, whose readers may be anywhere."""
     return public_root(absolute_root(images_root))
 
 
 def public_root(images_root: str | Path) -> str:
-    """A root as messages show it: without the options behind its `?`."""
+    """A root for messages: without the options after its `?`."""
     shown = str(images_root)
     return shown.partition("?")[0].rstrip("/") if is_remote(images_root) else shown
 
 
 @lru_cache(maxsize=4)
 def _open_root(images_root: str) -> tuple[Any, str]:
-    """File system and path; its connections are shared by the threads of this process."""
-    from pyarrow import fs  # its libraries are loaded only where they are asked for
+    """File system and path; the threads of this process share its connections."""
+    from pyarrow import fs  # here, so that its libraries are loaded only if needed
 
     if images_root.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in images_root:
-        # Its client would try for a quarter of an hour before it says anything.
+        # By default its client retries for a quarter of an hour before it reports an error.
         images_root += ("&" if "?" in images_root else "?") + f"retry_limit_seconds={PATIENCE_S}"
     found, path = fs.FileSystem.from_uri(images_root)
     return found, path.rstrip("/")
 
 
 def check_remote(images_root: str) -> None:
-    """Raise UsageError where nothing can be listed at a root."""
+    """Raise UsageError if nothing can be listed at a root."""
     from pyarrow import fs
 
     shown = public_root(images_root)
@@ -72,7 +72,7 @@ def check_remote(images_root: str) -> None:
 
 
 def still_answers(images_root: str) -> bool:
-    """Whether the root is there at this moment."""
+    """Whether the root can be read at this moment."""
     try:
         check_remote(images_root)
     except UsageError:
@@ -88,9 +88,9 @@ class RemoteRoot:
         self._answered_s = -math.inf
 
     def still_there(self) -> bool:
-        """False where the service, the bucket or the permission to read it is gone.
+        """Whether the service, the bucket and the permission to read it are still there.
 
-        An answer holds for some seconds, so that a million absent objects are not a million
+        A yes is trusted for some seconds, so that a million missing objects do not cause a million
         requests.
         """
         if time.monotonic() - self._answered_s < BELIEVED_S:
@@ -102,7 +102,7 @@ class RemoteRoot:
 
 
 def remote_bytes(images_root: str, file: str, max_bytes: int) -> tuple[bytes, int]:
-    """The content of one object and its size; only its begin where it has more than ``max_bytes``.
+    """The content of one object and its size; only the start if it has more than ``max_bytes``.
 
     Raises ItemError.
     """
@@ -121,7 +121,7 @@ def remote_bytes(images_root: str, file: str, max_bytes: int) -> tuple[bytes, in
 
 
 def remote_size(images_root: str, file: str) -> int:
-    """Bytes of one object. Raises ItemError."""
+    """The size of one object in bytes. Raises ItemError."""
     from pyarrow import fs
 
     try:
@@ -158,5 +158,5 @@ def _refusal(error: Exception) -> ItemError:
 
 
 def _reason(error: BaseException) -> str:
-    """The service's own words, on one line."""
+    """The service's error message, on one line."""
     return first_line(error, 300).partition(" Detail:")[0]

@@ -1,8 +1,8 @@
-"""Colour profiles: the colours that a file means, as sRGB, which every model was trained on.
+"""Colour profiles: converts the colours of a file to sRGB, which every model was trained on.
 
-What a file's numbers mean is said by its ICC profile or, in a PNG, by its gamma. Invariants: a
-profile that is broken, of another kind than the pixels, or hardly different from sRGB changes
-nothing, so images of the usual kind cost a look-up; alpha stays as it is.
+The ICC profile of a file or, in a PNG, its gamma says what the numbers mean. Invariants: a profile
+that is broken, of another kind than the pixels, or hardly different from sRGB changes nothing, so
+ordinary images cost a look-up; alpha stays as it is.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from PIL import Image, ImageCms
 Conversion = Callable[[Image.Image], Image.Image]
 
 NEAR_SRGB: Final = 3
-"""A profile that moves no colour by more, of 255, is one of the many versions of sRGB."""
+"""A profile that shifts no colour by more than this (of 255) is a version of sRGB."""
 MAX_PROFILE_BYTES: Final = 4 * 2**20
 _LEAST_WHITE: Final = 200
-"""A profile in which white is darker is broken."""
+"""A profile with a darker white is broken."""
 _KINDS: Final = {
     **dict.fromkeys(("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N"), "GRAY"),
     **dict.fromkeys(("P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"), "RGB"),
@@ -37,7 +37,7 @@ _NEAR_GAMMA: Final = 0.03
 
 
 def to_srgb_of(image: Image.Image) -> Conversion | None:
-    """What makes sRGB of the colours of an image: CMYK as it is, others as L, RGB or RGBA.
+    """The conversion of an image to sRGB; it takes CMYK as it is, other images as L, RGB or RGBA.
 
     None for nearly all images.
     """
@@ -102,7 +102,7 @@ def _converter(source: ImageCms.ImageCmsProfile, kind: str) -> Conversion:
 
 
 def _probe(kind: str) -> Image.Image:
-    """Colours all over the space of a kind; white is the last, in CMYK the first."""
+    """Colours from all over the colour space; white is the last, for CMYK the first."""
     if kind == "GRAY":
         return Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     if kind == "CMYK":

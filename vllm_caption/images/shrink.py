@@ -1,9 +1,9 @@
 """The size at which the model sees an image, and how the image is shrunk to it.
 
 Invariants
-- A large image is composited and averaged band by band, so that beside the decoded pixels there is
-  never a second copy of its size.
-- Colours are averaged on white, so by their alpha: what is hidden under alpha 0 never shows.
+- A large image is composited and averaged band by band, so that there is never a second copy of the
+  decoded pixels.
+- Colours are averaged on white, weighted by alpha: what is hidden under alpha 0 never shows.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from vllm_caption.images.composite import Composite, composite_on_white
 Size = tuple[int, int]
 
 _BAND_PIXELS: Final = 2**16
-"""So few that a band and what is made of it stay in a processor's cache."""
+"""Small enough for a band and its results to stay in the processor's cache."""
 _REDUCING_GAP: Final = 2.0
-"""How much larger than its target an image stays until the filter: Pillow's own proposal."""
+"""How much larger than its target an image is before the filter: Pillow's recommendation."""
 
 
 def fit(size: Size, max_side: int) -> Size:
@@ -31,10 +31,10 @@ def fit(size: Size, max_side: int) -> Size:
 
 
 def least_size(size: Size, max_pixels: int) -> Size:
-    """The least that a large image is averaged to: twice what the model's processor keeps of it.
+    """The smallest size that a large image is averaged to: twice what the model's processor keeps.
 
-    To decode a JPEG at 1/2, 1/4 or 1/8, or to average whole pixels, is faster than the filter that
-    the processor uses, and what that makes of it looks the same.
+    Decoding a JPEG at 1/2, 1/4 or 1/8, or averaging whole pixels, is faster than the processor's
+    filter, whose result looks the same afterwards.
     """
     scale = min(1.0, 2 * math.sqrt(max_pixels / (size[0] * size[1])))
     return math.ceil(size[0] * scale), math.ceil(size[1] * scale)
@@ -43,7 +43,7 @@ def least_size(size: Size, max_pixels: int) -> Size:
 def shrink(image: Image.Image, least: Size, most: Size) -> Composite:
     """``image``, of any mode, on white, at ``most`` if it is larger.
 
-    Averages of whole pixels are taken where they fit between the two: they are cheap.
+    Averages of whole pixels are cheap, so they are used if their size is between the two.
     """
     factor = min(have // need for have, need in zip(image.size, least, strict=True))
     if factor > 1 and math.ceil(max(image.size) / factor) <= max(most):
@@ -52,7 +52,7 @@ def shrink(image: Image.Image, least: Size, most: Size) -> Composite:
 
 
 def _resized(image: Image.Image, target: Size) -> Composite:
-    """As ``resize(…, reducing_gap)`` would, but in bands."""
+    """Like ``resize(…, reducing_gap)``, but in bands."""
     (width, height), (new_width, new_height) = image.size, target
     factor_x = int(width / new_width / _REDUCING_GAP) or 1
     factor_y = int(height / new_height / _REDUCING_GAP) or 1

@@ -1,1 +1,1 @@
-"""Where items come from: JSON manifests."""
+"""Where items come from: JSON manifests, folders of images, tables, tars."""

@@ -1,8 +1,8 @@
-"""The source that is a tar, or a folder of them, as WebDataset's shards: each image is an item.
+"""The source for a tar or a folder of tars, such as WebDataset shards: each image is an item.
 
-Members of one stem belong together: `0001.json` gives the columns that the prompt may use, and
-`0001.txt` the column `txt`. A tar is read from header to header and never unpacked. Invariant: what
-precedes damage is taken, and the damage is an entry.
+Members with one stem belong together: `0001.json` holds the columns that the prompt may use, and
+`0001.txt` is the column `txt`. A tar is read from header to header and never unpacked. Invariant:
+everything before damaged bytes is read, and the damage becomes an entry.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from vllm_caption.items import Document, SkippedDocument
 MAX_TEXT_BYTES: Final = 2**20
 """A larger .json or .txt is not read."""
 NUM_LOOKED_AT: Final = 100
-"""Images whose columns are those of all, for a mistake in a name to be seen at once."""
+"""How many images are searched for the columns, so that a misspelt name is found at once."""
 
 
 class _NoValues(ValueError):
-    """Why a .json or .txt gives no columns."""
+    """Why a .json or .txt holds no columns."""
 
 
 class Archives:
-    """Each tar, in the order of their names; an image is named `TAR/MEMBER`."""
+    """The tars, sorted by name; an image is named `TAR/MEMBER`."""
 
     def __init__(self, config: InputConfig, path: Path) -> None:
         self._config = config
         self._path = path
 
     def check(self) -> None:
-        """Each can be opened, and the first images have the columns that are asked for."""
+        """Check that each tar can be opened and that the first images have the given columns."""
         refuse_columns(self._config, "--image-column", "--type-column")
         if self._path.is_dir():
             check_alone(self._path, ".tar")
@@ -66,21 +66,21 @@ class Archives:
         self._check_columns()
 
     def num_documents(self) -> int | None:
-        """The tars."""
+        """The number of tars."""
         return len(self._paths())
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
-        """Each tar is one."""
+        """Each tar is a document."""
         for path in self._paths():
             try:
                 name = name_of_container(path, self._config)
-            except UsageError as error:  # a link that was changed meanwhile
+            except UsageError as error:  # a link changed meanwhile
                 yield SkippedDocument(printable(path.name), "unreadable", error.remedy)
                 continue
             yield Group(Document(path.name), self._elements(path, name))
 
     def nothing(self) -> UsageError:
-        """No member is an image by its name."""
+        """The error if no member is an image by name."""
         return UsageError("--input", self._path, "no member has the ending of an image")
 
     def _paths(self) -> list[Path]:
@@ -111,7 +111,7 @@ class Archives:
                             yield _values(opened, members)
                         if not left:
                             return
-            except TAR_FAULTS:  # a run says where
+            except TAR_FAULTS:  # a run reports where
                 continue
 
     def _elements(self, path: Path, name: str) -> Iterator[Element]:
@@ -140,7 +140,7 @@ class Archives:
 
 
 def _values(opened: tarfile.TarFile, members: Iterable[tarfile.TarInfo]) -> dict[str, Any]:
-    """What the .json and the .txt among these say. Raises _NoValues."""
+    """The columns from the .json and .txt among these members. Raises _NoValues."""
     values: dict[str, Any] = {}
     for member in members:
         ending = member.name.rpartition(".")[2].lower()
@@ -167,8 +167,8 @@ def _value(opened: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> Any
 
 
 def _samples(opened: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Members that follow each other and have one stem: the name up to the first dot after the last
-    slash. Hidden ones are passed over."""
+    """Consecutive members with the same stem, which is the name up to the first dot after the last
+    slash. Hidden members are skipped."""
     members: list[tarfile.TarInfo] = []
     stem = ""
     try:

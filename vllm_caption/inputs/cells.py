@@ -1,7 +1,7 @@
-"""A Parquet file that holds its images, as Hugging Face's data sets do: one in each row, or a list.
+"""A Parquet file that contains its images, like Hugging Face data sets: one per row, or a list.
 
-Where a row has a list of images it is a design with its elements, and becomes a document. Scanning
-reads no image: of Hugging Face's `{bytes, path}` it reads the paths alone.
+A row with a list of images is a design with its elements, and becomes a document. Scanning reads no
+image: of Hugging Face's `{bytes, path}` it reads only the paths.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from vllm_caption.items import Document, SkippedDocument
 CONTEXT: Final = ("category", "title", "keywords", "canvas_width", "canvas_height")
 _BATCH: Final = 1024
 _IMAGES_AT_A_TIME: Final = 16
-"""Rows that are read with their images, where nothing else tells how many there are."""
+"""Batch size if images have to be read to learn how many there are."""
 
 
 def holds_images(path: Path, column: str) -> bool:
-    """Whether a column has images in its cells rather than their names."""
+    """Whether the cells of a column hold images rather than names of images."""
     return _is_image(pq.read_schema(path.absolute()).field(column).type)
 
 
@@ -59,7 +59,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def read_cells(path: Path, image: str, config: InputConfig) -> Iterator[Group | SkippedDocument]:
-    """Its rows. Raises UsageError, and `rows.FAULTS`."""
+    """The documents of one file. Raises UsageError, and `rows.FAULTS`."""
     container = name_of_container(path, config)
     with pq.ParquetFile(path.absolute()) as opened:
         schema = opened.schema_arrow
@@ -138,7 +138,7 @@ def _design(
 
 
 def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the numbers in Hugging Face's ClassLabel columns."""
+    """The label of each number in Hugging Face ClassLabel columns."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     except (KeyError, RecursionError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Which kind of input is meant: the one place that knows them all."""
+"""Chooses the source for an input: the only module that knows all kinds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_caption.inputs.tables import Table
 
 
 def open_source(config: InputConfig) -> Source:
-    """The source that ``--input`` names; without it, that of the manifests."""
+    """The source for ``--input``; without it, the manifests."""
     if config.input is None:
         return Manifests(config)
     if is_table(config.input):

@@ -1,11 +1,11 @@
-"""One document → its context and its elements: NAME.json of both folders, checked together.
+"""One document → its metadata and its elements: NAME.json of both folders, checked together.
 
 Invariants: a document is accepted as a whole or refused with a DocumentError that names the file,
-the key and what was found; only regular files are read, and never waited for; every text that
-leaves this module can be encoded as UTF-8.
+the key and what was found; only regular files are read, so nothing blocks; all text that leaves
+this module can be encoded as UTF-8.
 
-msgspec decodes. What it refuses, the standard library decodes again: it accepts a little more (NaN,
-a lone surrogate in a title) and says what is wrong otherwise.
+msgspec decodes. What it refuses goes to the standard library, which accepts a little more (NaN, a
+lone surrogate in a title) and has better error messages.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read_document(config: InputConfig, name: str) -> tuple[Document, list[Elemen
 
 
 def make_document(name: str, values: Mapping[str, object]) -> Document:
-    """The context of a document, from values of any type."""
+    """The metadata of a document, from values of any type."""
     return Document(
         name=name,
         category=_text(values.get("category"), MAX_TEXT_CHARS),
@@ -71,7 +71,7 @@ def make_document(name: str, values: Mapping[str, object]) -> Document:
 
 
 def longest_item(columns: Iterable[str] = ()) -> Item:
-    """An item with the longest metadata that is taken from a document; ``columns``: those of a
+    """An item with the longest metadata that a document can have; ``columns``: the columns of a
     table that the prompt uses."""
     text = ("wide " * MAX_TEXT_CHARS)[:MAX_TEXT_CHARS].strip()
     keyword = text[:MAX_KEYWORD_CHARS].strip()
@@ -135,7 +135,7 @@ def _list(content: dict[str, Any], key: str, side: _Side) -> list[Any]:
 
 
 def _text(value: object, max_chars: int) -> str | None:
-    """Text and numbers are metadata; anything else counts as missing."""
+    """Text or a number as metadata; anything else counts as missing."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     return LONE_SURROGATE.sub("\ufffd", str(value).strip()[:max_chars]) or None

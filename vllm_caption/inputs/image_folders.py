@@ -1,7 +1,7 @@
-"""The source that is a folder of images: every image file below it is an item.
+"""The source for a folder of images: every image file below it is an item.
 
-Files are told by their endings and not opened. Hidden files and folders are passed over, and so is
-the output folder where it lies inside. A link to a folder is not followed, and said to be there.
+Files are recognised by their suffix and not opened. Hidden files and folders are skipped, and so is
+an output folder inside. A link to a folder is not followed, but reported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _INSTEAD: Final = {
     ".json": "write one object in each line, as .jsonl",
     ".xlsx": "save it as .csv",
 }
-"""What to do with files that are no input."""
+"""What to do with files that cannot be an input."""
 
 
 _LINK: Final = "//"
@@ -40,7 +40,7 @@ _LINK: Final = "//"
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder that is being read. ``left``: what is in it and has not come yet, the last first."""
+    """A folder that is being read. ``left``: its entries still to come, in reverse order."""
 
     below: str
     document: Document
@@ -49,7 +49,7 @@ class _Folder:
 
 
 class ImageFolder:
-    """The images below one folder, in the order of their paths."""
+    """The images below one folder, sorted by path."""
 
     def __init__(self, config: InputConfig, folder: Path) -> None:
         self._config = config
@@ -58,7 +58,7 @@ class ImageFolder:
         self._without: frozenset[tuple[int, int]] = frozenset()
 
     def check(self) -> None:
-        """It is a folder."""
+        """Check that it is a folder."""
         refuse_columns(self._config, "--image-column", "--id-column", "--type-column")
         path = Path(self._folder)
         if path.is_file():
@@ -70,13 +70,12 @@ class ImageFolder:
         check_folder("--input", path, "a folder of images, a table of them or a tar")
 
     def num_documents(self) -> int | None:
-        """Only a walk tells."""
+        """None: only a walk can tell."""
         return None
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
-        """Each folder that has images is one. Files and folders come in one order, that of their
-        whole paths: a folder's images may thus come in several groups, with its folders between
-        them."""
+        """Each folder with images is a document. Files and folders are sorted together by full
+        path, so the images of a folder may come in several groups, with subfolders in between."""
         self._without = frozenset(_identities(self._config.without))
         opened: list[_Folder] = []  # no recursion: folders may be nested a thousand deep
         yield from self._open("", opened)
@@ -93,7 +92,7 @@ class ImageFolder:
                 opened.pop()
 
     def _open(self, below: str, opened: list[_Folder]) -> Iterator[SkippedDocument]:
-        """Add a folder to those that are open; yields what of it is left out."""
+        """Add a folder to the open ones; yields what is skipped in it."""
         path = os.path.join(self._folder, below)  # noqa: PTH118 (for every folder)
         name = encodable_name(below.rstrip("/")) or self._name
         try:
@@ -111,22 +110,22 @@ class ImageFolder:
         opened.append(_Folder(below, Document(name), left))
 
     def _named(self, entry: os.DirEntry[str]) -> str | None:
-        """The name of an entry that counts, with a slash after that of a folder, and two after that
-        of a link to one."""
+        """The name of an entry that is not skipped, followed by a slash for a folder, or by two for
+        a link to one."""
         if entry.name.startswith("."):
             return None
         try:
             if entry.is_dir():
-                found = entry.stat()  # not its real path, which costs a look at each folder above
+                found = entry.stat()  # not its real path, which takes a stat of each parent folder
                 if (found.st_dev, found.st_ino) in self._without:
                     return None
                 return f"{entry.name}{_LINK if entry.is_symlink() else '/'}"
-        except OSError:  # a link in a circle, which fails with a sentence where it has the ending
+        except OSError:  # a circular link; if named like an image, it becomes a failed item
             pass
         return entry.name if is_image_name(entry.name) else None
 
     def nothing(self) -> UsageError:
-        """No file is an image by its name."""
+        """The error if no file is an image by name."""
         for name in sorted(os.listdir(self._folder)):  # noqa: PTH208
             path = Path(self._folder, name)
             if is_archive(path) or (path.is_file() and is_table(path)):
@@ -137,7 +136,7 @@ class ImageFolder:
 
 
 def _identities(folders: Iterable[Path]) -> Iterator[tuple[int, int]]:
-    """Of the folders that exist: what tells them apart under any name."""
+    """Device and inode of the folders that exist: the same under any path."""
     for folder in folders:
         with suppress(OSError):
             found = folder.stat()

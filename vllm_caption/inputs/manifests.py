@@ -1,4 +1,4 @@
-"""The source with two folders of JSON: NAME.json with the elements, NAME.json with their types."""
+"""The source for two folders of JSON: NAME.json with the elements, NAME.json with their types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Manifests:
         self._config = config
 
     def check(self) -> None:
-        """Both are folders, and there is a document."""
+        """Check that both are folders and that there is a document."""
         config = self._config
         check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
         role = "the folder with the details of each NAME"
@@ -31,7 +31,7 @@ class Manifests:
             raise UsageError("--jsons", config.jsons, remedy)
 
     def num_documents(self) -> int:
-        """The files in the folder."""
+        """The number of manifests."""
         return len(document_names(self._config.jsons))
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
@@ -46,7 +46,7 @@ class Manifests:
                 yield SkippedDocument(encodable_name(name), error.kind, error.reason)
 
     def nothing(self) -> UsageError:
-        """No document has an element."""
+        """The error if no document has an element."""
         number = counted(self.num_documents(), "document")
         return UsageError("--jsons", self._config.jsons, f"its {number} list no images")
 
@@ -54,8 +54,8 @@ class Manifests:
 def document_names(jsons: Path) -> list[str]:
     """NAME of each NAME.json directly in the folder, sorted by code points.
 
-    Names that are not UTF-8 hold surrogate escapes, so they still open their files; records show
-    them by ``encodable_name``.
+    Names that are not UTF-8 contain surrogate escapes, so that they can still be opened; records
+    show them as ``encodable_name`` does.
     """
     with os.scandir(jsons) as entries:
         return sorted(e.name[: -len(SUFFIX)] for e in entries if _is_manifest(e.name))

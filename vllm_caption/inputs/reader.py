@@ -1,8 +1,8 @@
-"""Any source → items, streamed: what is to be captioned, and what cannot be, with the reason.
+"""Any source → items, streamed: what to caption, and what cannot be captioned, with the reason.
 
-Invariants: one ``Item`` per distinct ``file`` (the first document that names it gives the context);
-every document is accepted as a whole or skipped with a kind and a sentence; no content of an input
-makes the iteration raise; every text that leaves this module can be encoded as UTF-8.
+Invariants: one ``Item`` per distinct ``file``, with the metadata of the first document that names
+it; every document is accepted as a whole or skipped with a kind and a sentence; whatever an input
+contains, the iteration does not raise; all text that leaves this module can be encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
 @dataclass(slots=True)
 class InputCounts:
-    """What was read so far. ``shape_references`` = ``items`` + ``duplicates`` + ``bad_entries`` +
-    those of other shards."""
+    """How much has been read so far. ``shape_references`` = ``items`` + ``duplicates`` +
+    ``bad_entries`` + the references in other shards."""
 
     documents: int = 0
     skipped: int = 0
@@ -44,18 +44,18 @@ class Names(Protocol):
     """A set of file names."""
 
     def __contains__(self, file: str, /) -> bool:
-        """Whether ``file`` was added."""
+        """Whether ``file`` is in the set."""
 
     def add(self, file: str, /) -> None:
         """Add a name that is not in the set."""
 
 
 class InputReader:
-    """Each ``iter()`` is a pass over the whole input; ``counts`` and ``complete`` are those of the
-    last one, so far."""
+    """Each ``iter()`` is a pass over the whole input; ``counts`` and ``complete`` describe the last
+    pass so far."""
 
     def __init__(self, config: InputConfig, seen: Callable[[], Names] = set[str]) -> None:
-        """``seen`` makes the set in which a pass keeps the names that it has read."""
+        """``seen`` makes the set of names that a pass has read."""
         self.config = config
         self.source = open_source(config)
         self._new_seen = seen
@@ -68,19 +68,19 @@ class InputReader:
 
     @property
     def unmatched_patterns(self) -> tuple[str, ...]:
-        """Patterns of the config that no item has matched, of a pass over the whole input."""
+        """The patterns that no item matched, once the whole input has been read."""
         if self._patterns is None or not self.complete:
             return ()
         return self._patterns.unmatched
 
     @property
     def no_type_was_skipped(self) -> bool:
-        """The whole input was read, its elements have types, and none that is to be skipped."""
+        """Whether the whole input was read and its elements have types, but none to be skipped."""
         wanted = bool(self._skip_types) and any(self.counts.elements_by_type)
         return self.complete and wanted and not self.counts.skipped_elements
 
     def __contains__(self, file: str) -> bool:
-        """Whether the item with this name was read in the last pass."""
+        """Whether the last pass read an item with this name."""
         return file in self._seen
 
     def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
@@ -142,12 +142,12 @@ class InputReader:
 
 
 def _cut(value: object) -> object:
-    """Of a text, no more than a prompt prints: a million items wait in memory."""
+    """Keep no more of a text than a prompt prints: a million items wait in memory."""
     return value[:MAX_TEXT_CHARS] if isinstance(value, str) else value
 
 
 def no_type_skipped(*skip_types: str) -> str:
-    """The note if `InputReader.no_type_was_skipped`. It repeats the types it is given."""
+    """The note for `InputReader.no_type_was_skipped`, naming the given types."""
     given = f" {','.join(skip_types)}" if skip_types else ""
     return (
         f"No element has a type of --skip-types{given}: the input may name its types differently."
@@ -155,7 +155,7 @@ def no_type_skipped(*skip_types: str) -> str:
 
 
 def usable_name(entry: object) -> str:
-    """The `file` of an element's entry, unchanged. Raises ItemError."""
+    """The `file` of an element's entry, unchanged. Raises ItemError if it cannot be used."""
     if not isinstance(entry, dict):
         found = JSON_TYPES[type(entry)]
         raise ItemError("bad_name", f"the element is {found}, not an object with `file`")
@@ -174,7 +174,7 @@ def usable_name(entry: object) -> str:
 
 
 class _Patterns:
-    """Names, each literally or as a glob in which `*` also stands for slashes."""
+    """Names, matched literally or as globs in which `*` also matches slashes."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._left = dict.fromkeys(patterns)

@@ -1,8 +1,8 @@
 """The rows of one table file, streamed: JSON lines, CSV, TSV or Parquet.
 
-Invariants: a row that cannot be taken is a sentence in its place, and the rows around it are taken;
-where the rest cannot be read, one of FAULTS is raised, never a silent end; memory is bounded by a
-line and a batch.
+Invariants: an unusable row is replaced by a sentence, and the rows around it are kept; if the rest
+of a file cannot be read, one of FAULTS is raised, so a file never just ends early; memory is
+bounded by one line and one batch.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vllm_caption.formatting import JSON_TYPES, first_line, printable
 SEPARATED: Final = {".csv": ",", ".tsv": "\t"}
 PARQUET: Final = ".parquet"
 NUM_LOOKED_AT: Final = 1000
-"""Rows of JSON lines whose keys are the columns, for a mistake in a name to be seen at once."""
+"""How many JSON lines are searched for the columns, so that a misspelt name is found at once."""
 MAX_CELL_CHARS: Final = 2**20
 MAX_LINE: Final = 2**24
-"""Bytes or characters of a line; a longer one is passed over."""
+"""Most bytes or characters of a line; a longer line is an unusable row."""
 _BATCH: Final = 4096
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
 _OTHER_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
@@ -37,18 +37,18 @@ Row = dict[str, Any]
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """What stands for a row that cannot be taken: why, and those of its values that can be read."""
+    """Takes the place of an unusable row: the reason, and those values that can be read."""
 
     reason: str
     values: dict[str, Any] = {}
 
 
 class TableError(ValueError):
-    """What is wrong with a whole table, in words."""
+    """What is wrong with a table as a whole, in words."""
 
 
 FAULTS: Final = (OSError, OverflowError, ValueError, pa.ArrowException, csv.Error)
-"""What a table that cannot be read raises here: TableError, or what pyarrow does over damage."""
+"""What reading a table can raise: TableError, or pyarrow's errors for damaged files."""
 
 
 def reason(error: Exception) -> str:
@@ -61,7 +61,7 @@ def reason(error: Exception) -> str:
 
 
 def read_columns(path: Path) -> tuple[str, ...]:
-    """The names of the columns; of JSON lines, of the first rows. Raises FAULTS."""
+    """The names of the columns; for JSON lines, those of the first rows. Raises FAULTS."""
     if not path.is_file():
         problem = "is not a regular file" if path.exists() else "does not exist"
         raise TableError(f"it {problem}")
@@ -78,8 +78,7 @@ def read_columns(path: Path) -> tuple[str, ...]:
 
 
 def read_rows(path: Path, columns: list[str] | None) -> Iterator[Row | Broken]:
-    """Each row with at least these columns, by default all, or what is wrong in its place. Raises
-    FAULTS."""
+    """Each row with at least these columns (None: all), or Broken in its place. Raises FAULTS."""
     suffix = path.suffix.lower()
     if suffix == PARQUET:
         with pq.ParquetFile(path.absolute()) as opened:
@@ -103,13 +102,13 @@ def _different(names: list[str]) -> tuple[str, ...]:
 def parquet_rows(
     opened: pq.ParquetFile, columns: list[str] | None, batch_size: int
 ) -> Iterator[Row | Broken]:
-    """As `read_rows`."""
+    """Like `read_rows`, for an open Parquet file."""
     number = 0
-    for group in range(opened.num_row_groups):  # a batch of two would be lost with either
+    for group in range(opened.num_row_groups):  # one by one: damage costs no more than its group
         for batch in opened.iter_batches(batch_size, row_groups=[group], columns=columns):
             yield from _dicts(batch, number)
             number += len(batch)
-    if left := opened.metadata.num_rows - number:  # where all columns break off, nothing is raised
+    if left := opened.metadata.num_rows - number:  # pyarrow raises nothing for missing rows
         raise TableError(f"{left:,} of its rows cannot be read")
 
 
@@ -118,7 +117,7 @@ def _dicts(batch: pa.RecordBatch, first: int) -> Iterator[Row | Broken]:
     try:
         values = [_values(column) for column in batch.columns]
     except FAULTS:
-        for place in range(len(batch)):  # of most rows all values are sound
+        for place in range(len(batch)):  # most rows are fine
             yield _single(batch.slice(place, 1), first + place)
         return
     for row in zip(*values, strict=True):
@@ -144,7 +143,7 @@ def _values(column: pa.Array) -> list[Any]:
     except FAULTS:
         if not pa.types.is_temporal(column.type):
             raise
-        found = column.cast(pa.string()).to_pylist()  # Python has no year 30,000, no nanoseconds
+        found = column.cast(pa.string()).to_pylist()  # datetime has no year 30,000, no nanoseconds
     return found
 
 
@@ -152,8 +151,8 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 class _Lines:
-    """The lines of a text, for `csv`. ``number``: of the last one, from 1; ``ended``: there are no
-    more; ``is_text``: since this was set, every byte was UTF-8."""
+    """The lines of a text, for `csv`. ``number``: of the last line, from 1; ``ended``: there are no
+    more; ``is_text``: all bytes have been UTF-8 since this was set."""
 
     def __init__(self, opened: io.TextIOWrapper) -> None:
         self._opened = opened
@@ -184,7 +183,7 @@ def _is_whole(line: str) -> bool:
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:
-    """Bytes that are not UTF-8 become half surrogate pairs: the row that has them is refused."""
+    """Bytes that are not UTF-8 become lone surrogates, and rows with these are refused."""
     with path.open("rb") as raw:
         head = raw.readline(2**16)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
@@ -198,7 +197,7 @@ def _open_text(path: Path) -> io.TextIOWrapper:
 
 
 def _header(reader: Iterator[list[str]], suffix: str) -> tuple[str, ...]:
-    """Columns without a name are called after their place."""
+    """The column names; columns without a name get one from their position."""
     cells = next((cells for cells in reader if cells), [])
     if len(cells) == 1:
         for other, what in _OTHER_SEPARATORS.items():
@@ -220,7 +219,7 @@ def _separated(path: Path, suffix: str) -> Iterator[Row | Broken]:
                 cells = next(reader)
             except StopIteration:
                 return
-            except (csv.Error, TableError) as error:  # the next line begins a new row
+            except (csv.Error, TableError) as error:  # the next line starts a new row
                 open_quote = "; is a quote never closed?" if lines.number > first else ""
                 where = _at(first, lines.number)
                 yield Broken(f"{where} cannot be read: {first_line(error)}{open_quote}")
@@ -273,7 +272,7 @@ _decode_json: Final = msgspec.json.Decoder().decode
 
 
 def _decode(text: bytes) -> Any:
-    """JSON, and what Python's own library writes for missing numbers: they become null."""
+    """Decode JSON; NaN and Infinity, which Python's json module writes, become null."""
     try:
         return _decode_json(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""What every kind of input has in common: documents of elements, in one order, pass after pass.
+"""What every kind of input has in common: documents of elements, in the same order on every pass.
 
-A new kind is a module with one `Source`, and a line in `inputs.choice`.
+To add a kind, add a module with one `Source`, and a line in `inputs.choice`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_LISTED: Final = 12
 
 
 class Element(msgspec.Struct, frozen=True):
-    """One element as its document has it. ``entry``: an object whose `file` names the image, or
-    whatever stands in its place; ``fault``: why it cannot be taken; ``row``: the columns of a
-    table that the prompt uses; ``item_id``: the table's own name for it."""
+    """One element as found in its document. ``entry``: an object whose `file` names the image, or
+    whatever is there instead; ``fault``: why it cannot be captioned; ``row``: the columns of a
+    table that the prompt uses; ``item_id``: the value of ``--id-column``."""
 
     entry: object
     element_type: str
@@ -39,7 +39,7 @@ class Element(msgspec.Struct, frozen=True):
 
 
 def row_of(values: Mapping[str, Any], config: InputConfig) -> dict[str, object] | None:
-    """The columns that the prompt uses; None where it uses none."""
+    """The columns that the prompt uses; None if it uses none."""
     if not config.columns:
         return None
     names = values if ALL_COLUMNS in config.columns else config.columns
@@ -47,33 +47,33 @@ def row_of(values: Mapping[str, Any], config: InputConfig) -> dict[str, object] 
 
 
 def plain_value(value: object) -> object:
-    """What JSON can hold, as it is; anything else, as a date, as text."""
+    """The value itself if JSON can hold it; anything else, such as a date, as text."""
     plain = isinstance(value, str | bool | int | float | list | dict | None)
     return value if plain else str(value)
 
 
 def id_of(values: Mapping[str, Any], config: InputConfig) -> str | None:
-    """The table's own name for a row, as text."""
+    """The value of ``--id-column`` as text."""
     value = values.get(config.id_column) if config.id_column else None
     return None if value is None else printable(value if isinstance(value, str) else str(value))
 
 
 def type_of(values: Mapping[str, Any], config: InputConfig) -> str:
-    """The type of a row's image; empty where the table has none."""
+    """The type of a row's image; empty without ``--type-column``."""
     column = config.type_column
     return "" if column is None else printable(plain_value(values.get(column)))
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name has the ending of an image."""
+    """Whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (for every file)
 
 
-# --- what is a mistake before anything starts ----------------------------------------------------
+# --- checks before anything starts ---------------------------------------------------------------
 
 
 def check_column(flag: str, name: str | None, path: Path, columns: Iterable[str]) -> None:
-    """Raise UsageError where an input has no column of this name."""
+    """Raise UsageError if an input has no column with this name."""
     known = list(columns)
     if name is None or name in known:
         return
@@ -82,22 +82,22 @@ def check_column(flag: str, name: str | None, path: Path, columns: Iterable[str]
 
 
 def refuse_columns(config: InputConfig, *flags: str) -> None:
-    """Raise UsageError where one of these flags is given, for an input that has no such column."""
+    """Raise UsageError if one of these flags is given: the input has no columns."""
     for flag in flags:
         value = getattr(config, flag.removeprefix("--").replace("-", "_"))
         if value is not None:
-            raise UsageError(flag, value, f"belongs to a table, and {config.input} is none")
+            raise UsageError(flag, value, f"applies to a table, and {config.input} is not one")
 
 
 def listed(columns: Iterable[str]) -> str:
-    """Names of columns, for a message."""
+    """The names of columns, for a message."""
     names = [printable(name) for name in columns]
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return f"{', '.join(names[:MAX_LISTED])}{more}" or "none"
 
 
 def check_alone(folder: Path, suffix: str) -> None:
-    """Raise UsageError where images or tars lie beside the parts of an input: which is meant?"""
+    """Raise UsageError if there are images or tars beside the parts of an input: which is meant?"""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if not e.name.startswith(".") and not e.is_dir()]
     for name in sorted(names):
@@ -108,8 +108,8 @@ def check_alone(folder: Path, suffix: str) -> None:
 
 
 def name_of_container(path: Path, config: InputConfig) -> str:
-    """The name of a tar or a table that holds its images, as that of an image: below the images
-    root, also where it is a link. Raises UsageError."""
+    """The name of a tar or table that contains its images, relative to the images root like that of
+    an image; it must be below it, even as a link. Raises UsageError."""
     root = config.images_root
     if isinstance(root, str):
         problem = f"is no folder of this machine, and {path} holds its images itself"
@@ -124,30 +124,30 @@ def name_of_container(path: Path, config: InputConfig) -> str:
         problem = f"is a link to {real}, and no link is followed out of {root}"
         raise UsageError("--input", path, f"{problem}; give --images-root {both}, or copy it")
     if encodable_name(name) != name:
-        raise UsageError("--input", encodable_name(os.fspath(path)), "is no UTF-8; rename it")
+        raise UsageError("--input", encodable_name(os.fspath(path)), "is not UTF-8; rename it")
     return name
 
 
 class Group(NamedTuple):
-    """A document that can be taken, with its elements in their order."""
+    """An accepted document with its elements, in order."""
 
     document: Document
     elements: Iterable[Element]
     first_index: int = 0
-    """Of its elements in the document, which may come in several groups."""
+    """The index of the first element in the document, which may come in several groups."""
 
 
 class Source(Protocol):
     """One kind of input."""
 
     def check(self) -> None:
-        """Raise UsageError, before anything starts, for what cannot be an input of this kind."""
+        """Raise UsageError, before anything starts, if this cannot be an input of this kind."""
 
     def num_documents(self) -> int | None:
-        """How many `documents` will yield; None where only reading them tells."""
+        """How many documents there are; None if only reading them can tell."""
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
-        """One after the other; nothing in them makes the iteration raise."""
+        """Yield one document after the other; whatever they contain, this does not raise."""
 
     def nothing(self) -> UsageError:
-        """What to say where all of it was read and no element was there."""
+        """The error if the whole input was read and has no element."""

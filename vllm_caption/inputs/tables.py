@@ -1,8 +1,8 @@
-"""The source that is a table, a row for each image: JSON lines, CSV, TSV, Parquet, or a folder of
-Parquet.
+"""The source for a table with a row per image: JSON lines, CSV, TSV, Parquet, or a folder of
+Parquet files.
 
-A table is read from its beginning to its end, pass after pass. Of its columns those are kept that
-name the image and the row, and those that the prompt uses.
+Each pass reads a table from start to end. It keeps the columns that name the image, the row and its
+type, and those that the prompt uses.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from vllm_caption.inputs.source import (
 from vllm_caption.items import Document, SkippedDocument
 
 IMAGE_COLUMNS: Final = ("image", "file", "file_name", "path")
-"""The first of these that a table has names its images."""
+"""The default column of image names: the first of these that a table has."""
 
 
 class Table:
-    """The rows of a table, or of all tables in a folder in the order of their names."""
+    """The rows of a table, or of all tables in a folder, sorted by name."""
 
     def __init__(self, config: InputConfig, path: Path) -> None:
         self._config = config
@@ -45,7 +45,7 @@ class Table:
         self._root = None if isinstance(root, str) else os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118
 
     def check(self) -> None:
-        """Each file can be opened, and has the columns that are asked for."""
+        """Check that each file can be opened and has the given columns."""
         if self._path.is_dir():
             check_alone(self._path, PARQUET)
         config = self._config
@@ -64,11 +64,11 @@ class Table:
                     check_column("--prompt", name, path, columns)
 
     def num_documents(self) -> int:
-        """The files."""
+        """The number of files."""
         return len(self._paths())
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
-        """Each file is one."""
+        """Each file is a document, or each row if it holds a list of images."""
         for path in self._paths():
             name = encodable_name(path.name)
             try:
@@ -86,7 +86,7 @@ class Table:
                 yield SkippedDocument(name, "unreadable", reason(error))
 
     def nothing(self) -> UsageError:
-        """It has no rows."""
+        """The error if it has no rows."""
         return UsageError("--input", self._path, "has no rows")
 
     def _paths(self) -> list[Path]:
@@ -123,9 +123,9 @@ class Table:
             yield Element(entry, kind, fault, row_of(row, config), row_id)
 
     def _name(self, value: object) -> object:
-        """As below the images root: `./x` is x, and so is an absolute path to it."""
+        """The name relative to the images root, of `./x` as well as of an absolute path to x."""
         if isinstance(value, dict):
-            value = value.get("path")  # Hugging Face's, where no bytes go with it
+            value = value.get("path")  # Hugging Face's, without bytes
         if not isinstance(value, str):
             return value if isinstance(value, bytes) else plain_value(value)
         value = value.strip()
@@ -137,7 +137,7 @@ class Table:
 
 
 def _guarded(group: Group) -> Group:
-    """The same, with an entry in the place of what can no longer be read."""
+    """The same group, with an entry in place of the rest if that cannot be read."""
 
     def elements() -> Iterator[Element]:
         try:

@@ -1,1 +1,1 @@
-"""The numbers of a run and how they are shown."""
+"""The figures of a run and how they are shown."""

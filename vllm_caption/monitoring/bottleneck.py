@@ -1,9 +1,8 @@
-"""What limits a run at a moment, from what was measured: queue depths and the time spent waiting.
+"""What limits a run at the moment, judged by how many items are in each stage.
 
-Pure. The reasoning: a driver that is busy all the time, with writing or with itself, is the limit.
-Otherwise an engine whose sequence slots are full is. If they are not full, its items are on their
-way to it, and most of them are where it is slow: they are read and decoded, or rendered. Or there
-are no more of them.
+Pure. The reasoning: a driver that is always busy, writing or computing, is the limit. Otherwise
+engines whose sequence slots are full are. If they are not full, their items are on the way, most of
+them where it is slow (being read and decoded, or rendered), or there are no more items.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from typing import Final, Literal
 
 Limit = Literal["starting", "input", "decode", "render", "engine", "disk", "driver", "tail"]
 FULL: Final = 0.8
-"""An engine counts as full from this share of its sequence slots on."""
+"""The share of its sequence slots from which an engine counts as full."""
 BUSY: Final = 0.8
-"""A driver that computes for this share of the time does not keep up."""
+"""A driver that computes for more than this share of the time cannot keep up."""
 REMEDIES: Final[Mapping[Limit, str]] = {
     "decode": "more --prepare-threads, more cores, faster storage",
     "render": "a smaller --max-pixels, a core that is free for each engine; not --prepare-threads",
@@ -24,14 +23,14 @@ REMEDIES: Final[Mapping[Limit, str]] = {
     "disk": "a faster disk",
     "driver": "fewer engines per driver: --shard",
 }
-"""What makes a run faster, by what limits it; an engine should be the limit."""
+"""What makes a run faster, by its limit. The engines should be the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One moment of a run. ``writing``, ``computing``: shares of the time in which the driver
-    writes, and in which it computes; ``images_per_s`` and the ``num_…ing``: of the last half
-    minute, captions, and how many items were in each stage at a time, or waited for it."""
+    """One moment of a run. ``writing``, ``computing``: the share of its time that the driver writes
+    or computes. Over the last half minute: ``images_per_s``, and in ``num_…ing`` how many items
+    were in each stage at a time, or waited for it."""
 
     num_up: int
     num_waiting: int
@@ -47,7 +46,7 @@ class Load:
 
 
 def limit(load: Load) -> Limit:
-    """What the run would need more of to be faster."""
+    """The stage that limits the run."""
     if not load.num_up:
         return "starting"
     num_slots = load.max_num_seqs * load.num_up
@@ -63,15 +62,15 @@ def limit(load: Load) -> Limit:
 
 
 def main_limit(limits_s: Mapping[Limit, float]) -> Limit | None:
-    """The limit that a run had for most of the time that its engines worked, from the seconds of
-    each; None where they did not."""
+    """The limit that lasted longest while the engines worked, from the seconds of each; None if
+    they did not work."""
     at_work_s = {name: s for name, s in limits_s.items() if name not in ("starting", "tail")}
     return max(at_work_s, key=lambda name: at_work_s[name], default=None)
 
 
 def remedy(limits_s: Mapping[Limit, float]) -> str | None:
-    """What to change about the limit that a run had for most of the time, from the seconds of each;
-    None where that is nothing: its engines were the limit, or it was too short to have another."""
+    """What to change about the limit that a run had for most of its time, from the seconds of each;
+    None if there is nothing to change: the engines were the limit, or the run was too short."""
     longest = main_limit(limits_s)
     if longest is None or limits_s[longest] <= sum(limits_s.values()) / 2:
         return None

@@ -1,6 +1,6 @@
-"""The log of a run: lines with a time, each as text or as one JSON object.
+"""The log of a run: one line per event, with the time, as text or as a JSON object.
 
-Invariant: a log that can no longer be written costs its lines, never the run.
+Invariant: a log that cannot be written loses lines, but never stops the run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UNWRITABLE = (OSError, ValueError)
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that happened. ``fields``: its figures, by name."""
+    """One event. ``fields``: its figures, by name."""
 
     event: str
     text: str
@@ -29,11 +29,11 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EventLog:
-    """A file that events are appended to, or none."""
+    """Appends events to a file, or to none."""
 
     def __init__(self, path: Path | None, *, as_json: bool = False) -> None:
-        """``as_json``: JSON here, and wherever else events are shown. Raises UsageError when the
-        file cannot be opened."""
+        """``as_json``: JSON here, and wherever else events are shown. Raises UsageError if the file
+        cannot be opened."""
         self.as_json = as_json
         self._file: TextIO | None = None
         if path is None:
@@ -52,14 +52,14 @@ class EventLog:
                 print(as_line(event, as_json=self.as_json), file=self._file, flush=True)
 
     def close(self) -> None:
-        """End the log."""
+        """Close the file."""
         if self._file is not None:
             with contextlib.suppress(*_UNWRITABLE):
                 self._file.close()
 
 
 def as_line(event: Event, *, as_json: bool) -> str:
-    """One event with the present time; as JSON on one line, whatever its text holds."""
+    """One event with the current time; as JSON always on one line."""
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
     if not as_json:
         mark = "" if event.level == "info" else f"{event.level.upper()} "

@@ -1,10 +1,10 @@
-"""The figures of a run: the one list of their names, order, types and units.
+"""The figures of a run: the only list of their names, order, types and units.
 
 `status.json`, `monitor.parquet`, the log, the `status` command and the charts of the report are all
-made from these structs: a figure that is added to one of them appears in every one of those places.
-Only what measures or counts a figure stands elsewhere.
+made from these structs: a figure added here appears in all of them. Only the code that measures or
+counts a figure is elsewhere.
 
-Invariant: None is a value that is not known.
+Invariant: None means that a value is not known.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from vllm_caption.formatting import clock, moment
 
 EngineState = Literal["waiting", "starting", "up", "retired", "stopped"]
 _FAR_S: Final = 1e9
-"""A time to go that no calendar need hold."""
+"""A longer ETA is cut to this, since no date can hold it."""
 AnyFigures = TypeVar("AnyFigures", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """How a figure is kept over time, and how it is shown.
+    """How a figure is stored over time, and how it is shown.
 
-    ``column``: the name of its Arrow type in `monitor.parquet`. ``label``: what stands before the
-    value in a line of text; figures without one are worded where they are shown. ``chart``: the
-    title of its chart in the report; figures with the same title share one, and there is none
-    without a title."""
+    ``column``: the name of its Arrow type in `monitor.parquet`. ``label``: comes before the value
+    in a line of text; figures without one are worded where they are shown. ``chart``: the title of
+    its chart in the report; figures with the same title share a chart, figures without have none.
+    """
 
     column: str
     label: str = ""
@@ -42,7 +42,7 @@ class Figure:
 
 
 class EngineFigures(msgspec.Struct):
-    """One engine slot. ``captioned`` and ``output_tokens`` are of this run so far."""
+    """One engine slot. ``captioned`` and ``output_tokens`` count this run so far."""
 
     engine: Annotated[int, Figure("int32")]
     state: Annotated[str, Figure("string")] = "waiting"
@@ -51,7 +51,7 @@ class EngineFigures(msgspec.Struct):
     captioned: Annotated[int, Figure("int64")] = 0
     output_tokens: Annotated[int, Figure("int64")] = 0
     images_per_s: float = 0.0
-    """Of the last minute."""
+    """Over the last minute."""
     restarts: Annotated[int, Figure("int32")] = 0
     in_flight: Annotated[int, Figure("int32")] = 0
     rss_mib: Annotated[float | None, Figure("float32", "memory", "MiB", "Engine memory")] = None
@@ -77,8 +77,8 @@ class HostFigures(msgspec.Struct, frozen=True):
 
 
 class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The run as a whole. Rates are of the last 30 s; ``done_before``: captions that earlier runs
-    made, or that were found; ``total`` still grows while ``scanning``."""
+    """The run as a whole. Rates are over the last 30 s; ``done_before``: captions of earlier runs,
+    and captions found without a row; ``total`` grows while ``scanning``."""
 
     total: int
     scanning: bool
@@ -90,16 +90,16 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None
     limited_by: str | None = None
     phase: str | None = None
-    """What the run does while it captions nothing."""
+    """What the run does while it is not captioning."""
 
     @property
     def finished(self) -> int:
-        """Items that are settled, by this run or before."""
+        """Items that are done, in this run or before."""
         return self.done_before + self.captioned + self.failed
 
 
 class LastItem(msgspec.Struct, frozen=True):
-    """An item that ended a moment ago: its file and its caption, or why it failed."""
+    """An item that just finished: its file and its caption, or why it failed."""
 
     at: str
     text: str
@@ -107,12 +107,12 @@ class LastItem(msgspec.Struct, frozen=True):
 
 
 IN_FLIGHT: Final = Figure("int32", "in flight", "items", "Items with the engines")
-"""The sum of the engines' own, in `monitor.parquet` only."""
+"""The sum over all engines, in `monitor.parquet` only."""
 
 
 @cache
 def listed(figures: type[msgspec.Struct]) -> dict[str, Figure]:
-    """The figures of a struct that are kept over time, by name and in order."""
+    """The figures of a struct that are stored over time, by name and in order."""
     hints = get_type_hints(figures, include_extras=True).items()
     return {
         name: note
@@ -123,7 +123,7 @@ def listed(figures: type[msgspec.Struct]) -> dict[str, Figure]:
 
 
 def rounded(figures: AnyFigures) -> AnyFigures:
-    """A copy that is as precise as a reader needs."""
+    """A copy with floats rounded for reading."""
     values = msgspec.structs.asdict(figures)
     short = {name: round(value, 1) for name, value in values.items() if isinstance(value, float)}
     return msgspec.structs.replace(figures, **short)
@@ -138,7 +138,7 @@ def num_up(engines: Sequence[EngineFigures]) -> int:
 
 
 def time_to_go(eta_s: float | None, now: datetime | None = None) -> str:
-    """As "ETA 1 d 03:12 (Tue 14:05)"; without ``now``, or while it is unknown, without the end."""
+    """Such as "ETA 1 d 03:12 (Tue 14:05)"; without the end if it is unknown or ``now`` is None."""
     text = f"ETA {clock(eta_s)}"
     if eta_s is None or now is None:
         return text
@@ -148,7 +148,7 @@ def time_to_go(eta_s: float | None, now: datetime | None = None) -> str:
 def describe_run(
     run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None = None
 ) -> str:
-    """The phase, or rates and time to go; failures and engines, in one short text."""
+    """The phase, or rates, ETA, failures and engines, as one short text."""
     if run.phase is not None:
         return f"{run.phase}, failed {run.failed}" if run.failed else run.phase
     parts = [
@@ -166,13 +166,13 @@ def describe_run(
 def progress_line(
     run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None = None
 ) -> str:
-    """How far the run is, on one line. ``now``: to say when it will end."""
+    """How far the run is, on one line. ``now``: to show when it will end."""
     more = "+" if run.scanning else ""
     return f"{run.finished}/{run.total}{more} {describe_run(run, engines, now)}"
 
 
 def measured(figures: msgspec.Struct) -> Iterator[str]:
-    """The figures that have a label, such as "GPU memory 91 %"; what is not known is left out."""
+    """The figures with a label, such as "GPU memory 91 %", except unknown ones."""
     for name, figure in listed(type(figures)).items():
         value = getattr(figures, name)
         if figure.label and value is not None:

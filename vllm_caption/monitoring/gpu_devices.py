@@ -1,10 +1,10 @@
-"""The GPUs of this machine before an engine has them: their names, and what NVML says of each.
+"""The GPUs of this machine before engines use them: their names, and what NVML reports of each.
 
-A GPU is named as `CUDA_VISIBLE_DEVICES` names it: by its index (in PCI order, which is NVML's), by
-its UUID or, for a MIG slice, by the slice's UUID. Never touches CUDA in this process: a driver that
-holds a context takes memory from engine 0.
+A GPU has the name that `CUDA_VISIBLE_DEVICES` uses: its index (in PCI order, like NVML's), its UUID
+or, for a MIG slice, the UUID of the slice. Never touches CUDA in this process: a CUDA context here
+would take memory from engine 0.
 
-Invariant: where NVML does not know a value, that value alone is None.
+Invariant: if NVML does not know a value, only that value is None.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _UNKNOWN: Final = (
     pynvml.NVMLError_FunctionNotFound,
     UnicodeDecodeError,
 )
-"""NVML does not know one value of a GPU that answers."""
+"""Errors of NVML if it does not know one value of a working GPU."""
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """A process that holds memory of a GPU. ``num_bytes``: None where the driver does not say."""
+    """A process that holds GPU memory. ``num_bytes``: None if the driver does not report it."""
 
     pid: int
     name: str
@@ -40,7 +40,7 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """One GPU or MIG slice. ``fault``: why it does not answer, empty when it does."""
+    """One GPU or MIG slice. ``fault``: why it does not respond; empty if it does."""
 
     name: str
     product: str | None = None
@@ -57,8 +57,8 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class GpuDriver(msgspec.Struct, frozen=True):
-    """NVIDIA's driver. ``cuda``: the newest CUDA that it supports, as (13, 0). ``fault``: why there
-    is none that answers, empty when there is."""
+    """NVIDIA's driver. ``cuda``: the newest CUDA that it supports, such as (13, 0). ``fault``: why
+    no driver responds; empty if one does."""
 
     version: str | None = None
     cuda: tuple[int, int] | None = None
@@ -66,9 +66,9 @@ class GpuDriver(msgspec.Struct, frozen=True):
 
 
 def visible_gpus() -> list[str]:
-    """The names of the GPUs that engines may use, in order, every UUID complete. Empty without one.
+    """The names of the GPUs that engines may use, in order, with complete UUIDs; may be empty.
 
-    Raises UsageError for a name in `CUDA_VISIBLE_DEVICES` that no GPU has, or that one has twice.
+    Raises UsageError if `CUDA_VISIBLE_DEVICES` names an unknown GPU, or one twice.
     """
     visible = os.environ.get(VISIBLE)
     with _nvml() as driver:
@@ -81,13 +81,13 @@ def visible_gpus() -> list[str]:
 
 
 def read_driver() -> GpuDriver:
-    """What NVML says of the driver."""
+    """What NVML reports of the driver."""
     with _nvml() as driver:
         return driver
 
 
 def describe_gpus(names: Sequence[str]) -> list[Gpu]:
-    """What NVML says of these GPUs, as `visible_gpus` names them; names alone without NVML."""
+    """What NVML reports of these GPUs, named as by `visible_gpus`; only names without NVML."""
     with _nvml() as driver:
         return [Gpu(name) if driver.fault else _describe(name) for name in names]
 
@@ -100,7 +100,7 @@ def handle_of(name: str) -> Any:
 
 
 def ask(question: Callable[..., Any], *arguments: object) -> Any:
-    """NVML's answer, or None where it has none."""
+    """NVML's answer, or None if it has none."""
     try:
         return question(*arguments)
     except _FAULTS:
@@ -109,7 +109,7 @@ def ask(question: Callable[..., Any], *arguments: object) -> Any:
 
 @contextmanager
 def _nvml() -> Iterator[GpuDriver]:
-    """NVML, and what it says of the driver."""
+    """Initialise NVML and yield what it reports of the driver."""
     try:
         pynvml.nvmlInit()
     except _FAULTS as error:
@@ -131,14 +131,14 @@ def _nvml() -> Iterator[GpuDriver]:
 
 
 def _cuda_versions() -> list[int]:
-    """The CUDA of the driver, and that of the libcuda which is loaded here: in a container that
-    brings NVIDIA's compatibility package, the second is newer and the one that counts."""
+    """The CUDA versions of the driver and of the libcuda loaded here: in a container with NVIDIA's
+    compatibility package, the second is newer and the one that counts."""
     questions = (pynvml.nvmlSystemGetCudaDriverVersion, pynvml.nvmlSystemGetCudaDriverVersion_v2)
     return [version for version in map(ask, questions) if version is not None]
 
 
 def _all_names() -> Iterator[str]:
-    """Every GPU; of one that is cut into MIG slices its slices, since CUDA uses nothing else."""
+    """Every GPU, or its MIG slices if it has any, since CUDA can use nothing else of it."""
     for index in range(pynvml.nvmlDeviceGetCount()):
         slices = list(_slices(index))
         yield from slices or [str(index)]
@@ -157,8 +157,8 @@ def _slices(index: int) -> Iterator[str]:
 
 
 def _completed(names: list[str]) -> list[str]:
-    """The same GPUs: abbreviated UUIDs, which CUDA takes and vLLM does not, are completed; a GPU
-    with MIG slices stands for the first of them, as it does for CUDA."""
+    """The same GPUs with complete UUIDs, since CUDA accepts abbreviations but vLLM does not; a GPU
+    with MIG slices becomes its first slice, as for CUDA."""
     count = pynvml.nvmlDeviceGetCount()
     uuids = {str(index): _uuid(index) for index in range(count)}
     slices = {str(index): list(_slices(index)) for index in range(count)}
@@ -181,13 +181,13 @@ def _completed(names: list[str]) -> list[str]:
 
 
 def _uuid(index: int) -> str | None:
-    """None for a GPU that does not answer."""
+    """The UUID of a GPU; None if it does not respond."""
     gpu = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
     return None if gpu is None else ask(pynvml.nvmlDeviceGetUUID, gpu)
 
 
 def _matching(name: str, known: Sequence[str]) -> str:
-    """The complete UUID that begins so. Raises UsageError."""
+    """The complete UUID that starts with ``name``. Raises UsageError."""
     found = [uuid for uuid in known if uuid.startswith(name)]
     if len(found) == 1:
         return found[0]
@@ -208,7 +208,7 @@ def _describe(name: str) -> Gpu:
     except pynvml.NVMLError as error:
         return Gpu(name, fault=str(error))
     total_bytes, free_bytes = _memory(gpu)
-    # Capability is a property of the chip, which a slice does not repeat.
+    # NVML reports the capability of the whole GPU only, not of a slice.
     chip = ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, gpu) or gpu
     capability = ask(pynvml.nvmlDeviceGetCudaComputeCapability, chip)
     return Gpu(
@@ -222,7 +222,7 @@ def _describe(name: str) -> Gpu:
 
 
 def _memory(gpu: Any) -> tuple[int | None, int | None]:
-    """Bytes in all and free ones, as CUDA counts them: without what the driver keeps to itself."""
+    """Total and free bytes, as CUDA counts them: without the driver's reserve."""
     memory = ask(pynvml.nvmlDeviceGetMemoryInfo, gpu, pynvml.nvmlMemory_v2)
     if memory is not None:
         return memory.total - memory.reserved, memory.free
@@ -231,14 +231,14 @@ def _memory(gpu: Any) -> tuple[int | None, int | None]:
 
 
 def _holders(gpu: Any) -> Iterator[Holder]:
-    """The processes that hold memory, most first."""
+    """The processes that hold memory, largest first."""
     found = ask(pynvml.nvmlDeviceGetComputeRunningProcesses, gpu) or []
     for process in sorted(found, key=lambda each: -(each.usedGpuMemory or 0)):
         yield Holder(process.pid, _process_name(process.pid), process.usedGpuMemory)
 
 
 def _process_name(pid: int) -> str:
-    """Empty for a process that is not seen from here, as from inside a container."""
+    """The name of a process; empty if it is not visible from here, as from inside a container."""
     try:
         return psutil.Process(pid).name()
     except psutil.Error:

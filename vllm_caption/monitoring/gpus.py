@@ -1,7 +1,7 @@
-"""The GPUs that engines were given, while they run: use, memory, temperature.
+"""The GPUs of the engines while they run: utilisation, memory, temperature.
 
-Invariant: without a driver, for a GPU that is lost, or for a value that a GPU does not have (a MIG
-slice has no utilisation), that value alone is None.
+Invariant: if there is no driver, a GPU is lost, or a GPU does not report a value (a MIG slice has
+no utilisation), only that value is None.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from vllm_caption.monitoring.gpu_devices import ask, handle_of
 
 
 class GpuReading(msgspec.Struct, frozen=True):
-    """The GPUs of one engine at one moment, by the names of `EngineFigures`: mean utilisation,
-    fullest memory, hottest chip."""
+    """The GPUs of one engine at one moment, with the names of `EngineFigures`: mean utilisation,
+    fullest memory, highest temperature."""
 
     gpu_percent: float | None = None
     gpu_memory_percent: float | None = None
@@ -25,10 +25,10 @@ class GpuReading(msgspec.Struct, frozen=True):
 
 
 class Gpus:
-    """The GPUs that were given to the engines."""
+    """The GPUs assigned to the engines."""
 
     def __init__(self, assigned: Sequence[str | None]) -> None:
-        """``assigned``: `CUDA_VISIBLE_DEVICES` of each engine, None for an engine on the CPU."""
+        """``assigned``: `CUDA_VISIBLE_DEVICES` of each engine; None for an engine on the CPU."""
         self._handles: list[list[Any]] = [[] for _ in assigned]
         self._initialised = False
         if not any(assigned):
@@ -42,7 +42,7 @@ class Gpus:
             handles.extend(_handles((names or "").split(",")))
 
     def read(self) -> list[GpuReading]:
-        """The present state of each engine's GPUs."""
+        """The current state of each engine's GPUs."""
         return [_read(handles) for handles in self._handles]
 
     def close(self) -> None:

@@ -21,22 +21,22 @@ _NO_LIMIT = 2**60
 
 
 class Host:
-    """This machine. CPU use is of the time since the last reading."""
+    """This machine. CPU use is measured since the last reading."""
 
     def __init__(self, disk: Path) -> None:
-        """``disk``: a folder on the disk that is watched."""
+        """``disk``: a folder on the disk to watch."""
         self._disk = disk
         self._driver = psutil.Process()
         self._groups = [CGROUP, *own_groups(CGROUP, OWN_GROUP)]
         psutil.cpu_percent()  # the first answer is always 0
 
     def read(self) -> HostFigures:
-        """The present figures."""
+        """The current figures."""
         try:
             disk = psutil.disk_usage(str(self._disk))
-        except OSError:  # the folder is away for a moment
+        except OSError:  # the folder is unavailable for a moment
             disk = None
-        if disk is not None and not disk.total:  # its size is not known
+        if disk is not None and not disk.total:  # the size is unknown
             disk = None
         return HostFigures(
             cpu_percent=psutil.cpu_percent(),
@@ -48,7 +48,7 @@ class Host:
 
     def rss_mib(self) -> dict[int, float]:
         """Session leader → memory of its session. Each worker leads one, with its engine core;
-        what forked processes share is counted in each of them."""
+        memory that forked processes share is counted in each of them."""
         found: Counter[int] = Counter()
         for process in self._driver.children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):
@@ -57,8 +57,8 @@ class Host:
 
 
 def own_groups(root: Path, own: Path) -> list[Path]:
-    """The control groups (version 2) around this process, innermost first: of a container, a batch
-    job, a service. Each may have a limit."""
+    """The control groups (version 2) around this process, innermost first: those of a container, a
+    batch job, a service. Each may have a limit."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def own_groups(root: Path, own: Path) -> list[Path]:
 def limit_percent(group: Path) -> float:
     """Percent of its memory limit that a control group uses, without caches; 0.0 without a limit.
 
-    The kernel kills at this limit, however much memory the machine has left.
+    At the limit the kernel kills, however much memory the machine has left.
     """
     used, limit = _memory_limit(group) or (0, 1)
     return 100.0 * used / limit
@@ -83,21 +83,21 @@ def _memory_limit(group: Path) -> tuple[int, int] | None:
         used = int((group / "memory.current").read_text())
         lines = (group / "memory.stat").read_text().splitlines()
         held = {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
-    except (OSError, ValueError):  # `max` is no number
+    except (OSError, ValueError):  # without a limit, the file says `max`
         return None
     cache = held.get("file", 0) - held.get("shmem", 0)
     return (max(used - cache, 0), limit) if 0 < limit < _NO_LIMIT else None
 
 
 def available_bytes() -> int:
-    """Memory that new processes may take, within the limits of the control groups around us."""
+    """Memory that new processes may use, within the limits of our control groups."""
     limits = map(_memory_limit, (CGROUP, *own_groups(CGROUP, OWN_GROUP)))
     left = [max(limit - used, 0) for used, limit in filter(None, limits)]
     return int(min(psutil.virtual_memory().available, *left, sys.maxsize))
 
 
 def usable_cores() -> float:
-    """Cores that this process may use, by its affinity and the quota of its control groups."""
+    """Cores that this process may use, by CPU affinity and the quotas of its control groups."""
     cores = float(len(os.sched_getaffinity(0)))
     for group in (CGROUP, *own_groups(CGROUP, OWN_GROUP)):
         with contextlib.suppress(OSError, ValueError):

@@ -1,8 +1,8 @@
-"""The thread that measures: it samples the machine, keeps the samples, and warns.
+"""The monitor thread: samples the machine, stores the samples, and warns.
 
-Everything that asks the machine happens in a thread of its own; the driver's loop only hands over
-its counts and takes the last reading. Invariant: whatever goes wrong here costs the run the figures
-at most, and is reported once.
+All measuring happens in this thread; the driver's loop only hands over its counts and takes the
+last reading. Invariant: whatever goes wrong here, the run loses figures at most, and the problem is
+reported once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from vllm_caption.store.layout import SAMPLES
 EVERY_S: Final = 5.0
 FIRST_EVERY_S: Final = 2.0
 FIRST_S: Final = 60.0
-"""Samples are denser for this long, so that a short run has some too."""
+"""Samples are more frequent for this long, so that a short run has some, too."""
 WRITE_EVERY_S: Final = 60.0
 PATIENCE_S: Final = 5.0
 _FAULTS: Final = (*FAULTS, psutil.Error)
@@ -49,7 +49,7 @@ _FAULTS: Final = (*FAULTS, psutil.Error)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at the machine. ``gpus``: by engine; ``rss_mib``: by process id of a worker."""
+    """One reading of the machine. ``gpus``: by engine; ``rss_mib``: by worker's process id."""
 
     host: HostFigures
     gpus: list[GpuReading]
@@ -67,7 +67,7 @@ class Monitor:
     """Watches one run, from `start` to `close`."""
 
     def __init__(self, root: Path, gpus: Sequence[str | None], engine_args: Sequence[str]) -> None:
-        """``gpus``: `CUDA_VISIBLE_DEVICES` of each engine, None on the CPU."""
+        """``gpus``: `CUDA_VISIBLE_DEVICES` of each engine; None on the CPU."""
         self._root = root
         self._assigned = gpus
         on_cpu = not any(gpus)
@@ -82,7 +82,7 @@ class Monitor:
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
 
     def start(self) -> None:
-        """Begin to sample, in a thread of its own."""
+        """Start the thread."""
         try:
             self._folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -99,16 +99,16 @@ class Monitor:
         reading.put_into(stats.engines)
 
     def follow(self, status: RunStatus) -> None:
-        """Hand over the run's present counts, for the next sample."""
+        """Hand over the run's current counts, for the next sample."""
         self._status = status
 
     def take_notes(self) -> Iterator[str]:
-        """What the user is to read, once each."""
+        """The sentences for the user, once each."""
         while self._notes:
             yield self._notes.popleft()
 
     def close(self) -> None:
-        """Take the last sample and write the file, unless the machine hangs."""
+        """Take a last sample and write the file, unless the machine hangs."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(PATIENCE_S)
@@ -150,7 +150,7 @@ class Monitor:
         self._warnings = list(self._pressure.active.values())
 
     def _note(self, text: str) -> None:
-        """Once each, so that a disk that stays full does not fill the screen."""
+        """Keep a sentence for the user, once per kind: a full disk must not fill the screen."""
         kind = text.partition(":")[0]
         if kind not in self._noted:
             self._noted.add(kind)

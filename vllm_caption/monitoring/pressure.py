@@ -1,7 +1,7 @@
-"""Warnings when the machine runs out of something. Pure: from figures to sentences.
+"""Warns when the machine runs out of a resource. Pure: from figures to sentences.
 
-Invariant: one warning per resource when it passes its limit, and another only after it has fallen
-well below the limit in between.
+Invariant: a resource causes one warning when it exceeds its limit, and another only after it has
+fallen well below the limit in between.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from vllm_caption.monitoring.figures import HostFigures
 
 LIMIT_PERCENT: Final = 90.0
 CALM_BELOW: Final = 10.0
-"""A resource that is this many points below its limit counts as calm again."""
+"""A resource may cause another warning once it is this many points below its limit."""
 VLLM_GPU_MEMORY: Final = 0.92
-"""vLLM's own default of --gpu-memory-utilization."""
+"""vLLM's default for --gpu-memory-utilization."""
 GPU_MEMORY_MARGIN: Final = 4.0
 
 
@@ -26,14 +26,14 @@ class Pressure:
     def __init__(
         self, folder: str, *, on_cpu: bool, gpu_memory_limit: float = LIMIT_PERCENT
     ) -> None:
-        """``on_cpu``: the engines are meant to use up the CPU, so there is no warning of that."""
+        """``on_cpu``: engines run on the CPU, so a busy CPU causes no warning."""
         self._folder = folder
         self._on_cpu = on_cpu
         self._gpu_memory_limit = gpu_memory_limit
         self.active: dict[str, str] = {}
 
     def check(self, host: HostFigures, gpu_memory: Sequence[float | None]) -> list[str]:
-        """Take the present figures, percent of GPU memory by engine; returns the new warnings."""
+        """Check the current figures (GPU memory in percent, by engine); returns new warnings."""
         return [text for text in self._checked(host, gpu_memory) if text]
 
     def _checked(
@@ -67,10 +67,10 @@ class Pressure:
 
 
 def gpu_memory_limit(engine_args: Sequence[str]) -> float:
-    """Percent above which GPU memory is worth a warning: vLLM takes its share at the start and
-    fills it, so only use that goes clearly beyond the share is news."""
+    """Percent above which GPU memory is worth a warning: vLLM allocates its share at the start, so
+    only use clearly above that share matters."""
     try:
         share = float(named_flags(engine_args)["gpu_memory_utilization"])
-    except (KeyError, ValueError):  # vLLM itself refuses a bad value
+    except (KeyError, ValueError):  # vLLM refuses a bad value
         share = VLLM_GPU_MEMORY
     return min(max(LIMIT_PERCENT, 100 * share + GPU_MEMORY_MARGIN), 99.0)

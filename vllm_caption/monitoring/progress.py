@@ -1,8 +1,8 @@
-"""What a run shows: one live line on a terminal, a line a minute elsewhere, or only what matters;
-and all of it, with times, in a log file.
+"""What a run shows: a live line on a terminal, a line a minute elsewhere, or with --quiet only
+messages; and all of it, with times, in a log file.
 
-Invariant: a stream that can no longer be written (a closed terminal, a full disk behind `2>`, a
-reader that left) costs the lines, never the run.
+Invariant: a stream that cannot be written (a closed terminal, a full disk behind `2>`, a closed
+pipe) loses lines, but never stops the run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Progress:
         stream: TextIO | None = None,
         log: EventLog | None = None,
     ) -> None:
-        """``stream``: standard error unless another one is given."""
+        """``stream``: standard error by default."""
         self._log = log or EventLog(None)
         self._quiet = quiet
         self._stream = stream = stream or sys.stderr
@@ -49,19 +49,19 @@ class Progress:
             self._bar = tqdm(file=stream, bar_format="{desc}")
 
     def tell(self, line: str, event: str = "message", level: Level = "info") -> None:
-        """Show and log one line of text without breaking the bar."""
+        """Show and log a line of text without breaking the live line."""
         self._tell(Event(event, line, level))
 
     def warn(self, line: str) -> None:
-        """The same for what may need attention."""
+        """The same for a warning."""
         self.tell(line, "warning", "warning")
 
     def record(self, event: str, text: str) -> None:
-        """Log what is shown elsewhere."""
+        """Only log: the text is shown elsewhere."""
         self._log.write(Event(event, text))
 
     def update(self, stats: RunStats, now_s: float) -> None:
-        """Show the present figures; cheap enough to call often."""
+        """Show the current figures; cheap enough to call often."""
         run, now = stats.figures(now_s), datetime.now().astimezone()
         if self._began_s is None:
             self._began_s = now_s
@@ -86,19 +86,19 @@ class Progress:
                 self._show_engines(stats.engine_figures(now_s))
 
     def _show_engines(self, engines: list[EngineFigures]) -> None:
-        """How the engines share the work, and what was measured of each."""
+        """Show the figures of each engine."""
         shown = "; ".join(f"{engine.engine}: {describe_engine(engine)}" for engine in engines)
         fields = [msgspec.structs.asdict(engine) for engine in engines]
         self._show_figures(Event("engines", f"Engines: {shown}", fields={"engines": fields}))
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the live line as it is."""
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
                 self._bar.close()
 
     def _show_figures(self, event: Event) -> None:
-        """As a line of text, unless a bar shows them or nothing is to be shown."""
+        """Show figures as a line of text, unless the live line shows them or the run is quiet."""
         if self._quiet or self._bar is not None:
             self._log.write(event)
         else:
@@ -115,15 +115,15 @@ class Progress:
 
 
 def _width(stream: TextIO) -> int:
-    """Columns of a terminal."""
+    """The columns of a terminal."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or USUAL_WIDTH
-    except _UNWRITABLE:  # it has no descriptor, or hides its size
+    except _UNWRITABLE:  # no descriptor, or an unknown size
         return USUAL_WIDTH
 
 
 def _blocks(stream: TextIO) -> str:
-    """What a bar can be drawn with there."""
+    """The characters with which a stream can show a bar."""
     try:
         BLOCKS.encode(stream.encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):
@@ -132,7 +132,7 @@ def _blocks(stream: TextIO) -> str:
 
 
 def describe_engine(engine: EngineFigures) -> str:
-    """One engine in a few words; what is not known is left out."""
+    """The figures of one engine in a few words, except unknown ones."""
     parts = [f"{engine.captioned:,} captioned", f"{engine.images_per_s:.1f} images/s"]
     parts += [f"{engine.in_flight} in flight"]
     if engine.state != "up":
@@ -155,7 +155,7 @@ class DocumentProgress:
             self._bar = tqdm(total=total, unit="document", file=self._stream, dynamic_ncols=True)
 
     def show(self, documents: int) -> None:
-        """Cheap enough to call for every item."""
+        """Show the count; cheap enough to call for every item."""
         if self._bar is not None:
             self._bar.update(documents - self._bar.n)
         elif not self._quiet and time.monotonic() - self._shown_s >= PLAIN_EVERY_S:
@@ -165,6 +165,6 @@ class DocumentProgress:
                 print(f"{documents}{of_all} documents", file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()

@@ -1,15 +1,15 @@
 """monitor.parquet: the figures of all runs of an output folder over time, bounded in size.
 
-A file of its own beside the thread that fills it (`monitor`): the report reads it without NVML and
+Separate from the thread that fills it (`monitor`), so that the report can read it without NVML and
 psutil.
 
 Invariants: the file is replaced as a whole, in the folder that was opened at the start; the first
-and the last sample of a run stay longest; every value is the one that was measured at `at`.
+and last samples of a run are kept longest; every value was measured at `at`.
 
-Why it is bounded: a week with a sample each 5 s is 121,000 samples, and the file is written once a
-minute. Measured with 8 and 64 engines, all of them take 12 and 74 MiB on disk, 55 and 378 MiB in
-memory (0.9 GiB while it is written), and 1.7 and 9 s for each write. Of the 1,890 samples that a
-bounded series keeps it is 0.3 and 1.9 MiB, 1 and 6 MiB, and 0.15 and 0.5 s.
+Why it is bounded: a sample every 5 s makes 121,000 samples a week, and the file is written once a
+minute. Measured with 8 and 64 engines, that takes 12 and 74 MiB on disk, 55 and 378 MiB in memory
+(0.9 GiB while writing), and 1.7 and 9 s per write. The 1,890 samples that a bounded series keeps
+take 0.3 and 1.9 MiB, 1 and 6 MiB, and 0.15 and 0.5 s.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _columns(figures: Iterable[tuple[str, Figure]]) -> list[tuple[str, pa.DataTy
 
 
 def _first(figures: Mapping[str, Figure], *names: str) -> dict[str, Figure]:
-    """The same with these in front: the file keeps the order that it had before the list."""
+    """The same with these first, so that the order of columns in the file does not change."""
     return {name: figures[name] for name in names} | dict(figures)
 
 
@@ -67,8 +67,8 @@ SCHEMA: Final = pa.schema(
 
 
 class Series:
-    """The samples of this run after those of earlier ones. A run that gets long keeps every second
-    of its samples, then every fourth, and so on, evenly over its whole length."""
+    """The samples of this run, after those of earlier runs. A long run keeps every second of its
+    samples, then every fourth, and so on, evenly over its whole length."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Series:
         self._num_seen = 0
 
     def add(self, sample: Mapping[str, Any], *, last: bool = False) -> None:
-        """One sample, by the columns' names; the last one of a run is always kept."""
+        """Add a sample, by column name; the last one of a run is always kept."""
         if last or self._num_seen % self._stride == 0:
             self._new.append(pa.Table.from_pylist([dict(sample)], SCHEMA))
         self._num_seen += 1
@@ -95,7 +95,7 @@ class Series:
             self._stride *= 2
 
     def table(self) -> pa.Table:
-        """Everything that is kept, oldest first."""
+        """All samples that are kept, oldest first."""
         self._gather()
         return pa.concat_tables([self._earlier, self._run])
 
@@ -105,8 +105,8 @@ class Series:
 
 
 def thin(table: pa.Table, most: int) -> pa.Table:
-    """At most so many samples: every second one goes, except for the ends of each run, as often as
-    needed; then the oldest. A folder that many runs wrote to keeps a trace of each."""
+    """Reduce to at most ``most`` samples: repeatedly drop every second one, except the first and
+    last of each run; then the oldest. So each of many runs leaves a trace."""
     while table.num_rows > most:
         runs = table["run_id"].to_pylist()
         around = zip([None, *runs], runs, [*runs[1:], None], strict=False)
@@ -119,7 +119,7 @@ def thin(table: pa.Table, most: int) -> pa.Table:
 
 
 def engine_s(series: pa.Table) -> float:
-    """Seconds that engines were held, all runs and engines together: from sample to sample."""
+    """Engine seconds of all runs and engines together, added up from sample to sample."""
     rows = zip(*(series[name].to_pylist() for name in ("at", "run_id", "engines")), strict=True)
     spent_s, before = 0.0, None
     for at, run_id, engines in rows:
@@ -130,13 +130,13 @@ def engine_s(series: pa.Table) -> float:
 
 
 def read_series(root: Path) -> pa.Table | None:
-    """The samples of earlier runs; None where there are none. Raises FAULTS."""
+    """The samples of earlier runs; None if there are none. Raises FAULTS."""
     path = root / SAMPLES
     if not path.exists():
         return None
     with path.open("rb") as file:
         table = pq.ParquetFile(file).read()
-    # A figure that an older version did not know is null.
+    # Figures that an older version did not have are null.
     every = pa.concat_tables([SCHEMA.empty_table(), table], promote_options="permissive")
     return every.select(SCHEMA.names).cast(SCHEMA)
 

@@ -1,6 +1,6 @@
-"""The counts of a run while it runs, and its rates.
+"""The counts and rates of a run in progress.
 
-Invariant: statistics are told, never asked: nothing is decided by them.
+Invariant: statistics are only shown: no decision depends on them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Captions and their tokens, and how many items were at a time being prepared, rendered (each
-    with those that waited for it), and generated."""
+    """Captions and tokens per second, and how many items at a time were being prepared or rendered
+    (including those waiting for it), or generated."""
 
     images_per_s: float = 0.0
     tokens_per_s: float = 0.0
@@ -62,13 +62,13 @@ class _Bucket:
 
 
 class Recent:
-    """The captions of the last half minute, in buckets: its cost does not grow with the speed."""
+    """The captions of the last half minute, in buckets, so that its cost is bounded."""
 
     def __init__(self) -> None:
         self._buckets: deque[_Bucket] = deque()
 
     def add(self, at_s: float, tokens: int, timings: Timings) -> None:
-        """One caption, and what it took."""
+        """Count a caption and its timings."""
         begin_s = at_s // BUCKET_S * BUCKET_S
         if not self._buckets or self._buckets[-1].begin_s < begin_s:
             self._buckets.append(_Bucket(begin_s))
@@ -80,7 +80,7 @@ class Recent:
         bucket.generate_s += timings.generate_s
 
     def rates(self, now_s: float) -> Rates:
-        """All zero while there is too little to say."""
+        """The rates over the window; all zero while there are too few captions."""
         buckets = self._buckets
         while buckets and buckets[0].begin_s < now_s - WINDOW_S:
             buckets.popleft()
@@ -104,13 +104,13 @@ class Pace:
         self._buckets: deque[tuple[float, Counter[int]]] = deque()
 
     def add(self, at_s: float, engine: int) -> None:
-        """One caption."""
+        """Count a caption."""
         if not self._buckets or at_s - self._buckets[-1][0] >= PACE_BUCKET_S:
             self._buckets.append((at_s, Counter()))
         self._buckets[-1][1][engine] += 1
 
     def images_per_s(self, now_s: float, of_last_s: float, engine: int | None = None) -> float:
-        """Of one engine or all; zero while there is too little to say."""
+        """The rate of one engine or of all; zero while there are too few captions."""
         buckets = self._buckets
         while buckets and buckets[0][0] < now_s - PACE_S:
             buckets.popleft()
@@ -123,11 +123,11 @@ class Pace:
 
 @dataclass(slots=True)
 class RunStats:
-    """Counts of one run. ``done_before``: captions of earlier runs that stay; ``kept``: those whose
-    .txt was there, by what made them. ``adopted``: captions that were found without a row, and have
-    one now. ``restored``: .txt files that were gone and were written again from their rows;
-    ``gone``: those that were captioned again instead. ``spared``: captions that people wrote, and
-    that only --overwrite-edited replaces."""
+    """Counts of one run. ``done_before``: captions of earlier runs that are kept; ``kept``: those
+    whose .txt was there, by origin. ``adopted``: captions found without a row, which now have one.
+    ``restored``: missing .txt files that were rewritten from their rows; ``gone``: those that were
+    captioned again instead. ``spared``: captions that people wrote, and that only
+    --overwrite-edited replaces."""
 
     engines: list[EngineFigures]
     gpus_per_engine: int = 1
@@ -167,7 +167,7 @@ class RunStats:
 
     @property
     def finished(self) -> int:
-        """Items of the input that need nothing more in this run."""
+        """Items of the input that are done."""
         return self.done_before + self.adopted + self.captioned + self.failed
 
     def count_caption(
@@ -178,7 +178,7 @@ class RunStats:
         at_s: float,
         timings: Timings = Timings(),  # noqa: B008 - it is frozen
     ) -> None:
-        """One caption is on disk."""
+        """Count a caption that is on disk."""
         self.captioned += 1
         self.prompt_tokens += prompt_tokens
         self.output_tokens += output_tokens
@@ -191,18 +191,18 @@ class RunStats:
         self.pace.add(at_s, engine)
 
     def count_failure(self, kind: str, example: str) -> None:
-        """One item failed; the first of a kind is kept to be shown."""
+        """Count a failed item; the first of each kind is kept as an example."""
         self.failed += 1
         self.failures[kind] += 1
         self.examples.setdefault(kind, example)
         self.last_failures.append(LastItem(_now(), example, kind))
 
     def keep_caption(self, file: str, caption: str) -> None:
-        """To be shown until three others have come."""
+        """Keep a caption, to be shown until three more have come."""
         self.last_captions.append(LastItem(_now(), f"{printable(file)}: {printable(caption)}"))
 
     def begin(self, step: Step, now_s: float) -> None:
-        """What the run does from now on, unless it captions."""
+        """Set what the run does from now on, unless it is captioning."""
         self.step, self.step_since_s = step, now_s
 
     def judge(
@@ -215,9 +215,9 @@ class RunStats:
         writing_s: float,
         computing_s: float,
     ) -> None:
-        """Find what limits the run now, and count the time since the last call for it.
+        """Determine what limits the run now, and attribute the time since the last call to it.
 
-        ``writing_s``, ``computing_s``: what the driver has spent on either so far."""
+        ``writing_s``, ``computing_s``: the time that the driver has spent on each so far."""
         before_s, written_s, computed_s = self._judged or (now_s, writing_s, computing_s)
         self._judged = (now_s, writing_s, computing_s)
         seconds, rates = now_s - before_s, self.rates(now_s)
@@ -241,7 +241,7 @@ class RunStats:
     # --- as figures ----------------------------------------------------------------------------
 
     def figures(self, now_s: float) -> RunFigures:
-        """The present numbers."""
+        """The current figures of the run."""
         rates = self.rates(now_s)
         return RunFigures(
             total=self.total,
@@ -257,14 +257,14 @@ class RunStats:
         )
 
     def phase(self, now_s: float) -> str | None:
-        """None while the run captions."""
+        """What the run is doing; None while it is captioning."""
         if self.captioned and self.step != "saving":
             return None
         seconds = None if self.step_since_s is None else now_s - self.step_since_s
         return phase(self.step, self.engines, seconds)
 
     def engine_figures(self, now_s: float) -> list[EngineFigures]:
-        """Copies, with the rate of each, as precise as a reader needs."""
+        """Rounded copies of the engines' figures, with the rate of each."""
         return [
             msgspec.structs.replace(
                 rounded(engine),
@@ -274,12 +274,12 @@ class RunStats:
         ]
 
     def rates(self, now_s: float) -> Rates:
-        """Of the last half minute."""
+        """The rates over the last half minute."""
         return self.recent.rates(now_s)
 
     def eta_s(self, now_s: float) -> float | None:
-        """Seconds to the end at the rate of the last minutes, which is steadier than that of half a
-        minute; None while that cannot be said."""
+        """Seconds to the end at the rate of the last five minutes, which is steadier than that of
+        half a minute; None while unknown."""
         rate = self.pace.images_per_s(now_s, PACE_S)
         if self.scanning or rate == 0:
             return None
@@ -287,7 +287,7 @@ class RunStats:
 
     @property
     def mean_images_per_s(self) -> float | None:
-        """From the first caption to the last; None while that says nothing."""
+        """The rate from the first caption to the last; None while there are too few captions."""
         return (self.captioned - 1) / self.generating_s if self.generating_s else None
 
     @property

@@ -1,7 +1,7 @@
-"""status.json: what a run is doing, replaced as a whole every few seconds, readable by anything.
+"""status.json: what a run is doing, replaced as a whole every few seconds, readable by any program.
 
-Invariants: a run says "running" until everything is saved, then how it ended; whether a run that
-says "running" lives is known from the lock of its folder alone.
+Invariants: the state is "running" until everything is saved, then how the run ended; whether a
+"running" run is alive is decided by the lock of its folder alone.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from vllm_caption.store.layout import STATUS
 from vllm_caption.store.lock import find_holder
 
 RunState = Literal["running", "finished", "interrupted", "stopped"]
-"""What a run says of itself."""
+"""The states that a run reports."""
 State = RunState | Literal["died"]
-"""What is seen of it."""
+"""The states that an observer can see."""
 
 
 class RunStatus(RunFigures, frozen=True, kw_only=True):
-    """One run at one moment. Times are ISO 8601 UTC. What has a default is not in the files of
-    older versions."""
+    """One run at one moment. Times are ISO 8601 UTC. Files of older versions may lack the fields
+    that have a default."""
 
     run_id: str
     state: str
@@ -58,7 +58,7 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     last_failures: list[LastItem] = msgspec.field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, in the order of the file: which run it is, its figures, then the rest."""
+        """The fields for JSON, in the order of the file: the run, its figures, then the rest."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         first = {name: fields.pop(name) for name in ("run_id", "state", "pid", "updated_at")}
         last = {name: fields.pop(name) for name in ("limited_by", "phase")}
@@ -66,7 +66,7 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
 
 
 def how_it_ended(exit_code: int, error: BaseException | None) -> tuple[RunState, str]:
-    """The last state of a run, and the reason if it stopped. ``error``: what ended it."""
+    """The final state of a run, and the reason if it stopped. ``error``: what ended it."""
     if error is not None:
         what = "" if isinstance(error, CaptionJobError) else f"{type(error).__name__}: "
         return "stopped", what + first_line(error)
@@ -76,7 +76,7 @@ def how_it_ended(exit_code: int, error: BaseException | None) -> tuple[RunState,
 def make_status(
     run_id: str, state: RunState, stats: RunStats, now_s: float, at: str, reason: str = ""
 ) -> RunStatus:
-    """The present numbers of a run. ``now_s`` is of the clock that the stats were counted by."""
+    """The current status of a run. ``now_s``: from the clock that the stats use."""
     figures = stats.figures(now_s)
     if state != "running":
         figures = msgspec.structs.replace(figures, phase=None)
@@ -107,19 +107,19 @@ def encode_status(status: RunStatus) -> bytes:
 
 
 def read_status(root: Path) -> RunStatus | None:
-    """The status that a run wrote last; None where there is none that can be understood."""
+    """The last status that a run wrote; None if there is none, or it is unreadable."""
     try:
         return msgspec.json.decode((root / STATUS).read_bytes(), type=RunStatus)
     except (OSError, ValueError, RecursionError):
         return None
 
 
-# --- of a folder -----------------------------------------------------------------------------
+# --- seen from outside -----------------------------------------------------------------------
 
 
 class View(msgspec.Struct, frozen=True):
-    """One look at an output folder. ``holder``: the run that holds it, in words; ``age_s``: of its
-    status.json."""
+    """The state of an output folder. ``holder``: the run that holds it, in words; ``age_s``: the
+    age of its status.json."""
 
     state: State
     holder: str | None
@@ -127,23 +127,23 @@ class View(msgspec.Struct, frozen=True):
     status: RunStatus
 
     def one_line(self, now: datetime | None = None) -> str:
-        """For a log. ``now``: to say when the run will end."""
+        """The state on one line, for a log. ``now``: to show when the run will end."""
         status = self.status
         begin = f"{status.updated_at} {self.state}"
-        if self.state != "running":  # its last rates say nothing
+        if self.state != "running":  # its last rates mean nothing
             return f"{begin} {status.finished}/{status.total}, failed {status.failed}"
         return f"{begin} {progress_line(status, status.engines, now)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the content of status.json, and what was seen around it."""
+        """The content of status.json plus what was observed, for JSON."""
         seen = {"state": self.state, "holder": self.holder, "age_s": round(self.age_s, 1)}
         return self.status.as_dict() | seen
 
 
 def look(root: Path) -> View:
-    """The present state. Raises UsageError where there is none."""
+    """The current state of a folder. Raises UsageError if it has none."""
     view = _look(root)
-    # A run may have ended or begun between the two readings: a death is what is seen twice.
+    # A run may have ended or started between the two reads, so a death must be seen twice.
     return view if view.state != "died" else _look(root)
 
 
@@ -158,17 +158,17 @@ def _look(root: Path) -> View:
 
 
 def seen_state(status: RunStatus, holder: str | None) -> State:
-    """What a run's last words come to, given who holds its folder now."""
+    """The state of a run, from its last status and who holds its folder now."""
     if status.state == "running":
         return "running" if holder is not None else "died"
     if status.state in get_args(RunState):
         return cast(RunState, status.state)
-    is_finished = not status.scanning and status.finished >= status.total  # of an older version
+    is_finished = not status.scanning and status.finished >= status.total  # an older version's
     return "finished" if is_finished else "stopped"
 
 
 def _seconds_since(moment: str) -> float:
     try:
         return max((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds(), 0.0)
-    except (ValueError, TypeError):  # a file that was edited
+    except (ValueError, TypeError):  # somebody edited the file
         return 0.0

@@ -1,6 +1,6 @@
-"""The closing text of a run: counts that add up, reasons with examples, and the next step.
+"""The summary at the end of a run: counts that add up, reasons with examples, and the next step.
 
-Invariant: every number is handed in; nothing is read or decided here.
+Invariant: all numbers are passed in; nothing is read or decided here.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.store.layout import MANIFEST, REPORT, caption_name
 
 SHORT_PILOT_S: Final = 30.0
-"""A pilot that generated for less than this says little about speed: engines warm up and run dry
-within it."""
+"""A pilot that generated for less than this says little about speed: most of it is warm-up and
+tail."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRead:
-    """What a run read. ``is_complete``: to the end of the input; ``unmatched_types``: the value of
-    --skip-types where no element has such a type; ``unmatched_files``: names of --redo-file that no
-    item has."""
+    """What a run read. ``is_complete``: up to the end of the input; ``unmatched_types``: the value
+    of --skip-types if no element has one of these types; ``unmatched_files``: names from
+    --redo-file that no item has."""
 
     counts: InputCounts
     is_complete: bool
@@ -52,8 +52,8 @@ def summarise(
     billing: Billing | None = None,
     interrupted: bool = False,
 ) -> str:
-    """Several lines. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
-    is_news = stats.captioned > 0  # a rerun that only looks repeats no advice
+    """The whole text. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
+    is_news = stats.captioned > 0  # a rerun that captions nothing repeats no advice
     lines = [*_documents(read, is_news=is_news), *_items(stats), *_captions(stats)]
     if stats.captioned:
         lines += _speed(stats, seconds)
@@ -127,7 +127,7 @@ def no_such_item(names: Sequence[str]) -> str:
 
 
 def people_wrote(edited: int, adopted: int) -> str:
-    """How many captions no run has made, as 1 edited caption, 2 adopted captions."""
+    """How many captions people wrote: "1 edited caption, 2 adopted captions"."""
     numbers = ((edited, "edited caption"), (adopted, "adopted caption"))
     return ", ".join(counted(number, noun) for number, noun in numbers if number)
 
@@ -171,10 +171,10 @@ def describe_pilot(
     arguments: Iterable[str],
     billing: Billing | None = None,
 ) -> str:
-    """After a pilot: what to look at, the command of the full run, and how long it may take.
+    """After a pilot: what to look at, the command for the full run, and how long it may take.
 
-    ``chosen``: element type → items of the pilot; ``num_items`` and ``num_documents`` are those of
-    the whole input, ``arguments`` the command line that started the pilot.
+    ``chosen``: element type → items in the pilot; ``num_items``, ``num_documents``: in the whole
+    input; ``arguments``: the command line that started the pilot.
     """
     size = sum(chosen.values())
     types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(chosen).most_common())

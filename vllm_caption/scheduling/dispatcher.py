@@ -1,16 +1,16 @@
 """Decides which engine gets which item next, what is retried and what is given up.
 
 Pure state: no process, no disk, and no clock but the time passed to `advance`. The driver calls
-`take` whenever an engine has room, and reports every result; the answer to a report says what to
-do with the item.
+`take` whenever an engine has room, and reports every result; the return value says what to do with
+the item.
 
 Invariants:
 - every added item ends exactly once, as `Accept` or `GiveUp`, unless the run is stopped;
 - at most one engine holds an item at a time, under a lease number that is never reused;
-- the death of an engine charges no item a retry: the items in flight become suspects and run alone,
+- the death of an engine costs no item a retry: the items in flight become suspects and run alone,
   and only an item that kills twice while alone is `poison`;
-- only a caption proves that an engine works: an engine that dies on everything is retired, however
-  many items fail for reasons of their own meanwhile.
+- only a caption proves that an engine works: an engine that dies on everything is retired, even if
+  items fail for other reasons in between.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SOLO_DEATHS_TO_CONVICT = 2
 CONVICTIONS_IN_A_ROW = 8
 """After this many convictions without a caption between them, the engines are to blame."""
 MAX_PASSED_OVER = 64
-"""How many items an engine may leave to others in one search for work."""
+"""How many items an engine may leave to others while it looks for work."""
 DEATHS_TO_NARROW = 2
-"""After this many deaths in a row an engine gets one item at a time: its next death says more."""
+"""After this many deaths in a row an engine gets one item at a time, to show which one kills it."""
 
 
 @dataclass(slots=True, eq=False)
 class Task(Generic[T]):
-    """An item and its history. ``refused_by``: the engine that failed it last; ``killed``: engines
+    """An item and its history. ``refused_by``: the engine of its last attempt; ``killed``: engines
     that died while they held nothing else."""
 
     item: T
@@ -54,8 +54,8 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Leased(Generic[T]):
-    """An item handed to an engine. ``rejected``: how many of its captions broke a rule so far;
-    above 0 the sampling must change, since a greedy model would repeat itself."""
+    """An item handed to an engine. ``rejected``: how many of its captions have broken a rule; if
+    any, the sampling must change, since a greedy model would repeat itself."""
 
     lease: int
     item: T
@@ -85,7 +85,7 @@ class GiveUp(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class TryAgain(Generic[T]):
-    """The item went back into the queue."""
+    """The item is back in the queue."""
 
     item: T
 
@@ -124,7 +124,7 @@ class Dispatcher(Generic[T]):
         self._input_ended = False
         self._closed = False
 
-    # --- what the driver puts in -------------------------------------------------------------
+    # --- input -------------------------------------------------------------------------------
 
     def add(self, items: Iterable[T]) -> None:
         """Queue items for their first attempt, in order."""
@@ -135,11 +135,11 @@ class Dispatcher(Generic[T]):
         self._input_ended = True
 
     def close(self) -> None:
-        """Hand out nothing more; items in flight may still finish (first Ctrl+C)."""
+        """Hand out no more items; those in flight may still finish (first Ctrl+C)."""
         self._closed = True
 
     def advance(self, now_s: float) -> bool:
-        """Set the time, of any monotonic clock; True if an item may be retried now."""
+        """Set the time, from any monotonic clock; returns whether an item's wait has ended."""
         self._now_s = now_s
         before = len(self._resting)
         while self._resting and self._resting[0][0] <= now_s:
@@ -150,17 +150,17 @@ class Dispatcher(Generic[T]):
 
     @property
     def num_waiting(self) -> int:
-        """Items that no engine holds now."""
+        """Items that no engine holds."""
         return len(self._fresh) + len(self._again) + len(self._suspects) + len(self._resting)
 
     @property
     def num_in_flight(self) -> int:
-        """Items that some engine holds."""
+        """Items that engines hold."""
         return sum(len(engine.in_flight) for engine in self._engines)
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to hand out or to wait for."""
+        """Whether nothing is left to hand out or to wait for."""
         if any(engine.in_flight for engine in self._engines):
             return False
         return self._closed or (self._input_ended and not self.num_waiting)
@@ -175,7 +175,7 @@ class Dispatcher(Generic[T]):
         return len(self._engines[engine].in_flight)
 
     def busy(self, engine: int) -> bool:
-        """Whether an engine holds items, or has been told to cancel some."""
+        """Whether an engine holds items, or is still cancelling some."""
         return bool(self._engines[engine].in_flight or self._engines[engine].leaving)
 
     def take(self, engine: int, window: int) -> list[Leased[T]]:
@@ -200,8 +200,8 @@ class Dispatcher(Generic[T]):
     def captioned(
         self, engine: int, result: Captioned, flags: tuple[CaptionFlag, ...], problem: str = ""
     ) -> Decision[T] | None:
-        """An engine answered. ``problem`` explains its flags, for messages. None: the lease is
-        unknown (a late or duplicate answer), so ignore it."""
+        """An engine answered. ``problem`` explains the flags, for messages. Returns None if the
+        lease is unknown (a late or duplicate answer): ignore it."""
         task = self._finish(engine, result.lease)
         if task is None:
             return None
@@ -226,7 +226,7 @@ class Dispatcher(Generic[T]):
         )
 
     def failed(self, engine: int, failure: Failed) -> Decision[T] | None:
-        """An attempt failed, but its engine is fine. None: the lease is unknown."""
+        """An attempt failed, but its engine is fine. Returns None if the lease is unknown."""
         task = self._finish(engine, failure.lease)
         if task is None:
             return None
@@ -243,23 +243,23 @@ class Dispatcher(Generic[T]):
         return None if task is None else task.item
 
     def withdraw(self, engine: int, lease: int) -> None:
-        """Take an item away from an engine. Until `cancelled` the engine may still work on it, and
-        no other item is blamed for what it does there."""
+        """Take an item away from an engine. Until `cancelled`, the engine may still work on it, and
+        no other item is blamed for what happens there."""
         slot = self._engines[engine]
         del slot.in_flight[lease]
         slot.leaving.add(lease)
         slot.solo = False
 
     def cancelled(self, engine: int, lease: int) -> None:
-        """The engine no longer works on a withdrawn item."""
+        """The engine has stopped working on a withdrawn item."""
         self._engines[engine].leaving.discard(lease)
 
     def engine_started(self, engine: int) -> None:
-        """A new process serves this slot."""
+        """A new process has started in this slot."""
         self._engines[engine].proven = False
 
     def engine_lost(self, engine: int) -> list[GiveUp[T]]:
-        """The engine died: its items become suspects, and one that killed twice while alone is
+        """The engine died: its items become suspects, and one that has killed twice while alone is
         given up as poison. `may_restart` says whether the slot may start again."""
         slot = self._engines[engine]
         tasks, alone = list(slot.in_flight.values()), slot.solo
@@ -286,11 +286,11 @@ class Dispatcher(Generic[T]):
         return [GiveUp(task.item, task.attempts, "poison", reason)]
 
     def may_restart(self, engine: int) -> bool:
-        """False once the slot has died too often in a row without a caption."""
+        """Whether the slot may start again: not after too many deaths without a caption."""
         return not self._engines[engine].retired
 
     def restart_delay_s(self, engine: int) -> float:
-        """Seconds to wait before the next start; see the function of this name."""
+        """How long to wait before the next start; see the function of this name."""
         return restart_delay_s(self._engines[engine].deaths_in_a_row)
 
     def retire(self, engine: int) -> None:
@@ -305,9 +305,9 @@ class Dispatcher(Generic[T]):
         return Leased(self._next_lease, task.item, task.rejected)
 
     def _pop_many(self, engine: int, count: int) -> list[Task[T]]:
-        """Retries first, then new items. An engine does not retry an item that it failed as long as
-        it has other work, or another engine is proven: one bad engine must not use up all tries
-        of an item."""
+        """Retries first, then new items. An engine does not retry its own failures while it has
+        other work or another engine is proven: a bad engine must not use up all attempts of an
+        item."""
         taken: list[Task[T]] = []
         own: list[Task[T]] = []
         while len(taken) < count and self._again and len(own) < MAX_PASSED_OVER:
@@ -326,14 +326,14 @@ class Dispatcher(Generic[T]):
 
     def _retry(self, task: Task[T], kind: str = "") -> TryAgain[T]:
         if rest_s := retry_delay_s(kind, task.attempts):
-            self._next_lease += 1  # tells tasks of the same time apart
+            self._next_lease += 1  # breaks ties in the heap
             heappush(self._resting, (self._now_s + rest_s, self._next_lease, task))
         else:
             self._again.append(task)
         return TryAgain(task.item)
 
     def _settle(self, task: Task[T], give_up: GiveUp[T]) -> Decision[T]:
-        """Out of tries: an earlier caption that only breaks a rule of style is better than none."""
+        """Out of attempts: a caption that only breaks a rule of style is better than none."""
         if task.best is not None and verdict(task.best_flags) == "retry_or_flag":
             return Accept(task.item, task.attempts, task.best, task.best_flags)
         return give_up
@@ -347,8 +347,8 @@ class Dispatcher(Generic[T]):
         return task
 
     def _should_try_suspect(self, engine: int) -> bool:
-        """A trial must prove something, so it takes an engine that has just worked and that the
-        suspect has not killed before; if there is no such engine any more, any engine."""
+        """A trial must prove something, so it needs an engine that has worked since it started and
+        that the suspect has not killed; if no such engine is left, any engine will do."""
         if not self._suspects or not self._trial_candidates(engine):
             return False
         slot = self._engines[engine]
@@ -369,12 +369,12 @@ class Dispatcher(Generic[T]):
 
 
 def restart_delay_s(deaths_in_a_row: int) -> float:
-    """Seconds before an engine starts again: none after the first death, then increasing, since
-    what makes a start fail (memory that is not free yet) may pass."""
+    """Seconds before an engine restarts: none after the first death, then increasing, since what
+    makes a start fail (memory that is not free yet) may pass."""
     return 0.0 if deaths_in_a_row < 2 else min(5.0 ** (deaths_in_a_row - 2), 60.0)
 
 
 def retry_delay_s(kind: str, attempts: int) -> float:
-    """Seconds before an item is tried again: a pause helps only if a file system is unavailable for
-    a moment."""
+    """Seconds before an item is retried: waiting only helps if a file system is unavailable for a
+    moment."""
     return 4.0 ** (attempts - 1) if kind in ("unreadable", "timeout") else 0.0

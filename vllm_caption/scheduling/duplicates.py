@@ -1,8 +1,8 @@
 """Byte-identical images with the same prompt: one is captioned, the others get its caption.
 
-A worker reports a key (content and prompt text) once an image is read, before it is generated, so
-no file is read twice. Pure state: no disk, no clock. Invariant: whoever waits for a leader is
-handed out by `end` when the leader's own end is known, exactly once.
+A worker reports a key (of content and prompt text) once an image is read, before its caption is
+generated, so no file is read twice. Pure state: no disk, no clock. Invariant: `end` returns every
+twin that waits for a leader, exactly once, when the leader's own outcome is known.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Twin(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A caption that was made: its file, and the hash of its text, by which an edit is seen;
-    ``caption``: the text, where there is no .txt to read it from; ``structured``: the fields that
-    it was made of, if any."""
+    """A finished caption: its file, and the hash of its text, which reveals edits. ``caption``: the
+    text, if there is no .txt to read it from; ``structured``: the fields that it was made from, if
+    any."""
 
     file: str
     text_hash: int
@@ -37,13 +37,13 @@ class Captions(Protocol):
     """Captions by key, as `store.earlier_captions` keeps them."""
 
     def get(self, key: bytes) -> Made | None:
-        """The caption that answers this key; None when there is none."""
+        """The caption for this key; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What an image is among its twins: the one to caption, one that waits, or one that can have
-    the caption ``of`` another, which is on disk."""
+    """The role of an image among its twins: to be captioned, waiting for another, or able to take
+    the caption ``of`` another that is already on disk."""
 
     place: Literal["leads", "waits", "done"]
     of: Made | None = None
@@ -51,7 +51,7 @@ class Standing:
 
 @dataclass(slots=True)
 class Twins:
-    """The twins of one run, including those that an earlier run captioned."""
+    """The twins of one run, including images that an earlier run captioned."""
 
     _earlier: Captions = field(default_factory=dict[bytes, Made])
     _made: dict[bytes, Made] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Twins:
     _led: dict[str, bytes] = field(default_factory=dict)
 
     def claim(self, twin: Twin) -> Standing:
-        """An image was read. A leader that is read again (a retry) stays the leader."""
+        """An image was read; returns its role. A leader that is read again (a retry) stays it."""
         key, file = twin.image.twin_key, twin.item.file
         if self._led.get(file) == key:
             return Standing("leads")
@@ -67,25 +67,25 @@ class Twins:
             self._waiting[key].append(twin)
             return Standing("waits")
         of = self._made.get(key) or self._earlier.get(key)
-        if of is not None and of.file != file:  # its own caption is not a new one
+        if of is not None and of.file != file:  # a redo must not reuse its own old caption
             return Standing("done", of)
         self.lead(twin)
         return Standing("leads")
 
     def lead(self, twin: Twin) -> None:
-        """This image is captioned; later twins wait for it."""
+        """This image is being captioned; later twins wait for it."""
         self._waiting[twin.image.twin_key] = []
         self._led[twin.item.file] = twin.image.twin_key
 
     def changed(self, twin: Twin) -> list[Twin]:
-        """A leader was read again, for a further try: if its file has another content now, it
-        leads nobody any more; returns who waited for it."""
+        """A leader was read again for a retry. If the content of its file has changed, it is no
+        longer the leader; returns the twins that waited for it."""
         if self._led.get(twin.item.file, twin.image.twin_key) == twin.image.twin_key:
             return []
         return self.end(twin.item, None)
 
     def end(self, item: Item, made: Made | None) -> list[Twin]:
-        """A leader's caption is on disk, or (None) it failed; returns who waited for it."""
+        """A leader's caption is on disk, or (None) it failed; returns the twins that waited."""
         key = self._led.pop(item.file, None)
         if key is None:
             return []
@@ -95,6 +95,6 @@ class Twins:
 
 
 def twin_key(sha256: str, system: str | None, user: str) -> bytes:
-    """16 bytes that are equal for the same file content and the same prompt text."""
+    """A 16-byte hash of the file content and the prompt text."""
     text = "\0".join((sha256, system or "", user))
     return blake2b(text.encode(), digest_size=16).digest()

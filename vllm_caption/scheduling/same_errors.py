@@ -1,16 +1,16 @@
-"""Whose fault is an error: its item's, its engine's, the run's? The answers since the last good one
-tell.
+"""Decides from the answers since the last good one whether an item, an engine or the run is to
+blame for an error.
 
-A mistake in the settings (a prompt that is too long, a chat template that takes no system text, a
-model that overflows in 16 bit) gives every item the same error. Failing a million items one by one
-helps nobody: the run stops, names the error once, and charges no item.
+A mistake in the settings (a prompt that is too long, a chat template without system text, a model
+that overflows in 16 bit) causes the same error for every item. Failing a million items one by one
+helps nobody: the run stops, reports the error once, and charges no item.
 
 Pure counting. Invariants:
 - a good answer clears everything: an engine that captions one image can caption others;
-- an engine that gives as many errors alone, while others caption, is at fault, and not its items;
+- if one engine alone returns that many errors while others caption, it is to blame, not its items;
 - items that failed in an earlier run are never counted (the caller leaves them out), so a rerun
-  over the few that are left never stops for what is wrong with these few;
-- once something has been captioned it takes many more answers: neighbours in the input are alike.
+  over the few that are left never stops because of them;
+- after the first caption it takes many more answers: neighbours in the input are alike.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from vllm_caption.captions.rules import verdict
 from vllm_caption.errors import CaptionFlag
 
 Fault = Literal["items", "engine", "run", "open"]
-"""Who is to blame for an error; open: later answers will show it."""
+"""Who is to blame for an error; open: later answers will tell."""
 
 MIN_ITEMS: Final = 8
-"""Errors of at least this many items: one item alone is tried several times."""
+"""The errors must be those of at least this many items, since one item is tried several times."""
 AFTER_SUCCESS: Final = 16
 """The limit is this many times higher once something has been captioned."""
 MAX_DIFFERENT: Final = 4
-"""How many different errors are counted; beyond these, each is its item's own fault."""
+"""How many different errors are counted; with more, the items are to blame."""
 MIN_REPEATS: Final = 4
 _VARYING: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"")
-"""Sizes, counts, addresses and quoted values: two errors that differ in these are the same."""
+"""Sizes, counts, addresses and quoted values: errors that differ only in these are the same."""
 _SAID: Final[dict[CaptionFlag, str]] = {
     "empty": "a caption without a word",
     "reasoning": "reasoning without an answer",
-    "bad_json": "an answer that is no JSON of the prompt's schema",
+    "bad_json": "an answer that does not follow the prompt's schema",
 }
 _TOO_LONG: Final = ("longer than the maximum model length", "maximum context length")
 
 
 class AnswerError(NamedTuple):
-    """What is wrong with an answer that is no caption, and what helps if all answers are so."""
+    """What is wrong with an answer, and the remedy if all answers are like it."""
 
     said: str
     remedy: str
 
 
 def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | None:
-    """The error of an answer; None if it can be a caption. ``flags``: worst first."""
+    """What is wrong with an answer; None if it can be a caption. ``flags``: worst first."""
     if verdict(flags) != "retry_or_fail":
         return None
     if flags[0] == "bad_json" and "cut_off" in flags:
@@ -66,7 +66,7 @@ def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | No
 
 def engine_error(reason: str) -> AnswerError:
     """The error of a request that the engine, or the prompt's template, refused."""
-    remedy = "it names what to change; logs/ has the engine's own words"
+    remedy = "it names what to change; logs/ has the engine's log"
     if any(sign in reason for sign in _TOO_LONG):
         remedy = "raise --max-model-len, shorten the prompt, or lower --max-pixels"
     return AnswerError(reason, remedy)
@@ -75,7 +75,7 @@ def engine_error(reason: str) -> AnswerError:
 @dataclass(slots=True)
 class _Streak:
     """The errors of a run, or of one of its engines, since its last good answer. ``others_good``:
-    good answers of the run when it began."""
+    how many good answers the run had when the streak began."""
 
     answers: Counter[str] = field(default_factory=Counter)
     items: dict[str, set[str]] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class _Streak:
         self.items.clear()
 
     def add(self, item: str, same: str, limit: int) -> bool:
-        """Whether one error has reached the limit."""
+        """Count an error; returns whether it has reached the limit."""
         self.answers[same] += 1
         items = self.items.setdefault(same, set())
         if len(items) < MIN_ITEMS:
@@ -101,24 +101,24 @@ class _Streak:
 
 
 class SameErrors:
-    """The errors of one run since its last good answer, and of each engine since its own."""
+    """Counts the errors of a run, and of each of its engines, since their last good answer."""
 
     def __init__(self, max_same_errors: int) -> None:
-        """``max_same_errors``: answers with one error that end a run; 0: none ever does."""
+        """``max_same_errors``: how many answers with the same error end a run; 0 for no limit."""
         self._limit = max_same_errors
         self._run = _Streak()
         self._engines: dict[int, _Streak] = {}
         self._num_good = 0
 
     def clear(self, engine: int | None = None) -> None:
-        """A good answer, or (None) a caption of an earlier run that was made in the same way."""
+        """Record a good answer, or (None) a caption that an earlier run made in the same way."""
         if engine is not None:
             self._num_good += 1
             self._of(engine).succeed(self._num_good)
         self._run.succeed(self._num_good)
 
     def add(self, engine: int, item: str, error: AnswerError) -> Fault:
-        """One answer was an error. "items": the open ones before it are their items' fault, too."""
+        """Record an error; returns who is to blame. "items": for earlier open errors, too."""
         if not self._limit:
             return "items"
         same = _VARYING.sub("#", error.said)
@@ -129,7 +129,7 @@ class SameErrors:
             return "run"
         streak = self._of(engine)
         if streak.add(item, same, self._limit) and streak.others_good < self._num_good:
-            del self._engines[engine]  # its successor starts with none
+            del self._engines[engine]  # its successor starts without errors
             return "engine"
         return "items" if each_its_own else "open"
 

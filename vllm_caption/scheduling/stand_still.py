@@ -1,7 +1,7 @@
-"""How long this process stood still, seen from a clock that should tick evenly. Pure.
+"""How long this process stood still, judged by ticks that should be even. Pure.
 
-A machine that is suspended, a job that is stopped (SIGSTOP, a debugger), or a loop that waited for
-a slow disk: nothing could be heard meanwhile, so nobody was silent.
+While the machine is suspended, the job is stopped (SIGSTOP, a debugger) or the loop waits for a
+slow disk, no message is received, so no worker can be called silent.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from typing import Final
 
 MIN_PAUSE_S: Final = 2.0
-"""Less is a busy machine."""
+"""A shorter pause is just a busy machine."""
 
 
 class StandStill:
-    """Looks at the clock with each tick."""
+    """Compares the clock at each tick with the tick before."""
 
     def __init__(self, tick_s: float) -> None:
         self._tick_s = tick_s
         self._last_s: float | None = None
 
     def since_last_tick_s(self, now_s: float) -> float:
-        """Seconds by which the tick came too late; 0 for a tick that came about in time."""
+        """Seconds by which the tick is late; 0 if it is roughly on time."""
         last_s, self._last_s = self._last_s, now_s
         if last_s is None:
             return 0.0

@@ -1,7 +1,7 @@
-"""Is it hopeless to start engines? Decided from the errors of those that did not start.
+"""Decides from the errors of engines that did not start whether any engine can.
 
-A machine on which no engine can start gives each of them the same error; told once, at once, it
-helps more than the same error from every engine and every further try.
+If no engine can start on a machine, all fail with the same error; reporting that once, at once,
+helps more than repeating it for every engine and every restart.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from typing import Final
 
 ENGINES_TO_CONCLUDE: Final = 2
-"""One engine alone may have a GPU that is broken."""
+"""A single engine may just have a broken GPU."""
 _VARYING: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
-"""Process ids, devices, addresses and sizes: two errors that differ in these are the same."""
+"""Process ids, devices, addresses and sizes: errors that differ only in these are the same."""
 
 
 class StartErrors:
@@ -24,12 +24,12 @@ class StartErrors:
         self.none_was_up = True
 
     def came_up(self) -> None:
-        """An engine started, so the others can too."""
+        """An engine started, so the others can, too."""
         self.none_was_up = False
         self._engines.clear()
 
     def add(self, engine: int, error: str) -> bool:
-        """An engine ended its own start with this error. True: no engine will start."""
+        """An engine failed to start with this error; returns whether none will ever start."""
         if not self.none_was_up:
             return False
         engines = self._engines.setdefault(_VARYING.sub("#", error), set())

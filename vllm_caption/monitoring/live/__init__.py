@@ -1,1 +1,1 @@
-"""What a run shows of itself while it runs: its phase, and the one line on a terminal."""
+"""What a terminal shows during a run: its phase, and the live line."""

@@ -1,8 +1,8 @@
-"""The line that a terminal shows while a run captions. Pure: a function of the run's figures, the
-time and the width.
+"""The live line of a run on a terminal. Pure: a function of the run's figures, the time and the
+width.
 
-Invariants: the line is never wider than the terminal; its bar has at least ten cells wherever ten
-cells fit; what matters least is shortened or left out first.
+Invariants: the line is never wider than the terminal; the bar has at least ten cells if ten cells
+fit; the least important fields are shortened or dropped first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHORTENED: Final = (
     *("elapsed", "tokens", "limit", "all engines", "rate", "count", "some engines", "eta"),
     *("rate", "failed", "count", "eta", "phase"),
 )
-"""Which field loses its longest form next: of those that have several, each is named as often."""
+"""Which field loses its longest form next; fields with several forms are listed once per form."""
 
 
 def live_line(
@@ -33,7 +33,7 @@ def live_line(
     width: int,
     blocks: str = BLOCKS,
 ) -> str:
-    """The whole line. ``blocks``: the characters of the bar, done and left to do."""
+    """The whole line. ``blocks``: the characters of the bar, for done and left."""
     fields = _fields(run, engines, elapsed_s, now)
     share = run.finished / run.total if run.total else 0.0
     before = f"{int(100 * share):3}% "
@@ -46,7 +46,7 @@ def live_line(
 
 
 def bar(share: float, cells: int, blocks: str = BLOCKS) -> str:
-    """A bar of so many cells; the last one is filled only when everything is done."""
+    """A bar with this many cells; the last one is filled only when everything is done."""
     num_done = min(int(share * cells), cells)
     return blocks[0] * num_done + blocks[1] * (cells - num_done)
 
@@ -58,7 +58,7 @@ def _joined(fields: dict[str, tuple[str, ...]]) -> str:
 def _fields(
     run: RunFigures, engines: Sequence[EngineFigures], elapsed_s: float, now: datetime
 ) -> dict[str, tuple[str, ...]]:
-    """In the order in which they are shown, each with its forms, longest first."""
+    """The fields in the order in which they are shown, each with its forms, longest first."""
     more = "+" if run.scanning else ""
     fields: dict[str, tuple[str, ...]] = {
         "count": (f"{run.finished:,}/{run.total:,}{more}", f"of {run.total:,}{more}")

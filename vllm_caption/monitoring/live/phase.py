@@ -1,4 +1,4 @@
-"""What a run does while it captions nothing, in a few words. Pure."""
+"""What a run does while it is not captioning, in a few words. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS_UP_TO: Final = 100
 
 
 def phase(step: Step, engines: Sequence[EngineFigures], seconds: float | None) -> str:
-    """As "loading 2/8 engines, 41 s". ``seconds``: since the step began, if that is known."""
+    """Such as "loading 2/8 engines, 41 s". ``seconds``: since the step began; None if unknown."""
     what: str = step
     if step == "loading":
         up, number = num_up(engines), len(engines)
