@@ -130,7 +130,7 @@ def call(folder: Path, **more: Any) -> str:
         ("served_model_name", ["a", "b"], ["--served-model-name", "a", "b"]),
     ],
 )
-def test_value_becomes_the_words_of_its_flag(name: str, value: Any, words: list[str]) -> None:
+def test_value_becomes_the_arguments_of_its_flag(name: str, value: Any, words: list[str]) -> None:
     assert as_arguments({name: value}) == words
 
 
@@ -147,7 +147,7 @@ def test_value_becomes_the_words_of_its_flag(name: str, value: Any, words: list[
         ("version", True, "--version: prints and exits; call it on the command line"),
     ],
 )
-def test_value_that_no_flag_can_have_is_a_usage_error(name: str, value: Any, message: str) -> None:
+def test_value_that_no_flag_accepts_is_a_usage_error(name: str, value: Any, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         as_arguments({name: value})
     assert str(refused.value).startswith(message)
@@ -207,7 +207,7 @@ def test_second_call_in_a_process_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fakes")
-def test_mistake_of_the_user_is_a_usage_error_that_names_field_value_and_remedy(
+def test_users_mistake_is_a_usage_error_with_field_value_and_remedy(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 1)
@@ -221,7 +221,7 @@ def test_mistake_of_the_user_is_a_usage_error_that_names_field_value_and_remedy(
 
 
 @pytest.mark.usefixtures("fakes")
-def test_run_that_cannot_go_on_raises_why_and_what_is_captioned_is_kept(
+def test_run_that_cannot_continue_raises_the_reason_and_keeps_its_captions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_input(tmp_path, 3)
@@ -250,7 +250,7 @@ def test_run_whose_process_is_killed_says_so_and_the_next_call_resumes(tmp_path:
 
 
 @pytest.mark.usefixtures("fakes")
-def test_bug_is_a_traceback_on_stderr_and_run_stopped(
+def test_bug_prints_a_traceback_and_raises_run_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api_run, "CHILD", "support.no_such_module")
@@ -296,7 +296,7 @@ def state_of_process() -> dict[str, object]:
 
 
 @pytest.mark.usefixtures("fakes")
-def test_call_leaves_nothing_behind_in_its_process(tmp_path: Path) -> None:
+def test_call_leaves_no_trace_in_its_process(tmp_path: Path) -> None:
     make_input(tmp_path, 3)
     before = state_of_process()
     vllm_caption.caption(**flags(tmp_path))
@@ -314,7 +314,7 @@ def test_call_works_beside_a_running_event_loop(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fakes")
-def test_calls_work_in_threads_side_by_side(tmp_path: Path) -> None:
+def test_concurrent_calls_in_threads_work(tmp_path: Path) -> None:
     for name in "ab":
         make_input(tmp_path / name, 3)
     with ThreadPoolExecutor(2) as threads:
@@ -345,7 +345,7 @@ def test_script_with_closed_streams_gets_its_captions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_ctrl_c_drains_and_is_raised_when_the_run_has_ended(tmp_path: Path, number: int) -> None:
+def test_ctrl_c_drains_the_run_and_is_raised_after_its_end(tmp_path: Path, number: int) -> None:
     make_input(tmp_path, 5)
     make_gated(tmp_path)
     text = f"try: {call(tmp_path, drain_timeout=1000)}\nexcept KeyboardInterrupt: print('caught')"
@@ -363,7 +363,7 @@ def test_ctrl_c_drains_and_is_raised_when_the_run_has_ended(tmp_path: Path, numb
     assert status(tmp_path / "out")["state"] == "interrupted"
 
 
-def test_run_ends_with_the_process_that_called_it(tmp_path: Path) -> None:
+def test_run_ends_when_its_caller_dies(tmp_path: Path) -> None:
     make_input(tmp_path, 5)
     make_gated(tmp_path)
     with script(tmp_path, call(tmp_path)) as process:
@@ -373,7 +373,7 @@ def test_run_ends_with_the_process_that_called_it(tmp_path: Path) -> None:
     assert psutil.wait_procs(family, timeout=30)[1] == []
 
 
-def test_interrupt_of_the_run_alone_is_its_exit_code(tmp_path: Path) -> None:
+def test_interrupting_only_the_run_sets_its_exit_code(tmp_path: Path) -> None:
     make_input(tmp_path, 5)
     make_gated(tmp_path)
     text = f"run = {call(tmp_path)}\nprint('run:', run.exit_code, run.captioned, run.not_tried)"
@@ -404,7 +404,7 @@ def gated(tmp_path: Path) -> Iterator[Path]:
         process.communicate()
 
 
-def test_read_beside_a_run_gives_what_is_finished(gated: Path) -> None:
+def test_read_during_a_run_returns_what_is_finished(gated: Path) -> None:
     assert wait_until(lambda: vllm_caption.read(gated / "out").num_rows == 25)
     assert (gated / "out/journal.jsonl").stat().st_size > 0
     table = vllm_caption.read(gated / "out")
@@ -413,7 +413,7 @@ def test_read_beside_a_run_gives_what_is_finished(gated: Path) -> None:
     assert dict(found) == captions(gated / "out")
 
 
-def test_read_gives_the_last_row_of_each_item_in_document_order(tmp_path: Path) -> None:
+def test_read_returns_the_last_row_of_each_item_in_document_order(tmp_path: Path) -> None:
     files = make_input(tmp_path, 12)
     base = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", *QUICK)
     (tmp_path / "raw" / files[4]).rename(tmp_path / "away.png")
@@ -435,7 +435,7 @@ def test_read_includes_shards_that_are_not_merged(tmp_path: Path) -> None:
     assert vllm_caption.read(tmp_path / "out")["file"].to_pylist() == files
 
 
-def test_read_of_an_empty_folder_has_no_rows_and_of_no_folder_is_a_usage_error(
+def test_read_of_an_empty_folder_has_no_rows_and_of_a_missing_one_is_a_usage_error(
     tmp_path: Path,
 ) -> None:
     assert vllm_caption.read(tmp_path).num_rows == 0
@@ -443,7 +443,7 @@ def test_read_of_an_empty_folder_has_no_rows_and_of_no_folder_is_a_usage_error(
         vllm_caption.read(tmp_path / "nowhere")
 
 
-def test_read_of_a_damaged_manifest_says_which_part_and_what_to_do(tmp_path: Path) -> None:
+def test_read_of_a_damaged_manifest_names_the_part_and_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "manifest.parquet").mkdir()
     (tmp_path / "manifest.parquet/part-00000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunStopped, match=r"part-00000000.parquet is damaged .*verify --repair"):
@@ -453,7 +453,7 @@ def test_read_of_a_damaged_manifest_says_which_part_and_what_to_do(tmp_path: Pat
 # --- the module ----------------------------------------------------------------------------------
 
 
-def test_import_is_light_and_names_are_found_when_they_are_used() -> None:
+def test_import_is_light_and_public_names_are_loaded_on_use() -> None:
     code = (
         "import sys, vllm_caption\n"
         "print([name for name in sys.modules if name.startswith('vllm_caption')])\n"
@@ -466,7 +466,7 @@ def test_import_is_light_and_names_are_found_when_they_are_used() -> None:
     assert done.stdout.splitlines() == ["['vllm_caption']", "set()", "30"]
 
 
-def test_every_public_name_exists_and_no_other_does() -> None:
+def test_every_public_name_exists_and_no_other() -> None:
     for name in vllm_caption.__all__:
         assert getattr(vllm_caption, name).__doc__, name
         assert name in dir(vllm_caption)

@@ -27,7 +27,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
     return seen
 
 
-def test_old_content_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_old_content_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
 
@@ -41,7 +41,7 @@ def test_old_content_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     def fill(file: BinaryIO) -> None:
         file.write(b"half")
         raise ValueError("no more")
@@ -53,14 +53,16 @@ def test_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_rename_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_rename_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError):
         write_file(tmp_path / "a", b"content")
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_file_goes_to_the_opened_folder_also_when_its_path_leads_elsewhere(tmp_path: Path) -> None:
+def test_file_goes_to_the_opened_folder_even_if_its_path_leads_elsewhere_now(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "folder").mkdir()
     descriptor = os.open(tmp_path / "folder", os.O_RDONLY)
     (tmp_path / "folder").rename(tmp_path / "moved")
@@ -80,7 +82,7 @@ def test_file_goes_to_the_opened_folder_also_when_its_path_leads_elsewhere(tmp_p
         (True, True, ["sync .a.tmp", "rename", "sync folder"]),
     ],
 )
-def test_disk_is_waited_for_only_where_it_is_asked_for_and_in_this_order(
+def test_fsync_happens_only_if_requested_and_in_this_order(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     streamed: bool,

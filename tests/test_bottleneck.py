@@ -52,11 +52,11 @@ def load(generating: float, **changed: object) -> Load:
         (load(3, num_waiting=0, num_in_flight=3, scanning=True), "input"),
     ],
 )
-def test_limit_follows_from_where_the_items_are(moment: Load, expected: str) -> None:
+def test_limit_is_the_stage_that_holds_the_items(moment: Load, expected: str) -> None:
     assert limit(moment) == expected
 
 
-def test_rates_are_of_the_last_half_minute_whatever_the_speed() -> None:
+def test_rates_cover_the_last_half_minute_whatever_the_speed() -> None:
     recent = Recent()
     for number in range(100_000):
         timings = Timings(
@@ -82,19 +82,19 @@ def test_rates_are_of_the_last_half_minute_whatever_the_speed() -> None:
         ({}, None),
     ],
 )
-def test_remedy_is_for_what_limited_most_of_the_run(
+def test_remedy_is_for_the_limit_of_most_of_the_run(
     limits_s: dict[Limit, float], expected: str | None
 ) -> None:
     assert remedy(limits_s) == expected
 
 
-def test_more_prepare_threads_are_advised_for_decoding_alone() -> None:
+def test_more_prepare_threads_are_advised_only_for_decoding() -> None:
     assert [name for name, text in REMEDIES.items() if "more --prepare-threads" in text] == [
         "decode"
     ]
 
 
-def test_documentation_gives_the_remedies_of_the_summary() -> None:
+def test_documentation_has_the_same_remedies_as_the_summary() -> None:
     page = (Path(__file__).parents[1] / "docs/run.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| .+? \| (.+) \|$", page, re.MULTILINE)
     documented = {name: text.replace("`", "") for name, text in rows if name in get_args(Limit)}
@@ -104,7 +104,7 @@ def test_documentation_gives_the_remedies_of_the_summary() -> None:
 
 
 @pytest.mark.parametrize("stage", ["engine", "decode", "render", "disk"])
-def test_slow_stage_is_named_by_the_summary(tmp_path: Path, stage: str) -> None:
+def test_summary_names_the_slow_stage(tmp_path: Path, stage: str) -> None:
     make_input(tmp_path, 120)
     arguments = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1", "--quiet")
     result = run(*arguments, command=FAKE, environment={"FAKE_SLOW_STAGE": stage})

@@ -89,7 +89,7 @@ def txt_files(folder: Path, out: str = "out") -> dict[str, str]:
         ("file", "none", "--no-txt: would leave old .txt files in out"),
     ],
 )
-def test_folder_keeps_the_names_it_was_begun_with(
+def test_folder_keeps_the_naming_it_started_with(
     known: CaptionName | None, asked: CaptionName | None, chosen: str
 ) -> None:
     try:
@@ -99,7 +99,7 @@ def test_folder_keeps_the_names_it_was_begun_with(
         assert "choose another --output" in str(error)
 
 
-def test_naming_is_recorded_before_the_first_caption_and_only_where_it_changes(
+def test_naming_is_recorded_before_the_first_caption_and_only_if_it_changes(
     tmp_path: Path,
 ) -> None:
     assert read_naming(tmp_path) is None
@@ -112,7 +112,7 @@ def test_naming_is_recorded_before_the_first_caption_and_only_where_it_changes(
 
 
 @pytest.mark.parametrize("close", [True, False])
-def test_folder_of_a_version_without_a_record_has_captions_named_by_file(
+def test_folder_from_a_version_without_a_record_has_captions_named_by_file(
     tmp_path: Path, close: bool
 ) -> None:
     output = Output(tmp_path, 10)
@@ -125,7 +125,7 @@ def test_folder_of_a_version_without_a_record_has_captions_named_by_file(
 
 @pytest.mark.parametrize("close", [True, False])
 @pytest.mark.parametrize("naming", ["file", "stem"])
-def test_naming_whose_record_somebody_has_removed_is_that_of_the_rows(
+def test_if_its_record_was_removed_the_naming_is_that_of_the_rows(
     tmp_path: Path, naming: CaptionName, close: bool
 ) -> None:
     output = Output(tmp_path, 10, choose_naming=lambda root: naming)
@@ -138,13 +138,13 @@ def test_naming_whose_record_somebody_has_removed_is_that_of_the_rows(
 
 
 @pytest.mark.parametrize("content", ['{"caption_name": "whole"}', '{"x": ' + "[" * 100_000])
-def test_damaged_record_is_named_with_what_to_write_there(tmp_path: Path, content: str) -> None:
+def test_damaged_record_is_reported_with_what_to_write_there(tmp_path: Path, content: str) -> None:
     (tmp_path / NAMING).write_text(content)
     with pytest.raises(RunStopped, match=r'naming.json is damaged .*"caption_name": "file"'):
         read_naming(tmp_path)
 
 
-def test_captions_of_older_scripts_are_not_made_a_second_time_under_other_names(
+def test_captions_of_older_scripts_are_not_made_again_under_other_names(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "d").mkdir()
@@ -159,7 +159,7 @@ def test_captions_of_older_scripts_are_not_made_a_second_time_under_other_names(
 # --- names that meet ---------------------------------------------------------------------------
 
 
-def test_second_file_of_one_stem_is_an_output_conflict_unless_the_first_has_no_caption(
+def test_second_file_with_a_stem_is_an_output_conflict_unless_the_first_has_no_caption(
     tmp_path: Path,
 ) -> None:
     files = CaptionFiles(tmp_path, naming="stem")
@@ -173,7 +173,7 @@ def test_second_file_of_one_stem_is_an_output_conflict_unless_the_first_has_no_c
             files.check_name(file)
 
 
-def test_name_may_be_as_long_as_its_caption_leaves_room_for(tmp_path: Path) -> None:
+def test_name_may_be_as_long_as_the_name_of_its_caption_allows(tmp_path: Path) -> None:
     longest = "a" * 251
     files = CaptionFiles(tmp_path, naming="stem")
     files.check_name(f"{longest}.png")
@@ -184,7 +184,7 @@ def test_name_may_be_as_long_as_its_caption_leaves_room_for(tmp_path: Path) -> N
     NoCaptionFiles(tmp_path, naming="none").check_name(f"a{longest}.png")
 
 
-def test_files_of_one_stem_are_in_one_shard_so_that_their_conflict_is_seen(
+def test_files_with_the_same_stem_are_in_one_shard_so_that_their_conflict_is_found(
     tmp_path: Path,
 ) -> None:
     files = [f"{number}.{ending}" for number in range(20) for ending in ("png", "jpg", "webp")]
@@ -248,7 +248,7 @@ def test_run_by_stem_is_resumed_verified_and_merged_by_stem_without_a_flag(tmp_p
     assert read_naming(tmp_path / "all") == "stem"
 
 
-def test_merge_into_a_folder_of_another_naming_names_its_captions_as_that_folder_does(
+def test_merge_into_a_folder_with_another_naming_uses_the_naming_of_that_folder(
     tmp_path: Path,
 ) -> None:
     for folder, naming, files in (
@@ -271,7 +271,7 @@ def test_merge_into_a_folder_of_another_naming_names_its_captions_as_that_folder
     assert rows(tmp_path / "a")["z.png"]["caption_path"] == "z.txt"
 
 
-def test_copies_of_an_image_share_its_caption_under_their_own_stems(tmp_path: Path) -> None:
+def test_copies_of_an_image_share_its_caption_each_under_its_stem(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "b.png")
     (tmp_path / "raw/b.png").write_bytes((tmp_path / "raw/a.png").read_bytes())
     assert job(tmp_path, "--caption-name=stem", "-dp=1").exit_code == 0
@@ -284,7 +284,7 @@ def test_copies_of_an_image_share_its_caption_under_their_own_stems(tmp_path: Pa
     assert len(set(texts.values())) == 1
 
 
-def test_image_that_is_called_txt_is_never_taken_for_a_caption(tmp_path: Path) -> None:
+def test_image_named_txt_is_never_mistaken_for_a_caption(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "picture.txt")
     before = (tmp_path / "raw/picture.txt").read_bytes()
     assert job(tmp_path, "--caption-name=stem", out="raw").exit_code == 0

@@ -50,7 +50,7 @@ def help_text() -> str:
     ).stdout
 
 
-def test_flags_are_these_and_a_change_of_them_is_meant() -> None:
+def test_flags_are_exactly_these_so_that_a_change_is_deliberate() -> None:
     usage, _, _ = help_text().partition("\n\n")
     assert set(re.findall(r"--[a-z-]+", usage)) == set(FLAGS_OF_RUN.split())
 
@@ -82,7 +82,7 @@ def test_defaults_keep_the_promises_of_the_old_scripts() -> None:
     assert config.input.skip_types == ("TextElement", "ImageElement")
 
 
-def test_flags_that_are_not_ours_are_passed_to_vllm_untouched() -> None:
+def test_other_flags_are_passed_to_vllm_unchanged() -> None:
     config = parse_run(["--gpu-memory-utilization", "0.8", "--limit=5", "--quantization=fp8"])
     assert config.engine.engine_args == ("--gpu-memory-utilization", "0.8", "--quantization=fp8")
     assert config.input.limit == 5
@@ -96,7 +96,7 @@ def test_model_demo_is_the_bundled_model() -> None:
 @pytest.mark.parametrize(
     ("build", "gpus", "engines"), [("cpu", "", 2), ("cuda", "0", 1), ("cuda", "0,1,2", 3)]
 )
-def test_demo_has_an_engine_for_each_gpu_or_two_without_any(
+def test_demo_has_an_engine_per_gpu_or_two_without_gpus(
     monkeypatch: pytest.MonkeyPatch, build: str, gpus: str, engines: int
 ) -> None:
     ran: list[RunConfig] = []
@@ -113,14 +113,14 @@ def test_demo_has_an_engine_for_each_gpu_or_two_without_any(
     assert ran[0].engine.data_parallel_size == engines
 
 
-def test_demo_help_is_its_own() -> None:
+def test_demo_has_a_help_text_of_its_own() -> None:
     with redirect_stdout(StringIO()) as said, pytest.raises(SystemExit):
         demo.run_demo(["--help"])
     assert said.getvalue().startswith("usage: vllm-caption demo [-h] [--output OUTPUT]\n")
     assert "(default: demo_output)" in said.getvalue()
 
 
-def test_demo_ends_with_its_page_and_what_to_try_next(tmp_path: Path) -> None:
+def test_demo_ends_by_naming_its_page_and_what_to_try_next(tmp_path: Path) -> None:
     code = (
         "from support.fake_job import use_fakes; use_fakes(); from vllm_caption.cli import command"
     )
@@ -144,7 +144,7 @@ def test_demo_ends_with_its_page_and_what_to_try_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exit_code", [2, 3, 130])
-def test_demo_that_did_not_end_shows_no_captions(
+def test_demo_that_fails_or_is_interrupted_shows_no_captions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int
 ) -> None:
     monkeypatch.setattr(demo, "caption", lambda _: SimpleNamespace(exit_code=exit_code))
@@ -159,7 +159,7 @@ def without(folder: Path, *names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("missing", ["jsons", "json-detail", "images-root"])
-def test_missing_input_folder_is_one_line_that_names_flag_value_and_remedy(
+def test_missing_input_folder_is_reported_in_one_line_with_flag_value_and_remedy(
     tmp_path: Path, missing: str
 ) -> None:
     make_input(tmp_path, 1)
@@ -234,7 +234,7 @@ def test_misspelt_flag_is_refused_before_anything_is_read_or_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_flag_that_is_like_no_other_is_refused_with_where_flags_are_listed() -> None:
+def test_flag_without_a_close_match_is_refused_with_where_flags_are_listed() -> None:
     assert "--frobnicate: unknown flag; see --help, and `vllm serve --help=all`" in (
         run_here("--frobnicate").stderr
     )
@@ -253,17 +253,17 @@ def test_flag_that_is_like_no_other_is_refused_with_where_flags_are_listed() -> 
         ["--hf-overrides", "-a b"],
     ],
 )
-def test_every_way_to_write_a_flag_of_vllm_is_taken(words: list[str]) -> None:
+def test_every_spelling_of_a_vllm_flag_is_accepted(words: list[str]) -> None:
     assert parse_run(words).engine.engine_args == tuple(words)
 
 
-def test_our_flags_too_may_be_written_with_underscores_as_vllm_takes_them() -> None:
+def test_our_flags_accept_underscores_like_vllms() -> None:
     config = parse_run(["--max_num_seqs=4", "--skip_types", "a_b"])
     assert (config.engine.max_num_seqs, config.engine.engine_args) == (4, ())
     assert config.input.skip_types == ("a_b",)
 
 
-def test_without_vllm_or_with_a_plugin_that_may_add_flags_no_name_is_refused(
+def test_no_flag_is_refused_without_vllm_or_with_a_plugin_that_may_add_flags(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
@@ -275,7 +275,7 @@ def test_without_vllm_or_with_a_plugin_that_may_add_flags_no_name_is_refused(
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "verify", "status", "report"])
-def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
+def test_ctrl_c_outside_a_job_is_130_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     make_input(tmp_path, 1)
@@ -293,7 +293,7 @@ def test_ctrl_c_before_or_beside_a_job_is_130_without_a_traceback(
     assert len(result.stderr.splitlines()) <= 1
 
 
-def test_more_engines_than_gpus_is_a_sentence_with_what_would_fit(
+def test_more_engines_than_gpus_is_refused_with_the_number_that_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_input(tmp_path, 1)
@@ -305,7 +305,7 @@ def test_more_engines_than_gpus_is_a_sentence_with_what_would_fit(
     assert "needs 8 GPUs (2 per engine), 4 visible; use --data-parallel-size 2" in result.stderr
 
 
-def test_without_a_driver_containers_and_the_cpu_build_are_named(
+def test_without_a_driver_the_message_names_containers_and_the_cpu_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_input(tmp_path, 1)
@@ -328,7 +328,7 @@ def test_every_visible_gpu_gets_an_engine_by_default(monkeypatch: pytest.MonkeyP
     assert parse_run(["--tensor-parallel-size=2"]).engine.data_parallel_size == 8
 
 
-def test_ray_that_is_not_installed_is_one_line_with_the_install_line() -> None:
+def test_missing_ray_is_reported_in_one_line_with_the_install_command() -> None:
     code = (
         "import sys; sys.modules['ray'] = None; from vllm_caption.cli import main;"
         " sys.exit(main(['--model=demo', '--executor=ray']))"
@@ -339,14 +339,14 @@ def test_ray_that_is_not_installed_is_one_line_with_the_install_line() -> None:
     assert "--executor ray: needs Ray: in a checkout, pip install '.[ray]'" in line
 
 
-def test_bug_is_a_traceback_and_never_the_exit_code_of_a_finished_run() -> None:
+def test_bug_prints_a_traceback_and_never_exits_like_a_finished_run() -> None:
     code = "from vllm_caption import cli; cli.main = lambda: [][0]; cli.command()"
     died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert died.returncode == 3
     assert died.stderr.splitlines()[-1] == "IndexError: list index out of range"
 
 
-def test_refusal_of_the_system_is_one_line_and_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operating_system_error_is_one_line_and_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied", "out/sub")
 
@@ -357,7 +357,7 @@ def test_refusal_of_the_system_is_one_line_and_exit_3(monkeypatch: pytest.Monkey
     )
 
 
-def test_command_behind_its_flags_is_told_where_it_belongs() -> None:
+def test_command_after_its_flags_is_refused_with_where_it_belongs() -> None:
     result = run_here("--output=x", "plan")
     assert result.exit_code == 2
     assert "command plan: put the command before all flags" in result.stderr
@@ -367,13 +367,13 @@ def test_command_behind_its_flags_is_told_where_it_belongs() -> None:
 @pytest.mark.parametrize(
     "flag", ["--stall-timeout", "--item-timeout", "--start-timeout", "--drain-timeout"]
 )
-def test_seconds_are_a_number_above_0(flag: str, value: str) -> None:
+def test_seconds_must_be_a_number_above_0(flag: str, value: str) -> None:
     result = run_here(f"{flag}={value}")
     assert result.exit_code == 2
     assert flag in result.stderr
 
 
-def test_blanks_around_a_type_to_skip_do_not_count() -> None:
+def test_blanks_around_a_type_to_skip_are_ignored() -> None:
     assert parse_run(["--skip-types", "A, B ,"]).input.skip_types == ("A", "B")
 
 
@@ -385,7 +385,7 @@ def test_blanks_around_a_type_to_skip_do_not_count() -> None:
         ({"vllm": "0.32.0+cpu"}, "cpu"),
     ],
 )
-def test_build_of_vllm_is_known_by_its_name_or_version(
+def test_build_of_vllm_is_recognised_by_its_name_or_version(
     installed: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def version(name: str) -> str:
@@ -407,7 +407,7 @@ def test_overwrite_edited_without_a_redo_is_a_mistake() -> None:
 
 
 @pytest.mark.parametrize("kinds", ["", " ", ","])
-def test_redo_kind_without_a_kind_is_a_mistake_and_not_a_plain_run(kinds: str) -> None:
+def test_redo_kind_without_a_kind_is_a_mistake_not_a_plain_run(kinds: str) -> None:
     result = run_here(f"--redo-kind={kinds}")
     assert result.exit_code == 2
     assert "--redo-kind: it is empty; name kinds or flags" in result.stderr

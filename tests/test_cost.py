@@ -27,21 +27,21 @@ EIGHT = Billing(2.5, 8)
 """8 GPUs: 20 an hour."""
 
 
-def test_time_of_all_gpus_is_paid_and_the_rest_goes_on_as_it_went() -> None:
+def test_time_of_all_gpus_counts_and_the_rest_is_extrapolated() -> None:
     costs = EIGHT.costs(gpu_s=8 * 1800, num_left=360_000, images_per_s=100.0)
     assert costs == Costs(done=10.0, left=pytest.approx(20.0), per_million=pytest.approx(55.5556))
     assert str(costs) == ("10.00 so far, about 20.00 for what is left, 55.56 per million captions")
     assert costs.ahead == "about 20.00 for what is left, 55.56 per million captions"
 
 
-def test_what_is_not_known_is_not_said() -> None:
+def test_unknown_costs_are_left_out() -> None:
     assert str(EIGHT.costs(gpu_s=3600)) == "2.50 so far"
     assert str(EIGHT.costs(images_per_s=100.0)) == "55.56 per million captions"
     assert str(Billing(0.01, 1).costs(gpu_s=36)) == "0.0001 so far"
     assert str(Billing(1e9, 8).costs(gpu_s=3600, images_per_s=0.0)) == "1,000,000,000.00 so far"
 
 
-def test_gpus_are_those_of_all_engines() -> None:
+def test_gpus_of_all_engines_count() -> None:
     engine = EngineConfig(data_parallel_size=4, tensor_parallel_size=2)
     assert RunConfig(engine=engine, gpu_hour_price=2.5).billing == EIGHT
     assert RunConfig().billing is None
@@ -72,7 +72,7 @@ def summary(billing: Billing | None) -> str:
     return summarise(run_of(101, 3701), read, 360.0, output=out, state=out, billing=billing)
 
 
-def test_summary_says_the_cost_of_the_run_with_its_start_and_of_what_is_left() -> None:
+def test_summary_shows_the_cost_of_the_run_with_its_start_and_of_what_is_left() -> None:
     assert (
         "Cost: 0.25 for this run, about 2.50 for what is left, 694.44 per million captions"
         in summary(Billing(2.5, 1)).splitlines()
@@ -104,7 +104,7 @@ def test_pilot_says_the_cost_of_the_full_run() -> None:
     assert "Its cost: about 2.50 for what is left, 694.44 per million captions." in text
 
 
-def test_plan_says_the_cost_of_what_is_left_and_of_earlier_runs(tmp_path: Path) -> None:
+def test_plan_shows_the_cost_of_what_is_left_and_of_earlier_runs(tmp_path: Path) -> None:
     make_input(tmp_path, 36)
     flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1", "--quiet"]
     price = ["--images-per-s=1", "--gpu-hour-price=100", f"--json={tmp_path / 'p.json'}"]
@@ -125,13 +125,13 @@ def sample(at_s: float, run: str, num_engines: int) -> dict[str, object]:
     return {"at": START + timedelta(seconds=at_s), "run_id": run, "engines": engines}
 
 
-def test_engines_are_paid_for_between_samples_and_not_between_runs() -> None:
+def test_engines_cost_between_samples_but_not_between_runs() -> None:
     samples = [sample(0, "a", 2), sample(10, "a", 2), sample(1000, "b", 1), sample(1005, "b", 1)]
     assert engine_s(pa.Table.from_pylist(samples, SCHEMA)) == 25.0
     assert engine_s(SCHEMA.empty_table()) == 0.0
 
 
-def test_report_says_what_a_folder_has_cost(tmp_path: Path) -> None:
+def test_report_shows_the_cost_of_a_folder(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "out", many_rows(100))
     write_series(root, 19, num_engines=2, runs=1)  # 180 s, 2 engines of 2 GPUs
     stats = RunStats([EngineFigures(0), EngineFigures(1)], total=199, scanning=False)

@@ -66,7 +66,7 @@ def assert_all_captioned(folder: Path, files: list[str]) -> None:
         pytest.param(6, ("--faulty",), marks=needs_compiler, id="on a faulty disk"),
     ],
 )
-def test_driver_killed_at_random_instants_loses_tears_and_repeats_nothing(
+def test_driver_killed_at_random_moments_loses_tears_and_repeats_nothing(
     kills: int, options: tuple[str, ...]
 ) -> None:
     # As a module: of a script, each worker process would import all that it imports.
@@ -116,7 +116,7 @@ def test_run_over_images_inside_one_file_resumes_after_a_kill_and_repeats_nothin
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_caption_that_a_power_loss_took_is_written_again_from_its_row(tmp_path: Path) -> None:
+def test_caption_lost_in_a_power_failure_is_restored_from_its_row(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     assert fake_run(tmp_path).exit_code == 0
     output = tmp_path / "out"
@@ -139,7 +139,7 @@ def journal_row(row: dict[str, object]) -> dict[str, object]:
 # --- the disk ----------------------------------------------------------------------------------
 
 
-def test_file_size_limit_stops_the_run_with_a_sentence_and_the_rerun_goes_on(
+def test_file_size_limit_stops_the_run_with_a_sentence_and_a_rerun_resumes(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 60)
@@ -178,7 +178,7 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def test_full_disk_stops_the_run_and_the_rerun_goes_on_after_space_is_made(tmp_path: Path) -> None:
+def test_full_disk_stops_the_run_and_a_rerun_resumes_once_there_is_space(tmp_path: Path) -> None:
     files = make_input(tmp_path, 200)
     with small_disk(tmp_path / "out", "400k") as output:
         result = fake_run(tmp_path)
@@ -193,7 +193,7 @@ def test_full_disk_stops_the_run_and_the_rerun_goes_on_after_space_is_made(tmp_p
         assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_output_that_another_file_system_covers_stops_the_run_and_the_rerun_goes_on(
+def test_output_hidden_by_another_mount_stops_the_run_and_a_rerun_resumes(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 60) + make_gated(tmp_path)
@@ -213,7 +213,7 @@ def test_output_that_another_file_system_covers_stops_the_run_and_the_rerun_goes
         assert_all_captioned(tmp_path, files)
 
 
-def test_engine_whose_log_cannot_be_written_says_so_without_a_traceback(tmp_path: Path) -> None:
+def test_unwritable_engine_log_is_reported_without_a_traceback(tmp_path: Path) -> None:
     make_input(tmp_path, 2)
     (tmp_path / "out/logs/engine-0.log").mkdir(parents=True)
     result = fake_run(tmp_path, "-dp=1", "--max-engine-restarts=0")
@@ -222,7 +222,7 @@ def test_engine_whose_log_cannot_be_written_says_so_without_a_traceback(tmp_path
     assert "Traceback" not in result.stderr
 
 
-def test_images_root_that_is_taken_away_stops_the_run_instead_of_failing_every_item(
+def test_images_root_that_disappears_stops_the_run_instead_of_failing_every_item(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 400)
@@ -240,7 +240,7 @@ def test_images_root_that_is_taken_away_stops_the_run_instead_of_failing_every_i
     assert_all_captioned(tmp_path, files)
 
 
-def test_run_whose_terminal_is_gone_goes_on(tmp_path: Path) -> None:
+def test_run_continues_when_its_terminal_is_gone(tmp_path: Path) -> None:
     files = make_input(tmp_path, 60)
     arguments = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=2")
     with open("/dev/full", "w") as full:

@@ -43,11 +43,13 @@ NONE = OomKills(0, 0)
         (-200, NONE, "signal 200"),
     ],
 )
-def test_end_of_a_process_is_told_with_its_cause(exit_code: int, now: OomKills, said: str) -> None:
+def test_death_of_a_process_is_reported_with_its_cause(
+    exit_code: int, now: OomKills, said: str
+) -> None:
     assert describe_end(exit_code, NONE, now).startswith(said)
 
 
-def test_kill_for_memory_gets_no_advice_about_gpu_memory() -> None:
+def test_out_of_memory_kill_gives_no_advice_about_gpu_memory() -> None:
     for now in (OomKills(1, 1), OomKills(0, 1)):
         said = describe_end(-9, NONE, now)
         assert with_advice(said) == said
@@ -99,7 +101,7 @@ def small_group(limit: int) -> Iterator[Path]:
         group.rmdir()
 
 
-def test_process_over_the_memory_limit_of_its_group_is_known_as_such() -> None:
+def test_process_over_the_memory_limit_of_its_group_is_recognised() -> None:
     eat = "import sys; sys.stdin.readline(); bytearray(400 << 20)"
     with small_group(100 << 20) as group:
         process = subprocess.Popen([sys.executable, "-c", eat], stdin=subprocess.PIPE)

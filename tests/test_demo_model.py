@@ -152,7 +152,7 @@ def test_different_words_give_different_captions() -> None:
         assert len({caption(words, style) for words in scenes}) == len(scenes)
 
 
-def test_shipped_prompts_ask_for_their_own_style_and_all_else_for_the_brief_one() -> None:
+def test_shipped_prompts_get_their_own_style_and_others_the_brief_one() -> None:
     questions, generator = Questions(), Random(0)
     shipped = {read_prompt(style): style for style in STYLES}
     for question, style in (questions.draw(generator) for _ in range(300)):
@@ -225,7 +225,7 @@ def test_a_drawn_set_has_the_manifest_layout_and_its_truth(tmp_path: Path) -> No
             assert set(truth[file]["captions"]) == set(STYLES)
 
 
-def test_the_shipped_model_describes_unseen_pictures_exactly() -> None:
+def test_the_bundled_model_describes_unseen_pictures_exactly() -> None:
     captioner, generator = Captioner(MODEL_DIR), Random("tests")
     scenes = [sample_scene(generator) for _ in range(20)]
     pictures = [flatten(draw(scene)) for scene in scenes]

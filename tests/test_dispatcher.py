@@ -41,14 +41,14 @@ def test_engine_gets_items_in_order_up_to_its_window() -> None:
     assert dispatcher.take(0, 3) == []
 
 
-def test_finished_item_makes_room_for_one_more() -> None:
+def test_finished_item_makes_room_for_another() -> None:
     dispatcher = make(items="abcde")
     first, *_ = dispatcher.take(0, 3)
     dispatcher.captioned(0, captioned(first.lease), ())
     assert [leased.item for leased in dispatcher.take(0, 3)] == ["d"]
 
 
-def test_slow_engine_simply_takes_less() -> None:
+def test_slow_engine_takes_fewer_items() -> None:
     dispatcher = make(items="abcdefgh")
     dispatcher.take(0, 2)
     taken = 0
@@ -68,7 +68,7 @@ def test_run_is_finished_only_when_nothing_waits_and_nothing_is_in_flight() -> N
     assert dispatcher.finished
 
 
-def test_run_is_not_finished_while_the_input_is_still_read() -> None:
+def test_run_is_not_finished_while_the_input_is_being_read() -> None:
     dispatcher: Dispatcher[str] = Dispatcher(1, max_retries=3, max_engine_restarts=3)
     assert not dispatcher.finished
     dispatcher.end_input()
@@ -91,7 +91,7 @@ def test_cut_off_caption_is_accepted_with_its_flag() -> None:
     assert decision.flags == ("cut_off",)
 
 
-def test_rule_breaking_caption_is_asked_again_with_other_sampling() -> None:
+def test_caption_that_breaks_a_rule_is_retried_with_other_sampling() -> None:
     dispatcher = make(items="a")
     (leased,) = dispatcher.take(0, 8)
     assert leased.rejected == 0
@@ -135,7 +135,7 @@ def test_flagged_caption_is_kept_when_every_later_attempt_fails_in_the_engine() 
     assert decision.result.caption == "long"
 
 
-def test_item_that_failed_goes_to_another_engine_while_this_one_has_other_work() -> None:
+def test_failed_item_goes_to_another_engine_while_this_one_has_other_work() -> None:
     dispatcher = make(items="abcd")
     for _ in range(2):
         (lease,) = dispatcher.take(0, 1)
@@ -146,7 +146,7 @@ def test_item_that_failed_goes_to_another_engine_while_this_one_has_other_work()
     assert [leased.item for leased in dispatcher.take(0, 2)] == ["d", "c"]
 
 
-def test_item_that_failed_waits_for_another_engine_that_captions() -> None:
+def test_failed_item_waits_for_another_engine_that_captions() -> None:
     dispatcher = make(items="ab")
     (good,), (bad,) = dispatcher.take(1, 1), dispatcher.take(0, 1)
     dispatcher.captioned(1, captioned(good.lease), ())
@@ -159,7 +159,7 @@ def test_item_that_failed_waits_for_another_engine_that_captions() -> None:
     assert [leased.item for leased in dispatcher.take(0, 2)] == ["b"]
 
 
-def test_engine_without_another_beside_it_tries_again_before_it_goes_on() -> None:
+def test_only_engine_retries_its_failures_before_new_items() -> None:
     dispatcher = make(num_engines=1, items="ab")
     (lease,) = dispatcher.take(0, 1)
     dispatcher.failed(0, failed(lease.lease, retryable=True))
@@ -174,7 +174,7 @@ def test_broken_input_fails_at_once() -> None:
     assert (decision.kind, decision.attempts) == ("missing_file", 1)
 
 
-def test_engine_error_is_tried_again_with_the_same_sampling_at_most_max_retries_times() -> None:
+def test_engine_error_is_retried_with_the_same_sampling_at_most_max_retries_times() -> None:
     dispatcher = make(items="a", max_retries=2)
     decisions = []
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_engine_error_is_tried_again_with_the_same_sampling_at_most_max_retries_
     assert [type(d) for d in decisions] == [TryAgain, TryAgain, GiveUp]
 
 
-def test_late_or_doubled_answer_is_ignored() -> None:
+def test_late_or_duplicate_answer_is_ignored() -> None:
     dispatcher = make(items="a")
     (leased,) = dispatcher.take(0, 8)
     assert dispatcher.captioned(1, captioned(leased.lease), ()) is None
@@ -193,7 +193,7 @@ def test_late_or_doubled_answer_is_ignored() -> None:
     assert dispatcher.failed(0, failed(leased.lease, retryable=True)) is None
 
 
-def test_items_of_a_lost_engine_are_leased_again_without_a_charged_attempt() -> None:
+def test_items_of_a_lost_engine_are_leased_again_without_costing_an_attempt() -> None:
     dispatcher = make(items="ab")
     dispatcher.take(0, 8)
     dispatcher.engine_lost(0)
@@ -214,7 +214,7 @@ def test_suspects_run_one_at_a_time_and_alone() -> None:
     assert {first.item, second.item} == {"a", "b"}
 
 
-def test_suspect_waits_for_an_engine_that_has_just_worked_while_there_is_other_work() -> None:
+def test_suspect_waits_for_a_proven_engine_while_there_is_other_work() -> None:
     dispatcher = make(num_engines=1, items="abcd")
     dispatcher.take(0, 2)
     dispatcher.engine_lost(0)
@@ -226,7 +226,7 @@ def test_suspect_waits_for_an_engine_that_has_just_worked_while_there_is_other_w
     assert [leased.item for leased in dispatcher.take(0, 2)] == ["a"]
 
 
-def test_one_suspect_empties_one_engine_only() -> None:
+def test_one_suspect_empties_only_one_engine() -> None:
     dispatcher = make(num_engines=3, items="abcdefghijkl")
     dispatcher.take(0, 1)
     leases = {engine: dispatcher.take(engine, 2) for engine in (1, 2)}
@@ -275,7 +275,7 @@ def test_k_poison_items_cost_at_most_two_deaths_each_plus_those_that_isolate_the
     assert ends == Counter({**expected, **{f"{item}:poison": 1 for item in poison}})
 
 
-def test_nobody_is_tried_alone_on_an_engine_that_still_holds_a_withdrawn_item() -> None:
+def test_no_suspect_runs_on_an_engine_that_still_holds_a_withdrawn_item() -> None:
     dispatcher = make(num_engines=2, items="abc")
     dispatcher.take(0, 1)
     dispatcher.engine_lost(0)  # a is a suspect
@@ -287,7 +287,7 @@ def test_nobody_is_tried_alone_on_an_engine_that_still_holds_a_withdrawn_item() 
     assert [leased.item for leased in dispatcher.take(1, 2)] == ["a"]
 
 
-def test_withdrawn_item_whose_answer_was_under_way_is_gone_with_the_answer() -> None:
+def test_answer_to_a_withdrawn_lease_ends_it() -> None:
     dispatcher = make(num_engines=1, items="abc")
     first, _ = dispatcher.take(0, 2)
     dispatcher.withdraw(0, first.lease)
@@ -306,7 +306,7 @@ def test_second_trial_of_a_suspect_is_on_another_engine_if_there_is_one() -> Non
     assert [leased.item for leased in dispatcher.take(1, 8)] == ["a"]
 
 
-def test_engine_that_dies_again_and_again_without_finishing_anything_is_taken_out() -> None:
+def test_engine_that_keeps_dying_without_finishing_anything_is_retired() -> None:
     dispatcher = make(num_engines=2, items="ab", max_engine_restarts=2)
     for _ in range(3):
         assert dispatcher.may_restart(0)
@@ -316,7 +316,7 @@ def test_engine_that_dies_again_and_again_without_finishing_anything_is_taken_ou
     assert dispatcher.num_usable == 1
 
 
-def test_slot_whose_process_does_not_end_stays_out_whoever_is_guilty() -> None:
+def test_slot_whose_process_does_not_end_stays_retired_even_if_an_item_is_to_blame() -> None:
     dispatcher = make(num_engines=1, items="a")
     dispatcher.take(0, 8)
     for _ in range(2):  # as one of many, then alone
@@ -327,7 +327,7 @@ def test_slot_whose_process_does_not_end_stays_out_whoever_is_guilty() -> None:
     assert not dispatcher.may_restart(0)
 
 
-def test_engine_that_dies_again_and_again_between_captions_without_a_word_is_taken_out() -> None:
+def test_engine_that_keeps_dying_between_empty_captions_is_retired() -> None:
     dispatcher = make(items="abcdefgh", max_engine_restarts=1)
     for _ in range(2):
         (lease,) = dispatcher.take(0, 1)
@@ -336,7 +336,7 @@ def test_engine_that_dies_again_and_again_between_captions_without_a_word_is_tak
     assert not dispatcher.may_restart(0)
 
 
-def test_engine_that_finishes_something_between_deaths_stays() -> None:
+def test_engine_that_finishes_something_between_deaths_is_kept() -> None:
     dispatcher = make(num_engines=1, items="abcdefghij", max_engine_restarts=1)
     for _ in range(4):
         leased = dispatcher.take(0, 1)
@@ -345,7 +345,7 @@ def test_engine_that_finishes_something_between_deaths_stays() -> None:
     assert dispatcher.may_restart(0)
 
 
-def test_only_a_caption_shows_that_an_engine_works() -> None:
+def test_only_a_caption_proves_that_an_engine_works() -> None:
     dispatcher = make(num_engines=1, items="abcdefgh", max_engine_restarts=2)
     for _ in range(3):
         leased = dispatcher.take(0, 2)
@@ -364,7 +364,7 @@ def test_engine_that_died_twice_in_a_row_gets_one_item_at_a_time_until_a_caption
     assert [leased.item for leased in dispatcher.take(0, 2)] == ["a"]  # the first suspect, alone
 
 
-def test_engines_that_die_on_every_item_are_taken_out_after_eight_of_them() -> None:
+def test_engines_that_die_on_every_item_are_retired_after_eight_of_them() -> None:
     dispatcher = make(num_engines=2, items="abcdefghijklmnop", max_engine_restarts=99)
     blamed: list[str] = []
     for engine in [0, 1] * 30:
@@ -374,7 +374,7 @@ def test_engines_that_die_on_every_item_are_taken_out_after_eight_of_them() -> N
     assert dispatcher.num_usable == 0
 
 
-def test_engine_is_started_again_at_once_then_after_more_and_more_time() -> None:
+def test_engine_restarts_at_once_then_after_increasing_delays() -> None:
     dispatcher = make(num_engines=1, items="abcdefgh", max_engine_restarts=9)
     delays = []
     for _ in range(6):
@@ -383,7 +383,7 @@ def test_engine_is_started_again_at_once_then_after_more_and_more_time() -> None
     assert delays == [0, 1, 5, 25, 60, 60]
 
 
-def test_item_that_could_not_be_read_rests_before_it_is_tried_again() -> None:
+def test_unreadable_item_waits_before_its_retry() -> None:
     dispatcher = make(num_engines=1, items="a")
     now_s = 100.0
     dispatcher.advance(now_s)
@@ -401,7 +401,7 @@ def test_item_that_could_not_be_read_rests_before_it_is_tried_again() -> None:
     assert isinstance(dispatcher.failed(0, unreadable), GiveUp)
 
 
-def test_closed_dispatcher_hands_out_nothing_and_is_finished_when_the_flight_is_over() -> None:
+def test_closed_dispatcher_hands_out_nothing_and_finishes_with_the_items_in_flight() -> None:
     dispatcher = make(items="abc")
     (leased,) = dispatcher.take(0, 1)
     dispatcher.close()

@@ -171,7 +171,7 @@ def ray_runs() -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.name)
-def test_commands_of_a_page_do_what_it_shows(page: Path, ran: dict[Path, Future[Ran]]) -> None:
+def test_commands_on_a_page_do_what_it_shows(page: Path, ran: dict[Path, Future[Ran]]) -> None:
     if page not in ran:
         pytest.skip("another Ray runs on this machine")
     for command, said, exit_code in ran[page].result():
@@ -181,7 +181,7 @@ def test_commands_of_a_page_do_what_it_shows(page: Path, ran: dict[Path, Future[
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_block_that_is_not_run_holds_no_command_or_says_what_it_needs(page: Path) -> None:
+def test_block_that_is_not_run_has_no_command_or_says_what_it_needs(page: Path) -> None:
     for kind, text in blocks(page):
         assert kind in (RUN_HERE, *RUN_ELSEWHERE, *NO_COMMANDS), f"unknown kind {kind!r}:\n{text}"
         assert kind not in NO_COMMANDS or not COMMAND.search(text), f"mark as console:\n{text}"
@@ -205,7 +205,7 @@ def test_output_is_compared_without_its_numbers_and_left_out_lines() -> None:
     assert not matches(["…", "Time: 12 minutes"], said)
 
 
-def test_links_of_the_documentation_lead_somewhere() -> None:
+def test_links_in_the_documentation_are_valid() -> None:
     for page in [*PAGES, ROOT / "ARCHITECTURE.md"]:
         for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text("utf-8")):
             if "://" not in target:

@@ -46,7 +46,7 @@ def test_a_machine_where_a_run_would_start(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_flags_of_vllm_are_taken_and_a_misspelt_command_line_is_refused(tmp_path: Path) -> None:
+def test_flags_of_vllm_are_accepted_and_a_misspelt_command_line_is_refused(tmp_path: Path) -> None:
     flags = ["--model=demo", f"--output={tmp_path}", "--gpu-memory-utilization=0.8"]
     assert lines(*flags)[0] == 0
     assert run_here("doctor", "demo").exit_code == 2
@@ -96,7 +96,9 @@ def test_attention_heads_are_those_of_the_language_model_or_unknown(
     assert num_attention_heads(tmp_path) == heads
 
 
-def test_a_name_that_cannot_be_had_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_name_that_is_not_available_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     told = the_problem("--model=no-such/model", f"--output={tmp_path}")
     assert told.startswith("PROBLEM  --model no-such/model: ")
@@ -130,7 +132,7 @@ def test_a_model_in_the_hubs_cache_is_found(
     assert expected in said
 
 
-def test_a_cache_that_holds_a_part_is_completed_by_a_run_but_not_offline(
+def test_a_partial_cache_is_completed_by_a_run_but_not_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cached(tmp_path) / "model.safetensors").unlink()
@@ -199,7 +201,7 @@ def test_what_the_hub_says_of_a_models_weights(
 
 
 @pytest.mark.parametrize("json_to", ["--json", "--json=doctor.json"])
-def test_names_that_are_no_utf8_are_reported(
+def test_names_that_are_not_utf8_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json_to: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -213,13 +215,15 @@ def test_names_that_are_no_utf8_are_reported(
 @pytest.mark.parametrize(
     "model", ["x" * 300, "/" + "x" * 300, "~/model", f"{__file__}/model", "someone/shapes:Q4"]
 )
-def test_a_name_that_no_folder_can_have_is_no_crash(tmp_path: Path, model: str) -> None:
+def test_a_name_that_no_folder_can_have_is_a_problem_not_a_crash(
+    tmp_path: Path, model: str
+) -> None:
     exit_code, said = lines(f"--model={model}", f"--output={tmp_path}")
     assert exit_code == (0 if ":" in model else 2)
     assert said[1].removeprefix("PROBLEM").strip().startswith(("--model", "ok"))
 
 
-def test_a_folder_behind_a_locked_door_is_a_line_like_others(
+def test_a_model_below_an_unreadable_folder_is_a_line_like_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, **options: object) -> os.stat_result:
@@ -232,7 +236,7 @@ def test_a_folder_behind_a_locked_door_is_a_line_like_others(
     assert told.endswith("locked: cannot be read (Permission denied)")
 
 
-def test_an_output_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+def test_an_output_that_is_a_dangling_link(tmp_path: Path) -> None:
     (tmp_path / "captions").symlink_to(tmp_path / "gone")
     told = the_problem("--model=demo", f"--output={tmp_path / 'captions' / 'run'}")
     assert "captions is not a folder but a link to none" in told
@@ -254,7 +258,7 @@ def test_without_torch_vllm_cannot_run(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("model", "variable"), [("s3://bucket/model", ""), ("someone/shapes", "VLLM_USE_MODELSCOPE")]
 )
-def test_a_model_that_lies_elsewhere_is_left_to_vllm(
+def test_a_model_that_is_not_a_local_folder_is_left_to_vllm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, variable: str
 ) -> None:
     if variable:
@@ -264,7 +268,7 @@ def test_a_model_that_lies_elsewhere_is_left_to_vllm(
     assert f"ok       --model {model}: is not a folder here; not looked up on the Hub" in said
 
 
-def test_a_folder_that_may_not_be_read_is_a_line_like_others(
+def test_an_unreadable_model_folder_is_a_line_like_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(folder: Path) -> Weights:
@@ -285,7 +289,7 @@ def test_without_vllm_there_is_one_problem(tmp_path: Path, monkeypatch: pytest.M
     assert told.startswith("PROBLEM  vllm is not installed: pip install")
 
 
-def test_the_machines_of_a_cluster_are_not_looked_at(tmp_path: Path) -> None:
+def test_the_machines_of_a_cluster_are_not_checked(tmp_path: Path) -> None:
     flags = ["--model=demo", f"--output={tmp_path}", "--executor=ray", "--data-parallel-size=2"]
     exit_code, said = lines(*flags)
     assert exit_code == 0
@@ -326,7 +330,7 @@ def test_little_memory_and_few_cores_are_warnings(
 
 
 @needs_compiler
-def test_every_problem_of_a_machine_is_told_once(
+def test_every_problem_of_a_machine_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PretendGpus(8, capability="7.0", driver="550.54.15", cuda="12.4").install(monkeypatch)
@@ -344,7 +348,7 @@ def test_every_problem_of_a_machine_is_told_once(
 
 
 @needs_compiler
-def test_gpus_beside_the_cpu_build_are_pointed_out(
+def test_gpus_that_the_cpu_build_ignores_are_pointed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PretendGpus(8).install(monkeypatch)

@@ -56,7 +56,7 @@ def test_byte_identical_images_are_generated_once_and_all_get_the_caption(
     assert sum(engine.captioned for engine in run.stats.engines) == 6
 
 
-def test_twin_of_an_earlier_runs_image_gets_its_caption_with_facts_of_its_own(
+def test_twin_of_an_earlier_runs_image_gets_its_caption_and_keeps_its_own_facts(
     tmp_path: Path,
 ) -> None:
     asyncio.run(Run(tmp_path, names(2)).run())
@@ -79,14 +79,14 @@ def test_twins_of_poison_fail_with_it_and_nobody_else_is_blamed(tmp_path: Path) 
     assert sum(engine.restarts for engine in run.stats.engines) <= 2 * 2 + 2
 
 
-def test_empty_caption_is_asked_again_with_other_sampling(tmp_path: Path) -> None:
+def test_empty_caption_is_retried_with_other_sampling(tmp_path: Path) -> None:
     run = Run(tmp_path, names(3, n1="moody.png"))
     asyncio.run(run.run())
     row = rows(run.config.output)["moody.png"]
     assert (row["status"], row["attempts"]) == ("captioned", 2)
 
 
-def test_reasoning_is_no_part_of_a_caption_and_alone_is_none(tmp_path: Path) -> None:
+def test_reasoning_is_never_part_of_a_caption_and_alone_is_not_one(tmp_path: Path) -> None:
     run = Run(tmp_path, names(6, n1="thinks.png", n2="muses.png"))
     asyncio.run(run.run())
     assert captions(run.config.output)["thinks.png"] == "caption of thinks.png"
@@ -96,7 +96,7 @@ def test_reasoning_is_no_part_of_a_caption_and_alone_is_none(tmp_path: Path) -> 
     assert "muses.png" not in captions(run.config.output)
 
 
-def test_item_that_kills_its_engine_is_poison_and_costs_nobody_else_anything(
+def test_item_that_kills_its_engine_is_poison_and_costs_no_other_item_anything(
     tmp_path: Path,
 ) -> None:
     run = Run(tmp_path, names(30, n11="poison.png"))
@@ -108,20 +108,20 @@ def test_item_that_kills_its_engine_is_poison_and_costs_nobody_else_anything(
     assert 2 <= sum(engine.restarts for engine in run.stats.engines) <= 3
 
 
-def test_engines_start_side_by_side(tmp_path: Path) -> None:
+def test_engines_start_concurrently(tmp_path: Path) -> None:
     run = Run(tmp_path, names(4), num_engines=3)
     asyncio.run(run.run())
     assert set(run.state_of_first_at_start.values()) == {"starting"}
 
 
-def test_first_engine_starts_alone_where_it_leaves_a_cache_to_the_others(tmp_path: Path) -> None:
+def test_first_engine_starts_alone_if_it_leaves_a_cache_to_the_others(tmp_path: Path) -> None:
     run = Run(tmp_path, names(60), num_engines=3, first_alone=True)
     asyncio.run(run.run())
     assert run.state_of_first_at_start == {0: "starting", 1: "up", 2: "up"}
     assert len(captions(run.config.output)) == 60
 
 
-def test_engines_start_without_the_first_one_when_it_cannot_start(tmp_path: Path) -> None:
+def test_engines_start_without_the_first_one_if_it_cannot_start(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         names(4),
@@ -134,7 +134,7 @@ def test_engines_start_without_the_first_one_when_it_cannot_start(tmp_path: Path
     assert run.state_of_first_at_start == {0: "starting", 1: "retired"}
 
 
-def test_engine_that_cannot_start_is_tried_again_once_another_is_up(tmp_path: Path) -> None:
+def test_engine_that_cannot_start_is_restarted_once_another_is_up(tmp_path: Path) -> None:
     run = Run(tmp_path, names(60), num_engines=2, start_engine=start_broken_once)
     asyncio.run(run.run())
     assert len(captions(run.config.output)) == 60
@@ -142,7 +142,7 @@ def test_engine_that_cannot_start_is_tried_again_once_another_is_up(tmp_path: Pa
     assert "did not start and is started again" in line
 
 
-def test_passing_shortage_of_memory_changes_nothing_for_engines_that_start_later(
+def test_passing_memory_shortage_does_not_affect_engines_that_start_later(
     tmp_path: Path,
 ) -> None:
     run = Run(
@@ -161,7 +161,7 @@ def test_passing_shortage_of_memory_changes_nothing_for_engines_that_start_later
     assert told == [b"as the user gave them"] * 4
 
 
-def test_worker_that_fails_itself_ends_at_once_though_its_engine_has_a_process(
+def test_worker_that_fails_ends_at_once_although_its_engine_has_a_process(
     tmp_path: Path,
 ) -> None:
     run = Run(
@@ -181,7 +181,7 @@ def test_worker_that_fails_itself_ends_at_once_though_its_engine_has_a_process(
     assert "TypeError" in (run.config.output / "logs/engine-0.log").read_text()
 
 
-def test_the_same_start_error_everywhere_ends_the_run_and_nothing_is_tried_twice(
+def test_the_same_start_error_everywhere_ends_the_run_without_a_restart(
     tmp_path: Path,
 ) -> None:
     run = Run(tmp_path, names(4), num_engines=4, start_engine=start_broken, first_alone=True)
@@ -192,7 +192,7 @@ def test_the_same_start_error_everywhere_ends_the_run_and_nothing_is_tried_twice
     assert run.told == []
 
 
-def test_idle_worker_that_no_longer_listens_does_not_hold_the_end_of_the_run(
+def test_idle_worker_that_stopped_listening_does_not_delay_the_end_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vllm_caption.driver.engine_slot.JOIN_TIMEOUT_S", 0.3)
@@ -217,7 +217,7 @@ def test_idle_worker_that_no_longer_listens_does_not_hold_the_end_of_the_run(
     assert captions(run.config.output) == {"gated.png": "caption of gated.png"}
 
 
-def test_machine_that_has_no_room_for_another_process_costs_the_engine_not_the_run(
+def test_machine_without_room_for_another_process_costs_the_engine_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, names(10), engine={"max_engine_restarts": 0})
@@ -234,7 +234,9 @@ def test_machine_that_has_no_room_for_another_process_costs_the_engine_not_the_r
     assert any("Resource temporarily unavailable" in line for line in run.told)
 
 
-def test_interrupted_work_is_left_even_where_the_interrupt_made_it_fail(tmp_path: Path) -> None:
+def test_interrupted_items_stay_pending_even_if_the_interrupt_made_them_fail(
+    tmp_path: Path,
+) -> None:
     run = Run(tmp_path, [])
 
     async def fail() -> Executor:
@@ -301,7 +303,7 @@ def test_process_that_even_sigkill_does_not_end_costs_its_engine_not_the_run(
     assert any("even by SIGKILL" in line for line in run.told)
 
 
-def test_machine_that_is_full_for_a_moment_is_tried_again(
+def test_engine_start_is_retried_if_the_machine_is_full_for_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, names(10), num_engines=1)
@@ -320,7 +322,7 @@ def test_machine_that_is_full_for_a_moment_is_tried_again(
     assert refused[2] - refused[1] >= 1.0  # a pause, so that the moment can pass
 
 
-def test_file_that_cannot_be_read_for_a_moment_is_read_again_after_a_pause(
+def test_file_that_is_unreadable_for_a_moment_is_read_again_after_a_pause(
     tmp_path: Path,
 ) -> None:
     run = Run(tmp_path, names(6), num_engines=1, start_engine=start_on_a_flaky_disk)
@@ -329,7 +331,7 @@ def test_file_that_cannot_be_read_for_a_moment_is_read_again_after_a_pause(
     assert len(captions(run.config.output)) == run.stats.retried == 6
 
 
-def test_check_of_the_flags_that_never_answers_ends_with_a_sentence(
+def test_flag_check_that_never_answers_ends_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "logs").mkdir()
@@ -342,7 +344,7 @@ def test_check_of_the_flags_that_never_answers_ends_with_a_sentence(
     executor.close()
 
 
-def test_check_of_the_flags_that_dies_is_told_with_its_cause_as_a_usage_error(
+def test_flag_check_that_dies_is_a_usage_error_with_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "logs").mkdir()
@@ -376,7 +378,7 @@ def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:
     run.output.close(complete=True)
 
 
-def test_gpu_workers_inherit_settings_that_need_no_compiler_unless_the_user_has_others(
+def test_gpu_workers_inherit_settings_that_need_no_compiler_unless_the_user_set_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", {"PATH": "/bin", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"})
@@ -396,7 +398,7 @@ def test_gpu_workers_inherit_settings_that_need_no_compiler_unless_the_user_has_
         ("exclaim", "a caption of nothing but '!'; .*--dtype bfloat16 or float32"),
     ],
 )
-def test_the_same_error_for_everyone_stops_the_run_and_charges_nobody(
+def test_the_same_error_for_all_items_stops_the_run_and_charges_none(
     tmp_path: Path, name: str, said: str
 ) -> None:
     files = [f"{name}/{number}.png" for number in range(80)]
@@ -407,7 +409,7 @@ def test_the_same_error_for_everyone_stops_the_run_and_charges_nobody(
     assert run.stats.failed == 0
 
 
-def test_engine_that_alone_gives_the_same_error_is_started_again_and_no_item_fails(
+def test_engine_that_alone_repeats_an_error_is_restarted_and_no_item_fails(
     tmp_path: Path,
 ) -> None:
     files = names(200)
@@ -419,7 +421,9 @@ def test_engine_that_alone_gives_the_same_error_is_started_again_and_no_item_fai
     assert "while others caption (a caption of nothing but '!') and is killed" in told
 
 
-def test_same_errors_of_the_few_that_failed_before_do_not_stop_a_rerun(tmp_path: Path) -> None:
+def test_same_error_of_the_few_items_that_failed_before_does_not_stop_a_rerun(
+    tmp_path: Path,
+) -> None:
     files = [f"refused/{number}.png" for number in range(12)]
     asyncio.run(Run(tmp_path, files, max_same_errors=0).run())
     again = Run(tmp_path, files, max_same_errors=4)
@@ -428,7 +432,7 @@ def test_same_errors_of_the_few_that_failed_before_do_not_stop_a_rerun(tmp_path:
     assert set(again.kinds()) == set(files)
 
 
-def test_a_caption_shows_that_the_errors_around_it_are_their_items_own(tmp_path: Path) -> None:
+def test_a_caption_shows_that_other_errors_are_the_fault_of_their_items(tmp_path: Path) -> None:
     bad = [f"refused/{number}.png" for number in range(60)]
     run = Run(tmp_path, [*bad[:4], "good.png", *bad[4:]], num_engines=1, max_same_errors=40)
     asyncio.run(run.run())
@@ -436,7 +440,7 @@ def test_a_caption_shows_that_the_errors_around_it_are_their_items_own(tmp_path:
     assert captions(run.config.output) == {"good.png": "caption of good.png"}
 
 
-def test_answer_and_error_that_cannot_be_encoded_are_cleaned_and_kill_no_worker(
+def test_answer_or_error_that_cannot_be_encoded_is_cleaned_and_kills_no_worker(
     tmp_path: Path,
 ) -> None:
     run = Run(tmp_path, ["halved.png", "refused.png"], num_engines=1)
@@ -447,7 +451,7 @@ def test_answer_and_error_that_cannot_be_encoded_are_cleaned_and_kill_no_worker(
     assert run.stats.engines[0].restarts == 0
 
 
-def test_death_of_a_worker_is_told_with_who_killed_it(tmp_path: Path) -> None:
+def test_death_of_a_worker_is_reported_with_who_killed_it(tmp_path: Path) -> None:
     run = Run(tmp_path, names(4, n1="poison.png"), num_engines=1)
     asyncio.run(run.run())
     died = [line for line in run.told if "died" in line]
@@ -468,7 +472,7 @@ def test_slow_decoder_delays_its_item_and_costs_no_engine(tmp_path: Path) -> Non
     assert (run.told, run.stats.engines[0].restarts) == ([], 0)
 
 
-def test_decoder_that_never_ends_costs_its_item_alone(tmp_path: Path) -> None:
+def test_decoder_that_never_ends_costs_only_its_item(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         names(6, n0="stuck.png"),
@@ -484,7 +488,7 @@ def test_decoder_that_never_ends_costs_its_item_alone(tmp_path: Path) -> None:
     assert (run.told, run.stats.engines[0].restarts) == ([], 0)
 
 
-def test_engine_that_works_longer_than_the_stall_timeout_at_one_item_is_left_alone(
+def test_engine_that_works_on_one_item_beyond_the_stall_timeout_is_left_alone(
     tmp_path: Path,
 ) -> None:
     run = Run(tmp_path, ["gated.png"], num_engines=1, engine={"stall_timeout_s": 1.8})

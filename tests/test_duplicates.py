@@ -26,7 +26,7 @@ def test_first_image_leads_and_its_twins_wait() -> None:
     assert twins.claim(twin("c", OTHER)) == Standing("leads")
 
 
-def test_those_who_waited_are_handed_out_once_when_the_leader_is_captioned() -> None:
+def test_waiting_twins_are_returned_once_when_the_leader_is_captioned() -> None:
     twins = Twins()
     for file in "abc":
         twins.claim(twin(file))
@@ -34,7 +34,7 @@ def test_those_who_waited_are_handed_out_once_when_the_leader_is_captioned() -> 
     assert twins.end(item("a"), MADE) == []
 
 
-def test_later_twin_can_have_the_caption_at_once() -> None:
+def test_later_twin_gets_the_caption_at_once() -> None:
     twins = Twins()
     twins.claim(twin("a"))
     twins.end(item("a"), MADE)
@@ -47,7 +47,7 @@ def test_image_that_is_captioned_again_does_not_get_its_own_caption() -> None:
     assert twins.claim(twin("b")) == Standing("waits")
 
 
-def test_leader_that_is_tried_again_stays_the_leader() -> None:
+def test_leader_that_is_retried_stays_the_leader() -> None:
     twins = Twins()
     twins.claim(twin("a"))
     twins.claim(twin("b"))
@@ -61,7 +61,7 @@ def test_failed_leader_leaves_no_caption_to_later_twins() -> None:
     assert twins.claim(twin("b")) == Standing("leads")
 
 
-def test_leader_whose_file_changed_between_tries_leads_its_first_twins_no_more() -> None:
+def test_leader_whose_file_changed_between_attempts_no_longer_leads_its_first_twins() -> None:
     twins = Twins()
     twins.claim(twin("a"))
     twins.claim(twin("b"))
@@ -78,7 +78,7 @@ def test_caption_of_an_earlier_run_is_as_good_as_one_of_this_run() -> None:
     assert twins.claim(twin("b", OTHER)) == Standing("leads")
 
 
-def test_twin_whose_caption_was_taken_away_leads_and_later_ones_wait_for_it() -> None:
+def test_twin_whose_caption_was_removed_leads_and_later_ones_wait_for_it() -> None:
     twins = Twins({KEY: Made("old", HASH)})
     twins.lead(twin("a"))
     assert twins.claim(twin("a")) == Standing("leads")
@@ -86,7 +86,7 @@ def test_twin_whose_caption_was_taken_away_leads_and_later_ones_wait_for_it() ->
     assert [waited.item.file for waited in twins.end(item("a"), MADE)] == ["b"]
 
 
-def test_key_tells_contents_prompts_and_system_messages_apart() -> None:
+def test_key_distinguishes_contents_prompts_and_system_messages() -> None:
     keys = {
         twin_key("00", None, "Describe it."),
         twin_key("01", None, "Describe it."),

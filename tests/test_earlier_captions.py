@@ -35,7 +35,7 @@ def test_caption_with_the_same_key_is_found_among_many_over_several_parts(tmp_pa
     assert found(tmp_path, *others, key=(57).to_bytes(16, "big")) == "57.png"
 
 
-def test_fields_that_a_caption_was_made_of_are_found_with_it(tmp_path: Path) -> None:
+def test_fields_that_a_caption_was_made_from_are_found_with_it(tmp_path: Path) -> None:
     plain = row("a.png", bytes(16))
     assert found(tmp_path, plain, row("b.png", structured='{"shape":"star"}')) == "b.png"
     made = read_earlier(tmp_path, ["r"], 0)
@@ -45,12 +45,12 @@ def test_fields_that_a_caption_was_made_of_are_found_with_it(tmp_path: Path) -> 
     ]
 
 
-def test_key_that_only_begins_alike_is_not_taken(tmp_path: Path) -> None:
+def test_key_with_only_the_same_first_half_does_not_match(tmp_path: Path) -> None:
     alike = KEY[:8] + bytes(8)
     assert found(tmp_path, row("a.png", alike), row("b.png", None)) is None
 
 
-def test_second_of_two_keys_that_begin_alike_is_found(tmp_path: Path) -> None:
+def test_second_of_two_keys_with_the_same_first_half_is_found(tmp_path: Path) -> None:
     assert found(tmp_path, row("a.png", KEY[:8] + bytes(8)), row("b.png")) == "b.png"
 
 
@@ -67,7 +67,5 @@ def test_empty_folder_offers_nothing(tmp_path: Path) -> None:
         row("a.png", None, recipe_id=None),
     ],
 )
-def test_caption_whose_last_row_is_of_another_kind_is_not_offered(
-    tmp_path: Path, last: Row
-) -> None:
+def test_caption_whose_last_row_cannot_be_used_is_not_offered(tmp_path: Path, last: Row) -> None:
     assert found(tmp_path, row("a.png"), last) is None

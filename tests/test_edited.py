@@ -42,7 +42,7 @@ def edit(path: Path, text: str) -> None:
 # --- lost ----------------------------------------------------------------------------------------
 
 
-def test_lost_captions_are_written_again_from_their_rows_without_an_engine(tmp_path: Path) -> None:
+def test_lost_captions_are_restored_from_their_rows_without_an_engine(tmp_path: Path) -> None:
     files = make_input(tmp_path, 12)
     assert job(tmp_path).exit_code == 0
     made = captions(tmp_path / "out")
@@ -61,7 +61,7 @@ def test_lost_captions_are_written_again_from_their_rows_without_an_engine(tmp_p
     assert "missing" not in job(tmp_path).stdout
 
 
-def test_whole_folder_of_captions_that_was_deleted_comes_back(tmp_path: Path) -> None:
+def test_deleted_folder_of_captions_is_restored(tmp_path: Path) -> None:
     files = make_input(tmp_path, 600)
     assert job(tmp_path, "--no-dedup").exit_code == 0
     for file in files:
@@ -85,7 +85,7 @@ def test_lost_captions_of_another_recipe_are_captioned_again(tmp_path: Path) -> 
     assert len({made[file]["recipe_id"] for file in files}) == 2
 
 
-def test_lost_caption_whose_place_is_taken_fails_and_the_others_come_back(tmp_path: Path) -> None:
+def test_lost_caption_whose_path_is_taken_fails_and_the_others_are_restored(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     assert job(tmp_path).exit_code == 0
     for file in files:
@@ -97,7 +97,7 @@ def test_lost_caption_whose_place_is_taken_fails_and_the_others_come_back(tmp_pa
     assert sorted(captions(tmp_path / "out")) == [files[0], files[2]]
 
 
-def test_lost_caption_stays_in_its_row_where_making_another_fails(tmp_path: Path) -> None:
+def test_lost_caption_stays_in_its_row_if_making_another_fails(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     job(tmp_path)
     made = captions(tmp_path / "out")
@@ -113,7 +113,7 @@ def test_lost_caption_stays_in_its_row_where_making_another_fails(tmp_path: Path
     assert captions(tmp_path / "out") == made
 
 
-def test_shard_writes_its_lost_captions_again(tmp_path: Path) -> None:
+def test_shard_restores_its_lost_captions(tmp_path: Path) -> None:
     files = make_input(tmp_path, 20)
     for shard in ("1/2", "2/2"):
         assert job(tmp_path, f"--shard={shard}").exit_code == 0
@@ -171,7 +171,7 @@ def test_overwrite_edited_replaces_nothing_that_cannot_be_read(tmp_path: Path) -
     assert txt(tmp_path, files[1]).stat().st_size == MAX_CAPTION_BYTES + 1
 
 
-def test_twin_of_an_edited_caption_gets_a_caption_of_its_own(tmp_path: Path) -> None:
+def test_twin_of_an_edited_caption_gets_its_own_caption(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     job(tmp_path)
     edit(txt(tmp_path, files[0]), "by hand, and much better")
@@ -189,7 +189,7 @@ def test_twin_of_an_edited_caption_gets_a_caption_of_its_own(tmp_path: Path) -> 
     assert txt(tmp_path, files[0]).read_text() == "by hand, and much better"
 
 
-def test_nothing_advises_to_replace_what_a_person_wrote(tmp_path: Path) -> None:
+def test_no_message_advises_replacing_what_a_person_wrote(tmp_path: Path) -> None:
     files = make_input(tmp_path, 2)
     assert job(tmp_path).exit_code == 0
     for file in files:

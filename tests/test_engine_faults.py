@@ -46,7 +46,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
     return Faults(files, culprits, result, folder / "out")
 
 
-def test_only_the_culprits_fail_and_nobody_else_is_charged_a_try(faults: Faults) -> None:
+def test_only_the_culprits_fail_and_no_other_item_is_charged_an_attempt(faults: Faults) -> None:
     assert faults.result.exit_code == 1, faults.result.stderr
     found = rows(faults.output)
     failed = {file: row["error_kind"] for file, row in found.items() if row["status"] == "failed"}
@@ -61,21 +61,21 @@ def test_each_culprit_costs_two_deaths_alone_and_at_most_one_before(faults: Faul
     assert "Traceback" not in faults.result.stderr
 
 
-def test_engine_core_that_is_killed_is_told_as_one_without_an_error(faults: Faults) -> None:
+def test_killed_engine_core_is_reported_as_one_without_an_error(faults: Faults) -> None:
     words = "without an error of its own (killed from outside by SIGKILL"
     assert any(words in line for line in faults.deaths)
 
 
-def test_exception_in_a_model_step_is_told_with_its_words(faults: Faults) -> None:
+def test_exception_in_a_model_step_is_reported_with_its_text(faults: Faults) -> None:
     assert any("torch.OutOfMemoryError: CUDA out of memory" in line for line in faults.deaths)
 
 
-def test_model_that_stands_still_is_seen_after_the_stall_timeout(faults: Faults) -> None:
+def test_stalled_model_is_detected_after_the_stall_timeout(faults: Faults) -> None:
     told = faults.result.stderr.splitlines()
     assert 2 <= sum("made no progress for" in line for line in told) <= 3
 
 
-def test_weights_that_do_not_fit_are_told_as_such_with_what_helps(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_reported_with_a_remedy(tmp_path: Path) -> None:
     make_input(tmp_path, 2)
     arguments = (*FLAGS, "--max-engine-restarts=0", *input_flags(tmp_path))
     loader = "--worker-cls=support.faulty_worker.HungryLoader"
@@ -87,7 +87,7 @@ def test_weights_that_do_not_fit_are_told_as_such_with_what_helps(tmp_path: Path
     assert "--gpu-memory-utilization" not in last
 
 
-def test_model_that_says_nothing_to_anyone_stops_the_run_and_every_item_stays_to_be_done(
+def test_model_that_answers_nothing_stops_the_run_and_leaves_every_item_pending(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 24)
@@ -102,7 +102,7 @@ def test_model_that_says_nothing_to_anyone_stops_the_run_and_every_item_stays_to
     assert captions(tmp_path / "out").keys() == set(files)
 
 
-def test_captions_that_take_longer_than_the_stall_timeout_are_no_stall(tmp_path: Path) -> None:
+def test_captions_that_take_longer_than_the_stall_timeout_are_not_a_stall(tmp_path: Path) -> None:
     make_input(tmp_path, 2)
     arguments = ("--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1")
     long = ("--ignore-eos", "--max-tokens=1500", "--no-checks", "--stall-timeout=1.5")

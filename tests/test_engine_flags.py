@@ -83,7 +83,7 @@ def test_default_number_of_engines_and_their_gpus_follow_from_all_sizes(gpus: li
         ),
     ],
 )
-def test_flag_with_which_engines_would_share_gpus_is_refused_by_name(
+def test_flag_that_would_make_engines_share_gpus_is_refused_by_name(
     flags: str, named: str, remedy: str
 ) -> None:
     for command in ((), ("plan",)):

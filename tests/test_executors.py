@@ -83,7 +83,7 @@ def test_every_item_is_captioned_once_by_some_engine(tmp_path: Path, make_execut
     assert sum(engine.captioned for engine in run.stats.engines) == 30
 
 
-def test_failures_have_the_same_kinds_and_their_engine_lives_on(
+def test_failures_have_the_same_kinds_and_their_engine_survives(
     tmp_path: Path, make_executor: Any
 ) -> None:
     files = names(12, n2="absent.png", n5="refused.png", n7="silent.png")
@@ -98,7 +98,7 @@ def test_failures_have_the_same_kinds_and_their_engine_lives_on(
     assert not [line for line in run.told if "waits for room" not in line]
 
 
-def test_item_that_ends_its_engine_is_found_and_costs_nobody_else_a_try(
+def test_item_that_kills_its_engine_is_found_and_costs_no_other_item_an_attempt(
     tmp_path: Path, make_executor: Any
 ) -> None:
     run = make_run(tmp_path, names(16, n3="bug.png"), make_executor)
@@ -118,7 +118,7 @@ def test_engine_that_stalls_is_replaced(tmp_path: Path, make_executor: Any) -> N
     assert any("made no progress" in line for line in run.told)
 
 
-def test_engine_that_cannot_start_is_told_with_its_words(
+def test_engine_that_cannot_start_is_reported_with_its_error(
     tmp_path: Path, make_executor: Any
 ) -> None:
     run = make_run(
@@ -144,7 +144,7 @@ def test_first_engine_is_up_before_the_others_start_wherever_they_run(
 
 @pytest.mark.parametrize(("platform", "alone"), [("cpu", False), ("cuda", True)])
 @pytest.mark.parametrize("executor", ["local", "ray"])
-def test_first_engine_starts_alone_where_engines_compile(
+def test_first_engine_starts_alone_if_engines_compile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, platform: str, alone: bool
 ) -> None:
     monkeypatch.setattr(hardware, "platform", lambda: platform)

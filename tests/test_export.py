@@ -47,9 +47,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_every_row_of_a_table_has_its_record_also_where_it_failed(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_every_row_of_a_table_has_a_record_even_if_it_failed(tmp_path: Path, suffix: str) -> None:
     table = make_table(tmp_path)
     path = export(tmp_path, f"e.{suffix}", f"--input={table}", "--id-column=id")
     found = read(path)
@@ -65,13 +63,13 @@ def test_every_row_of_a_table_has_its_record_also_where_it_failed(
     assert not [*tmp_path.glob(".e.*")]
 
 
-def test_metadata_has_the_name_that_the_library_datasets_asks_for(tmp_path: Path) -> None:
+def test_metadata_has_the_file_name_that_hugging_face_datasets_requires(tmp_path: Path) -> None:
     table = make_table(tmp_path)
     first, *_ = read(export(tmp_path, "metadata.jsonl", f"--input={table}"))
     assert (first["file_name"], first["caption"]) == ("0.png", "caption of 0.png")
 
 
-def test_elements_of_manifests_have_their_records_without_types_that_are_skipped(
+def test_elements_of_manifests_have_records_except_for_skipped_types(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 3)
@@ -90,7 +88,7 @@ def test_elements_of_manifests_have_their_records_without_types_that_are_skipped
         ("e.csv", ["--output={}/nowhere"], "--output {}/nowhere: is not a folder"),
     ],
 )
-def test_export_that_cannot_be_made_is_a_mistake(
+def test_impossible_export_is_a_mistake(
     tmp_path: Path, name: str, flags: list[str], said: str
 ) -> None:
     draw_shape(0).save(tmp_path / "a.png")
@@ -100,7 +98,9 @@ def test_export_that_cannot_be_made_is_a_mistake(
     assert said.format(tmp_path) in result.stderr
 
 
-def test_column_of_several_types_is_a_mistake_in_parquet_and_leaves_no_file(tmp_path: Path) -> None:
+def test_column_with_several_types_is_a_mistake_in_parquet_and_leaves_no_file(
+    tmp_path: Path,
+) -> None:
     records = [{"a": 1}, {"a": "x"}]
     with pytest.raises(UsageError, match=r"several types .*export to \.jsonl"):
         write(tmp_path / "e.parquet", records)

@@ -72,7 +72,7 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
         (None, ("disk", "disk", "disk", "disk", "disk")),
     ],
 )
-def test_errno_and_operation_say_whose_fault_it_is(
+def test_errno_and_operation_decide_who_is_to_blame(
     number: int | None, verdicts: tuple[Verdict, ...]
 ) -> None:
     assert OPERATIONS == ("start", "caption", "file", "sync", "lock", "remove", "inform")
@@ -95,7 +95,7 @@ class Failing:
         return "done"
 
 
-def test_operation_that_fails_for_a_moment_is_tried_again_after_1_4_and_16_s() -> None:
+def test_operation_that_fails_for_a_moment_is_retried_after_1_4_and_16_s() -> None:
     failing = Failing(errno.EIO, errno.ESTALE, errno.EIO)
     assert failing.disk.attempt("file", failing) == "done"
     assert failing.waits == [1, 4, 16]
@@ -114,14 +114,14 @@ def test_operation_that_still_fails_after_21_s_raises_its_error() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EINVAL])
-def test_error_that_does_not_pass_is_not_waited_for(number: int) -> None:
+def test_error_that_will_not_pass_is_not_retried(number: int) -> None:
     failing = Failing(number)
     with pytest.raises(OSError):
         failing.disk.attempt("caption", failing)
     assert failing.waits == []
 
 
-def test_denial_that_outlasted_the_waits_once_is_not_waited_for_again() -> None:
+def test_denial_that_outlasted_the_retries_once_is_not_retried_again() -> None:
     failing = Failing(*[errno.EACCES] * 5)
     for _ in range(2):
         with pytest.raises(PermissionError):
@@ -140,7 +140,7 @@ def test_what_the_run_does_without_is_noted_once() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EPROTO, errno.EOPNOTSUPP, errno.ENXIO])
-def test_answer_that_nobody_expects_about_one_caption_fails_its_item_and_no_other(
+def test_unexpected_error_for_one_caption_fails_only_its_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     answer_with(number, monkeypatch, "odd.png")
@@ -153,7 +153,7 @@ def test_answer_that_nobody_expects_about_one_caption_fails_its_item_and_no_othe
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG])
-def test_disk_that_is_full_is_no_item_s_fault_although_a_file_without_content_fits(
+def test_full_disk_fails_no_item_although_an_empty_file_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     answer_with(number, monkeypatch, "odd.png")
@@ -161,7 +161,7 @@ def test_disk_that_is_full_is_no_item_s_fault_although_a_file_without_content_fi
         CaptionFiles(tmp_path).write("odd.png", "b")
 
 
-def test_output_that_was_removed_is_no_item_s_fault(tmp_path: Path) -> None:
+def test_removed_output_folder_fails_no_item(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path / "out")
     (tmp_path / "out").mkdir()
     files.write("a.png", "a")
@@ -205,7 +205,7 @@ def assert_captioned(folder: Path, files: list[str]) -> None:
 @needs_compiler
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
 @pytest.mark.parametrize("call", ["fsync", "syncfs"])
-def test_disk_that_cannot_sync_is_said_once_and_costs_neither_run_nor_rows(
+def test_disk_that_cannot_sync_is_reported_once_and_costs_neither_run_nor_rows(
     tmp_path: Path, call: str, number: int
 ) -> None:
     files = make_input(tmp_path, 10)
@@ -229,7 +229,7 @@ def test_disk_that_cannot_sync_is_named(tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("call", ["rename", "mkdir"])
-def test_name_that_the_file_system_does_not_take_fails_its_item_and_no_other(
+def test_name_that_the_file_system_does_not_allow_fails_only_its_item(
     tmp_path: Path, call: str
 ) -> None:
     files = make_input(tmp_path, 10)
@@ -267,7 +267,7 @@ def test_status_that_could_not_be_written_is_written_the_next_time(tmp_path: Pat
 
 
 @needs_compiler
-def test_leftover_that_cannot_be_removed_costs_neither_the_run_nor_its_rows(
+def test_leftover_that_cannot_be_removed_costs_neither_run_nor_rows(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 10)
@@ -279,7 +279,7 @@ def test_leftover_that_cannot_be_removed_costs_neither_the_run_nor_its_rows(
 
 @needs_compiler
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_disk_without_locks_is_said_once_and_taken(tmp_path: Path, number: int) -> None:
+def test_disk_without_locks_is_reported_once_and_used(tmp_path: Path, number: int) -> None:
     files = make_input(tmp_path, 4)
     result = faulty_run(tmp_path, Fault("flock", number, part=".run.lock"))
     assert result.exit_code == 0
@@ -288,7 +288,7 @@ def test_disk_without_locks_is_said_once_and_taken(tmp_path: Path, number: int) 
 
 
 @needs_compiler
-def test_second_run_on_this_machine_is_refused_also_where_the_disk_has_no_locks(
+def test_second_run_on_this_machine_is_refused_even_if_the_disk_has_no_locks(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 2)
@@ -307,7 +307,7 @@ def test_second_run_on_this_machine_is_refused_also_where_the_disk_has_no_locks(
 
 
 @needs_compiler
-def test_disk_that_fails_each_20th_time_for_a_moment_loses_and_doubles_nothing(
+def test_disk_that_fails_every_20th_time_loses_and_duplicates_nothing(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 60)
@@ -336,7 +336,7 @@ def test_disk_that_stays_away_stops_the_run_and_the_rerun_completes_it(
 
 
 @needs_compiler
-def test_part_that_cannot_be_synced_for_good_is_not_there_twice_after_the_reruns(
+def test_part_that_can_never_be_synced_is_not_duplicated_by_reruns(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 4)
@@ -351,7 +351,7 @@ def test_part_that_cannot_be_synced_for_good_is_not_there_twice_after_the_reruns
 
 
 @needs_compiler
-def test_folder_that_may_not_be_written_fails_its_items_and_no_other(tmp_path: Path) -> None:
+def test_unwritable_folder_fails_only_its_items(tmp_path: Path) -> None:
     files = make_input(tmp_path, 20)
     result = faulty_run(tmp_path, Fault("open", errno.EACCES, part="out/d1/"))
     assert result.exit_code == 1
@@ -363,7 +363,7 @@ def test_folder_that_may_not_be_written_fails_its_items_and_no_other(tmp_path: P
 
 
 @needs_compiler
-def test_output_that_may_not_be_written_any_more_stops_the_run_instead_of_failing_every_item(
+def test_output_that_becomes_unwritable_stops_the_run_instead_of_failing_every_item(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 20)
@@ -375,7 +375,7 @@ def test_output_that_may_not_be_written_any_more_stops_the_run_instead_of_failin
 
 
 @needs_compiler
-def test_caption_file_that_may_not_be_read_fails_its_item_and_stays(tmp_path: Path) -> None:
+def test_unreadable_caption_file_fails_its_item_and_stays(tmp_path: Path) -> None:
     files = make_input(tmp_path, 10)
     (tmp_path / "out/d0").mkdir(parents=True)
     (tmp_path / f"out/{files[0]}.txt").write_text("somebody's")

@@ -78,7 +78,7 @@ def refused(folder: Path) -> dict[str, str]:
         (Folding(case=True, accents=True), COMPOSED.upper(), APART, True),
     ],
 )
-def test_names_meet_in_what_the_disk_does_not_tell_apart(
+def test_names_collide_if_the_disk_treats_them_as_equal(
     folding: Folding, one: str, other: str, meet: bool
 ) -> None:
     claims = Claims(folding)
@@ -87,14 +87,14 @@ def test_names_meet_in_what_the_disk_does_not_tell_apart(
     assert claims.claim(one) is None
 
 
-def test_disk_that_tells_all_names_apart_is_asked_and_keeps_no_trace(tmp_path: Path) -> None:
+def test_probing_a_disk_that_distinguishes_all_names_leaves_no_trace(tmp_path: Path) -> None:
     assert ask_disk(tmp_path) == Folding(case=False, accents=False)
     assert not list(tmp_path.iterdir())
 
 
 @needs_compiler
 @pytest.mark.parametrize("composes", [False, True])
-def test_disk_that_folds_names_says_so(tmp_path: Path, composes: bool) -> None:
+def test_disk_that_folds_names_is_recognised(tmp_path: Path, composes: bool) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from vllm_caption.store.disk.folding import ask_disk\n"
@@ -115,7 +115,7 @@ def test_disk_that_folds_names_says_so(tmp_path: Path, composes: bool) -> None:
 
 
 @needs_compiler
-def test_second_item_of_one_name_is_an_output_conflict_in_every_run_plan_and_repair(
+def test_second_item_with_a_name_is_an_output_conflict_in_every_run_plan_and_repair(
     tmp_path: Path,
 ) -> None:
     make(tmp_path, "a/star.png", "A/Star.png", "other.png")
@@ -153,7 +153,7 @@ def test_item_with_a_caption_keeps_its_name_against_one_that_comes_first_in_the_
 
 
 @needs_compiler
-def test_two_spellings_of_an_accent_meet_where_the_disk_composes_them(tmp_path: Path) -> None:
+def test_two_spellings_of_an_accent_collide_if_the_disk_composes_them(tmp_path: Path) -> None:
     make(tmp_path, COMPOSED, APART)
     assert command(tmp_path, "run", composes=True).exit_code == 1
     assert captions(tmp_path / "out") == {COMPOSED: f"caption of {COMPOSED}"}
@@ -161,14 +161,14 @@ def test_two_spellings_of_an_accent_meet_where_the_disk_composes_them(tmp_path: 
 
 
 @needs_compiler
-def test_folder_of_the_job_is_its_own_in_any_case(tmp_path: Path) -> None:
+def test_folder_of_the_job_is_reserved_in_any_letter_case(tmp_path: Path) -> None:
     make(tmp_path, "MANIFEST.Parquet/x.png", "Logs/Engine-0.LOG/x.png", "y.png")
     assert command(tmp_path, "run").exit_code == 1
     assert sorted(refused(tmp_path)) == ["Logs/Engine-0.LOG/x.png", "MANIFEST.Parquet/x.png"]
     assert captions(tmp_path / "out") == {"y.png": "caption of y.png"}
 
 
-def test_names_that_differ_only_in_case_are_two_where_the_disk_tells_them_apart(
+def test_names_that_differ_only_in_case_are_two_if_the_disk_distinguishes_them(
     tmp_path: Path,
 ) -> None:
     make(tmp_path, "star.png", "Star.png", COMPOSED, APART, "LOGS/engine-0.log/x.png")
@@ -177,7 +177,7 @@ def test_names_that_differ_only_in_case_are_two_where_the_disk_tells_them_apart(
 
 
 @needs_compiler
-def test_names_that_meet_are_in_one_shard_which_refuses_the_second(tmp_path: Path) -> None:
+def test_names_that_collide_are_in_one_shard_which_refuses_the_second(tmp_path: Path) -> None:
     names = [f"{letter}tar_{number}.png" for number in range(8) for letter in "Ss"]
     make(tmp_path, *names)
     shards = [f"--shard={index}/3" for index in (1, 2, 3)]
@@ -191,7 +191,7 @@ def test_names_that_meet_are_in_one_shard_which_refuses_the_second(tmp_path: Pat
     assert sorted(refused(tmp_path)) == [name.lower() for name in first]
 
 
-def test_row_whose_caption_has_another_item_s_name_keeps_its_own_text_when_its_run_was_killed(
+def test_row_whose_txt_is_another_items_keeps_its_text_after_a_kill(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "Star.png.txt").write_text("of star.png")

@@ -55,7 +55,7 @@ def test_clock_is_readable_beyond_a_day(seconds: float | None, text: str) -> Non
         (ValueError("1 validation error for X"), "1 validation error for X"),
     ],
 )
-def test_error_is_shown_by_its_first_line_that_says_something(error: Exception, text: str) -> None:
+def test_error_is_shown_by_its_first_line_that_is_not_blank(error: Exception, text: str) -> None:
     assert first_line(error, skip=("1 validation", "For further")) == text
 
 

@@ -50,7 +50,7 @@ def middle(prepared: PreparedImage) -> tuple[int, ...]:
 @pytest.mark.parametrize("image_format", FORMATS)
 @pytest.mark.parametrize("blank", BLANKS)
 @pytest.mark.parametrize("number", [1, 3])
-def test_first_frame_that_shows_something_is_taken(
+def test_first_frame_that_shows_something_is_used(
     tmp_path: Path, image_format: str, blank: str, number: int
 ) -> None:
     # Frames that are equal would become one.
@@ -61,14 +61,14 @@ def test_first_frame_that_shows_something_is_taken(
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_first_frame_stays_where_it_shows_something(tmp_path: Path, image_format: str) -> None:
+def test_first_frame_is_kept_if_it_shows_something(tmp_path: Path, image_format: str) -> None:
     later = ellipse((20, 20, 220, 255), SIZE)
     prepared = prepare(tmp_path, animated(image_format, SHAPE, later))
     assert middle(prepared) == pytest.approx(RED, abs=12)
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "PNG", "TIFF"])
-def test_blank_frames_alone_are_what_they_are(tmp_path: Path, image_format: str) -> None:
+def test_image_with_only_blank_frames_stays_blank(tmp_path: Path, image_format: str) -> None:
     white = animated(image_format, BLANKS["white"], BLANKS["black"])
     assert middle(prepare(tmp_path, white)) == WHITE
     nothing = animated(image_format, BLANKS["transparent"], BLANKS["transparent"])
@@ -76,7 +76,7 @@ def test_blank_frames_alone_are_what_they_are(tmp_path: Path, image_format: str)
         prepare(tmp_path, nothing)
 
 
-def test_pages_of_a_tiff_may_differ_in_size_and_each_keeps_to_the_limit(tmp_path: Path) -> None:
+def test_pages_of_a_tiff_may_differ_in_size_and_each_is_limited(tmp_path: Path) -> None:
     page = ellipse((*RED, 255), (200, 100))
     content = animated("TIFF", BLANKS["white"], page)
     assert (prepare(tmp_path, content).width, prepare(tmp_path, content).height) == (200, 100)
@@ -93,7 +93,7 @@ def test_search_for_a_frame_decodes_a_bounded_number_of_pixels(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "TIFF"])
-def test_damage_behind_a_blank_first_frame_leaves_that_frame(
+def test_damage_after_a_blank_first_frame_leaves_that_frame(
     tmp_path: Path, image_format: str
 ) -> None:
     content = animated(image_format, BLANKS["white"], SHAPE)
@@ -144,12 +144,12 @@ def test_icon_with_alpha_keeps_it_whatever_its_mask(tmp_path: Path) -> None:
     assert prepared.image.getpixel((2, 8)) == RED
 
 
-def test_cursor_is_read_and_its_hot_spot_is_no_depth(tmp_path: Path) -> None:
+def test_cursor_is_read_and_its_hot_spot_is_not_its_depth(tmp_path: Path) -> None:
     png = encoded(Image.new("RGB", (16, 16), RED), "PNG")
     assert middle(prepare(tmp_path, cursor(png))) == RED
 
 
-def test_icon_of_transparent_png_stays_nothing_to_see(tmp_path: Path) -> None:
+def test_icon_of_a_fully_transparent_png_still_shows_nothing(tmp_path: Path) -> None:
     png = encoded(Image.new("RGBA", (16, 16)), "PNG")
     with pytest.raises(ItemError, match="nothing to see"):
         prepare(tmp_path, icon((16, 16, 32, png)))
@@ -170,7 +170,7 @@ def test_bitmap_of_32_bits_whose_alpha_is_zero_everywhere_is_opaque(
     assert middle(prepared) == (RED if alpha != 128 else pytest.approx((237, 137, 137), abs=2))
 
 
-def test_image_of_targa_is_not_taken_for_a_cursor(tmp_path: Path) -> None:
+def test_targa_image_is_not_mistaken_for_a_cursor(tmp_path: Path) -> None:
     targa = struct.pack("<3BHHB4H2B", 0, 0, 2, 0, 0, 0, 0, 0, 4, 4, 24, 0) + bytes(48)
     with pytest.raises(ItemError) as caught:
         prepare(tmp_path, targa)

@@ -76,7 +76,7 @@ def test_steps_are_tried_in_their_order_each_within_its_own_limit() -> None:
     assert results["one"] == {"good": True, "says": "went well", "took_s": 10, "images_per_s": 4.0}
 
 
-def test_a_step_that_raises_has_a_result_and_stops_no_other() -> None:
+def test_a_step_that_raises_has_a_result_and_the_others_still_run() -> None:
     clock = Clock()
 
     def act(_: float) -> Finding:
@@ -89,7 +89,7 @@ def test_a_step_that_raises_has_a_result_and_stops_no_other() -> None:
     assert results["good"]["good"]
 
 
-def test_a_step_that_no_longer_fits_is_passed_over_for_one_that_does() -> None:
+def test_a_step_that_no_longer_fits_is_skipped_for_one_that_does() -> None:
     clock = Clock()
     steps = [clock.step("one", 60), clock.step("long", 60, least_s=60), clock.step("short", 5)]
     results, _ = visited(steps, clock, budget_s=100)
@@ -97,14 +97,14 @@ def test_a_step_that_no_longer_fits_is_passed_over_for_one_that_does() -> None:
     assert left_out(steps, results) == {"long": "too little time was left: 60 s needed"}
 
 
-def test_the_whole_never_takes_longer_than_its_budget() -> None:
+def test_the_whole_visit_never_exceeds_its_budget() -> None:
     clock = Clock()
     steps = [clock.step(str(number), 1000) for number in range(20)]
     visited(steps, clock, budget_s=200, patience=3)
     assert clock.now_s <= 300
 
 
-def test_a_second_visit_continues_with_what_the_first_left_out() -> None:
+def test_a_second_visit_continues_where_the_first_ended() -> None:
     clock = Clock()
     steps = [clock.step("one", 60), clock.step("two", 60, least_s=60)]
     results, _ = visited(steps, clock, budget_s=80)
@@ -121,7 +121,7 @@ def test_patience_stretches_the_limit_of_a_step_but_not_of_the_whole() -> None:
     assert limits == {"one": 70}
 
 
-def test_speeds_are_compared_only_where_both_sides_went_well() -> None:
+def test_speeds_are_compared_only_if_both_sides_succeeded() -> None:
     def result(speed: float, good: bool = True) -> Result:
         return {"good": good, "images_per_s": speed}
 
@@ -133,7 +133,7 @@ def test_speeds_are_compared_only_where_both_sides_went_well() -> None:
 @pytest.mark.parametrize(
     ("exit_code", "says"), [(1, []), (3, ["exit code 3 instead of 1"]), (None, ["took too long"])]
 )
-def test_an_exit_code_is_judged_by_what_the_input_makes_it(
+def test_an_exit_code_is_compared_with_what_the_input_should_cause(
     exit_code: int | None, says: list[str]
 ) -> None:
     problems = run_problems(exit_code, 1)
@@ -147,7 +147,7 @@ def row(file: str, status: str = "captioned", caption: str | None = "A ring.") -
 WANTED = {"a": "captioned", "b": "failed"}
 
 
-def test_rows_as_expected_are_no_problem() -> None:
+def test_expected_rows_are_not_a_problem() -> None:
     rows = [row("a"), row("b", "failed", None)]
     assert outcome_problems(rows, WANTED, WANTED) == []
 
@@ -163,14 +163,12 @@ def test_rows_as_expected_are_no_problem() -> None:
     ],
     ids=["missing", "twice", "wrong", "unknown", "empty"],
 )
-def test_rows_that_are_lost_doubled_or_wrong_are_named(
-    rows: list[dict[str, Any]], says: str
-) -> None:
+def test_lost_duplicate_or_wrong_rows_are_named(rows: list[dict[str, Any]], says: str) -> None:
     (problem,) = outcome_problems(rows, WANTED, WANTED)
     assert problem.startswith(says)
 
 
-def test_an_interrupted_run_may_lack_rows_but_have_no_wrong_ones() -> None:
+def test_an_interrupted_run_may_lack_rows_but_not_have_wrong_ones() -> None:
     assert outcome_problems([row("a")], {}, WANTED) == []
     assert outcome_problems([row("b")], {}, WANTED) != []
 
@@ -215,13 +213,13 @@ CPU = CpuCaptions(0.5, {"a.png": CpuCaption(("Small", " red", " ring", "."), (9,
         ("", False),
     ],
 )
-def test_bf16_explains_another_caption_only_where_the_cpu_was_undecided(
+def test_bf16_explains_another_caption_only_if_the_cpu_was_undecided(
     caption: str, explained: bool
 ) -> None:
     assert CPU.explains("a.png", caption) is explained
 
 
-def test_captions_that_nothing_explains_or_that_are_missing_are_problems() -> None:
+def test_unexplained_or_missing_captions_are_problems() -> None:
     figures, problems = compared(CPU, {"a.png": "Large red ring."})
     assert figures["unlike_cpu"] == {"a.png": {"cpu": "Small red ring.", "here": "Large red ring."}}
     assert problems == ["1 captions differ from the CPU's more than bf16 explains"]
@@ -229,7 +227,7 @@ def test_captions_that_nothing_explains_or_that_are_missing_are_problems() -> No
     assert compared(CPU, {"a.png": "Small pink star."})[1] == []
 
 
-def test_the_cpus_captions_are_there_for_the_whole_sample_and_true_for_what_is_drawn() -> None:
+def test_the_cpus_captions_cover_the_whole_sample_and_are_true_for_drawn_shapes() -> None:
     labels = json.loads((SAMPLE_DIR / "labels.json").read_bytes())
     cpu = read_cpu_captions()
     assert cpu.captions.keys() == labels.keys()
@@ -238,7 +236,7 @@ def test_the_cpus_captions_are_there_for_the_whole_sample_and_true_for_what_is_d
             assert cpu.captions[file].text == label["captions"]["shape-brief"]
 
 
-def test_copies_of_the_corpus_hold_its_good_files_under_names_of_their_own(tmp_path: Path) -> None:
+def test_copies_of_the_corpus_hold_its_good_files_under_new_names(tmp_path: Path) -> None:
     given = copies(tmp_path / "copies", 2)
     good = [file for file, outcome in corpus().outcomes.items() if outcome == "captioned"]
     assert len(given.outcomes) == 2 * len(good)
@@ -257,7 +255,7 @@ def test_without_weights_on_this_machine_the_models_shape_is_used(
 
 @needs_compiler
 @pytest.mark.parametrize(("gpus", "tried"), [(1, False), (8, True)])
-def test_several_gpus_have_a_step_of_their_own(
+def test_several_gpus_have_their_own_step(
     gpus: int, tried: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PretendGpus(gpus).install(monkeypatch)
@@ -279,7 +277,7 @@ time.sleep(float(sys.argv[1]))
 """
 
 
-def test_what_outlives_a_command_is_named_and_ended(
+def test_processes_that_outlive_a_command_are_named_and_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.gpu.commands.GONE_WITHIN_S", 0.5)
@@ -292,7 +290,7 @@ def test_what_outlives_a_command_is_named_and_ended(
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_command_whose_time_is_up_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_command_that_times_out_is_ended_with_all_its_children(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", LEAVES_A_CHILD, "600"]
     with Command(arguments, tmp_path / "log", limit_s=1) as running:
         assert running.wait() is None
@@ -302,7 +300,7 @@ def test_a_command_whose_time_is_up_is_ended_with_all_that_it_started(tmp_path: 
     assert alive == []
 
 
-def test_a_command_is_waited_for_until_it_does_what_is_hoped_for(tmp_path: Path) -> None:
+def test_a_command_is_awaited_until_the_expected_event(tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     arguments = [
         sys.executable,

@@ -23,12 +23,12 @@ def read(
     return found
 
 
-def test_each_engine_has_the_numbers_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_engine_has_the_figures_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml((97, 91, 64), (12, 40, 51))
     assert read(nvml, monkeypatch, "1", "0") == [GpuReading(12, 40, 51), GpuReading(97, 91, 64)]
 
 
-def test_engine_on_two_gpus_has_their_mean_use_and_their_worst(
+def test_engine_on_two_gpus_has_their_mean_use_and_worst_memory_and_temperature(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nvml = FakeNvml((100, 91, 64), (50, 95, 51))
@@ -49,21 +49,21 @@ def test_mig_slice_is_found_and_has_no_utilisation(monkeypatch: pytest.MonkeyPat
     assert read(nvml, monkeypatch, "MIG-17") == [GpuReading(None, 30, 40)]
 
 
-def test_gpu_that_is_lost_costs_its_own_numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_gpu_costs_only_its_own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml((1, 1, 1), (2, 2, 2))
     nvml.lost = {0}
     assert read(nvml, monkeypatch, "0", "1") == [NOTHING, GpuReading(2, 2, 2)]
 
 
 @pytest.mark.parametrize("name", ["7", "GPU-unknown", "not a gpu"])
-def test_gpu_that_is_not_there_is_not_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_figures_of_a_missing_gpu_are_unknown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert read(FakeNvml((1, 1, 1)), monkeypatch, name) == [NOTHING]
 
 
-def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_all_figures_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(FakeNvml(), monkeypatch, "0", "1") == [NOTHING, NOTHING]
 
 
-def test_engine_on_the_cpu_asks_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_on_the_cpu_never_queries_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: pytest.fail("asked"))
     assert Gpus([None, None]).read() == [NOTHING, NOTHING]

@@ -259,7 +259,7 @@ def test_hostile_documents_are_skipped_with_the_expected_kinds_and_a_sentence(
 
 
 @engine
-def test_hostile_items_come_to_what_is_expected_or_decided(hostile: HostileRun) -> None:
+def test_hostile_items_have_the_expected_or_decided_outcome(hostile: HostileRun) -> None:
     found = hostile.rows
     by_place = {(row["document"], row["element_index"]): row for row in found.values()}
     came = {}
@@ -273,7 +273,7 @@ def test_hostile_items_come_to_what_is_expected_or_decided(hostile: HostileRun) 
 
 
 @engine
-def test_hostile_decisions_are_made_only_where_the_corpus_leaves_a_choice(
+def test_hostile_decisions_exist_only_for_cases_that_leave_a_choice(
     hostile: HostileRun,
 ) -> None:
     free = {item["document"] for item in hostile.expected["items"] if "policy" in item}
@@ -283,7 +283,7 @@ def test_hostile_decisions_are_made_only_where_the_corpus_leaves_a_choice(
 
 
 @engine
-def test_hostile_outputs_are_those_that_must_be_and_those_we_decided_on(
+def test_hostile_outputs_are_those_required_and_those_decided_on(
     hostile: HostileRun,
 ) -> None:
     must = {name.removeprefix(PREFIX)[: -len(".txt")] for name in hostile.expected["outputs_must"]}
@@ -295,7 +295,7 @@ def test_hostile_outputs_are_those_that_must_be_and_those_we_decided_on(
 
 
 @engine
-def test_hostile_outputs_that_must_not_be_are_not(hostile: HostileRun) -> None:
+def test_hostile_outputs_that_must_not_exist_do_not(hostile: HostileRun) -> None:
     wrong = (name.removeprefix(PREFIX) for name in hostile.expected["outputs_must_not"])
     assert not [name for name in wrong if os.path.lexists(hostile.output / name)]
 
@@ -312,7 +312,7 @@ def test_hostile_captions_that_need_one_path_as_file_and_folder_end_in_one_capti
 
 
 @engine
-def test_hostile_rows_of_elements_without_a_usable_name_say_where_they_stand(
+def test_hostile_rows_of_elements_without_a_usable_name_say_where_they_are(
     hostile: HostileRun,
 ) -> None:
     files = {row["file"] for row in hostile.rows.values() if row["error_kind"] == "bad_name"}
@@ -359,7 +359,7 @@ def test_hostile_run_counts_what_it_did_and_exits_1(hostile: HostileRun) -> None
 
 
 @engine
-def test_hostile_run_again_starts_no_engine_and_ends_with_the_same_counts(
+def test_hostile_rerun_starts_no_engine_and_ends_with_the_same_counts(
     hostile: HostileRun,
 ) -> None:
     assert "Checking" not in hostile.second.stderr
@@ -470,7 +470,7 @@ def test_name_that_needs_a_folder_where_the_job_keeps_a_file_is_output_conflict(
 @pytest.mark.parametrize(
     "file", ["documents.parquet", "logs/x.png", "logs.log/x", "a/logs/b.log/x", "a/status.json/x"]
 )
-def test_name_that_only_resembles_what_the_job_keeps_is_taken(tmp_path: Path, file: str) -> None:
+def test_name_that_only_resembles_a_file_of_the_job_is_captioned(tmp_path: Path, file: str) -> None:
     CaptionFiles(tmp_path).check_name(file)
 
 
@@ -484,7 +484,7 @@ def test_path_that_is_too_long_below_the_output_fails_its_item_and_not_the_run(
         assert caught.value.kind == "bad_name"
 
 
-def test_place_of_a_caption_is_free_again_once_the_obstacle_is_gone(tmp_path: Path) -> None:
+def test_caption_is_written_once_the_obstacle_at_its_path_is_gone(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path)
     files.write("a", "a caption")
     with pytest.raises(ItemError, match="output_conflict"):

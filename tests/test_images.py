@@ -109,7 +109,7 @@ def test_resolve_of_a_file_below_the_root_is_its_absolute_path(tmp_path: Path) -
         ("folder\\x.png", "missing_file"),
     ],
 )
-def test_resolve_of_a_bad_name_has_its_own_kind(tmp_path: Path, file: str, kind: str) -> None:
+def test_resolve_of_a_bad_name_fails_with_its_kind(tmp_path: Path, file: str, kind: str) -> None:
     put(tmp_path, "ok.png", ellipse(RED))
     (tmp_path / "folder").mkdir()
     with pytest.raises(ItemError) as caught:
@@ -140,7 +140,7 @@ def test_resolve_of_a_root_that_is_a_link_finds_its_files(tmp_path: Path) -> Non
         ("dangling.png", "nothing.png", "dangling.png", "missing_file"),
     ],
 )
-def test_resolve_of_a_link_refuses_what_leaves_the_root_or_leads_nowhere(
+def test_resolve_of_a_link_refuses_one_that_leaves_the_root_or_dangles(
     tmp_path: Path, link: str, target: str, file: str, kind: str
 ) -> None:
     put(tmp_path, "outside/secret.png", ellipse(RED))
@@ -247,7 +247,7 @@ def test_many_refusals_leak_no_descriptor(tmp_path: Path) -> None:
         (b"P6 1 1 255\n\1\2\3", "none of the formats"),
     ],
 )
-def test_content_that_is_no_image_is_named_in_the_reason(
+def test_content_that_is_not_an_image_is_named_in_the_reason(
     tmp_path: Path, content: bytes, words: str
 ) -> None:
     error = refusal(tmp_path, put(tmp_path, "a.png", content))
@@ -461,7 +461,7 @@ def test_dark_16_bit_gray_stays_dark(tmp_path: Path) -> None:
     assert max(pixel(prepared, 0.99, 0.5)) <= 16
 
 
-def test_float_values_that_are_no_numbers_are_black_and_only_such_fail(tmp_path: Path) -> None:
+def test_nan_values_are_black_and_an_image_of_only_nan_fails(tmp_path: Path) -> None:
     values = np.full((8, 8), 1.0, "<f4")
     values[:, :4] = np.nan
     prepared = prepare(tmp_path, Image.fromarray(values), format="TIFF")
@@ -587,7 +587,7 @@ def test_backdrop_is_white_unless_the_shape_is_lost_on_it(
         assert pixel(prepared, 0, 0) == level
 
 
-def test_backdrop_is_gray_where_white_and_black_both_lose_much(tmp_path: Path) -> None:
+def test_backdrop_is_gray_if_white_and_black_both_hide_much(tmp_path: Path) -> None:
     image = Image.new("RGBA", (100, 100))
     image.paste((*WHITE, 255), (0, 0, 100, 55))
     image.paste((*BLACK, 255), (0, 60, 100, 100))
@@ -595,7 +595,7 @@ def test_backdrop_is_gray_where_white_and_black_both_lose_much(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("height_of_white", "backdrop"), [(48, "white"), (52, "black")])
-def test_backdrop_turns_when_more_than_half_is_lost_on_white(
+def test_backdrop_changes_when_more_than_half_is_lost_on_white(
     tmp_path: Path, height_of_white: int, backdrop: str
 ) -> None:
     image = Image.new("RGBA", (128, 102))
@@ -674,7 +674,7 @@ def test_colours_hidden_under_alpha_0_never_show(tmp_path: Path, size: tuple[int
         ((700, 5000), (143, 1024)),
     ],
 )
-def test_longer_side_is_cut_to_max_side_and_never_enlarged(
+def test_longer_side_is_reduced_to_max_side_and_never_enlarged(
     tmp_path: Path, size: tuple[int, int], result: tuple[int, int]
 ) -> None:
     prepared = prepare(tmp_path, Image.new("RGB", size, BLUE), config=CONFIG.unbounded())

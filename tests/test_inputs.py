@@ -62,13 +62,13 @@ def test_every_image_below_a_folder_is_captioned_and_a_rerun_does_nothing(tmp_pa
     assert "(0 in this run)" in job(tmp_path / "in", tmp_path / "out").stdout
 
 
-def test_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+def test_files_are_sorted_by_path(tmp_path: Path) -> None:
     names = ["a.png", "a/b.png", "a-b.png", "a/b/c.png", "b.png", "B.png", "ä.png"]
     files = make_images(tmp_path, *names)
     assert files_of(InputConfig(input=tmp_path, images_root=tmp_path)) == files
 
 
-def test_hidden_files_other_files_and_the_output_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_other_files_and_the_output_are_skipped(tmp_path: Path) -> None:
     make_images(tmp_path, "a.png", ".hidden.png", ".git/b.png", "out/c.png", "notes.txt")
     (tmp_path / "link").symlink_to(tmp_path)
     config = InputConfig(input=tmp_path, images_root=tmp_path, without=(tmp_path / "out",))
@@ -83,7 +83,7 @@ def test_captions_may_lie_beside_their_images(tmp_path: Path) -> None:
     assert (tmp_path / "b/c.png.txt").read_text() == "caption of b/c.png"
 
 
-def test_images_of_one_folder_are_numbered_through_although_a_folder_lies_between(
+def test_images_of_a_folder_are_numbered_consecutively_across_a_subfolder(
     tmp_path: Path,
 ) -> None:
     make_images(tmp_path, "a.png", "b/x.png", "c.png")
@@ -144,7 +144,7 @@ def test_rows_are_captioned_with_their_columns_in_the_prompt_and_their_ids_in_th
     assert asked == ["Describe it. It is called Red ‹sun›.", "Describe it."]
 
 
-def test_names_are_taken_as_below_the_root_also_with_a_dot_or_absolute(tmp_path: Path) -> None:
+def test_names_are_relative_to_the_root_even_with_a_dot_or_absolute(tmp_path: Path) -> None:
     names = ["./a.png", f"{tmp_path}/b.png", "/elsewhere/c.png", " d.png "]
     table = write_table(tmp_path / "t.jsonl", [{"path": name} for name in names])
     found = files_of(InputConfig(input=table, images_root=tmp_path))
@@ -158,7 +158,7 @@ def test_two_rows_that_name_one_file_are_one_item(tmp_path: Path) -> None:
     assert reader.counts.duplicates == 1
 
 
-def test_folder_of_parquet_is_one_table_in_the_order_of_its_parts(tmp_path: Path) -> None:
+def test_folder_of_parquet_files_is_one_table_in_the_order_of_its_parts(tmp_path: Path) -> None:
     for part in ("b", "a"):
         write_table(tmp_path / f"{part}.parquet", [{"file_name": f"{part}.png"}])
     config = InputConfig(input=tmp_path, images_root=tmp_path)
@@ -176,7 +176,7 @@ def test_folder_of_parquet_is_one_table_in_the_order_of_its_parts(tmp_path: Path
         (b'{"image": "\xff"}', "line 2 is not JSON"),
     ],
 )
-def test_row_that_cannot_be_taken_fails_with_a_reason_and_the_others_are_taken(
+def test_unusable_row_fails_with_a_reason_and_the_others_are_captioned(
     tmp_path: Path, line: bytes, said: str
 ) -> None:
     table = tmp_path / "t.jsonl"
@@ -199,7 +199,7 @@ def test_row_that_cannot_be_taken_fails_with_a_reason_and_the_others_are_taken(
         ("t.jsonl", b"{}\n", "has no column image"),
     ],
 )
-def test_table_that_is_none_is_a_mistake_with_its_cause(
+def test_file_that_is_not_a_table_is_a_mistake_with_its_cause(
     tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -208,7 +208,7 @@ def test_table_that_is_none_is_a_mistake_with_its_cause(
     assert said in result.stderr
 
 
-def test_rows_that_are_not_utf8_fail_alone_and_say_where(tmp_path: Path) -> None:
+def test_only_rows_that_are_not_utf8_fail_and_say_where(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     rows_before = b"".join(b"%d.png\n" % number for number in range(10_000))
     table.write_bytes(b"image\n" + rows_before + b"b\xff.png\n" * 3 + b"c.png\n")
@@ -253,7 +253,7 @@ def test_columns_without_a_table_are_mistakes(tmp_path: Path) -> None:
         ("{% for name in row %}{{ name }}{% endfor %} of it", ("*",)),
     ],
 )
-def test_columns_that_a_prompt_names_are_known_before_a_row_is_read(
+def test_columns_that_a_prompt_names_are_checked_before_a_row_is_read(
     tmp_path: Path, template: str, columns: tuple[str, ...]
 ) -> None:
     (tmp_path / "p.md").write_text(template)
@@ -272,7 +272,9 @@ def test_text_of_a_column_is_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "table"])
-def test_plan_pilot_shard_verify_and_merge_work_on_every_kind(tmp_path: Path, kind: str) -> None:
+def test_plan_pilot_shard_verify_and_merge_work_on_every_kind_of_input(
+    tmp_path: Path, kind: str
+) -> None:
     files = make_images(tmp_path / "in", *(f"{number:02}.png" for number in range(12)))
     path = tmp_path / "in"
     if kind == "table":
@@ -289,7 +291,7 @@ def test_plan_pilot_shard_verify_and_merge_work_on_every_kind(tmp_path: Path, ki
     assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
 
 
-def test_table_in_a_folder_does_not_take_captions_among_its_parts(tmp_path: Path) -> None:
+def test_table_in_a_folder_does_not_include_captions_among_its_parts(tmp_path: Path) -> None:
     write_table(tmp_path / "t/a.parquet", [{"image": "a.png"}])
     result = job(tmp_path / "t", tmp_path / "t")
     assert "--output" in result.stderr
@@ -337,7 +339,7 @@ def test_images_of_tars_are_captioned_without_unpacking_with_their_json_in_the_p
     assert run_here("plan", str(tmp_path / "in"), "--images", "--quiet").exit_code == 0
 
 
-def test_tar_that_is_cut_off_gives_the_images_before_the_cut_and_says_so(tmp_path: Path) -> None:
+def test_truncated_tar_yields_the_images_before_the_cut_and_says_so(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "t.tar", {f"{number}.png": png(number) for number in range(3)})
     with tarfile.open(tar) as opened:
         last = opened.getmembers()[-1]
@@ -354,7 +356,7 @@ def test_tar_that_is_cut_off_gives_the_images_before_the_cut_and_says_so(tmp_pat
     ("name", "kind"),
     [("../x.png", "path_escape"), ("/x.png", "path_escape"), ("x.png", "not_an_image")],
 )
-def test_member_that_is_no_image_or_leads_elsewhere_fails_alone(
+def test_member_that_is_not_an_image_or_leads_elsewhere_fails_alone(
     tmp_path: Path, name: str, kind: str
 ) -> None:
     tar = write_tar(tmp_path / "t.tar", {name: b"no image", "y.png": png(1)})
@@ -371,7 +373,7 @@ def test_compressed_tar_is_a_mistake(tmp_path: Path) -> None:
     assert (result.exit_code, "it cannot be read as a tar" in result.stderr) == (2, True)
 
 
-def test_parquet_that_holds_its_images_is_captioned_row_by_row(tmp_path: Path) -> None:
+def test_parquet_that_contains_its_images_is_captioned_row_by_row(tmp_path: Path) -> None:
     cells = [{"bytes": png(number), "path": f"{number}.png"} for number in range(5)]
     cells[3] = {"bytes": None, "path": None}
     records = [{"image": cell, "id": f"id{n}"} for n, cell in enumerate(cells)]
@@ -417,7 +419,7 @@ def test_row_with_a_list_of_images_is_a_design_whose_types_are_skipped_by_name(
     assert made[second.file]["image_sha256"] == hashlib.sha256(png(3)).hexdigest()
 
 
-def test_parquet_that_is_damaged_inside_gives_the_rows_before_and_says_where(
+def test_parquet_with_damage_inside_yields_the_rows_before_it_and_says_where(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "t.parquet"
@@ -434,7 +436,7 @@ def test_parquet_that_is_damaged_inside_gives_the_rows_before_and_says_where(
     assert 0 < len(before) <= 2000
 
 
-def test_size_of_an_image_in_a_cell_is_that_of_its_neighbours_and_reads_none(
+def test_size_of_an_image_in_a_cell_is_the_mean_of_its_row_group_without_reading(
     tmp_path: Path,
 ) -> None:
     images = [b"x" * 1000, b"x" * 3000]
@@ -453,7 +455,7 @@ def test_size_of_an_image_in_a_cell_is_that_of_its_neighbours_and_reads_none(
         num_bytes(str(tmp_path), "t.parquet/picture/00000000")
 
 
-def test_tar_behind_a_link_that_leaves_the_root_is_refused(tmp_path: Path) -> None:
+def test_link_to_a_tar_outside_the_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_tar(tmp_path / "t.tar", {"x.png": png(1)})
     (tmp_path / "in/t.tar").symlink_to(tmp_path / "t.tar")
@@ -461,7 +463,7 @@ def test_tar_behind_a_link_that_leaves_the_root_is_refused(tmp_path: Path) -> No
         read_image(str(tmp_path / "in"), "t.tar/x.png")
 
 
-def test_long_text_of_a_column_is_whole_in_the_source_and_bounded_in_an_item(
+def test_long_text_of_a_column_is_complete_in_the_source_and_bounded_in_an_item(
     tmp_path: Path,
 ) -> None:
     long = "very " * 1000
@@ -475,7 +477,7 @@ def test_long_text_of_a_column_is_whole_in_the_source_and_bounded_in_an_item(
     assert item.row == {"title": long[:500]}
 
 
-def test_image_column_of_dates_is_no_name_and_no_crash(tmp_path: Path) -> None:
+def test_image_column_of_dates_fails_its_rows_without_a_crash(tmp_path: Path) -> None:
     dates = pa.array([date(2020, 1, 2)])
     pq.write_table(pa.table({"image": dates}), tmp_path / "t.parquet")
     assert files_of(InputConfig(input=tmp_path / "t.parquet")) == ["2020-01-02"]

@@ -111,7 +111,7 @@ def test_corpus_run_names_the_documents_that_were_skipped_and_why(corpus_run: Co
     assert read in corpus_run.first.stdout
 
 
-def test_corpus_run_never_asks_for_a_text_or_photo_element(corpus_run: CorpusRun) -> None:
+def test_corpus_run_never_captions_a_text_or_photo_element(corpus_run: CorpusRun) -> None:
     assert set(rows(corpus_run.output)) == set(corpus_run.expected["items"])
 
 
@@ -164,7 +164,7 @@ def test_finished_run_leaves_one_row_per_item_and_an_empty_journal(corpus_run: C
     assert not list(corpus_run.output.rglob("*.tmp"))
 
 
-def test_both_engines_took_their_part(corpus_run: CorpusRun) -> None:
+def test_both_engines_took_part(corpus_run: CorpusRun) -> None:
     made = (row for row in rows(corpus_run.output).values() if row["output_tokens"])
     shares = Counter(row["engine"] for row in made)
     assert sorted(shares) == [0, 1]
@@ -174,7 +174,7 @@ def test_both_engines_took_their_part(corpus_run: CorpusRun) -> None:
 # --- prompts, resume, adoption -----------------------------------------------------------------
 
 
-def test_changed_prompt_keeps_what_is_done_and_redo_stale_makes_it_anew(
+def test_changed_prompt_keeps_what_is_done_and_redo_stale_recaptions_it(
     shapes: Path, tmp_path: Path
 ) -> None:
     base = [MODEL, SHORT, *input_flags(shapes), f"--output={tmp_path}", "--limit=4"]
@@ -291,7 +291,7 @@ def start_and_kill(arguments: list[str], output: Path, num_captions: int) -> Non
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
-def test_driver_killed_again_and_again_leaves_no_process_and_repeats_nothing(
+def test_repeatedly_killed_driver_leaves_no_process_and_repeats_nothing(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 90)
@@ -334,7 +334,7 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
     assert {row["attempts"] for row in rows(output).values()} == {1}
 
 
-def test_slowed_engine_takes_less_and_the_others_take_its_part(tmp_path: Path) -> None:
+def test_slow_engine_takes_fewer_items_and_the_others_take_its_share(tmp_path: Path) -> None:
     make_input(tmp_path, 240)
     output = tmp_path / "out"
     before: list[int] = []
@@ -458,7 +458,7 @@ def test_engine_that_cannot_start_ends_the_run_with_the_cause_and_exit_3(
         ("--model=Nobody/NoSuchModel", "--model Nobody/NoSuchModel: "),
     ],
 )
-def test_flag_that_vllm_does_not_take_is_one_line_and_exit_2_before_an_engine_starts(
+def test_flag_that_vllm_refuses_is_one_line_and_exit_2_before_an_engine_starts(
     shapes: Path, tmp_path: Path, flag: str, message: str
 ) -> None:
     result = run_here(MODEL, *input_flags(shapes), f"--output={tmp_path}", flag)

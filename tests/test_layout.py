@@ -40,7 +40,7 @@ def strings(path: Path) -> Iterator[str]:
             yield node.value
 
 
-def test_no_other_module_spells_a_name_of_the_output_folder() -> None:
+def test_no_other_module_spells_out_a_name_of_the_output_folder() -> None:
     spelled = [
         f"{path.relative_to(PACKAGE)}: {text}"
         for path in PACKAGE.rglob("*.py")
@@ -117,11 +117,11 @@ def test_caption_is_named_after_the_whole_file_or_after_its_stem(file: str, by_s
 
 
 @pytest.mark.parametrize("file", ["logs/a.png", "shards/a.png", "manifest.parquet.png/b.png"])
-def test_names_beside_those_of_the_job_are_free(file: str) -> None:
+def test_names_that_the_job_does_not_use_are_free(file: str) -> None:
     assert not layout.is_reserved(file)
 
 
-def test_parts_are_listed_by_number_and_what_is_being_written_is_apart(tmp_path: Path) -> None:
+def test_parts_are_listed_by_number_without_those_being_written(tmp_path: Path) -> None:
     for number in (10, 9, 100_000_000):
         (tmp_path / layout.part_name(number)).touch()
     (tmp_path / layout.temporary_name(layout.part_name(11))).touch()
@@ -132,7 +132,7 @@ def test_parts_are_listed_by_number_and_what_is_being_written_is_apart(tmp_path:
     ]
 
 
-def test_shard_is_found_in_the_folder_that_it_keeps(tmp_path: Path) -> None:
+def test_shard_is_found_by_its_folder(tmp_path: Path) -> None:
     shard = Shard(3, 8)
     layout.shard_folder(tmp_path, shard).mkdir(parents=True)
     assert layout.shard_folders(tmp_path) == {shard: tmp_path / "shards/0003-of-0008"}
@@ -154,7 +154,7 @@ def test_shard_is_found_in_the_folder_that_it_keeps(tmp_path: Path) -> None:
         (".mine.tmp", False),
     ],
 )
-def test_what_a_killed_process_was_writing_is_told_from_what_is_somebody_elses(
+def test_files_left_by_a_killed_process_are_distinguished_from_other_files(
     path: str, is_temporary: bool
 ) -> None:
     assert layout.is_temporary(path) == is_temporary

@@ -139,7 +139,9 @@ def test_a_gpu_that_is_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_says(problem(config()), "^GPU 0: does not answer", "GPU is lost")
 
 
-def test_a_driver_that_stops_answering_half_way_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_stops_answering_half_way_counts_as_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     PretendGpus(2).install(monkeypatch)
     monkeypatch.setattr("pynvml.nvmlDeviceGetCount", lambda: pynvml_refuses())
     with pytest.raises(UsageError, match=r"NVIDIA driver: does not answer \(NVML: Not Supported\)"):
@@ -201,7 +203,7 @@ def test_without_a_compiler_the_package_to_install_is_named(
     assert problem_among(checks(config())) is None
 
 
-def test_a_header_that_the_compiler_finds_by_a_variable_is_there(
+def test_a_header_that_the_compiler_finds_through_a_variable_counts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     PretendGpus(1).install(monkeypatch)
@@ -258,14 +260,14 @@ def test_a_mig_slice_cannot_be_one_of_two(monkeypatch: pytest.MonkeyPatch) -> No
     assert_says(problem(config(tensor_parallel_size=2)), "^MIG-", "--tensor-parallel-size 1")
 
 
-def test_engines_on_the_cpu_or_on_other_machines_are_not_looked_at() -> None:
+def test_engines_on_the_cpu_or_on_other_machines_are_not_checked() -> None:
     assert check_machine(config(), [None, None], None) == []
 
 
 # --- does the model fit? ------------------------------------------------------------------------
 
 
-def test_cards_too_small_for_the_weights_are_told_what_would_fit(
+def test_gpus_too_small_for_the_weights_are_reported_with_what_would_fit(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:
     PretendGpus(8, name="Tesla T4", capability="7.5", gib=16, used_gib=0.25).install(monkeypatch)
@@ -275,7 +277,7 @@ def test_cards_too_small_for_the_weights_are_told_what_would_fit(
     assert not found.passing
 
 
-def test_several_gpus_are_not_advised_where_an_engine_cannot_have_them(
+def test_several_gpus_are_not_advised_if_an_engine_cannot_have_them(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:
     PretendGpus(1, name="Tesla T4", capability="7.5", gib=16).install(monkeypatch)
@@ -302,7 +304,7 @@ def test_several_gpus_are_not_advised_where_an_engine_cannot_have_them(
         (("--gpu-memory-utilization=0.999",), {}),
     ],
 )
-def test_whatever_makes_the_weights_fit_is_let_through(
+def test_settings_that_make_the_weights_fit_are_accepted(
     monkeypatch: pytest.MonkeyPatch,
     seven_billion: str,
     flags: tuple[str, ...],
@@ -331,7 +333,7 @@ def test_weights_count_in_the_precision_of_the_engine(flags: tuple[str, ...], gi
     assert weight_bytes(Weights({"BF16": 10 * GIB}), config("x", *flags)) == gib * GIB
 
 
-def test_memory_that_others_hold_is_named_with_its_holder_and_may_be_free_soon(
+def test_memory_held_by_others_is_named_with_its_holder_and_may_be_free_soon(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:
     PretendGpus(1, used_gib=70, processes=[(0, 1, 69)]).install(monkeypatch)
@@ -344,7 +346,7 @@ def test_memory_that_others_hold_is_named_with_its_holder_and_may_be_free_soon(
     ("used_gib", "named"),
     [((1, 79, 1, 1), "GPU 1: "), ((1, 50, 1, 50), "GPU 1, 3: "), ((60, 60), "GPU 0, 1, 2, 3: ")],
 )
-def test_of_an_engines_gpus_those_that_others_hold_are_named_with_their_holders(
+def test_gpus_of_an_engine_that_others_hold_are_named_with_their_holders(
     monkeypatch: pytest.MonkeyPatch, used_gib: tuple[int, ...], named: str
 ) -> None:
     PretendGpus(4, used_gib=used_gib, processes=[(0, 1, 1), (1, 2, 49)]).install(monkeypatch)
@@ -353,7 +355,7 @@ def test_of_an_engines_gpus_those_that_others_hold_are_named_with_their_holders(
     assert ("process 1 " in found.text) == ("0" in named)
 
 
-def test_less_than_vllm_asks_for_is_told_with_the_share_that_is_there(
+def test_less_memory_than_vllm_asks_for_is_reported_with_the_share_that_is_free(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:
     PretendGpus(1, used_gib=40).install(monkeypatch)
@@ -371,14 +373,14 @@ def test_less_than_vllm_asks_for_is_told_with_the_share_that_is_there(
         assert_says(problem(config(seven_billion, flag)), told)  # vLLM asks for its share at first
 
 
-def test_a_share_that_the_weights_do_not_fit_in_is_not_advised(
+def test_a_share_too_small_for_the_weights_is_not_advised(
     monkeypatch: pytest.MonkeyPatch, seven_billion: str
 ) -> None:
     PretendGpus(1, used_gib=64).install(monkeypatch)
     assert_says(problem(config(seven_billion)), "16.0 GiB of 80.0 GiB", "or leave this GPU out")
 
 
-def test_what_the_driver_keeps_to_itself_is_no_memory_of_an_engine(
+def test_memory_reserved_by_the_driver_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a T4, of whose 15 GiB CUDA counts 14.6."""
@@ -431,14 +433,14 @@ def test_a_run_waits_for_memory_that_is_free_in_a_moment(
     assert told.startswith("GPU 0: 1.0 GiB of 80.0 GiB are free")
 
 
-def test_a_run_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, seven_billion: str) -> None:
+def test_a_run_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch, seven_billion: str) -> None:
     monkeypatch.setattr(machine_check, "PATIENCE_S", 0.0)
     PretendGpus(1, used_gib=79).install(monkeypatch)
     with pytest.raises(UsageError, match=r"GPU 0: 1\.0 GiB of 80\.0 GiB are free"):
         wait(config(seven_billion))
 
 
-def test_an_engine_of_more_gpus_than_there_are_is_advised_to_take_fewer(
+def test_an_engine_with_more_gpus_than_there_are_is_advised_to_use_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     PretendGpus(1).install(monkeypatch)
@@ -452,7 +454,7 @@ def test_a_driver_that_finds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assign_gpus(1, 1)
 
 
-def test_gpus_that_the_variable_hides_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_hidden_by_cuda_visible_devices_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(2).install(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with pytest.raises(UsageError, match=r"CUDA_VISIBLE_DEVICES '-1': hides every GPU"):
@@ -510,7 +512,7 @@ def test_a_name_that_no_gpu_has_is_refused(
     assert str(refused.value).startswith(told)
 
 
-def test_a_gpu_in_slices_is_its_slices_and_its_index_the_first(
+def test_a_gpu_in_slices_counts_as_its_slices_and_its_index_as_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second = (f"MIG-00000001-{number:04}-5000-8000-000000000000" for number in range(2))

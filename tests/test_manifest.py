@@ -65,7 +65,7 @@ def only_skip(found: Found) -> SkippedDocument:
 
 
 # ---------------------------------------------------------------------------------- items
-def test_item_carries_the_context_of_its_document(folders: Folders) -> None:
+def test_item_carries_the_metadata_of_its_document(folders: Folders) -> None:
     manifest = {"images": [{"file": "t.png"}, {"file": "a/图.png"}], "width": 1080, "height": 19.5}
     texts = {"category": "poster", "title": " 春节 ", "keywords": ["红", 5, None, ""]}
     folders.put_raw("doc", manifest, {"images": [0, 0], "types": ["TextElement", SHAPE], **texts})
@@ -89,7 +89,7 @@ def test_file_named_by_several_documents_is_one_item_of_the_first_document(
     assert (reader.counts.items, reader.counts.duplicates) == (2, 2)
 
 
-def test_names_are_distinct_unless_equal_to_the_letter(folders: Folders) -> None:
+def test_names_are_distinct_unless_exactly_equal(folders: Folders) -> None:
     names = ["fs/é.png", "fs/e\u0301.png", "A.png", "a.png", "./a.png", " a.png", "a.png\n"]
     folders.put("doc", names, [SHAPE] * len(names))
     assert files_of(folders.read()) == names
@@ -107,7 +107,7 @@ def test_text_and_photo_elements_are_skipped_whatever_their_case(
     ("kind", "recorded"),
     [("TextElement ", "TextElement "), ("", ""), (3, "3"), (None, "null"), (["T"], '["T"]')],
 )
-def test_any_other_type_is_taken_and_recorded_as_text(
+def test_any_other_type_is_captioned_and_recorded_as_text(
     folders: Folders, kind: Any, recorded: str
 ) -> None:
     folders.put("doc", ["b.png"], [kind])
@@ -163,7 +163,7 @@ def test_unusable_file_becomes_a_bad_entry_and_its_neighbours_stay(
         (["k"] * 1000, ("k",) * 64),
     ],
 )
-def test_keywords_of_any_shape_become_a_bounded_list_of_texts(
+def test_keywords_in_any_form_become_a_bounded_list_of_texts(
     folders: Folders, keywords: Any, expected: tuple[str, ...]
 ) -> None:
     folders.put("doc", ["a.png"], [SHAPE], keywords=keywords)
@@ -183,7 +183,7 @@ def test_keywords_of_any_shape_become_a_bounded_list_of_texts(
         ("x" * 999, "x" * 500),
     ],
 )
-def test_title_that_is_no_text_is_missing(
+def test_title_that_is_not_text_counts_as_missing(
     folders: Folders, title: Any, expected: str | None
 ) -> None:
     folders.put("doc", ["a.png"], [SHAPE], title=title)
@@ -195,7 +195,7 @@ def test_title_that_is_no_text_is_missing(
 @pytest.mark.parametrize(
     "size", [None, "-3.5", -1, 0, True, [], 10**400, float("nan"), float("inf")]
 )
-def test_impossible_canvas_size_is_missing(folders: Folders, size: Any) -> None:
+def test_impossible_canvas_size_counts_as_missing(folders: Folders, size: Any) -> None:
     folders.put_raw(
         "doc",
         {"images": [{"file": "a.png"}], "width": size, "height": 7},
@@ -286,14 +286,14 @@ def test_detail_that_does_not_fit_its_manifest_skips_the_document(
     ],
     ids=["bom", "nan", "duplicate-keys", "deep", "long-number", "crlf"],
 )
-def test_unusual_but_legible_json_is_taken(folders: Folders, manifest: bytes) -> None:
+def test_unusual_but_valid_json_is_accepted(folders: Folders, manifest: bytes) -> None:
     folders.put_raw("doc", manifest, DETAIL)
     assert files_of(folders.read()) == ["a.png"]
 
 
 @pytest.mark.parametrize("side", ["jsons", "json_detail"])
 @pytest.mark.parametrize("thing", ["fifo", "folder", "socket", "device"])
-def test_what_is_no_regular_file_is_skipped_without_waiting(
+def test_document_that_is_not_a_regular_file_is_skipped_without_blocking(
     tmp_path: Path, side: str, thing: str
 ) -> None:
     folders = Folders(tmp_path)
@@ -320,7 +320,7 @@ def _make_socket(path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["jsons", "json_detail"])
 @pytest.mark.parametrize("target", ["nowhere.json", "d.json"], ids=["dangling", "loop"])
-def test_link_to_nothing_or_itself_is_unreadable(tmp_path: Path, side: str, target: str) -> None:
+def test_dangling_or_circular_link_is_unreadable(tmp_path: Path, side: str, target: str) -> None:
     folders = Folders(tmp_path)
     folders.put_raw("d", GOOD, DETAIL)
     path = tmp_path / side / "d.json"
@@ -330,7 +330,7 @@ def test_link_to_nothing_or_itself_is_unreadable(tmp_path: Path, side: str, targ
 
 
 # ------------------------------------------------------------------ names and the reader
-def test_document_names_are_sorted_and_only_visible_json_files_of_the_folder(
+def test_document_names_are_the_sorted_visible_json_files_of_the_folder(
     folders: Folders,
 ) -> None:
     for name in ["b.json", "a-b.json", "a.json", ".c.json", ".json", "d.JSON", "e.json~", "f"]:
@@ -351,7 +351,7 @@ def test_document_name_that_is_not_utf8_is_read_and_recorded_encodable(folders: 
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(0, []), (2, ["a", "b"]), (9, ["a", "b", "c"])])
-def test_limit_ends_the_reading_after_the_first_items(
+def test_limit_stops_reading_after_the_first_items(
     tmp_path: Path, limit: int, expected: list[str]
 ) -> None:
     folders = Folders(tmp_path, limit=limit)
@@ -403,7 +403,7 @@ def test_reading_again_gives_the_same_items_and_counts(folders: Folders) -> None
         *("without-types", "one-without-a-type"),
     ],
 )
-def test_no_type_was_skipped_is_known_only_of_a_whole_input(
+def test_no_type_was_skipped_is_known_only_after_the_whole_input(
     tmp_path: Path, types: list[str], settings: dict[str, Any], expected: bool
 ) -> None:
     folders = Folders(tmp_path, **settings)
@@ -430,7 +430,7 @@ def test_complete_input_passes_the_folder_check(folders: Folders) -> None:
     [("jsons", "--jsons"), ("json_detail", "--json-detail"), ("raw", "--images-root")],
 )
 @pytest.mark.parametrize("state", ["absent", "a file"])
-def test_folder_that_is_none_is_refused_in_one_line_with_its_flag(
+def test_path_that_is_not_a_folder_is_refused_in_one_line_with_its_flag(
     tmp_path: Path, folder: str, flag: str, state: str
 ) -> None:
     folders = Folders(tmp_path)
@@ -488,7 +488,7 @@ ENTRIES = st.lists(
 @example(
     manifest={"images": [{"file": "\ud800"}] * 2}, detail={"images": [1, 1], "types": [[], {}]}
 )
-def test_any_json_in_any_place_gives_records_that_can_be_written(
+def test_any_json_in_any_place_yields_records_that_can_be_written(
     manifest: Any, detail: Any
 ) -> None:
     with tempfile.TemporaryDirectory() as root:

@@ -42,24 +42,24 @@ OTHER = "RuntimeError: CUDA error: no kernel image is available"
         (f"{AT_WORK} {WHILE_LOADING}", "weights", "quantised"),
     ],
 )
-def test_error_of_memory_says_what_to_change(error: str, kind: str, flag: str) -> None:
+def test_memory_error_says_what_to_change(error: str, kind: str, flag: str) -> None:
     assert shortage(error) == kind
     assert with_advice(error).startswith(error)
     assert flag in with_advice(error)
 
 
-def test_only_memory_that_others_hold_passes() -> None:
+def test_only_memory_held_by_others_may_become_free() -> None:
     errors = (TAKEN, GIVEN_BACK, NO_CACHE, TOO_LONG, NOT_A_TOKEN, AT_WORK, WARMING_UP, OTHER)
     assert [error for error in errors if passes(error)] == [TAKEN, GIVEN_BACK]
 
 
-def test_weights_that_do_not_fit_are_not_to_be_cured_by_settings_of_the_cache() -> None:
+def test_settings_of_the_cache_are_not_advised_if_the_weights_do_not_fit() -> None:
     advice = with_advice(f"{AT_WORK} {WHILE_LOADING}").removeprefix(AT_WORK)
     assert "--gpu-memory-utilization" not in advice
     assert "--tensor-parallel-size" in advice
 
 
 @pytest.mark.parametrize("error", [OTHER, f"{OTHER} {WHILE_LOADING}"])
-def test_other_errors_are_left_as_they_are(error: str) -> None:
+def test_other_errors_are_left_unchanged(error: str) -> None:
     assert shortage(error) is None
     assert with_advice(error) == error

@@ -115,12 +115,12 @@ def test_series_of_a_week_stays_small_in_memory_and_on_disk(tmp_path: Path) -> N
     assert (tmp_path / SAMPLES).stat().st_size < 2**20
 
 
-def test_runs_of_one_folder_stand_one_after_the_other() -> None:
+def test_runs_of_one_folder_follow_each_other() -> None:
     table = series_of(series_of(None, 10, "run-1"), 5, "run-2")
     assert table["run_id"].to_pylist() == ["run-1"] * 10 + ["run-2"] * 5
 
 
-def test_earlier_runs_are_thinned_to_their_ends_and_then_the_oldest_go() -> None:
+def test_earlier_runs_are_thinned_to_their_ends_then_the_oldest_are_dropped() -> None:
     table = None
     for number in range(6):
         table = series_of(table, 20, f"run-{number}", max_earlier=30)
@@ -134,7 +134,7 @@ def test_earlier_runs_are_thinned_to_their_ends_and_then_the_oldest_go() -> None
     assert thin(table, 3)["run_id"].to_pylist() == ["run-4", "run-5", "run-5"]
 
 
-def test_figures_that_an_older_version_did_not_keep_are_null(tmp_path: Path) -> None:
+def test_figures_that_an_older_version_did_not_record_are_null(tmp_path: Path) -> None:
     table = series_of(None, 3, "run-1")
     engines = [[{"engine": 0, "captioned": 7}]] * 3
     older = table.select(["at", "run_id", "captioned"]).append_column("engines", pa.array(engines))
@@ -146,7 +146,7 @@ def test_figures_that_an_older_version_did_not_keep_are_null(tmp_path: Path) -> 
     assert found["failed"].null_count == 3
 
 
-def test_file_of_a_folder_without_one_is_none(tmp_path: Path) -> None:
+def test_folder_without_a_file_has_no_series(tmp_path: Path) -> None:
     assert read_series(tmp_path) is None
 
 
@@ -171,24 +171,24 @@ def pressure(on_cpu: bool = False, limit: float = 90.0) -> Pressure:
         ({}, 97.0, "GPU memory of engine 0 at 97 %: "),
     ],
 )
-def test_resource_that_passes_its_limit_is_told_with_a_remedy(
+def test_resource_that_exceeds_its_limit_is_reported_with_a_remedy(
     percent: dict[str, float], gpu_memory: float | None, said: str
 ) -> None:
     (told,) = pressure().check(host(**percent), [gpu_memory])
     assert said in told
 
 
-def test_calm_machine_gives_no_warning() -> None:
+def test_machine_with_free_resources_causes_no_warning() -> None:
     assert pressure().check(CALM, [50.0, None]) == []
 
 
-def test_warning_comes_once_and_again_only_after_a_calm_time_between() -> None:
+def test_warning_comes_once_and_again_only_after_the_resource_was_free() -> None:
     watched = pressure()
     told = [len(watched.check(host(ram=p), [])) for p in (91, 95, 85, 92, 81, 99, 79, 85, 91, 92)]
     assert told == [1, 0, 0, 0, 0, 0, 0, 0, 1, 0]
 
 
-def test_warning_lasts_until_the_resource_is_calm() -> None:
+def test_warning_lasts_until_the_resource_is_free() -> None:
     watched = pressure()
     watched.check(host(ram=91), [])
     watched.check(host(ram=85), [])
@@ -197,17 +197,17 @@ def test_warning_lasts_until_the_resource_is_calm() -> None:
     assert watched.active == {}
 
 
-def test_resources_are_told_apart_and_so_are_the_gpus() -> None:
+def test_each_resource_and_each_gpu_has_its_own_warning() -> None:
     watched = pressure()
     assert len(watched.check(host(ram=95, disk=95), [95.0, 50.0])) == 3
     assert len(watched.check(host(ram=95, disk=95), [95.0, 95.0])) == 1
 
 
-def test_cpu_that_the_engines_themselves_run_on_may_be_busy() -> None:
+def test_busy_cpu_is_fine_if_the_engines_run_on_it() -> None:
     assert pressure(on_cpu=True).check(host(cpu=100.0), [None]) == []
 
 
-def test_disk_that_cannot_be_asked_gives_no_warning() -> None:
+def test_unreadable_disk_causes_no_warning() -> None:
     assert pressure().check(HostFigures(10.0, 10.0, 10.0), []) == []
 
 
@@ -223,7 +223,7 @@ def test_disk_that_cannot_be_asked_gives_no_warning() -> None:
         (("--dtype", "bfloat16"), 96.0),
     ],
 )
-def test_gpu_memory_that_vllm_takes_by_design_is_no_warning(
+def test_gpu_memory_that_vllm_allocates_by_design_causes_no_warning(
     engine_args: tuple[str, ...], limit: float
 ) -> None:
     assert gpu_memory_limit(engine_args) == pytest.approx(limit)
@@ -246,7 +246,7 @@ def test_host_is_read_with_the_memory_of_each_session(tmp_path: Path) -> None:
         child.wait()
 
 
-def test_folder_that_is_gone_costs_the_numbers_of_the_disk_only(tmp_path: Path) -> None:
+def test_missing_folder_costs_only_the_figures_of_the_disk(tmp_path: Path) -> None:
     found = Host(tmp_path / "nowhere").read()
     assert found.disk_free_gib is None
     assert found.ram_percent > 0
@@ -280,7 +280,7 @@ def test_container_without_a_limit_has_no_percentage(tmp_path: Path, limit: str)
         (None, []),
     ],
 )
-def test_limits_of_a_batch_job_are_looked_for_in_every_group_around_it(
+def test_limits_of_a_batch_job_are_found_in_every_group_around_it(
     tmp_path: Path, content: str | None, groups: list[str]
 ) -> None:
     if content is not None:
@@ -314,7 +314,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_warning_reaches_the_status_and_is_told_once(
+def test_warning_reaches_the_status_and_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = watched(tmp_path, monkeypatch, lambda _: host(ram=93.0))
@@ -346,7 +346,7 @@ def test_gpu_is_in_the_series_in_the_status_and_on_the_screen(
     assert "Warning    GPU memory of engine 0 at 98 %: " in text
 
 
-def test_samples_that_fail_are_told_once_and_cost_nothing_else(
+def test_failed_samples_are_reported_once_and_cost_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
@@ -365,7 +365,7 @@ def test_samples_that_fail_are_told_once_and_cost_nothing_else(
     assert pq.read_table(tmp_path / SAMPLES).num_rows >= 5
 
 
-def test_damaged_file_is_begun_anew_and_told(
+def test_damaged_file_is_replaced_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / SAMPLES).write_bytes(b"PAR1 and then nothing")
@@ -376,7 +376,7 @@ def test_damaged_file_is_begun_anew_and_told(
     assert pq.read_table(tmp_path / SAMPLES).num_rows >= 1
 
 
-def test_file_with_other_columns_is_begun_anew(
+def test_file_with_other_columns_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pq.write_table(pa.table({"at": ["yesterday"]}), tmp_path / SAMPLES)
@@ -384,7 +384,7 @@ def test_file_with_other_columns_is_begun_anew(
     assert pq.read_table(tmp_path / SAMPLES).schema.equals(SCHEMA)
 
 
-def test_monitor_that_hangs_holds_up_neither_the_run_nor_its_end(
+def test_hanging_monitor_delays_neither_the_run_nor_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitor, "PATIENCE_S", 0.1)
@@ -402,7 +402,7 @@ def test_monitor_that_hangs_holds_up_neither_the_run_nor_its_end(
     free.touch()
 
 
-def test_folder_that_is_not_there_leaves_a_run_without_monitor(
+def test_missing_folder_leaves_a_run_without_monitor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = watched(tmp_path / "nowhere", monkeypatch, lambda _: CALM)
@@ -418,7 +418,7 @@ def flags_of(folder: Path) -> list[str]:
     return [*input_flags(folder), f"--output={folder / 'out'}", "-dp=2", "--max-num-seqs=2"]
 
 
-def test_every_run_leaves_its_numbers_beside_the_manifest(tmp_path: Path) -> None:
+def test_every_run_leaves_its_figures_beside_the_manifest(tmp_path: Path) -> None:
     make_input(tmp_path, 12)
     assert job(tmp_path, "--limit=4").exit_code == 0
     assert job(tmp_path).exit_code == 0

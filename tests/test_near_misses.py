@@ -63,20 +63,20 @@ def test_near_miss_is_named_with_its_difference(
 @pytest.mark.parametrize(
     "named", ["b.png", "sub/b.png", "a.jpg", "..\\outside.png", "%2e%2e/outside.png", "x/y/z.png"]
 )
-def test_where_nothing_is_like_it_nothing_is_named(tmp_path: Path, named: str) -> None:
+def test_nothing_is_named_if_there_is_no_similar_file(tmp_path: Path, named: str) -> None:
     put(tmp_path, "outside.png")
     root = put(tmp_path / "root", "a.png", "sub/a.png")
     assert refusal(root, named).reason == "there is no such file below the images root"
 
 
-def test_near_miss_that_is_gone_again_is_not_named(tmp_path: Path) -> None:
+def test_near_miss_that_has_disappeared_is_not_named(tmp_path: Path) -> None:
     root = put(tmp_path, "A.png", "other.png")
     assert "A.png is there" in refusal(root, "a.png").reason
     (tmp_path / "A.png").unlink()
     assert "is there" not in refusal(root, "a.png").reason
 
 
-def test_folder_is_listed_once_and_a_large_one_not_to_its_end(
+def test_folder_is_listed_once_and_a_large_one_only_in_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, listed = put(tmp_path, *(f"{n}.PNG" for n in range(30)), "Mixed.Png"), []

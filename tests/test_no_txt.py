@@ -31,7 +31,7 @@ def known(*rows: Row) -> KnownItems:
 # --- decisions -----------------------------------------------------------------------------------
 
 
-def test_item_with_a_captioned_row_is_done_whatever_lies_beside_it(tmp_path: Path) -> None:
+def test_item_with_a_captioned_row_is_done_whatever_files_are_beside_it(tmp_path: Path) -> None:
     (tmp_path / "new.png.txt").write_text("somebody's text")
     states = known(row("x.png", recipe_id="mine"), row("y.png", recipe_id="old"))
     files = NoCaptionFiles(tmp_path, naming="none")
@@ -102,7 +102,7 @@ def test_run_without_txt_files_is_resumed_verified_and_given_its_files_later(
     assert job(tmp_path, "--no-txt").exit_code == 2
 
 
-def test_caption_without_a_txt_stays_where_its_redo_fails(tmp_path: Path) -> None:
+def test_caption_without_a_txt_stays_if_its_redo_fails(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "b.png")
     assert job(tmp_path, "--no-txt").exit_code == 0
     (tmp_path / "raw/a.png").write_bytes(b"no image")
@@ -114,7 +114,7 @@ def test_caption_without_a_txt_stays_where_its_redo_fails(tmp_path: Path) -> Non
     assert made["b.png"]["error_kind"] is None
 
 
-def test_caption_that_never_had_a_txt_stays_where_its_redo_with_txt_files_fails(
+def test_caption_that_never_had_a_txt_stays_if_its_redo_with_txt_files_fails(
     tmp_path: Path,
 ) -> None:
     make(tmp_path, "a.png", "b.png")
@@ -127,7 +127,7 @@ def test_caption_that_never_had_a_txt_stays_where_its_redo_with_txt_files_fails(
     assert txt_files(tmp_path) == {f"{f}.txt": f"caption of {f}" for f in ("a.png", "b.png")}
 
 
-def test_caption_whose_txt_has_no_place_stays_in_its_row(tmp_path: Path) -> None:
+def test_caption_whose_txt_cannot_be_written_stays_in_its_row(tmp_path: Path) -> None:
     make(tmp_path, "x.png", "x.jpg")
     assert job(tmp_path, "--no-txt").exit_code == 0
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_names_that_leave_no_room_for_a_txt_are_captioned_without_one(tmp_path: 
     assert rows(tmp_path / "out")[file]["caption"] == f"caption of {file}"
 
 
-def test_rows_of_a_killed_run_are_taken_over_without_a_txt(tmp_path: Path) -> None:
+def test_rows_of_a_killed_run_are_kept_without_a_txt(tmp_path: Path) -> None:
     output = Output(tmp_path, 100, choose_naming=lambda _: "none")
     output.save_caption(row("x.png"))
     output._lock.release()  # the process is dead

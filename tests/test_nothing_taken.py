@@ -108,13 +108,13 @@ def test_documents_that_were_all_skipped_are_recorded(tmp_path: Path) -> None:
     assert [row["kind"] for row in table] == ["invalid_json"] * 2
 
 
-def test_one_document_that_can_be_taken_is_enough(tmp_path: Path) -> None:
+def test_one_usable_document_is_enough(tmp_path: Path) -> None:
     make_input(tmp_path, 20)
     (tmp_path / "jsons/design_000.json").write_text("{")
     assert job(tmp_path).exit_code == 0
 
 
-def test_shard_that_has_no_item_while_others_have_is_no_mistake(tmp_path: Path) -> None:
+def test_shard_without_items_is_not_a_mistake_if_others_have_some(tmp_path: Path) -> None:
     make_input(tmp_path, 1)
     codes = [job(tmp_path, f"--shard={index}/4").exit_code for index in range(1, 5)]
     assert codes == [0, 0, 0, 0]
@@ -171,7 +171,7 @@ def test_reading_stops_after_so_many_missing_images(
         scan(tmp_path)
 
 
-def test_images_that_are_not_mounted_when_a_run_is_resumed_stop_it_too(
+def test_resumed_run_stops_if_its_images_are_not_mounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_input(tmp_path, 60)
@@ -194,7 +194,7 @@ def test_images_that_were_missing_before_are_failures_however_many(
     assert [row.error_kind for row in found.rows] == ["missing_file"] * 20
 
 
-def test_elements_without_a_name_leave_no_rows_where_the_folders_are_mixed_up(
+def test_elements_without_a_name_leave_no_rows_if_the_folders_are_mixed_up(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 0)
@@ -205,7 +205,7 @@ def test_elements_without_a_name_leave_no_rows_where_the_folders_are_mixed_up(
 
 
 @pytest.mark.parametrize("there", ["image", "caption"])
-def test_one_image_or_caption_that_is_there_shows_that_the_root_is_right(
+def test_one_existing_image_or_caption_shows_that_the_root_is_right(
     tmp_path: Path, there: str
 ) -> None:
     files = make_input(tmp_path, 5)
@@ -221,7 +221,7 @@ def test_one_image_or_caption_that_is_there_shows_that_the_root_is_right(
 @pytest.mark.parametrize(
     ("root", "right"), [("raw/d0", "raw"), (".", "raw"), ("raw/d0/x/y", "raw")]
 )
-def test_root_near_by_that_has_the_images_is_named(tmp_path: Path, root: str, right: str) -> None:
+def test_nearby_root_that_has_the_images_is_named(tmp_path: Path, root: str, right: str) -> None:
     files = make_input(tmp_path, 3)
     (tmp_path / root).mkdir(parents=True, exist_ok=True)
     flags = [*input_flags(tmp_path)[:2], f"--images-root={tmp_path / root}"]

@@ -78,7 +78,7 @@ def test_images_of_a_bucket_are_captioned_and_bad_ones_have_their_kinds(
         assert secret not in said and secret.encode() not in written
 
 
-def test_options_behind_a_uri_reach_the_service_and_stand_in_no_row(
+def test_options_in_a_uri_reach_the_service_and_appear_in_no_row(
     tmp_path: Path, uri: str, server: S3Server
 ) -> None:
     host = server.endpoint.removeprefix("http://")
@@ -108,7 +108,7 @@ def test_plan_opens_the_images_of_a_bucket(tmp_path: Path, uri: str, server: S3S
     assert {problem["kind"] for problem in plan["items"]["problems"]} >= {"missing_file"}
 
 
-def test_bucket_that_goes_away_stops_the_run_instead_of_failing_every_item(tmp_path: Path) -> None:
+def test_bucket_that_disappears_stops_the_run_instead_of_failing_every_item(tmp_path: Path) -> None:
     make_input(tmp_path, NUM_ITEMS)
     make_gated(tmp_path)
     names = [f"late/{number}.png" for number in range(40)]
@@ -133,7 +133,7 @@ def test_bucket_that_goes_away_stops_the_run_instead_of_failing_every_item(tmp_p
     assert sum(row["status"] == "failed" for row in rows(tmp_path / "out").values()) == 0
 
 
-def test_absent_objects_ask_for_the_root_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_objects_check_the_root_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [True, False]
     monkeypatch.setattr(object_store, "still_answers", lambda root: answers.pop(0))
     root = object_store.RemoteRoot("s3://bucket/x")
@@ -150,7 +150,7 @@ def test_absent_objects_ask_for_the_root_once_in_a_while(monkeypatch: pytest.Mon
         ("s3://designs/nothing-here", "holds nothing"),
     ],
 )
-def test_root_that_is_not_there_is_a_usage_error(server: S3Server, root: str, says: str) -> None:
+def test_missing_root_is_a_usage_error(server: S3Server, root: str, says: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
@@ -165,7 +165,7 @@ def test_credentials_on_the_command_line_are_refused_and_not_shown(root: str) ->
     assert "secret" not in str(refused.value) and "AKIA" not in str(refused.value)
 
 
-def test_scheme_that_is_not_read_is_a_usage_error() -> None:
+def test_unsupported_scheme_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="ftp:// is not supported"):
         parse_images_root("ftp://host/x")
 
@@ -181,6 +181,6 @@ def test_root_is_shown_without_its_options() -> None:
     assert public_root(Path("/a?b")) == "/a?b"
 
 
-def test_size_of_a_remote_name_that_escapes_is_not_asked_for() -> None:
+def test_size_of_a_remote_name_that_escapes_is_not_requested() -> None:
     with pytest.raises(ItemError, match="path_escape"):
         num_bytes("s3://designs/x", "../secret")

@@ -50,7 +50,7 @@ def native_output(idefics3: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return output
 
 
-def test_idefics3_captions_every_shape_and_each_caption_hangs_on_its_image(
+def test_idefics3_captions_every_shape_and_each_caption_depends_on_its_image(
     native_output: Path,
 ) -> None:
     texts = captions(native_output)

@@ -47,7 +47,7 @@ def journal(root: Path) -> list[str]:
 # --- .txt files ------------------------------------------------------------------------------
 
 
-def test_caption_file_holds_the_caption_alone_in_utf8_without_a_newline(tmp_path: Path) -> None:
+def test_caption_file_holds_only_the_caption_in_utf8_without_a_newline(tmp_path: Path) -> None:
     CaptionFiles(tmp_path).write("图形/a b.png", "红色圆形 – round")
     assert (tmp_path / "图形/a b.png.txt").read_bytes() == "红色圆形 – round".encode()
 
@@ -103,7 +103,7 @@ def test_rows_go_to_the_journal_first_and_to_a_part_at_each_interval(tmp_path: P
     assert journal(tmp_path) == []
 
 
-def test_rows_of_a_killed_run_are_taken_from_its_journal_and_a_torn_line_is_left_out(
+def test_rows_of_a_killed_run_come_from_its_journal_except_for_a_torn_line(
     tmp_path: Path,
 ) -> None:
     Checkpoint(tmp_path, interval=100).append(row("a", recipe_id="r1"))
@@ -115,7 +115,7 @@ def test_rows_of_a_killed_run_are_taken_from_its_journal_and_a_torn_line_is_left
     assert journal(tmp_path) == ["c"]
 
 
-def test_rows_survive_a_kill_although_somebody_has_removed_the_journal(tmp_path: Path) -> None:
+def test_rows_survive_a_kill_although_somebody_removed_the_journal(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, interval=100)
     checkpoint.append(row("a"))
     (tmp_path / "journal.jsonl").unlink()
@@ -225,7 +225,7 @@ def test_columns_of_a_part_have_these_names_and_types_in_this_order(tmp_path: Pa
     assert columns == COLUMNS.split("\n")[1:-1]
 
 
-def test_row_is_the_same_after_its_way_through_a_part(tmp_path: Path) -> None:
+def test_row_survives_a_round_trip_through_a_part(tmp_path: Path) -> None:
     full = row("a", flags=("loop", "cut_off"), attempts=2, generate_s=0.5, twin_key="ab")
     checkpoint = Checkpoint(tmp_path, interval=2)
     for each in (full, row("b")):
@@ -265,7 +265,7 @@ def test_folder_of_a_version_with_fewer_columns_is_read_continued_and_compacted(
 # --- the folder as a whole -------------------------------------------------------------------
 
 
-def test_temporary_files_of_a_killed_run_are_gone_when_the_next_one_begins(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_removed_by_the_next_one(tmp_path: Path) -> None:
     (tmp_path / "manifest.parquet").mkdir()
     names = (*TEMPORARY_FILES, f"manifest.parquet/{temporary_name(part_name(3))}")
     for name in names:
@@ -307,7 +307,7 @@ def second_run(root: Path) -> str:
     return subprocess.run(line, capture_output=True, text=True, check=False).stderr
 
 
-def test_second_run_is_refused_also_where_somebody_has_removed_the_lock_file(
+def test_second_run_is_refused_even_if_somebody_removed_the_lock_file(
     tmp_path: Path,
 ) -> None:
     output = Output(tmp_path, checkpoint_interval=10)
@@ -318,7 +318,7 @@ def test_second_run_is_refused_also_where_somebody_has_removed_the_lock_file(
     assert second_run(tmp_path) == ""
 
 
-def test_lock_file_that_was_removed_is_locked_again(tmp_path: Path) -> None:
+def test_removed_lock_file_is_locked_again(tmp_path: Path) -> None:
     output = Output(tmp_path, checkpoint_interval=10)
     for name in (".run.lock", ".run.owner.json"):
         (tmp_path / name).unlink()
@@ -328,7 +328,7 @@ def test_lock_file_that_was_removed_is_locked_again(tmp_path: Path) -> None:
     assert second_run(tmp_path) == ""
 
 
-def test_run_whose_folder_another_run_has_taken_stops_and_no_part_is_written_over(
+def test_run_whose_folder_another_run_took_stops_and_overwrites_no_part(
     tmp_path: Path,
 ) -> None:
     first = Output(tmp_path, checkpoint_interval=10)
@@ -344,7 +344,7 @@ def test_run_whose_folder_another_run_has_taken_stops_and_no_part_is_written_ove
     assert set(rows(tmp_path)) == {"a", "b"}
 
 
-def test_folder_of_a_group_is_taken_by_each_of_its_members(tmp_path: Path) -> None:
+def test_folder_of_a_group_can_be_used_by_each_of_its_members(tmp_path: Path) -> None:
     before = os.umask(0o002)
     try:
         output = Output(tmp_path, checkpoint_interval=10)
@@ -374,7 +374,7 @@ def test_output_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
         Output(tmp_path / "file" / "out", checkpoint_interval=10)
 
 
-def test_full_disk_stops_the_run_with_a_sentence_and_keeps_what_is_whole(tmp_path: Path) -> None:
+def test_full_disk_stops_the_run_with_a_sentence_and_keeps_complete_files(tmp_path: Path) -> None:
     output = Output(tmp_path, checkpoint_interval=10)
     output.save_caption(row("a"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -390,7 +390,7 @@ def test_full_disk_stops_the_run_with_a_sentence_and_keeps_what_is_whole(tmp_pat
     assert list(rows(tmp_path)) == ["a"]
 
 
-def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
+def test_damaged_part_stops_the_run_with_a_remedy(tmp_path: Path) -> None:
     output = Output(tmp_path, checkpoint_interval=1)
     output.save_caption(row("a"))
     (part,) = parts(tmp_path / "manifest.parquet")
@@ -401,7 +401,7 @@ def test_damaged_part_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ['"attempts":1099511627776', f'"x":{"[" * 100_000}'])
-def test_damaged_line_of_a_journal_costs_its_own_row_only(tmp_path: Path, damage: str) -> None:
+def test_damaged_line_of_a_journal_costs_only_its_row(tmp_path: Path, damage: str) -> None:
     output = Output(tmp_path, 100)
     output.save_caption(row("a"))
     output.close(complete=True)
@@ -417,7 +417,7 @@ def test_damaged_line_of_a_journal_costs_its_own_row_only(tmp_path: Path, damage
 
 
 @pytest.mark.parametrize("was_there", [False, True])
-def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_its_row(
+def test_caption_that_somebody_writes_during_a_run_stays_and_gets_its_row(
     tmp_path: Path, was_there: bool
 ) -> None:
     if was_there:
@@ -433,7 +433,7 @@ def test_caption_that_somebody_writes_while_a_run_is_under_way_stays_and_gets_it
     assert (found["caption"], found["recipe_id"]) == ("by hand", None)
 
 
-def test_caption_of_a_person_stays_whatever_the_clock_says(tmp_path: Path) -> None:
+def test_caption_that_a_person_wrote_stays_whatever_its_mtime(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("by hand")  # before the run begins, as clocks that go back show
     output = Output(tmp_path, 100)
     assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id is None
@@ -441,7 +441,7 @@ def test_caption_of_a_person_stays_whatever_the_clock_says(tmp_path: Path) -> No
     assert (tmp_path / "a.txt").read_text() == "by hand"
 
 
-def test_caption_that_is_moved_into_place_while_a_run_is_under_way_stays_however_old(
+def test_caption_that_is_moved_into_place_during_a_run_stays_however_old(
     tmp_path: Path,
 ) -> None:
     output = Output(tmp_path / "out", 100)
@@ -454,7 +454,7 @@ def test_caption_that_is_moved_into_place_while_a_run_is_under_way_stays_however
     assert (tmp_path / "out/a.txt").read_text() == "by hand"
 
 
-def test_caption_that_is_only_touched_while_a_run_is_under_way_is_replaced(tmp_path: Path) -> None:
+def test_caption_that_is_only_touched_during_a_run_is_replaced(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
     (output.root / "a.txt").write_text("of the first run")
     made = row("a", caption="of this run", recipe_id="r")
@@ -463,7 +463,7 @@ def test_caption_that_is_only_touched_while_a_run_is_under_way_is_replaced(tmp_p
     assert (tmp_path / "a.txt").read_text() == "of this run"
 
 
-def test_caption_that_somebody_puts_where_one_was_lost_is_not_written_over(tmp_path: Path) -> None:
+def test_caption_that_somebody_puts_where_one_was_lost_is_not_overwritten(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
     (tmp_path / "a.txt").write_text("by hand")
     assert not output.restore_caption("a", "of the first run")
@@ -473,7 +473,7 @@ def test_caption_that_somebody_puts_where_one_was_lost_is_not_written_over(tmp_p
     assert texts == {"a": "by hand", "b": "of the first run"}
 
 
-def test_empty_file_that_appears_while_a_run_is_under_way_is_no_caption(tmp_path: Path) -> None:
+def test_empty_file_that_appears_during_a_run_is_not_a_caption(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
     (output.root / "a.txt").write_text(" \n")
     output.save_caption(row("a", caption="of this run", recipe_id="r"))
@@ -481,7 +481,7 @@ def test_empty_file_that_appears_while_a_run_is_under_way_is_no_caption(tmp_path
     assert (tmp_path / "a.txt").read_text() == "of this run"
 
 
-def test_caption_with_a_time_ahead_of_the_clock_is_replaced_as_any_other(tmp_path: Path) -> None:
+def test_caption_with_an_mtime_in_the_future_is_replaced_like_any_other(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
     output.save_caption(row("a", caption="of the first run", recipe_id="r"))
     output.close(complete=True)
@@ -508,7 +508,7 @@ output.save_caption(row("a", caption="new", recipe_id="r2"), old, True)
 
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("edited", [False, True])
-def test_caption_whose_run_was_killed_before_its_row_gets_its_row_and_is_no_edit(
+def test_caption_whose_run_was_killed_before_its_row_gets_its_row_and_is_not_an_edit(
     tmp_path: Path, edited: bool, lost: bool
 ) -> None:
     output = Output(tmp_path, 100)
@@ -548,7 +548,7 @@ def test_caption_that_is_a_link_is_read_through_it_and_replaced_without_its_targ
 
 
 @pytest.mark.timeout(20)
-def test_pipe_in_the_place_of_a_caption_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_in_place_of_a_caption_does_not_block(tmp_path: Path) -> None:
     output = Output(tmp_path, 100)
     os.mkfifo(tmp_path / "a.txt")
     with pytest.raises(ItemError, match="is not a regular file"):

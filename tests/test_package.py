@@ -102,7 +102,7 @@ def test_sdist_holds_the_sources_of_the_wheel_and_the_docs(built: Built) -> None
     assert expected <= names
 
 
-def test_metadata_names_version_license_and_readme_and_no_address(built: Built) -> None:
+def test_metadata_names_version_license_and_readme_and_no_url(built: Built) -> None:
     metadata = message_from_bytes(zipfile.ZipFile(built.wheel).read(f"{INFO}/METADATA"))
     assert metadata["Name"] == "vllm-caption"
     assert metadata["Version"] == __version__ == "0.1.0"
@@ -114,7 +114,7 @@ def test_metadata_names_version_license_and_readme_and_no_address(built: Built) 
     assert f"Copyright (c) 2026 {metadata['Author']}" in (ROOT / "LICENSE").read_text("utf-8")
 
 
-def test_changelog_begins_with_this_version() -> None:
+def test_changelog_starts_with_this_version() -> None:
     versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert versions[0] == __version__
 

@@ -44,7 +44,7 @@ def test_empty_path_is_refused_and_never_the_working_directory(arguments: tuple[
 
 
 @pytest.mark.parametrize("flag", ["--output", "--jsons", "--images-root", "--prompt", "--model"])
-def test_home_folder_of_nobody_is_refused(flag: str) -> None:
+def test_home_folder_of_an_unknown_user_is_refused(flag: str) -> None:
     line = refused("run", f"{flag}=~nobody-of-this-name/x")
     assert "there is no such home folder; write ./~… for a name that begins with ~" in line
 
@@ -77,7 +77,7 @@ def at(folder: Path, command: str, *arguments: str) -> Result:
 
 
 @pytest.mark.parametrize(("given", "place"), [("~/out", "home/out"), ("./~/out", "~/out")])
-def test_tilde_is_the_home_folder_for_every_command_and_a_plain_name_behind_a_dot(
+def test_tilde_is_the_home_folder_for_every_command_and_a_plain_name_after_a_dot(
     tmp_path: Path, given: str, place: str
 ) -> None:
     files = make_input(tmp_path, 3)
@@ -110,7 +110,7 @@ def test_captions_may_lie_beside_their_images(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_free_space_that_is_unknown_is_no_reason_against_a_run(tmp_path: Path) -> None:
+def test_unknown_free_space_does_not_prevent_a_run(tmp_path: Path) -> None:
     make_input(tmp_path, 3)
     arguments = ("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
     environment = faulty_disk(Fault("statvfs", errno.ENOSYS, part=os.fspath(tmp_path)))

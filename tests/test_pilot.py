@@ -71,7 +71,7 @@ def test_sizes_are_covered_from_the_smallest_file_to_the_largest(tmp_path: Path)
     assert sizes_of(choose_pilot(config(tmp_path), 6), "Svg") == [1, 21, 41, 61, 81, 101]
 
 
-def test_pilot_of_one_item_is_of_middle_size(tmp_path: Path) -> None:
+def test_pilot_of_one_item_picks_a_middle_size(tmp_path: Path) -> None:
     make_sized(tmp_path, {"Svg": [1, 5, 1000]})
     assert sizes_of(choose_pilot(config(tmp_path), 1), "Svg") == [5]
 
@@ -82,7 +82,7 @@ def test_equal_inputs_give_equal_pilots(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_items_come_from_the_whole_input_and_not_from_its_beginning(tmp_path: Path) -> None:
+def test_items_come_from_the_whole_input_not_from_its_start(tmp_path: Path) -> None:
     files = [f"{number:04}.png" for number in range(3000)]
     for first in range(0, 3000, 100):
         part = files[first : first + 100]
@@ -92,7 +92,7 @@ def test_items_come_from_the_whole_input_and_not_from_its_beginning(tmp_path: Pa
     assert min(thousands.values()) >= 8
 
 
-def test_missing_and_refused_files_have_their_share_too(tmp_path: Path) -> None:
+def test_missing_and_refused_files_have_their_share(tmp_path: Path) -> None:
     make_sized(tmp_path, {"Svg": [1] * 10})
     write_document(tmp_path, "more", [f"../{n}.png" for n in range(10)], ["Svg"] * 10)
     files = chosen(choose_pilot(config(tmp_path), 10))
@@ -127,7 +127,7 @@ def test_limit_bounds_what_is_chosen_from(tmp_path: Path) -> None:
     assert (pilot.num_items, pilot.input.limit) == (10, None)
 
 
-def test_any_number_of_types_is_told_apart_up_to_a_bound(tmp_path: Path) -> None:
+def test_types_are_distinguished_up_to_a_bounded_number(tmp_path: Path) -> None:
     files = [f"{number}.png" for number in range(500)]
     write_document(tmp_path, "design", files, [f"Type{number}" for number in range(500)])
     pilot = choose_pilot(config(tmp_path), 200)
@@ -147,13 +147,13 @@ def test_shares_add_up_and_never_exceed_what_there_is(size: int, available: dict
 
 
 @given(st.integers(1, 60), st.integers(0, 50))
-def test_spread_takes_so_many_different_files(number: int, available: int) -> None:
+def test_spread_takes_this_many_different_files(number: int, available: int) -> None:
     files = [f"{index}.png" for index in range(available)]
     taken = spread(files, number, "/nowhere")
     assert len(taken) == len(set(taken)) == min(number, available)
 
 
-def test_reading_of_chosen_files_finds_these_and_counts_no_others(tmp_path: Path) -> None:
+def test_reading_chosen_files_finds_these_and_counts_no_others(tmp_path: Path) -> None:
     make_sized(tmp_path, {"Svg": [1, 2, 3]})
     bad = '{"images": [{"file": 5}, {"nothing": 1}]}'
     (tmp_path / "jsons/z.json").write_text(bad)
@@ -192,7 +192,7 @@ def test_pilot_names_the_report_the_full_run_and_its_time() -> None:
     assert "a better estimate" not in text
 
 
-def test_short_pilot_says_that_it_says_little() -> None:
+def test_short_pilot_says_that_its_estimate_is_rough() -> None:
     assert "The pilot generated for only 0.8 s; a larger one gives a better estimate." in said(
         9, 0.1
     )
@@ -212,7 +212,9 @@ def test_pilot_without_captions_estimates_nothing(captioned: int) -> None:
         (["--pilot"], []),
     ],
 )
-def test_full_run_is_the_same_line_without_the_pilot(arguments: list[str], kept: list[str]) -> None:
+def test_full_run_is_the_same_command_without_the_pilot(
+    arguments: list[str], kept: list[str]
+) -> None:
     assert without_flags(arguments, ("--pilot",)) == kept
 
 
@@ -223,7 +225,7 @@ def job(folder: Path, *flags: str) -> Result:
     return run(*input_flags(folder), f"--output={folder / 'out'}", "--quiet", *flags, command=FAKE)
 
 
-def test_full_run_after_a_pilot_keeps_its_captions_and_makes_the_others(tmp_path: Path) -> None:
+def test_full_run_after_a_pilot_keeps_its_captions_and_adds_the_others(tmp_path: Path) -> None:
     files = make_input(tmp_path, 30)
     result = job(tmp_path, "--pilot=8")
     assert (result.exit_code, "Items: 8, captioned 8 (8 in this run)" in result.stdout) == (0, True)
@@ -241,7 +243,7 @@ def test_full_run_after_a_pilot_keeps_its_captions_and_makes_the_others(tmp_path
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
-def test_pilot_that_is_run_again_has_nothing_left_to_do(tmp_path: Path) -> None:
+def test_repeated_pilot_has_nothing_left_to_do(tmp_path: Path) -> None:
     make_input(tmp_path, 30)
     job(tmp_path, "--pilot=5")
     result = job(tmp_path, "--pilot=5")
@@ -249,7 +251,7 @@ def test_pilot_that_is_run_again_has_nothing_left_to_do(tmp_path: Path) -> None:
     assert "It will take" not in result.stdout
 
 
-def test_pilot_whose_page_cannot_be_made_ends_as_well(tmp_path: Path) -> None:
+def test_pilot_whose_page_cannot_be_made_still_ends_normally(tmp_path: Path) -> None:
     make_input(tmp_path, 3)
     (tmp_path / "out/report.html").mkdir(parents=True)
     result = job(tmp_path, "--pilot=2")

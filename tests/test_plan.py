@@ -108,7 +108,7 @@ def test_missing_files_are_found_without_opening_an_image(tmp_path: Path) -> Non
     assert plan.images.vision_tokens is None
 
 
-def test_opened_images_give_problems_sizes_tokens_and_twins_exactly(
+def test_opening_images_gives_exact_problems_sizes_tokens_and_twins(
     tmp_path: Path,
 ) -> None:
     plan, expected = corpus_plan(tmp_path, open_images=True)
@@ -156,7 +156,7 @@ def test_name_that_no_caption_can_have_is_a_problem_before_anything_is_read(
     assert plan.items.to_caption == 0
 
 
-def test_caption_whose_place_is_taken_is_a_problem_before_anything_is_read(tmp_path: Path) -> None:
+def test_caption_whose_path_is_taken_is_a_problem_before_anything_is_read(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     (tmp_path / "out" / f"{files[0]}.txt").mkdir(parents=True)
     plan = plan_of(tmp_path)
@@ -171,14 +171,14 @@ def test_folder_in_place_of_an_image_is_found_without_opening(tmp_path: Path) ->
     assert kinds(plan_of(tmp_path).items.problems) == {"not_a_file": 1}
 
 
-def test_folder_name_that_no_file_system_holds_is_a_problem_of_its_item(tmp_path: Path) -> None:
+def test_folder_name_that_no_file_system_allows_is_a_problem_of_its_item(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "out").mkdir()
     write_document(tmp_path, "design", ["x" * 300 + "/a.png"], ["SvgElement"])
     assert kinds(plan_of(tmp_path).items.problems) == {"bad_name": 1}
 
 
-def test_limit_and_type_names_that_skip_nothing_are_said(tmp_path: Path) -> None:
+def test_limit_and_type_names_that_skip_nothing_are_reported(tmp_path: Path) -> None:
     make_input(tmp_path, 12)
     limited = plan_of(tmp_path, "--limit=5")
     assert (limited.items.total, limited.documents.complete) == (5, False)
@@ -188,7 +188,7 @@ def test_limit_and_type_names_that_skip_nothing_are_said(tmp_path: Path) -> None
 # --------------------------------------------------------------------- what is done already
 
 
-def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> None:
+def test_done_stale_failed_and_found_captions_are_counted_separately(tmp_path: Path) -> None:
     files = make_input(tmp_path, 8)
     current = plan_of(tmp_path).recipe_id
     record(
@@ -212,7 +212,7 @@ def test_done_stale_failed_and_found_captions_are_told_apart(tmp_path: Path) -> 
     assert (everything.to_caption, everything.redone, everything.spared) == (8, 4, 0)
 
 
-def test_captions_of_people_are_named_apart_and_never_advised_to_be_replaced(
+def test_captions_of_people_are_counted_separately_and_replacing_them_is_never_advised(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 4)
@@ -319,7 +319,7 @@ def test_rows_in_the_journal_of_a_running_run_count_and_a_torn_line_does_not(
     assert (items.done, items.to_caption, items.failed_before) == (2, 2, {})
 
 
-def test_images_of_what_is_done_are_not_looked_at(tmp_path: Path) -> None:
+def test_images_of_done_items_are_not_checked(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     record(tmp_path / "out", (files[0], "captioned", {}))
     (tmp_path / "raw" / files[0]).unlink()
@@ -339,7 +339,7 @@ def test_nothing_is_written_and_no_folder_is_made(tmp_path: Path, flags: list[st
     assert listing(tmp_path) == before
 
 
-def test_output_that_a_run_holds_stays_as_it_is(tmp_path: Path) -> None:
+def test_output_that_a_run_holds_is_not_changed(tmp_path: Path) -> None:
     from vllm_caption.store.output import Output
 
     files = make_input(tmp_path, 3)
@@ -354,7 +354,7 @@ def test_output_that_a_run_holds_stays_as_it_is(tmp_path: Path) -> None:
     assert (plan.items.done, plan.items.to_caption) == (1, 2)
 
 
-def test_part_that_is_compacted_away_while_it_is_read_is_read_again(
+def test_part_that_is_compacted_away_during_reading_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(tmp_path, ("a", "captioned", {}))
@@ -430,7 +430,7 @@ def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path, monkeypatch: pytest.Mon
 # ------------------------------------------------------------------------- time, disk, JSON
 
 
-def test_time_follows_from_the_rate_of_one_engine(tmp_path: Path) -> None:
+def test_time_is_estimated_from_the_rate_of_one_engine(tmp_path: Path) -> None:
     make_input(tmp_path, 36)
     times = plan_of(tmp_path, "-dp=4", "-tp=2", images_per_s=0.5).time
     assert (times.images, times.engines, times.gpus_per_engine) == (36, 4, 2)
@@ -438,7 +438,7 @@ def test_time_follows_from_the_rate_of_one_engine(tmp_path: Path) -> None:
     assert times.gpu_hours == pytest.approx(36 / (0.5 * 4) / 3600 * 8, abs=1e-4)
 
 
-def test_twins_cost_no_engine_time_unless_each_is_to_be_captioned_itself(tmp_path: Path) -> None:
+def test_twins_cost_no_engine_time_unless_dedup_is_off(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     files = [f"{name}.png" for name in "abc"]
     for file in files:
@@ -455,7 +455,7 @@ def test_without_a_rate_the_text_says_how_to_get_one(tmp_path: Path) -> None:
     assert "hours" not in result.stdout
 
 
-def test_rate_of_the_last_run_in_the_output_is_shared_out_to_its_busy_engines(
+def test_rate_of_the_last_run_is_divided_among_its_busy_engines(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 2)
@@ -471,7 +471,7 @@ def test_rate_of_the_last_run_in_the_output_is_shared_out_to_its_busy_engines(
 
 
 @pytest.mark.parametrize("room", [Room(1000, None), Room(10**12, 3)])
-def test_disk_that_is_too_small_is_said_with_what_to_do(
+def test_too_small_disk_is_reported_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Room
 ) -> None:
     make_input(tmp_path, 5)
@@ -487,9 +487,7 @@ def test_disk_that_is_too_small_is_said_with_what_to_do(
 
 
 @pytest.mark.parametrize("below", ["", "/a/b"])
-def test_output_that_no_run_could_make_is_refused_as_a_run_refuses_it(
-    tmp_path: Path, below: str
-) -> None:
+def test_impossible_output_is_refused_as_by_a_run(tmp_path: Path, below: str) -> None:
     make_input(tmp_path, 1)
     (taken := tmp_path / "notes.txt").write_text("not a folder")
     result = run_here("plan", *input_flags(tmp_path), f"--output={taken}{below}")
@@ -531,7 +529,7 @@ def names_in(value: object) -> set[str]:
     return set(value).union(*(names_in(v) for k, v in value.items() if k not in data))
 
 
-def test_run_line_with_plan_in_front_is_taken_with_all_its_engine_flags(tmp_path: Path) -> None:
+def test_plan_accepts_a_run_command_with_all_its_engine_flags(tmp_path: Path) -> None:
     make_input(tmp_path, 1)
     flags = ["--model=Qwen/Qwen2.5-VL-7B-Instruct", "--gpu-memory-utilization", "0.9", "-tp=2"]
     result = run_here("plan", *flags, *input_flags(tmp_path), f"--output={tmp_path / 'out'}")

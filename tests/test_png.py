@@ -49,9 +49,7 @@ def seen(data: bytes) -> tuple[str, bytes, str]:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "P", "RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (150, 130)])
-def test_pixels_and_all_that_is_said_of_them_stay_the_same(
-    mode: str, size: tuple[int, int]
-) -> None:
+def test_pixels_and_metadata_stay_the_same(mode: str, size: tuple[int, int]) -> None:
     data = png(NOISE.convert("L" if mode == "I;16" else "RGB").resize(size).convert(mode))
     stored = store_pixels(data)
     assert stored != data
@@ -60,7 +58,7 @@ def test_pixels_and_all_that_is_said_of_them_stay_the_same(
 
 
 @pytest.mark.parametrize(("depth", "colour"), [(1, 0), (2, 0), (4, 0), (16, 2), (16, 4), (16, 6)])
-def test_every_depth_of_a_sample(depth: int, colour: int) -> None:
+def test_every_bit_depth_stays_the_same(depth: int, colour: int) -> None:
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     row = random.Random(3).randbytes((13 * depth * channels + 7) // 8)
     data = raw_png((13, 9), depth, colour, row)
@@ -68,7 +66,7 @@ def test_every_depth_of_a_sample(depth: int, colour: int) -> None:
     assert seen(store_pixels(data)) == seen(data)
 
 
-def test_pixel_data_in_many_chunks_becomes_one_and_what_surrounds_it_stays() -> None:
+def test_pixel_data_in_many_chunks_becomes_one_and_other_chunks_stay() -> None:
     header, *_, end = chunks(png())
     packed = zlib.compress(b"".join(b"\0" + bytes(600) for _ in range(130)))
     pieces = [(b"IDAT", packed[start : start + 9]) for start in range(0, len(packed), 9)]
@@ -115,7 +113,7 @@ def outcome(data: bytes) -> object:
 
 
 @given(st.data())
-def test_damage_is_judged_as_by_pillow_alone(data: st.DataObject) -> None:
+def test_damage_has_the_same_result_as_with_pillow_alone(data: st.DataObject) -> None:
     content = bytearray(png(NOISE.resize((20, 20)), compress_level=data.draw(st.integers(0, 9))))
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -127,7 +125,7 @@ def test_damage_is_judged_as_by_pillow_alone(data: st.DataObject) -> None:
         assert outcome(damaged) == found
 
 
-def test_transparent_colour_of_a_palette_stays() -> None:
+def test_transparent_colour_of_a_palette_is_kept() -> None:
     data = png(NOISE.convert("P"), transparency=3)
     assert store_pixels(data) != data
     assert seen(store_pixels(data)) == seen(data)

@@ -44,7 +44,7 @@ def test_a_machine_may_hold_different_gpus(monkeypatch: pytest.MonkeyPatch) -> N
     assert pynvml.nvmlDeviceGetMemoryInfo(device(2)).free == 16 * GIB
 
 
-def test_who_holds_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holders_of_memory_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(2, processes=[(1, 4711, 70), (1, 4712, 0.5)]).install(monkeypatch)
     assert pynvml.nvmlDeviceGetComputeRunningProcesses(device(0)) == []
     holders = pynvml.nvmlDeviceGetComputeRunningProcesses(device(1))
@@ -64,7 +64,7 @@ def test_only_a_complete_uuid_names_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
         pynvml.nvmlDeviceGetHandleByUUID("GPU-1a2b")
 
 
-def test_mig_slices_are_devices_with_a_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mig_slices_are_devices_with_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     PretendGpus(2, mig_slices=[0, 2]).install(monkeypatch)
     assert pynvml.nvmlDeviceGetMigMode(device(0)) == [0, 0]
     assert pynvml.nvmlDeviceGetMigMode(device(1)) == [1, 1]
@@ -83,7 +83,7 @@ def test_a_lost_gpu_costs_its_own_values(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Gpus(["0", "1"]).read() == [GpuReading(50, pytest.approx(1.25), 45), GpuReading()]
 
 
-def test_no_driver_and_a_driver_without_gpus_are_told_apart(
+def test_no_driver_and_a_driver_without_gpus_differ(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     PretendGpus(init_error=pynvml.NVML_ERROR_DRIVER_NOT_LOADED).install(monkeypatch)
@@ -95,7 +95,7 @@ def test_no_driver_and_a_driver_without_gpus_are_told_apart(
     assert pynvml.nvmlDeviceGetCount() == 0
 
 
-def test_a_process_that_is_started_sees_them() -> None:
+def test_a_child_process_sees_them() -> None:
     code = "from vllm_caption.monitoring.gpu_devices import visible_gpus; print(visible_gpus())"
     environment = {name: os.environ[name] for name in os.environ if name != "CUDA_VISIBLE_DEVICES"}
     environment |= PretendGpus(2).environment()

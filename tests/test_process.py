@@ -54,7 +54,7 @@ def flags(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("streams", STREAMS)
-def test_run_with_closed_or_full_streams_is_the_same_run(tmp_path: Path, streams: str) -> None:
+def test_run_with_closed_or_full_streams_has_the_same_result(tmp_path: Path, streams: str) -> None:
     files = make_input(tmp_path, 12)
     assert in_shell(streams, FAKE, *flags(tmp_path, "-dp=2")) == 0
     assert captions(tmp_path / "out") == {file: f"caption of {file}" for file in files}
@@ -147,13 +147,13 @@ def test_exit_code_of_every_command_is_its_own_with_closed_streams(
     assert in_shell("<&- >&- 2>&-", REAL, *line.format(folder).split()) == exit_code
 
 
-def test_run_whose_items_failed_says_so_by_its_exit_code_with_closed_streams(
+def test_exit_code_shows_failed_items_with_closed_streams(
     folder: Path,
 ) -> None:
     assert in_shell("<&- >&- 2>&-", FAKE, *flags(folder / "refused")) == 1
 
 
-def test_run_that_cannot_go_on_says_so_by_its_exit_code_with_closed_streams(
+def test_exit_code_shows_a_stopped_run_with_closed_streams(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 2)
@@ -162,7 +162,7 @@ def test_run_that_cannot_go_on_says_so_by_its_exit_code_with_closed_streams(
     assert code == 3
 
 
-def test_run_that_is_interrupted_says_so_by_its_exit_code_with_closed_streams(
+def test_exit_code_shows_an_interrupted_run_with_closed_streams(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 10)
@@ -175,7 +175,7 @@ def test_run_that_is_interrupted_says_so_by_its_exit_code_with_closed_streams(
     assert job.wait(60) == 130
 
 
-def test_status_that_is_watched_and_interrupted_says_so_by_its_exit_code(folder: Path) -> None:
+def test_exit_code_shows_an_interrupted_status_watch(folder: Path) -> None:
     line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, *REAL]
     watching = [*line, "status", "--watch", f"--output={folder / 'running'}"]
     (folder / "running").mkdir()
@@ -192,7 +192,7 @@ def test_status_that_is_watched_and_interrupted_says_so_by_its_exit_code(folder:
 # --- signals ------------------------------------------------------------------------------------
 
 
-def test_terminal_that_is_closed_ends_neither_the_run_nor_its_log(tmp_path: Path) -> None:
+def test_closing_the_terminal_ends_neither_the_run_nor_its_log(tmp_path: Path) -> None:
     files = make_input(tmp_path, 30) + make_gated(tmp_path)
     log = tmp_path / "run.log"
     process = start(*flags(tmp_path, "-dp=2", f"--log-file={log}"), command=FAKE)
@@ -207,7 +207,7 @@ def test_terminal_that_is_closed_ends_neither_the_run_nor_its_log(tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_batch_systems_warning_drains_however_often_it_comes(
+def test_warning_signal_of_a_batch_system_drains_however_often_it_comes(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     make_input(tmp_path, 30)
@@ -233,7 +233,7 @@ def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
     raise AssertionError("it ended without them")
 
 
-def test_time_in_which_the_whole_job_stood_still_does_not_count(tmp_path: Path) -> None:
+def test_time_during_which_the_whole_job_stood_still_does_not_count(tmp_path: Path) -> None:
     make_input(tmp_path, 4)
     (gated,) = make_gated(tmp_path)
     job = start(*flags(tmp_path, "-dp=1", "--stall-timeout=3"), command=FAKE)
@@ -293,7 +293,7 @@ def test_names_and_captions_are_utf8_in_a_gbk_locale(tmp_path: Path, gbk: dict[s
     run_in(tmp_path, gbk)
 
 
-def test_python_that_is_told_to_ignore_its_environment_names_the_variable_to_set(
+def test_python_that_ignores_its_environment_is_refused_with_the_variable_to_set(
     gbk: dict[str, str],
 ) -> None:
     done = run("plan", command=("-E", *REAL), environment=gbk | {"PYTHONUTF8": "1"})
@@ -318,13 +318,13 @@ def test_temporary_folder_with_a_long_name_works_and_nothing_is_left(tmp_path: P
     assert not list(Path("/tmp").glob(f"vllm-caption-{job.pid}-*"))
 
 
-def test_temporary_folder_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
+def test_unwritable_temporary_folder_is_skipped(tmp_path: Path) -> None:
     make_input(tmp_path, 4)
     done = run(*flags(tmp_path, "-dp=1"), command=FAKE, environment={"TMPDIR": "/proc/no/such"})
     assert done.exit_code == 0, done.stderr
 
 
-def test_machine_without_any_temporary_folder_names_the_variable(
+def test_without_any_temporary_folder_the_error_names_the_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(process, "_SHORT_FOLDERS", ("/proc",))
@@ -334,7 +334,7 @@ def test_machine_without_any_temporary_folder_names_the_variable(
         process.socket_folder()
 
 
-def test_engine_is_started_again_after_the_temporary_folder_was_cleaned(tmp_path: Path) -> None:
+def test_engine_restarts_after_the_temporary_folder_was_cleaned(tmp_path: Path) -> None:
     files = make_input(tmp_path, 10) + make_gated(tmp_path)
     temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
     environment = {"TMPDIR": str(temporary)}
@@ -380,7 +380,7 @@ def base() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_folder_of_a_killed_process_goes_when_the_next_begins_and_none_of_a_living_one(
+def test_next_process_removes_the_folder_of_a_killed_one_but_not_of_a_living_one(
     base: Path,
 ) -> None:
     killed = killed_owner(base)
@@ -390,7 +390,7 @@ def test_folder_of_a_killed_process_goes_when_the_next_begins_and_none_of_a_livi
 
 
 @pytest.mark.parametrize("content", [None, b"", b"another boot"])
-def test_folder_that_cannot_say_whether_its_owner_lives_goes_after_ten_days(
+def test_folder_with_an_unknown_owner_is_removed_after_ten_days(
     base: Path, content: bytes | None
 ) -> None:
     old, young = base / "vllm-caption-1-old", base / "vllm-caption-1-young"
@@ -403,7 +403,7 @@ def test_folder_that_cannot_say_whether_its_owner_lives_goes_after_ten_days(
     assert list(base.iterdir()) == [young]
 
 
-def test_what_only_looks_like_a_temporary_folder_stays(base: Path, tmp_path: Path) -> None:
+def test_folder_that_only_looks_like_a_temporary_one_stays(base: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("kept")
     (base / "vllm-caption-1-link").symlink_to(tmp_path)
     (base / "vllm-caption-1-file").touch()
@@ -421,7 +421,7 @@ def test_what_only_looks_like_a_temporary_folder_stays(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("home", ["/proc/no/such", ""])
-def test_home_that_is_not_there_is_replaced_for_the_caches_of_libraries(
+def test_missing_home_is_replaced_for_the_caches_of_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     monkeypatch.setattr(process, "_socket_folders", [tmp_path])
@@ -431,7 +431,7 @@ def test_home_that_is_not_there_is_replaced_for_the_caches_of_libraries(
     assert (tmp_path / "home").is_dir()
 
 
-def test_home_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_home_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     process.ensure_home()
     assert os.environ["HOME"] == str(tmp_path)

@@ -75,9 +75,7 @@ def near(found: tuple[int, ...], wanted: tuple[int, ...], tolerance: int = 8) ->
 
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_colours_are_those_that_the_profile_means(
-    tmp_path: Path, name: str, image_format: str
-) -> None:
+def test_colours_are_those_of_the_profile(tmp_path: Path, name: str, image_format: str) -> None:
     profile, far = PROFILES[name], 0
     for colour in BRIGHT:
         numbers = stored(colour, profile)
@@ -101,7 +99,7 @@ def test_alpha_stays_and_colours_change(tmp_path: Path, size: tuple[int, int]) -
     assert prepared.image.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_backdrop_is_chosen_by_the_colours_that_are_shown(tmp_path: Path) -> None:
+def test_backdrop_is_chosen_by_the_converted_colours(tmp_path: Path) -> None:
     """Linear 150 is sRGB 201: it shows on white by its profile; linear 230 is 244, and does not."""
     profile = PROFILES["linear"]
     for level, backdrop in ((150, "white"), (230, "black")):
@@ -118,7 +116,7 @@ def test_backdrop_is_chosen_by_the_colours_that_are_shown(tmp_path: Path) -> Non
         (Image.new("RGB", (40, 30), (128, 128, 128)), {"transparency": (1, 2, 3)}),
     ],
 )
-def test_palettes_and_transparent_colours_have_a_profile_too(
+def test_profiles_apply_to_palettes_and_transparent_colours(
     tmp_path: Path, image: Image.Image, options: dict[str, Any]
 ) -> None:
     if image.mode == "P":
@@ -128,7 +126,7 @@ def test_palettes_and_transparent_colours_have_a_profile_too(
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16", "1"])
-def test_gray_has_a_profile_of_its_own_kind(tmp_path: Path, mode: str) -> None:
+def test_gray_image_has_a_gray_profile(tmp_path: Path, mode: str) -> None:
     half = {"L": 128, "LA": (128, 255), "I;16": 128 << 8, "1": 1}[mode]
     image = Image.new(mode, (40, 30), half)
     wanted = (255,) * 3 if mode == "1" else (188,) * 3
@@ -146,7 +144,7 @@ def test_gray_keeps_its_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "TIFF"])
-def test_cmyk_has_the_colours_of_its_press(tmp_path: Path, image_format: str) -> None:
+def test_cmyk_is_converted_by_its_profile(tmp_path: Path, image_format: str) -> None:
     paper, black, green = (100.0, 0.0, 0.0), (0.0, 0.0, 0.0), (60.0, -50.0, 40.0)
     corners = [black if n & 1 else green if n & 8 else paper for n in range(16)]
     image = Image.new("CMYK", (40, 30), (255, 0, 0, 0))
@@ -207,7 +205,7 @@ def test_flipped_bits_of_a_profile_end_in_pixels(
     "profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), None]
 )
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_pixels_of_srgb_and_of_no_profile_are_those_of_the_file(
+def test_pixels_are_unchanged_with_srgb_or_no_profile(
     tmp_path: Path, profile: bytes | None, mode: str
 ) -> None:
     noise = Image.frombytes("RGB", (160, 120), random.Random(7).randbytes(160 * 120 * 3))
@@ -267,7 +265,7 @@ def test_gamma_of_a_png_is_applied(
     assert near(middle(prepared), (shown,) * 3, 2)
 
 
-def test_profile_of_a_png_counts_more_than_its_gamma(tmp_path: Path) -> None:
+def test_profile_of_a_png_overrides_its_gamma(tmp_path: Path) -> None:
     content = encoded(Image.new("RGB", (8, 8), (128,) * 3), "PNG", icc_profile=PROFILES["linear"])
     with_gamma = content[:33] + png_chunk(b"gAMA", struct.pack(">I", 100_000)) + content[33:]
     assert near(middle(prepare(tmp_path, with_gamma)), (188,) * 3)

@@ -31,7 +31,7 @@ def stats(captioned: int = 0, every_s: float = 0.5) -> RunStats:
     return made
 
 
-def test_rate_is_that_of_the_last_half_minute_and_not_since_the_start() -> None:
+def test_rate_covers_the_last_half_minute_not_the_whole_run() -> None:
     made = stats(captioned=10, every_s=10.0)
     for number in range(60):
         made.count_caption(1, 50, 20, 100 + number * 0.5)
@@ -40,7 +40,7 @@ def test_rate_is_that_of_the_last_half_minute_and_not_since_the_start() -> None:
     assert 38 < rates.tokens_per_s < 42
 
 
-def test_pace_is_that_of_the_last_minutes_and_of_each_engine() -> None:
+def test_pace_covers_the_last_minutes_in_total_and_per_engine() -> None:
     pace = Pace()
     for second in range(1000):
         pace.add(float(second), engine=second % 4 == 0)
@@ -52,7 +52,7 @@ def test_pace_is_that_of_the_last_minutes_and_of_each_engine() -> None:
     assert pace.images_per_s(1150.0, 60.0) == 0.0
 
 
-def test_time_to_go_is_steadier_than_the_rate_of_half_a_minute() -> None:
+def test_eta_is_steadier_than_the_rate_of_half_a_minute() -> None:
     made = stats()
     made.total = 10_000
     for second in range(300):
@@ -74,14 +74,14 @@ def test_last_captions_and_failures_are_kept_to_be_shown() -> None:
     ]
 
 
-def test_line_names_rates_time_to_go_failures_and_engines() -> None:
+def test_line_shows_rates_eta_failures_and_engines() -> None:
     made = stats(captioned=40)
     made.count_failure("missing_file", "a.png: there is no such file")
     text = describe_run(made.figures(20.0), made.engines)
     assert text == "2.0 images/s, 40 tokens/s, ETA 00:29, failed 1, engines 1/2"
 
 
-def test_time_to_go_is_unknown_while_the_input_is_still_read() -> None:
+def test_eta_is_unknown_while_the_input_is_being_read() -> None:
     made = stats(captioned=40)
     made.scanning = True
     assert "ETA ?" in describe_run(made.figures(20.0), made.engines)
@@ -96,7 +96,7 @@ def test_plain_output_has_a_line_a_minute() -> None:
     assert [line for line in shown if line != "Engines:"] == ["0/100", "71/100", "99/100"]
 
 
-def test_plain_output_says_what_is_done_before_the_first_caption_also_without_an_item() -> None:
+def test_plain_output_shows_the_phase_before_the_first_caption_even_without_items() -> None:
     out = io.StringIO()
     progress = Progress(quiet=False, stream=out)
     made = RunStats([EngineFigures(0), EngineFigures(1)])
@@ -111,7 +111,7 @@ def test_plain_output_says_what_is_done_before_the_first_caption_also_without_an
     assert lines == ["0/0+ reading the input, 60 s", "0/100+ loading 1/2 engines, 41 s"]
 
 
-def test_terminal_gets_a_live_line_and_texts_stand_above_it() -> None:
+def test_terminal_shows_a_live_line_with_messages_above_it() -> None:
     out = Terminal()
     progress = Progress(quiet=False, stream=out)
     progress.update(stats(40), 20.0)
@@ -123,7 +123,7 @@ def test_terminal_gets_a_live_line_and_texts_stand_above_it() -> None:
     assert "Engine 1 died and starts again: CUDA error\n" in out.getvalue()
 
 
-def test_quiet_shows_texts_only() -> None:
+def test_quiet_shows_only_messages() -> None:
     out = Terminal()
     progress = Progress(quiet=True, stream=out)
     progress.update(stats(40), 20.0)
@@ -131,7 +131,7 @@ def test_quiet_shows_texts_only() -> None:
     assert out.getvalue() == "Engine 1 died\n"
 
 
-def test_line_that_waits_for_its_first_caption_says_what_the_run_does() -> None:
+def test_line_shows_the_phase_until_the_first_caption() -> None:
     made = stats()
     made.begin("checking flags", 3.0)
     assert describe_run(made.figures(15.0), made.engines) == "checking flags, 12 s"
@@ -150,14 +150,14 @@ def test_line_that_waits_for_its_first_caption_says_what_the_run_does() -> None:
         ("loading", 8, 161.0, "waiting for the first caption, 02:41"),
     ],
 )
-def test_phase_says_what_the_run_does_and_for_how_long(
+def test_phase_shows_what_the_run_does_and_for_how_long(
     step: Step, num_up: int, seconds: float | None, text: str
 ) -> None:
     engines = [EngineFigures(n, "up" if n < num_up else "starting") for n in range(8)]
     assert phase(step, engines, seconds) == text
 
 
-def test_phase_ends_with_the_first_caption_and_returns_while_the_end_is_saved() -> None:
+def test_phase_ends_with_the_first_caption_and_returns_during_saving() -> None:
     made = stats(captioned=1)
     made.begin("loading", 0.0)
     assert made.phase(9.0) is None
@@ -211,7 +211,9 @@ def line(width: int, num_up: int = 8, **changes: Any) -> str:
         (10, " 42% ████░"),
     ],
 )
-def test_live_line_leaves_out_what_matters_least_as_it_gets_narrow(width: int, shown: str) -> None:
+def test_live_line_drops_the_least_important_fields_as_it_gets_narrow(
+    width: int, shown: str
+) -> None:
     assert line(width) == shown
 
 
@@ -239,7 +241,7 @@ def test_live_line_shows_the_phase_until_there_is_a_rate() -> None:
     )
 
 
-def test_live_line_keeps_engines_that_are_not_up_longer_than_those_that_are() -> None:
+def test_live_line_keeps_the_engine_count_longer_if_some_are_not_up() -> None:
     assert "engines" not in line(90)
     assert "7/8 engines" in line(90, num_up=7)
 
@@ -250,7 +252,7 @@ def test_bar_is_full_only_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "█"), ("latin-1", "#")])
-def test_bar_is_drawn_with_what_the_terminal_can_show(encoding: str, expected: str) -> None:
+def test_bar_uses_characters_that_the_terminal_can_show(encoding: str, expected: str) -> None:
     class Old(Terminal):
         pass
 
@@ -274,11 +276,11 @@ def test_bar_is_drawn_with_what_the_terminal_can_show(encoding: str, expected: s
         (-86_400, "29 Nov 10:53"),
     ],
 )
-def test_time_of_the_end_has_its_day_where_that_is_not_today(seconds: float, text: str) -> None:
+def test_time_of_the_end_has_its_day_if_that_is_not_today(seconds: float, text: str) -> None:
     assert moment(NOW + timedelta(seconds=seconds), NOW) == text
 
 
-def test_end_beyond_the_calendar_is_no_error() -> None:
+def test_end_beyond_the_calendar_is_not_an_error() -> None:
     assert time_to_go(1e15, NOW).startswith("ETA 11574074074 d 01:46 (")
 
 
@@ -318,7 +320,7 @@ def test_engines_have_a_line_each_minute_with_share_rate_and_gpu() -> None:
     )
 
 
-def test_log_file_holds_everything_with_times_also_when_quiet(tmp_path: Path) -> None:
+def test_log_file_holds_everything_with_times_even_if_quiet(tmp_path: Path) -> None:
     text, shown = log_of(tmp_path)
     lines = text.splitlines()
     assert all(datetime.fromisoformat(line.split(" ")[0]).tzinfo for line in lines[:4])
@@ -337,7 +339,7 @@ def test_log_file_is_appended_to(tmp_path: Path) -> None:
     assert len(log_of(tmp_path)[0]) == 2 * once
 
 
-def test_json_log_is_one_object_per_line_whatever_is_told(tmp_path: Path) -> None:
+def test_json_log_is_one_object_per_line_whatever_the_text(tmp_path: Path) -> None:
     text, shown = log_of(tmp_path, as_json=True, quiet=False)
     events = [json.loads(line) for line in text.splitlines()]
     assert [event["event"] for event in events] == [
@@ -354,21 +356,21 @@ def test_json_log_is_one_object_per_line_whatever_is_told(tmp_path: Path) -> Non
     ]
 
 
-def test_json_leaves_no_bar_on_a_terminal() -> None:
+def test_json_shows_no_bar_on_a_terminal() -> None:
     out = Terminal()
     progress = Progress(quiet=False, stream=out, log=EventLog(None, as_json=True))
     progress.update(stats(40), 20.0)
     assert json.loads(out.getvalue())["fields"]["finished"] == 40
 
 
-def test_text_that_cannot_be_encoded_is_logged_all_the_same(tmp_path: Path) -> None:
+def test_text_that_cannot_be_encoded_is_still_logged(tmp_path: Path) -> None:
     for as_json in (False, True):
         with contextlib.closing(EventLog(tmp_path / "log", as_json=as_json)) as log:
             Progress(quiet=True, stream=io.StringIO(), log=log).warn("a\udcffb")
     assert (tmp_path / "log").read_text("utf-8").count("udcff") == 2
 
 
-def test_full_disk_under_the_log_costs_its_lines_only() -> None:
+def test_full_disk_under_the_log_costs_only_log_lines() -> None:
     told = io.StringIO()
     with contextlib.closing(EventLog(Path("/dev/full"))) as log:
         Progress(quiet=True, stream=told, log=log).warn("no room")
@@ -380,7 +382,7 @@ def test_log_file_that_cannot_be_opened_is_a_mistake_of_the_user(tmp_path: Path)
         EventLog(tmp_path)
 
 
-def test_run_logs_what_it_tells_and_its_summary(tmp_path: Path) -> None:
+def test_run_logs_its_messages_and_its_summary(tmp_path: Path) -> None:
     make_input(tmp_path, 3)
     flags = (f"--output={tmp_path / 'out'}", "--quiet", f"--log-file={tmp_path / 'log'}")
     result = run(*input_flags(tmp_path), *flags, "--log-json", command=FAKE)

@@ -74,7 +74,7 @@ def test_available_prompts_lists_the_shipped_names(elsewhere: Path) -> None:
     assert set(SHIPPED) <= set(available_prompts())
 
 
-def test_context_prompt_says_only_what_is_known(elsewhere: Path) -> None:
+def test_context_prompt_includes_only_known_metadata(elsewhere: Path) -> None:
     prompt = load_prompt("design-context")
     assert 'titled "Summer sale" of the category poster, with the keywords red, sun.' in (
         render(prompt, ITEM).user
@@ -83,7 +83,7 @@ def test_context_prompt_says_only_what_is_known(elsewhere: Path) -> None:
 
 
 # ------------------------------------------------------------------------------ finding files
-def test_prompt_of_the_working_directory_comes_before_the_shipped_one(elsewhere: Path) -> None:
+def test_prompt_in_the_working_directory_wins_over_the_shipped_one(elsewhere: Path) -> None:
     (elsewhere / "prompts").mkdir()
     (elsewhere / "prompts" / "shape-brief.md").write_text("Mine.")
     (elsewhere / "prompts" / "extra.v2.md").write_text("Extra.")
@@ -92,7 +92,7 @@ def test_prompt_of_the_working_directory_comes_before_the_shipped_one(elsewhere:
     assert {*SHIPPED, "extra.v2"} <= set(available_prompts())
 
 
-def test_existing_file_is_taken_as_a_path(elsewhere: Path) -> None:
+def test_existing_file_is_used_as_a_path(elsewhere: Path) -> None:
     (elsewhere / "shape-brief").write_text("A file without ending.")
     assert load_prompt("shape-brief").user == "A file without ending."
     (elsewhere / "other.md").write_text("Other.")
@@ -106,16 +106,16 @@ def test_unknown_name_is_refused_with_the_available_ones(elsewhere: Path, refere
     assert f"available: {', '.join(available_prompts())}" in refusal(reference)
 
 
-def test_misspelt_name_is_answered_with_the_likely_one(elsewhere: Path) -> None:
+def test_misspelt_name_is_refused_with_the_likely_one(elsewhere: Path) -> None:
     assert "did you mean `shape-brief`?" in refusal("shape-breif")
 
 
 @pytest.mark.parametrize("reference", ["prompts/none.md", "/dev/null", "/", "./"])
-def test_path_to_no_file_is_refused(elsewhere: Path, reference: str) -> None:
+def test_path_that_is_not_a_file_is_refused(elsewhere: Path, reference: str) -> None:
     assert refusal(reference).startswith("is not a file; available: ")
 
 
-def test_fifo_as_a_prompt_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_fifo_as_a_prompt_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.md")
     assert refusal(str(tmp_path / "p.md")).startswith("is not a file")
 
@@ -174,7 +174,9 @@ def test_dashes_below_the_front_matter_belong_to_the_text(write: Write) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf---\r\nname: w\r\n---\r\nOne\r\nTwo\r\n"])
-def test_byte_order_mark_and_windows_line_ends_are_understood(write: Write, content: bytes) -> None:
+def test_byte_order_mark_and_windows_line_endings_are_accepted(
+    write: Write, content: bytes
+) -> None:
     prompt = load_prompt(write(content))
     assert (prompt.name, render(prompt, ITEM).user) == ("w", "One\nTwo")
 
@@ -202,7 +204,7 @@ def test_byte_order_mark_and_windows_line_ends_are_understood(write: Write, cont
         ("[" * 5000, "the front matter is not YAML"),
     ],
 )
-def test_wrong_front_matter_is_refused_naming_key_and_cause(
+def test_invalid_front_matter_is_refused_naming_key_and_cause(
     write: Write, front_matter: str, words: str
 ) -> None:
     assert words in refusal(write(f"---\n{front_matter}\n---\nDescribe it."))
@@ -268,7 +270,7 @@ def test_missing_metadata_prints_as_nothing(write: Write) -> None:
     assert render(prompt, BARE).user == "<>"
 
 
-def test_text_is_kept_exactly_but_for_outer_white_space(write: Write) -> None:
+def test_text_is_kept_exactly_except_for_outer_white_space(write: Write) -> None:
     prompt = load_prompt(write("\n  a  <b> & 'c'\n\n\tdé 图 {{ title }}\n\n"))
     assert render(prompt, ITEM).user == "a  <b> & 'c'\n\n\tdé 图 Summer sale"
 
@@ -318,7 +320,7 @@ def test_template_code_in_a_title_is_only_text(write: Write) -> None:
 
 
 @given(st.text(max_size=80))
-def test_no_text_of_a_document_brings_a_token_a_line_or_a_control_character(text: str) -> None:
+def test_no_text_of_a_document_adds_a_token_a_line_or_a_control_character(text: str) -> None:
     document = Document(text, text, text, (text,))
     prompt = Prompt("p", "{{ title }}{{ category }}{{ keywords | join }}{{ document }}{{ file }}.")
     rendered = render(prompt, Item(text, document, 0, text)).user

@@ -78,7 +78,7 @@ def assert_all_captioned_once(run: Run) -> None:
     assert {row["attempts"] for row in made.values()} == {1}, "an innocent item was charged"
 
 
-def test_engine_joins_when_a_node_comes_in_the_middle_of_the_run(
+def test_engine_joins_when_a_node_arrives_during_the_run(
     tmp_path: Path, cluster: RayCluster
 ) -> None:
     run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray)
@@ -96,7 +96,7 @@ def test_engine_joins_when_a_node_comes_in_the_middle_of_the_run(
     assert all(engine.captioned for engine in run.stats.engines)
 
 
-def test_actor_that_is_killed_is_replaced_and_only_what_it_held_is_repeated(
+def test_killed_actor_is_replaced_and_only_its_items_are_repeated(
     tmp_path: Path, cluster: RayCluster
 ) -> None:
     run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray, num_engines=1)
@@ -112,9 +112,7 @@ def test_actor_that_is_killed_is_replaced_and_only_what_it_held_is_repeated(
     assert_all_captioned_once(run)
 
 
-def test_node_that_is_lost_costs_only_what_its_engine_held(
-    tmp_path: Path, cluster: RayCluster
-) -> None:
+def test_lost_node_costs_only_the_items_of_its_engine(tmp_path: Path, cluster: RayCluster) -> None:
     node = cluster.add_node(num_cpus=2, num_gpus=1)
     run = Run(tmp_path, [*names(20), *GATED], make_executor=on_ray)
 
@@ -149,7 +147,7 @@ class NeverUnpacked:
         return open, (self._pipe,)
 
 
-def test_worker_that_starts_for_too_long_leaves_its_gpu_to_another(
+def test_worker_that_takes_too_long_to_start_frees_its_gpu_for_another(
     tmp_path: Path, cluster: RayCluster
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -167,7 +165,7 @@ def test_worker_that_starts_for_too_long_leaves_its_gpu_to_another(
     asyncio.run(start_one())
 
 
-def test_driver_killed_on_a_cluster_leaves_no_worker_and_the_rerun_goes_on(
+def test_driver_killed_on_a_cluster_leaves_no_worker_and_a_rerun_resumes(
     tmp_path: Path, cluster: RayCluster
 ) -> None:
     files = make_input(tmp_path, 30) + make_gated(tmp_path)

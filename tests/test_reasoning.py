@@ -40,14 +40,14 @@ MARKS = {
 
 
 @pytest.mark.parametrize(("opens", "closes"), MARKS.values(), ids=MARKS)
-def test_answer_begins_behind_the_reasoning_of_every_model(opens: str, closes: str) -> None:
+def test_answer_starts_after_the_reasoning_of_every_model(opens: str, closes: str) -> None:
     for blank in ("", "\n\n"):
         text = f"{blank}{opens}{THOUGHT}{closes}{blank}{CAPTION}"
         assert judge(text, "stop", CaptionRules()) == (CAPTION, ())
 
 
 @pytest.mark.parametrize(("opens", "closes"), MARKS.values(), ids=MARKS)
-def test_reasoning_that_is_cut_off_or_has_nothing_behind_it_is_no_answer(
+def test_reasoning_that_is_cut_off_or_ends_the_text_is_not_an_answer(
     opens: str, closes: str
 ) -> None:
     assert answer_of(f"{opens}{THOUGHT}") is None
@@ -56,7 +56,7 @@ def test_reasoning_that_is_cut_off_or_has_nothing_behind_it_is_no_answer(
 
 
 @pytest.mark.parametrize("name", [name for name in MARKS if "without" not in name])
-def test_second_half_alone_is_taken_off(name: str) -> None:
+def test_closing_mark_alone_is_removed(name: str) -> None:
     """The chat template has put the first half into the prompt."""
     answer = answer_of(f"{THOUGHT}{MARKS[name][1]}{CAPTION}")
     assert answer is not None and answer.strip() == CAPTION
@@ -74,7 +74,7 @@ def test_second_half_alone_is_taken_off(name: str) -> None:
         f"<think>one</think> no, wait <think>two</think>{CAPTION}",
     ],
 )
-def test_wrapping_of_an_answer_is_taken_off(text: str) -> None:
+def test_wrapper_of_an_answer_is_removed(text: str) -> None:
     assert judge(text, "stop", CaptionRules()) == (CAPTION, ())
 
 
@@ -98,7 +98,7 @@ def test_text_without_marks_is_unchanged(text: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_what_is_made_of_an_answer_has_no_further_reasoning(text: str) -> None:
+def test_caption_of_an_answer_contains_no_further_reasoning(text: str) -> None:
     for whole in (text, f"<think>{text}</think>{text}"):
         answer = answer_of(whole)
         assert answer is None or answer_of(answer) == answer
@@ -109,7 +109,7 @@ def test_what_is_made_of_an_answer_has_no_further_reasoning(text: str) -> None:
     ("finish_reason", "flags"),
     [("length", ("reasoning", "cut_off")), ("stop", ("reasoning",))],
 )
-def test_reasoning_without_an_answer_is_asked_again_and_never_kept(
+def test_reasoning_without_an_answer_is_retried_and_never_kept(
     enabled: bool, finish_reason: str, flags: tuple[str, ...]
 ) -> None:
     text = reasoning_alone(THOUGHT)
@@ -130,7 +130,7 @@ def test_reasoning_without_an_answer_is_asked_again_and_never_kept(
         ("<think>a</think><think>", "<think>"),
     ],
 )
-def test_mark_that_a_chat_template_leaves_open_is_known(prompt: str, mark: str) -> None:
+def test_mark_that_a_chat_template_leaves_open_is_recognised(prompt: str, mark: str) -> None:
     assert opened_by(prompt) == mark
     if mark:
         assert answer_of(mark + THOUGHT) is None
@@ -145,7 +145,7 @@ def test_mark_that_a_chat_template_leaves_open_is_known(prompt: str, mark: str) 
         *((token, False, False) for token in ("<|im_end|>", "</s>", "<image>", "[INST]", "<pad>")),
     ],
 )
-def test_special_tokens_that_mark_reasoning_are_told_from_others(
+def test_special_tokens_that_mark_reasoning_are_distinguished_from_others(
     token: str, marks: bool, part: bool
 ) -> None:
     assert (is_mark(token), is_part_of_mark(token)) == (marks, part)

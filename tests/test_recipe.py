@@ -60,7 +60,7 @@ def another(value: Any) -> Any:
     ("section", "name"),
     [(section, f.name) for section, config in SECTIONS.items() for f in fields(config)],
 )
-def test_recipe_is_another_for_settings_that_change_the_words_and_for_no_others(
+def test_recipe_changes_with_settings_that_change_the_words_and_with_no_others(
     section: str, name: str
 ) -> None:
     config = SECTIONS[section]
@@ -68,7 +68,7 @@ def test_recipe_is_another_for_settings_that_change_the_words_and_for_no_others(
     assert (recipe_of(**{section: changed}).id != recipe_of().id) == ((section, name) in COUNTED)
 
 
-def test_larger_image_that_is_let_in_makes_no_caption_stale() -> None:
+def test_allowing_larger_images_makes_no_caption_stale() -> None:
     assert recipe_of(image=ImageConfig(max_image_pixels=10**9)).id == recipe_of().id
 
 
@@ -76,7 +76,7 @@ def test_every_sampling_setting_counts() -> None:
     assert {f.name for f in fields(SamplingConfig)} == set(SAMPLING_SETTINGS)
 
 
-def test_prompt_counts_by_its_text_and_rules_and_not_by_its_name(tmp_path: Path) -> None:
+def test_prompt_counts_by_its_text_and_rules_not_by_its_name(tmp_path: Path) -> None:
     def id_of(name: str, text: str) -> str:
         path = tmp_path / name
         path.write_text(text)
@@ -99,13 +99,13 @@ def test_prompt_counts_by_its_text_and_rules_and_not_by_its_name(tmp_path: Path)
         ([], {}),
     ],
 )
-def test_flags_of_vllm_are_known_however_they_are_written(
+def test_flags_of_vllm_are_recognised_however_they_are_written(
     words: list[str], named: dict[str, str]
 ) -> None:
     assert named_flags(words) == named
 
 
-def test_part_of_a_value_is_known_by_the_name_before_its_dot() -> None:
+def test_part_of_a_value_is_recognised_by_the_name_before_its_dot() -> None:
     assert given_flags(["--limit-mm-per-prompt.image=2"]) == {"limit_mm_per_prompt"}
 
 
@@ -117,20 +117,20 @@ def test_part_of_a_value_is_known_by_the_name_before_its_dot() -> None:
         ["--hf-overrides.x=1"],
     ],
 )
-def test_flag_that_changes_the_words_makes_another_recipe(flags: list[str]) -> None:
+def test_flag_that_changes_the_words_changes_the_recipe(flags: list[str]) -> None:
     assert recipe_id(*flags) != recipe_id()
 
 
-def test_one_setting_is_one_recipe_however_it_is_written() -> None:
+def test_equal_settings_have_one_recipe_however_they_are_written() -> None:
     assert recipe_id("-q", "fp8") == recipe_id("--quantization=fp8")
 
 
-def test_flag_that_only_changes_the_speed_makes_no_other_recipe() -> None:
+def test_flag_that_only_changes_the_speed_keeps_the_recipe() -> None:
     assert recipe_id("--gpu-memory-utilization=0.5") == recipe_id()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": {"model": "\xff"}}', b"[]"])
-def test_damaged_recipes_are_moved_aside_and_the_run_goes_on(
+def test_damaged_recipes_are_moved_aside_and_the_run_continues(
     tmp_path: Path, content: bytes
 ) -> None:
     make_input(tmp_path, 2)
@@ -149,7 +149,7 @@ DEEP = b"[" * 100_000
 
 
 @pytest.mark.parametrize("content", [b"\xff", b'{"a": {"sampling": {"b": ' + DEEP])
-def test_reading_damaged_recipes_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+def test_reading_damaged_recipes_fails_with_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "recipes.json").write_bytes(content)
     with pytest.raises(RunStopped, match=r"recipes\.json is damaged"):
         read_recipes(tmp_path)
@@ -163,7 +163,7 @@ def test_recipes_of_earlier_runs_stay(tmp_path: Path) -> None:
     }
 
 
-def test_captions_of_a_version_that_named_the_same_recipe_otherwise_are_not_stale(
+def test_captions_of_a_version_with_other_ids_for_the_same_recipe_are_not_stale(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 4)
@@ -190,7 +190,7 @@ def rename_recipe(part: Path, old: str, new: str) -> None:
     pq.write_table(table.set_column(place, table.schema.field(place), renamed), part)
 
 
-def test_recipe_of_other_content_is_not_taken_for_the_same(tmp_path: Path) -> None:
+def test_recipe_with_other_content_is_not_mistaken_for_the_same(tmp_path: Path) -> None:
     other = recipe_of(sampling=SamplingConfig(max_tokens=5))
     record_recipe(tmp_path, other)
     assert ids_of(recipe_of(), tmp_path) == {recipe_of().id}

@@ -65,7 +65,7 @@ def mark(folder: Path, files: list[str], **columns: object) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_redo_that_is_interrupted_goes_on_and_makes_no_caption_twice(
+def test_interrupted_redo_resumes_and_makes_no_caption_twice(
     tmp_path: Path, sent: signal.Signals
 ) -> None:
     files = make_input(tmp_path, 30)
@@ -94,7 +94,7 @@ def txt(folder: Path, file: str) -> Path:
     return folder / "out" / f"{file}.txt"
 
 
-def test_redo_that_has_seen_the_whole_input_begins_anew(tmp_path: Path) -> None:
+def test_redo_that_covered_the_whole_input_starts_anew(tmp_path: Path) -> None:
     make_input(tmp_path, 5)
     job(tmp_path)
     for _ in range(2):
@@ -139,7 +139,7 @@ def test_limit_takes_the_next_failures_although_they_fail_again(tmp_path: Path) 
     assert tried == [bad[:2], bad[2:4], bad[4:]]
 
 
-def test_caption_stays_where_making_it_again_fails_and_it_is_still_what_made_it(
+def test_caption_and_its_recipe_stay_if_making_it_again_fails(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 4)
@@ -176,7 +176,7 @@ def test_limit_takes_the_next_captions_although_making_them_again_fails(tmp_path
     assert len(captions(tmp_path / "out")) == 5
 
 
-def test_limit_goes_on_past_names_that_no_caption_can_have(tmp_path: Path) -> None:
+def test_limit_continues_past_names_that_no_caption_can_have(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     write_document(tmp_path, "a_bad", ["x" * 254, "y" * 254], ["SvgElement"] * 2)
     job(tmp_path)
@@ -199,7 +199,7 @@ def test_plain_run_between_two_parts_of_a_redo_changes_nothing(tmp_path: Path) -
     assert in_this_run(job(tmp_path, "--redo=all", "--limit=4")) == 2
 
 
-def test_what_a_redo_has_spared_is_all_that_overwrite_edited_then_takes(tmp_path: Path) -> None:
+def test_overwrite_edited_then_takes_only_what_the_redo_spared(tmp_path: Path) -> None:
     files = make_input(tmp_path, 6)
     job(tmp_path)
     for file in files[:2]:
@@ -210,14 +210,14 @@ def test_what_a_redo_has_spared_is_all_that_overwrite_edited_then_takes(tmp_path
     assert in_this_run(job(tmp_path, "--redo=all", "--overwrite-edited")) == 6
 
 
-def test_pilot_of_a_redo_is_a_part_of_it(tmp_path: Path) -> None:
+def test_pilot_of_a_redo_is_part_of_it(tmp_path: Path) -> None:
     make_input(tmp_path, 12)
     job(tmp_path)
     assert in_this_run(job(tmp_path, "--redo=all", "--pilot=5")) == 5
     assert in_this_run(job(tmp_path, "--redo=all")) == 7
 
 
-def test_plan_says_what_is_left_of_a_redo(tmp_path: Path) -> None:
+def test_plan_shows_what_is_left_of_a_redo(tmp_path: Path) -> None:
     make_input(tmp_path, 6)
     job(tmp_path)
     job(tmp_path, "--redo=all", "--limit=4")
@@ -229,7 +229,7 @@ def test_plan_says_what_is_left_of_a_redo(tmp_path: Path) -> None:
     assert json.loads(json_file.read_text())["items"]["to_caption"] == 1
 
 
-def test_each_shard_has_a_redo_of_its_own(tmp_path: Path) -> None:
+def test_each_shard_has_its_own_redo(tmp_path: Path) -> None:
     make_input(tmp_path, 20)
     shards = ("--shard=1/2", "--shard=2/2")
     counts = [in_this_run(job(tmp_path, shard)) for shard in shards]
@@ -238,7 +238,7 @@ def test_each_shard_has_a_redo_of_its_own(tmp_path: Path) -> None:
     assert in_this_run(job(tmp_path, shards[0], "--redo=all")) == counts[0] - 3
 
 
-def test_damaged_record_of_a_redo_begins_it_anew(tmp_path: Path) -> None:
+def test_damaged_record_of_a_redo_starts_it_anew(tmp_path: Path) -> None:
     make_input(tmp_path, 4)
     job(tmp_path)
     job(tmp_path, "--redo=all", "--limit=2")
@@ -268,7 +268,7 @@ def test_damaged_record_of_a_redo_begins_it_anew(tmp_path: Path) -> None:
         (ResumeConfig("all"), None, False),
     ],
 )
-def test_redo_goes_on_where_flags_and_recipe_are_the_same_and_it_is_not_finished(
+def test_unfinished_redo_resumes_if_flags_and_recipe_are_the_same(
     resume: ResumeConfig, recorded: RedoProgress | None, goes_on: bool
 ) -> None:
     assert earlier_runs(recorded, resume, frozenset({"r", "older id"})) == ("1",) * goes_on
@@ -292,7 +292,7 @@ def test_redo_file_captions_these_items_again_and_nothing_else(tmp_path: Path) -
     assert len(captions(tmp_path / "out")) == 20
 
 
-def test_redo_file_takes_a_name_with_brackets_to_the_letter(tmp_path: Path) -> None:
+def test_redo_file_takes_a_name_with_brackets_literally(tmp_path: Path) -> None:
     (file,) = make_input(tmp_path, 1)
     odd = "icon [1] *.png"
     (tmp_path / "raw" / odd).write_bytes((tmp_path / "raw" / file).read_bytes() + b" ")
@@ -313,7 +313,9 @@ def test_redo_file_replaces_what_a_person_wrote_only_with_overwrite_edited(tmp_p
     assert captions(tmp_path / "out")[files[0]] == f"caption of {files[0]}"
 
 
-def test_redo_file_that_names_no_item_is_a_mistake_and_beside_others_a_line(tmp_path: Path) -> None:
+def test_redo_file_that_names_no_item_is_a_mistake_and_with_others_a_warning(
+    tmp_path: Path,
+) -> None:
     files = make_input(tmp_path, 2)
     result = job(tmp_path, "--redo-file", "nowhere.png")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -325,7 +327,7 @@ def test_redo_file_that_names_no_item_is_a_mistake_and_beside_others_a_line(tmp_
     assert "No item has the name of --redo-file: nowhere.png" in result.stdout
 
 
-def test_redo_file_of_a_missing_image_fails_as_any_item(tmp_path: Path) -> None:
+def test_redo_file_of_a_missing_image_fails_like_any_item(tmp_path: Path) -> None:
     files = make_input(tmp_path, 2)
     job(tmp_path)
     (tmp_path / "raw" / files[0]).unlink()

@@ -21,7 +21,7 @@ def answers(*runs: tuple[int, tuple[CaptionFlag, ...]]) -> Rejections:
     return made
 
 
-def test_run_of_rejected_answers_is_warned_of_with_rule_example_and_remedy() -> None:
+def test_many_rejected_answers_cause_a_warning_with_rule_example_and_remedy() -> None:
     text = answers((35, ()), (12, ("too_long",)), (3, ("loop", "too_long"))).alarm()
     assert text is not None
     assert text.startswith("15 of the last 50 answers were rejected, 12 of them as too_long, e.g.")
@@ -44,7 +44,9 @@ def test_warning_waits_for_enough_answers() -> None:
 
 
 @pytest.mark.parametrize(("rejected", "warned"), [(20, False), (21, True)])
-def test_a_fifth_of_the_answers_may_be_rejected(rejected: int, warned: bool) -> None:
+def test_a_fifth_of_the_answers_may_be_rejected_without_a_warning(
+    rejected: int, warned: bool
+) -> None:
     made = answers((100 - rejected, ()), (rejected, ("refusal",)))
     assert (made.alarm() is not None) is warned
 
@@ -54,7 +56,7 @@ def test_answers_that_are_only_cut_off_are_not_rejected() -> None:
     assert (made.alarm(), made.rejected, dict(made.by_flag)) == (None, 0, {})
 
 
-def test_trouble_that_begins_late_is_seen() -> None:
+def test_problems_that_start_late_are_noticed() -> None:
     made = answers((100_000, ()), (WINDOW // 2, ("empty",)))
     assert made.alarm() is not None
 

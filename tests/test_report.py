@@ -110,7 +110,7 @@ def test_numbers_are_those_of_the_manifest_of_a_real_run(tmp_path: Path) -> None
     assert "missing_file" in page
 
 
-def test_the_last_row_of_an_item_counts_also_where_only_the_journal_has_it(tmp_path: Path) -> None:
+def test_the_last_row_of_an_item_counts_even_if_only_the_journal_has_it(tmp_path: Path) -> None:
     root = write_folder(
         tmp_path / "o",
         [row("a.png", error_kind="engine_error", error="too slow"), row("b.png")],
@@ -169,7 +169,7 @@ def test_documents_that_were_left_out_are_listed_by_kind(tmp_path: Path) -> None
     assert "design_9 there is no detail of this name" in text_of(page_of(root))
 
 
-def test_nothing_that_rows_hold_becomes_markup_or_script(tmp_path: Path) -> None:
+def test_no_content_of_rows_becomes_markup_or_script(tmp_path: Path) -> None:
     wild = [
         row(
             f"{n}{bad}.png",
@@ -194,7 +194,7 @@ def test_nothing_that_rows_hold_becomes_markup_or_script(tmp_path: Path) -> None
     assert data_of(page)["sides"][0]["text"].count(HOSTILE[0]) == 2
 
 
-def test_page_asks_for_nothing_and_its_policy_lets_only_its_own_script_run(tmp_path: Path) -> None:
+def test_page_requests_nothing_and_its_policy_allows_only_its_own_script(tmp_path: Path) -> None:
     page = page_of(write_folder(tmp_path / "o", many_rows(50)))
     tags = Elements(page).found
     asked = [v for _, attrs in tags for k, v in attrs.items() if k in ("src", "href", "srcset")]
@@ -236,7 +236,7 @@ def test_pictures_show_the_backdrop_that_the_model_saw(tmp_path: Path) -> None:
     assert picture.getpixel((45, 45)) > 245
 
 
-def test_what_failed_or_is_flagged_gets_its_picture_first(tmp_path: Path) -> None:
+def test_failed_and_flagged_items_get_their_picture_first(tmp_path: Path) -> None:
     data = data_of(page_of(pictured_folder(tmp_path), num_pictures=4))
     pictured = {data["file"][int(place)] for place in data["pictures"]}
     assert len(pictured) == 4
@@ -258,7 +258,7 @@ def test_each_kind_flag_and_type_has_its_turn_in_the_sample(tmp_path: Path) -> N
     assert choose(items, 300) == chosen
 
 
-def test_missing_and_changed_images_are_said_so(tmp_path: Path) -> None:
+def test_missing_and_changed_images_are_marked(tmp_path: Path) -> None:
     root = pictured_folder(tmp_path)
     (tmp_path / "raw" / "0.png").unlink()
     changed = row("1.png", image_path=f"{tmp_path / 'raw'}/1.png", image_sha256="0" * 64)
@@ -316,7 +316,7 @@ def test_folders_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) 
     assert data_of((roots[0] / "compare.html").read_text())["labels"] == list(map(str, roots))
 
 
-def test_of_more_items_than_fit_all_that_failed_or_are_flagged_stay(tmp_path: Path) -> None:
+def test_if_not_all_items_fit_all_failed_and_flagged_ones_stay(tmp_path: Path) -> None:
     page = page_of(write_folder(tmp_path / "o", many_rows(5_000)), num_items=500, num_pictures=0)
     side = data_of(page)["sides"][0]
     assert len(side["status"]) == 500
@@ -326,7 +326,7 @@ def test_of_more_items_than_fit_all_that_failed_or_are_flagged_stay(tmp_path: Pa
     assert tiles(page)["items"] == "5,000"
 
 
-def test_charts_over_time_come_from_the_monitor_where_there_is_one(tmp_path: Path) -> None:
+def test_charts_over_time_come_from_the_monitor_if_there_is_one(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "o", many_rows(200))
     page = page_of(root)
     assert "There is no monitor.parquet" in page
@@ -341,7 +341,7 @@ def test_charts_over_time_come_from_the_monitor_where_there_is_one(tmp_path: Pat
 
 
 @pytest.mark.parametrize("fault", ["columns", "bytes", "nothing measured"])
-def test_monitor_that_lacks_something_costs_only_its_charts(tmp_path: Path, fault: str) -> None:
+def test_monitor_without_some_figures_costs_only_their_charts(tmp_path: Path, fault: str) -> None:
     root = write_folder(tmp_path / "o", many_rows(200))
     write_series(root, 50)
     path = root / "monitor.parquet"
@@ -392,7 +392,7 @@ def test_headings_of_folders_side_by_side_name_their_prompts(tmp_path: Path) -> 
     assert data_of(page)["prompts"] == {RECIPE.id: "shape-brief", other.id: "shape-zh"}
 
 
-def test_sentences_of_the_page_are_apart(tmp_path: Path) -> None:
+def test_sentences_of_the_page_are_separated(tmp_path: Path) -> None:
     sampled = sentences(page_of(write_folder(tmp_path / "o", many_rows(300)), num_items=100))
     assert re.findall(r"\w*\.[A-Z]\w*", sampled) == []
     assert "is not known. Every item" in sentences(page_of(write_folder(tmp_path / "1", [row()])))
@@ -408,7 +408,7 @@ def headings(page: str) -> list[str]:
     return [text_of(found) for found in re.findall(r"<h[234]>(.*?)</h[234]>", page)]
 
 
-def test_page_may_be_made_beside_a_run_and_writes_only_itself(tmp_path: Path) -> None:
+def test_page_can_be_made_during_a_run_and_writes_only_itself(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "o", [row()])
     lock = OutputLock(root)
     before = sorted(root.rglob("*"))
@@ -489,7 +489,7 @@ def test_axes_have_round_numbers(most: float, expected: list[float]) -> None:
 @pytest.mark.parametrize(
     ("held", "expected"), [(True, "A run is in progress"), (False, "The last run died")]
 )
-def test_page_says_whether_a_run_goes_on_or_died_and_what_is_left(
+def test_page_shows_whether_a_run_is_alive_or_died_and_what_is_left(
     tmp_path: Path, held: bool, expected: str
 ) -> None:
     root = write_folder(tmp_path / "o", [row()])

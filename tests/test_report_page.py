@@ -234,7 +234,7 @@ def test_hostile_caption_is_shown_as_text(visit: Any) -> None:
     assert HOSTILE in page.locator("#detail").text_content()
 
 
-def test_keys_alone_reach_search_pages_and_details(visit: Any) -> None:
+def test_keyboard_alone_reaches_search_pages_and_details(visit: Any) -> None:
     page = visit("small")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "q"
@@ -304,7 +304,7 @@ def test_an_open_item_keeps_the_focus_until_escape(visit: Any) -> None:
     assert page.evaluate("document.activeElement.dataset.item") == "0"
 
 
-def test_button_at_the_last_item_or_page_hands_the_focus_on(visit: Any) -> None:
+def test_button_at_the_last_item_or_page_passes_the_focus_on(visit: Any) -> None:
     page = visit("small")
     page.locator("#next").focus()
     page.keyboard.press("Enter")
@@ -328,7 +328,7 @@ def test_open_item_has_its_file_as_title_and_names_the_prompt_of_each_caption(vi
     ]
 
 
-def test_filters_that_would_choose_nothing_are_not_shown(visit: Any) -> None:
+def test_filters_without_matches_are_not_shown(visit: Any) -> None:
     page = visit("fields")
     labels = [text.split()[0] for text in page.locator("#filters label:visible").all_inner_texts()]
     assert labels == ["Search", "Status", "Type", "Order"]
@@ -345,7 +345,7 @@ def test_address_keeps_search_filters_and_page(visit: Any) -> None:
     assert found(again) == "53 of 60 items"
 
 
-def test_two_folders_stand_side_by_side_with_their_differences(visit: Any) -> None:
+def test_two_folders_are_shown_side_by_side_with_their_differences(visit: Any) -> None:
     page = visit("both")
     page.select_option("#difference", "text")
     assert found(page) == "58 of 60 items"

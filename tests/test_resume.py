@@ -69,7 +69,7 @@ def test_redo_chooses_what_is_captioned_again(
     ("kinds", "pending"),
     [(("poison",), "cd"), (("too_long", "engine_error"), "abd"), (("cut_off",), "bd")],
 )
-def test_redo_kind_tries_these_and_new_items_and_leaves_other_failures_as_they_are(
+def test_redo_kind_retries_these_and_new_items_but_no_other_failures(
     tmp_path: Path, kinds: tuple[str, ...], pending: str
 ) -> None:
     make_input(tmp_path, 0)
@@ -99,7 +99,7 @@ def spoil(path: Path, content: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("content", NOTHING)
-def test_lost_txt_of_this_recipe_is_written_again_from_its_row(
+def test_lost_txt_of_this_recipe_is_restored_from_its_row(
     tmp_path: Path, content: bytes | None
 ) -> None:
     files = make_input(tmp_path, 3)
@@ -112,7 +112,7 @@ def test_lost_txt_of_this_recipe_is_written_again_from_its_row(
     assert (found.pending, found.num_done, found.num_gone) == ([], 2, 0)
 
 
-def test_newest_of_several_rows_is_what_a_lost_txt_gets_back(tmp_path: Path) -> None:
+def test_lost_txt_is_restored_from_the_newest_of_several_rows(tmp_path: Path) -> None:
     (file,) = make_input(tmp_path, 1)
     leave(tmp_path, row_of(file, caption="the first", recipe_id=RECIPE.id))
     leave(tmp_path, row_of(file, caption="the second", recipe_id=RECIPE.id))
@@ -147,7 +147,7 @@ def test_lost_txt_that_redo_asks_for_is_captioned_and_not_restored(tmp_path: Pat
 
 @pytest.mark.parametrize("resume", EVERY_REDO)
 @pytest.mark.parametrize("text", ["a better text", "caption by d0/shape_0.png", "z" * 10_000])
-def test_edited_caption_is_kept_and_counted_apart_from_stale_whatever_is_redone(
+def test_edited_caption_is_kept_and_not_counted_as_stale_whatever_is_redone(
     tmp_path: Path, text: str, resume: ResumeConfig
 ) -> None:
     files = make_input(tmp_path, 2)
@@ -160,7 +160,7 @@ def test_edited_caption_is_kept_and_counted_apart_from_stale_whatever_is_redone(
 
 
 @pytest.mark.parametrize("redo", ["stale", "flagged", "all"])
-def test_edit_that_keeps_size_and_time_is_seen_before_it_would_be_replaced(
+def test_edit_that_keeps_size_and_time_is_detected_before_it_would_be_replaced(
     tmp_path: Path, redo: Redo
 ) -> None:
     (file,) = make_input(tmp_path, 1)
@@ -173,7 +173,7 @@ def test_edit_that_keeps_size_and_time_is_seen_before_it_would_be_replaced(
 
 
 @pytest.mark.parametrize("resume", EVERY_REDO)
-def test_adopted_caption_is_kept_and_counted_apart_from_stale_whatever_is_redone(
+def test_adopted_caption_is_kept_and_not_counted_as_stale_whatever_is_redone(
     tmp_path: Path, resume: ResumeConfig
 ) -> None:
     files = make_input(tmp_path, 2)
@@ -187,7 +187,7 @@ def test_adopted_caption_is_kept_and_counted_apart_from_stale_whatever_is_redone
 
 
 @pytest.mark.parametrize("redo", ["stale", "all"])
-def test_overwrite_edited_is_what_replaces_captions_of_people(tmp_path: Path, redo: Redo) -> None:
+def test_only_overwrite_edited_replaces_captions_of_people(tmp_path: Path, redo: Redo) -> None:
     files = make_input(tmp_path, 3)
     leave(tmp_path, row_of(files[0]), row_of(files[1], recipe_id=None))
     edit(txt_of(tmp_path, files[0]), "a better text")
@@ -207,7 +207,7 @@ def test_overwrite_edited_alone_replaces_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"one\r\ntwo", b"one\rtwo"])
-def test_other_line_ends_are_no_edit(tmp_path: Path, content: bytes) -> None:
+def test_other_line_endings_are_not_an_edit(tmp_path: Path, content: bytes) -> None:
     (file,) = make_input(tmp_path, 1)
     leave(tmp_path, row_of(file, caption="one\ntwo"))
     txt_of(tmp_path, file).write_bytes(content)
@@ -215,7 +215,7 @@ def test_other_line_ends_are_no_edit(tmp_path: Path, content: bytes) -> None:
     assert found.kept == {"stale": 1}
 
 
-def test_copy_of_a_folder_with_other_times_is_no_edit(tmp_path: Path) -> None:
+def test_copy_of_a_folder_with_other_times_is_not_an_edit(tmp_path: Path) -> None:
     files = make_input(tmp_path, 2)
     leave(tmp_path, *map(row_of, files))
     for file in files:
@@ -225,7 +225,7 @@ def test_copy_of_a_folder_with_other_times_is_no_edit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("resume", EVERY_REDO)
-def test_what_cannot_be_read_in_the_place_of_a_caption_is_never_replaced(
+def test_unreadable_file_in_place_of_a_caption_is_never_replaced(
     tmp_path: Path, resume: ResumeConfig
 ) -> None:
     (file,) = make_input(tmp_path, 1)
@@ -261,7 +261,7 @@ def test_failed_item_whose_file_is_still_broken_is_settled_without_an_engine(
 
 
 @pytest.mark.parametrize("kind", ["missing_file", "engine_error", "poison", "caption_rejected"])
-def test_failed_item_whose_file_is_well_is_tried_again(tmp_path: Path, kind: str) -> None:
+def test_failed_item_whose_file_is_fixed_is_tried_again(tmp_path: Path, kind: str) -> None:
     files = make_input(tmp_path, 1)
     found, _ = scan(tmp_path, [failed(files[0], kind)])
     assert [item.file for item in found.pending] == files
@@ -287,7 +287,7 @@ def test_name_that_must_not_reach_the_disk_fails_before_anything_is_read_or_writ
     assert not found.pending
 
 
-def test_caption_whose_place_is_taken_fails_before_an_engine_sees_its_image(tmp_path: Path) -> None:
+def test_caption_whose_path_is_taken_fails_before_an_engine_sees_its_image(tmp_path: Path) -> None:
     files = make_input(tmp_path, 2)
     (tmp_path / "out" / f"{files[0]}.txt").mkdir(parents=True)
     found, _ = scan(tmp_path)
@@ -296,7 +296,7 @@ def test_caption_whose_place_is_taken_fails_before_an_engine_sees_its_image(tmp_
 
 
 @pytest.mark.parametrize("redo", ["all", "stale"])
-def test_caption_to_be_replaced_whose_place_is_taken_fails_before_an_engine_sees_its_image(
+def test_redone_caption_whose_path_is_taken_fails_before_an_engine_sees_its_image(
     tmp_path: Path, redo: Redo
 ) -> None:
     files = make_input(tmp_path, 2)
@@ -309,7 +309,7 @@ def test_caption_to_be_replaced_whose_place_is_taken_fails_before_an_engine_sees
     assert [item.file for item in found.pending] == files[1:]
 
 
-def test_entry_without_a_file_name_fails_under_its_place_in_its_document(tmp_path: Path) -> None:
+def test_entry_without_a_file_name_fails_under_its_index_in_its_document(tmp_path: Path) -> None:
     make_input(tmp_path, 1)
     write_document(tmp_path, "odd", [None, None], ["SvgElement"] * 2)  # type: ignore[list-item]
     found, _ = scan(tmp_path)

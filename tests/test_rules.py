@@ -126,7 +126,7 @@ def test_loop_that_comes_after_a_good_start_is_found() -> None:
     assert "loop" in flags(HONEST[0] + " Also " + "left and " * 20)
 
 
-def test_text_that_hardly_says_anything_new_is_a_loop() -> None:
+def test_text_with_hardly_any_variety_is_a_loop() -> None:
     sentences = ["it is a big red star", "it is a big blue star", "it is a big gold star"]
     caption = " ".join(". ".join(order) + "." for order in itertools.permutations(sentences))
     assert "loop" in flags(caption)
@@ -207,7 +207,7 @@ def test_model_that_speaks_about_itself_has_refused(caption: str) -> None:
         "A sad robot: " + "gray, square, small. " * 2000,
     ],
 )
-def test_words_of_refusal_on_a_design_are_not_one(caption: str) -> None:
+def test_refusal_as_lettering_on_a_design_is_not_one(caption: str) -> None:
     assert "refusal" not in flags(caption)
 
 
@@ -245,7 +245,7 @@ def test_caption_that_repeats_the_prompt_is_an_echo(caption: str, prompt: str) -
         ("A red dot in the centre of it", ""),
     ],
 )
-def test_caption_that_shares_some_words_with_the_prompt_is_no_echo(
+def test_caption_that_shares_some_words_with_the_prompt_is_not_an_echo(
     caption: str, prompt: str
 ) -> None:
     assert "prompt_echo" not in flags(caption, prompt=prompt)
@@ -282,7 +282,7 @@ def test_caption_that_shares_some_words_with_the_prompt_is_no_echo(
         ("The image" + " x" * 20_000, "the image"),
     ],
 )
-def test_forbidden_opening_is_found_behind_case_quotes_and_markup(
+def test_forbidden_opening_is_found_despite_case_quotes_and_markup(
     caption: str, opening: str
 ) -> None:
     assert opens_with(caption, opening)
@@ -306,9 +306,7 @@ def test_forbidden_opening_is_found_behind_case_quotes_and_markup(
         ("The im age", "the image"),
     ],
 )
-def test_opening_elsewhere_or_inside_a_longer_word_is_no_forbidden_one(
-    caption: str, opening: str
-) -> None:
+def test_opening_elsewhere_or_inside_a_longer_word_is_allowed(caption: str, opening: str) -> None:
     assert not opens_with(caption, opening)
 
 
@@ -476,7 +474,7 @@ def test_tail_of_the_same_punctuation_is_flagged(caption: str) -> None:
         "Waves ~~~~~~~~",
     ],
 )
-def test_shapes_made_of_characters_are_no_tail_of_punctuation(caption: str) -> None:
+def test_shapes_made_of_characters_are_not_a_tail_of_punctuation(caption: str) -> None:
     assert "punctuation_tail" not in flags(caption)
 
 
@@ -562,7 +560,7 @@ def true_captions() -> list[str]:
     return texts
 
 
-def test_no_true_caption_breaks_a_rule() -> None:
+def test_no_reference_caption_breaks_a_rule() -> None:
     texts = true_captions()
     assert len(texts) > 1000
     for text in texts:
@@ -594,7 +592,7 @@ def test_rules_are_those_of_the_prompt(enabled: bool) -> None:
     assert rules == CaptionRules(prompt.max_words, prompt.forbid_openings, enabled)
 
 
-def test_rules_hold_language_and_lines_of_the_prompt() -> None:
+def test_rules_include_language_and_single_line_of_the_prompt() -> None:
     prompt = Prompt("p", "Describe.", language="zh", single_line=True)
     rules = CaptionRules.from_prompt(prompt)
     assert (rules.language, rules.single_line) == ("zh", True)
@@ -658,7 +656,7 @@ def test_rank_puts_the_worst_flag_first_and_then_the_next() -> None:
         (" \n\ufffd ", ""),
     ],
 )
-def test_cleaning_takes_outer_white_space_and_control_characters_only(
+def test_cleaning_removes_only_outer_white_space_and_control_characters(
     text: str, expected: str
 ) -> None:
     assert clean_caption(text) == expected
@@ -689,6 +687,6 @@ def test_clean_caption_can_be_written_and_stays_as_it_is(text: str) -> None:
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.lists(st.text(max_size=5), max_size=3))
-def test_any_caption_gives_flags_in_order(text: str, prompt: str, openings: list[str]) -> None:
+def test_any_caption_has_its_flags_in_order(text: str, prompt: str, openings: list[str]) -> None:
     found = check_caption(text, None, CaptionRules(3, tuple(openings)), prompt)
     assert list(found) == sorted(set(found), key=CAPTION_FLAGS.index)

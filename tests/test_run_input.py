@@ -24,7 +24,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_what_is_kept_names_the_same_input_from_any_folder(
+def test_recorded_input_means_the_same_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: InputConfig
 ) -> None:
     (tmp_path / INPUT).write_bytes(encode_input(config))
@@ -46,7 +46,7 @@ def test_what_is_kept_names_the_same_input_from_any_folder(
         assert found.input == here / config.input
 
 
-def test_flags_that_are_given_count_and_another_input_takes_nothing(tmp_path: Path) -> None:
+def test_given_flags_win_and_another_input_inherits_nothing(tmp_path: Path) -> None:
     (tmp_path / INPUT).write_bytes(encode_input(CONFIGS[2]))
     values = {**DEFAULTS, "images_root": "given", "jsons": "given"}
     taken, _ = as_in_last_run(values, {"images_root"}, tmp_path)
@@ -57,7 +57,7 @@ def test_flags_that_are_given_count_and_another_input_takes_nothing(tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"jsons": 3, "skip_types": "A"}'])
-def test_file_that_no_run_wrote_is_no_memory(tmp_path: Path, content: bytes) -> None:
+def test_file_that_no_run_wrote_is_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / INPUT).write_bytes(content)
     assert as_in_last_run(DEFAULTS, (), tmp_path) == (DEFAULTS, "")
 
@@ -88,7 +88,7 @@ def test_output_alone_is_enough_for_verify_export_and_report_after_a_run(tmp_pat
     assert kept["skip_types"] == ["A"]
 
 
-def test_run_that_found_nothing_in_its_input_does_not_replace_what_is_kept(tmp_path: Path) -> None:
+def test_run_over_an_empty_input_does_not_replace_the_record(tmp_path: Path) -> None:
     make_input(tmp_path, 2)
     (tmp_path / "o").mkdir()
     kept = encode_input(CONFIGS[0])

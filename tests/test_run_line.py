@@ -72,7 +72,7 @@ def of(command: str, *line: str) -> list[str]:
 @pytest.mark.parametrize(
     "flags", [every_flag_of_run(), ["--no-txt"], [*OF_VLLM], ["--max_num_seqs", "1"]]
 )
-def test_command_takes_every_flag_of_run_and_of_vllm(
+def test_command_accepts_every_flag_of_run_and_of_vllm(
     done: Path, command: str, flags: list[str]
 ) -> None:
     result = run_here(*of(command, "--output=o", *flags))
@@ -84,19 +84,19 @@ def test_command_takes_every_flag_of_run_and_of_vllm(
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "report", "merge"])
-def test_input_may_stand_first_as_after_run(done: Path, command: str) -> None:
+def test_input_may_come_first_as_after_run(done: Path, command: str) -> None:
     result = run_here(command, "images", "--model=demo", "--output=o", "--max-num-seqs=4")
     assert result.exit_code == 0, result.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "report"])
-def test_output_may_stand_first_where_no_flag_names_it(done: Path, command: str) -> None:
+def test_output_may_come_first_if_no_flag_names_it(done: Path, command: str) -> None:
     result = run_here(command, "o")
     assert result.exit_code == 0, result.stderr
 
 
 @pytest.mark.parametrize("command", ["verify", "report", "merge"])
-def test_captions_beside_their_images_are_named_twice_by_the_line_of_the_run(
+def test_captions_beside_their_images_are_named_twice_by_the_command_of_the_run(
     done: Path, command: str
 ) -> None:
     shutil.copytree("images", "o", dirs_exist_ok=True)
@@ -104,13 +104,13 @@ def test_captions_beside_their_images_are_named_twice_by_the_line_of_the_run(
     assert result.exit_code == 0, result.stderr
 
 
-def test_default_output_is_reported_on_where_the_line_names_the_input_alone(done: Path) -> None:
+def test_default_output_is_used_if_the_command_names_only_the_input(done: Path) -> None:
     Path("o").rename("shape_descriptions")
     result = run_here("report", "images", "--model=demo")
     assert result.stdout.startswith("shape_descriptions/report.html: 2 items")
 
 
-def test_folder_that_no_run_wrote_is_named_where_there_is_no_output_at_all(done: Path) -> None:
+def test_folder_that_no_run_wrote_is_named_if_there_is_no_output_at_all(done: Path) -> None:
     result = run_here("report", "images")
     assert result.exit_code == 2
     assert "--output images: holds no rows yet" in result.stderr
@@ -135,7 +135,7 @@ def test_misspelt_flag_of_a_command_is_refused_with_and_without_vllm(
     assert result.stderr == f"vllm-caption: error: {message}\n"
 
 
-def test_misspelt_flag_of_the_run_is_refused_by_what_reads_its_output(done: Path) -> None:
+def test_misspelt_flag_of_the_run_is_refused_by_commands_that_read_its_output(done: Path) -> None:
     result = run_here("verify", "--output=o", "--gpu-memory-utilisation=0.8")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "did you mean --gpu-memory-utilization?" in result.stderr

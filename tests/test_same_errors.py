@@ -28,24 +28,24 @@ def error_of(text: str) -> AnswerError | None:
     return caption_error(text, check_caption(clean_caption(text), "stop", CaptionRules()))
 
 
-def test_the_same_error_for_all_is_the_runs_as_soon_as_there_are_enough() -> None:
+def test_the_same_error_for_all_items_ends_the_run_once_there_are_enough() -> None:
     assert add_many(SameErrors(64), 64) == ["open"] * 63 + ["run"]
 
 
-def test_a_good_answer_makes_the_errors_before_it_their_items_own() -> None:
+def test_a_good_answer_leaves_earlier_errors_to_their_items() -> None:
     errors = SameErrors(64)
     add_many(errors, 63)
     errors.clear(0)
     assert add_many(errors, 64)[-1] == "open"
 
 
-def test_after_a_caption_it_takes_many_more_since_neighbours_are_alike() -> None:
+def test_after_a_caption_it_takes_many_more_errors_since_neighbours_are_alike() -> None:
     errors = SameErrors(64)
     errors.clear(0)
     assert add_many(errors, 64 * AFTER_SUCCESS) == ["open"] * (64 * AFTER_SUCCESS - 1) + ["run"]
 
 
-def test_an_engine_that_fails_alone_while_others_caption_is_at_fault() -> None:
+def test_an_engine_that_fails_alone_while_others_caption_is_to_blame() -> None:
     errors = SameErrors(16)
     found: list[Fault] = []
     for number in range(16):
@@ -56,13 +56,13 @@ def test_an_engine_that_fails_alone_while_others_caption_is_at_fault() -> None:
     assert errors.add(0, "next.png", REFUSED) == "open"
 
 
-def test_an_engine_is_not_at_fault_where_no_other_has_captioned_since() -> None:
+def test_an_engine_is_not_to_blame_if_no_other_has_captioned_since() -> None:
     errors = SameErrors(16)
     errors.clear()
     assert set(add_many(errors, 32)) == {"open"}
 
 
-def test_one_item_that_is_tried_again_and_again_is_no_evidence() -> None:
+def test_one_item_that_is_retried_is_not_enough_evidence() -> None:
     errors = SameErrors(64)
     assert {errors.add(0, "a.png", REFUSED) for _ in range(200)} == {"open"}
 
@@ -76,14 +76,14 @@ def test_errors_that_differ_in_numbers_or_quoted_names_are_the_same() -> None:
     assert found[-1] == "run"
 
 
-def test_two_errors_in_turn_end_the_run_too() -> None:
+def test_two_alternating_errors_end_the_run() -> None:
     errors = SameErrors(16)
     other = AnswerError("a caption without a word", "")
     found = [errors.add(0, f"{n}.png", (REFUSED, other)[n % 2]) for n in range(31)]
     assert found == ["open"] * 30 + ["run"]
 
 
-def test_errors_that_are_all_different_are_the_items_own() -> None:
+def test_errors_that_are_all_different_are_left_to_their_items() -> None:
     errors = SameErrors(16)
     kinds = "abcdefghij"
     found = [errors.add(0, f"{n}.png", engine_error(kinds[n] * 3)) for n in range(len(kinds))]
@@ -95,7 +95,7 @@ def test_without_a_limit_nothing_waits_and_nothing_ends() -> None:
     assert set(add_many(SameErrors(0), 1000)) == {"items"}
 
 
-def test_a_limit_below_the_number_of_items_holds_as_it_is() -> None:
+def test_a_limit_below_the_minimum_of_items_applies_as_given() -> None:
     assert add_many(SameErrors(2), 2) == ["open", "run"]
 
 
@@ -108,7 +108,7 @@ def test_text_without_a_word_is_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["!!!!!!!!", "! ! ! !", "!" * 400])
-def test_text_of_one_sign_names_the_overflow_and_the_types_that_have_none(text: str) -> None:
+def test_text_of_one_repeated_sign_names_overflow_and_dtypes_that_avoid_it(text: str) -> None:
     error = error_of(text)
     assert error is not None
     assert error.said == "a caption of nothing but '!'"
@@ -116,18 +116,18 @@ def test_text_of_one_sign_names_the_overflow_and_the_types_that_have_none(text: 
 
 
 @pytest.mark.parametrize("text", ["a red dot", "Sorry, I cannot see the image.", "very very large"])
-def test_text_that_can_be_a_caption_is_none(text: str) -> None:
+def test_text_that_can_be_a_caption_is_not_an_error(text: str) -> None:
     assert error_of(text) is None
 
 
-def test_prompt_that_does_not_fit_is_told_with_the_flags_that_make_room() -> None:
+def test_prompt_that_does_not_fit_is_reported_with_flags_that_make_room() -> None:
     error = engine_error(
         "The decoder prompt (length 900) is longer than the maximum model length of 512."
     )
     assert "--max-model-len" in error.remedy
 
 
-def test_conclusion_says_the_error_once_what_to_do_and_that_nobody_is_charged() -> None:
+def test_conclusion_names_the_error_once_the_remedy_and_that_no_item_is_charged() -> None:
     errors = SameErrors(16)
     add_many(errors, 16)
     said = errors.conclusion(REFUSED)

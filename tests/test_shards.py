@@ -63,12 +63,12 @@ def test_every_name_belongs_to_exactly_one_shard(name: str, count: int) -> None:
     assert sum(Shard(index, count).takes(name) for index in range(1, count + 1)) == 1
 
 
-def test_name_comes_to_the_same_shard_on_every_machine() -> None:
+def test_name_is_in_the_same_shard_on_every_machine() -> None:
     assert [Shard(i, 8).takes("图形/a.png") for i in range(1, 9)].index(True) == 1
 
 
 @given(st.text(min_size=1), st.integers(2, 64))
-def test_names_that_are_one_on_some_disk_are_in_one_shard(name: str, count: int) -> None:
+def test_names_that_are_equal_on_some_disk_are_in_one_shard(name: str, count: int) -> None:
     disks = [Folding(case=True), Folding(accents=True), Folding(case=True, accents=True)]
     spellings = [name.swapcase(), name.upper(), name.casefold()]
     spellings += [normalize(form, name) for form in ("NFC", "NFD")]
@@ -79,14 +79,14 @@ def test_names_that_are_one_on_some_disk_are_in_one_shard(name: str, count: int)
                 assert shard.takes(name) == shard.takes(other)
 
 
-def test_images_whose_captions_are_one_by_their_stem_are_in_one_shard() -> None:
+def test_images_whose_captions_share_a_stem_are_in_one_shard() -> None:
     for names in (["a.png", "a.JPG"], ["d/.png", "d/.png.gif"]):
         assert len({caption_name(name, "stem") for name in names}) == 1
         for index in range(1, 9):
             assert len({Shard(index, 8, by_stem=True).takes(name) for name in names}) == 1
 
 
-def test_shards_of_an_input_share_it_without_remainder(tmp_path: Path) -> None:
+def test_shards_of_an_input_cover_it_exactly(tmp_path: Path) -> None:
     files = make_input(tmp_path, 400)
     found = [items(tmp_path, Shard(index, 4)) for index in range(1, 5)]
     assert set().union(*found) == set(files) == items(tmp_path, None)
@@ -104,7 +104,7 @@ def test_shard_that_does_not_exist_is_a_usage_error(text: str) -> None:
 # --- one shared folder -------------------------------------------------------------------------
 
 
-def test_shards_fill_one_folder_and_merge_makes_one_manifest(tmp_path: Path) -> None:
+def test_shards_share_one_folder_and_merge_makes_one_manifest(tmp_path: Path) -> None:
     files, out = make_input(tmp_path, NUM_ITEMS), tmp_path / "out"
     printed = [shard_run(tmp_path, f"{index}/3") for index in (1, 2, 3)]
     assert "python -m vllm_caption merge --output=" in printed[0]
@@ -170,7 +170,7 @@ def test_merge_with_a_missing_shard_is_exit_1(tmp_path: Path) -> None:
     assert run_here("merge", f"--output={tmp_path / 'out'}").exit_code == 1
 
 
-def test_run_without_shards_takes_in_what_shards_have_left(tmp_path: Path) -> None:
+def test_run_without_shards_merges_what_shards_have_left(tmp_path: Path) -> None:
     files, out = make_input(tmp_path, NUM_ITEMS), tmp_path / "out"
     shard_run(tmp_path, "1/2")
     done = len(captions(out))
@@ -197,7 +197,7 @@ def test_killed_shard_loses_nothing_that_was_captioned(tmp_path: Path) -> None:
     assert all(row["recipe_id"] for row in rows(out).values())
 
 
-def test_shards_run_side_by_side_and_keep_a_whole_run_and_a_merge_out(tmp_path: Path) -> None:
+def test_concurrent_shards_lock_out_a_whole_run_and_a_merge(tmp_path: Path) -> None:
     make_input(tmp_path, NUM_ITEMS)
     make_gated(tmp_path)
     out = tmp_path / "out"
@@ -223,7 +223,7 @@ def test_shards_run_side_by_side_and_keep_a_whole_run_and_a_merge_out(tmp_path: 
     process.communicate(timeout=60)
 
 
-def test_whole_run_keeps_shards_out(tmp_path: Path) -> None:
+def test_whole_run_locks_out_shards(tmp_path: Path) -> None:
     make_input(tmp_path, NUM_ITEMS)
     make_gated(tmp_path)
     out = tmp_path / "out"
@@ -239,7 +239,7 @@ def test_whole_run_keeps_shards_out(tmp_path: Path) -> None:
 # --- folders of their own ----------------------------------------------------------------------
 
 
-def test_merge_brings_folders_into_one_and_leaves_them_as_they_are(tmp_path: Path) -> None:
+def test_merge_combines_folders_and_leaves_them_unchanged(tmp_path: Path) -> None:
     files = make_input(tmp_path, NUM_ITEMS)
     for index in (1, 2):
         shard_run(tmp_path, f"{index}/2", f"out_{index}")
@@ -258,7 +258,7 @@ def test_merge_brings_folders_into_one_and_leaves_them_as_they_are(tmp_path: Pat
 
 
 @pytest.mark.parametrize("file", ["../escaped.png", "/tmp/escaped.png", "a/../../escaped.png"])
-def test_merge_of_a_manifest_that_names_other_places_touches_none(
+def test_merge_of_a_manifest_with_paths_outside_touches_none_of_them(
     tmp_path: Path, file: str
 ) -> None:
     row = Row(
@@ -280,7 +280,7 @@ def test_merge_of_a_manifest_that_names_other_places_touches_none(
     assert not [path for path in new if path.suffix == ".txt"]
 
 
-def test_merge_replaces_no_caption_and_believes_the_txt(tmp_path: Path) -> None:
+def test_merge_replaces_no_caption_and_trusts_the_txt(tmp_path: Path) -> None:
     files = make_input(tmp_path, 4)
     shard_run(tmp_path, "1/1", "mine")
     shard_run(tmp_path, "1/1", "theirs")
@@ -310,7 +310,7 @@ def test_merge_keeps_a_caption_that_has_no_row_yet_in_the_folder_merged_into(
 
 
 @pytest.mark.parametrize("has_failed_there_too", [False, True])
-def test_merge_takes_what_somebody_wrote_for_an_item_that_failed(
+def test_merge_adopts_what_somebody_wrote_for_a_failed_item(
     tmp_path: Path, has_failed_there_too: bool
 ) -> None:
     files, out = make_input(tmp_path, 2), tmp_path / "all"
@@ -327,7 +327,7 @@ def test_merge_takes_what_somebody_wrote_for_an_item_that_failed(
 
 
 @pytest.mark.parametrize("folder", ["out", "absent"])
-def test_merge_of_a_folder_that_cannot_be_is_a_usage_error(tmp_path: Path, folder: str) -> None:
+def test_impossible_merge_is_a_usage_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "out").mkdir()
     result = run_here("merge", f"--output={tmp_path / 'out'}", str(tmp_path / folder))
     assert result.exit_code == 2

@@ -12,19 +12,19 @@ from vllm_caption.engines.patient_threads import PatientThreads
 from vllm_caption.scheduling.stand_still import StandStill
 
 
-def test_ticks_in_time_or_a_little_late_are_no_pause() -> None:
+def test_ticks_on_time_or_a_little_late_are_not_a_pause() -> None:
     clock = StandStill(0.5)
     assert [clock.since_last_tick_s(now_s) for now_s in (10.0, 10.5, 11.9, 12.4)] == [0.0] * 4
 
 
-def test_pause_is_what_is_more_than_one_tick() -> None:
+def test_pause_is_the_time_beyond_one_tick() -> None:
     clock = StandStill(0.5)
     clock.since_last_tick_s(10.0)
     assert clock.since_last_tick_s(310.5) == 300.0
     assert clock.since_last_tick_s(311.0) == 0.0
 
 
-def test_call_returns_or_raises_what_its_function_does() -> None:
+def test_call_returns_or_raises_like_its_function() -> None:
     async def run() -> None:
         threads = PatientThreads(1, 5.0, "t")
         assert await threads.run(divmod, 7, 2) == (3, 1)
@@ -35,7 +35,7 @@ def test_call_returns_or_raises_what_its_function_does() -> None:
     asyncio.run(run())
 
 
-def test_thread_that_hangs_is_given_up_and_another_takes_its_place() -> None:
+def test_hanging_thread_is_abandoned_and_replaced() -> None:
     hanging = threading.Event()
 
     async def run() -> None:
@@ -52,7 +52,7 @@ def test_thread_that_hangs_is_given_up_and_another_takes_its_place() -> None:
         hanging.set()
 
 
-def test_no_more_than_asked_for_are_at_work() -> None:
+def test_no_more_threads_work_than_allowed() -> None:
     at_work, most = 0, 0
     lock = threading.Lock()
 

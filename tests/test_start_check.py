@@ -51,7 +51,7 @@ def with_system(folder: Path) -> str:
     return f"--prompt={path}"
 
 
-def test_question_holds_the_longest_values_that_an_input_can_give() -> None:
+def test_question_contains_the_longest_values_that_an_input_can_have() -> None:
     question = make_question(load_prompt("design-context"), longest_item())
     assert question.plain.user.startswith("This element belongs to a design. Describe")
     assert len(question.longest.user) > 2 * 500 + 64 * 99
@@ -66,7 +66,7 @@ def test_question_holds_the_longest_values_that_an_input_can_give() -> None:
         (("--max-model-len=16",), "raise --max-model-len"),
     ],
 )
-def test_caption_that_has_no_room_beside_prompt_and_largest_image_is_refused_with_what_helps(
+def test_prompt_and_image_that_leave_no_room_for_a_caption_are_refused_with_a_remedy(
     tmp_path: Path, flags: tuple[str, ...], field: str
 ) -> None:
     result = caption(tmp_path, "--model=demo", *flags)
@@ -83,7 +83,7 @@ def test_caption_that_has_no_room_beside_prompt_and_largest_image_is_refused_wit
         (DROPS_SYSTEM, "leaves the prompt's `system` text out; move it below the front matter"),
     ],
 )
-def test_system_text_that_the_models_template_does_not_take_is_refused(
+def test_system_text_that_the_models_template_rejects_is_refused(
     tmp_path: Path, begin: str, why: str
 ) -> None:
     result = caption(tmp_path, with_template(tmp_path, begin), with_system(tmp_path))
@@ -93,7 +93,7 @@ def test_system_text_that_the_models_template_does_not_take_is_refused(
 
 
 @pytest.mark.engine
-def test_prompt_with_a_system_text_that_the_template_takes_runs(tmp_path: Path) -> None:
+def test_prompt_with_a_system_text_that_the_template_accepts_runs(tmp_path: Path) -> None:
     result = caption(tmp_path, "--model=demo", with_system(tmp_path), "--no-checks")
     assert result.exit_code == 0, result.stderr
 

@@ -71,7 +71,7 @@ def status(root: Path, *flags: str) -> tuple[int, str]:
 # --- one look --------------------------------------------------------------------------------
 
 
-def test_running_run_is_shown_with_its_counts_speed_and_engines(tmp_path: Path) -> None:
+def test_active_run_is_shown_with_its_counts_speed_and_engines(tmp_path: Path) -> None:
     lock = held(tmp_path)
     exit_code, text = status(tmp_path)
     lock.release()
@@ -84,7 +84,7 @@ def test_running_run_is_shown_with_its_counts_speed_and_engines(tmp_path: Path) 
     assert "Engine 1   starting, 10 captioned (33%), 2 restarts, 0 in flight" in text
 
 
-def test_run_that_nobody_holds_while_its_file_says_running_died(tmp_path: Path) -> None:
+def test_run_whose_lock_is_free_while_its_file_says_running_died(tmp_path: Path) -> None:
     held(tmp_path).release()
     exit_code, text = status(tmp_path)
     assert exit_code == 1
@@ -93,7 +93,7 @@ def test_run_that_nobody_holds_while_its_file_says_running_died(tmp_path: Path) 
     )
 
 
-def test_run_that_has_ended_is_shown_without_speed_and_processes(tmp_path: Path) -> None:
+def test_ended_run_is_shown_without_speed_and_processes(tmp_path: Path) -> None:
     held(tmp_path, "finished").release()
     exit_code, text = status(tmp_path)
     assert (exit_code, text.splitlines()[0]) == (0, "State      finished")
@@ -248,7 +248,7 @@ def test_job_that_ends_is_shown_as_it_ended(
 # --- the lock, looked at ---------------------------------------------------------------------
 
 
-def test_looking_at_the_lock_never_refuses_a_run(tmp_path: Path) -> None:
+def test_checking_the_lock_never_causes_a_run_to_be_refused(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from vllm_caption.store.lock import find_holder\n"
         "print('on', flush=True)\nwhile True: find_holder(Path(sys.argv[1]))"
@@ -283,7 +283,7 @@ def end_after(lock: OutputLock, root: Path, looks: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(time, "sleep", sleep)
 
 
-def test_watch_to_a_pipe_is_a_line_each_time_and_the_whole_at_the_end(
+def test_watch_to_a_pipe_prints_lines_and_the_full_status_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end_after(held(tmp_path), tmp_path, 3, monkeypatch)
@@ -295,7 +295,7 @@ def test_watch_to_a_pipe_is_a_line_each_time_and_the_whole_at_the_end(
     assert "\x1b" not in text
 
 
-def test_watch_on_a_terminal_has_its_own_screen_and_leaves_the_last_state_on_the_old_one(
+def test_watch_on_a_terminal_uses_the_alternate_screen_and_leaves_the_last_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end_after(held(tmp_path), tmp_path, 2, monkeypatch)
@@ -308,7 +308,7 @@ def test_watch_on_a_terminal_has_its_own_screen_and_leaves_the_last_state_on_the
     assert after.startswith("State      finished\n")
 
 
-def test_watch_interrupted_on_a_terminal_gives_it_back(
+def test_interrupted_watch_restores_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = held(tmp_path)
@@ -324,9 +324,7 @@ def test_watch_interrupted_on_a_terminal_gives_it_back(
     assert screen.getvalue().rpartition("\x1b[?1049")[2].startswith("l")
 
 
-def test_terminal_that_cannot_be_drawn_on_gets_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dumb_terminal_gets_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     end_after(held(tmp_path), tmp_path, 2, monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
     screen = Terminal()
@@ -342,7 +340,7 @@ def test_watch_as_json_is_one_object_per_line(
     assert [json.loads(line)["state"] for line in lines] == ["running", "running", "finished"]
 
 
-def test_watch_of_a_run_that_has_ended_returns_at_once(tmp_path: Path) -> None:
+def test_watch_of_an_ended_run_returns_at_once(tmp_path: Path) -> None:
     held(tmp_path, "finished").release()
     assert status(tmp_path, "--watch")[1].startswith("State      finished")
 
@@ -355,7 +353,7 @@ def test_watch_ends_with_1_when_the_run_dies(
     assert status(tmp_path, "--watch")[0] == 1
 
 
-def test_ctrl_c_leaves_a_watch_quietly(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_watch_quietly(tmp_path: Path) -> None:
     lock = held(tmp_path)
     process = start("status", f"--output={tmp_path}", "--watch")
     assert process.stdout is not None
@@ -367,7 +365,7 @@ def test_ctrl_c_leaves_a_watch_quietly(tmp_path: Path) -> None:
     assert "State" not in stdout
 
 
-def test_reader_that_goes_away_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
+def test_closed_output_pipe_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
     lock = held(tmp_path)
     command = f"{sys.executable} -m vllm_caption status --output={tmp_path} --watch | head -1"
     result = subprocess.run(

@@ -75,7 +75,7 @@ def screen(views: Views, width: int = 80, height: int = 24) -> list[str]:
     return lines
 
 
-def test_eighty_by_twenty_four_hold_everything_about_eight_engines() -> None:
+def test_eighty_by_twenty_four_show_everything_about_eight_engines() -> None:
     assert screen({None: view()}) == [
         "State      running, process 7 on vm",
         "Output     /data/out",
@@ -100,7 +100,7 @@ def test_eighty_by_twenty_four_hold_everything_about_eight_engines() -> None:
     ]
 
 
-def test_warning_takes_the_place_of_the_oldest_caption_and_not_of_an_engine() -> None:
+def test_warning_replaces_the_oldest_caption_and_not_an_engine() -> None:
     lines = screen({None: view(warnings=["RAM at 93 %: memory is nearly used up."])})
     assert "Warning    RAM at 93 %: memory is nearly used up." in lines
     assert sum(" up " in line for line in lines) == 8
@@ -109,12 +109,12 @@ def test_warning_takes_the_place_of_the_oldest_caption_and_not_of_an_engine() ->
 
 @pytest.mark.parametrize("width", [1, 20, 40, 60, 79, 200])
 @pytest.mark.parametrize("height", [1, 5, 12, 16, 23, 60])
-def test_any_size_is_kept_and_begins_with_the_state(width: int, height: int) -> None:
+def test_screen_fits_any_size_and_starts_with_the_state(width: int, height: int) -> None:
     lines = screen({None: view(warnings=["x"])}, width, height)
     assert lines[0].startswith("State      runn"[: width - 1])
 
 
-def test_low_terminal_keeps_failures_and_the_engines_that_need_attention() -> None:
+def test_low_terminal_still_shows_failures_and_engines_that_need_attention() -> None:
     engines = [engine(number) for number in range(8)]
     engines[3] = engine(3, state="starting", restarts=2, images_per_s=0.0)
     lines = screen({None: view(engines=engines)}, height=16)
@@ -124,13 +124,13 @@ def test_low_terminal_keeps_failures_and_the_engines_that_need_attention() -> No
     assert lines[11] == "Failures   missing_file 20, decode_error 2"
 
 
-def test_what_is_not_known_of_an_engine_is_a_dash() -> None:
+def test_unknown_figure_of_an_engine_is_a_dash() -> None:
     found = screen({None: view(engines=[EngineFigures(0)])})
     (line,) = (line for line in found if line.startswith("0 "))
     assert line.split() == ["0", "waiting", "0.0", "0", "–", "–", "–", "0", "–"]
 
 
-def test_phase_stands_where_the_speed_will_be() -> None:
+def test_phase_is_shown_where_the_speed_will_be() -> None:
     loading = {"phase": "loading 2/8 engines, 41 s", "images_per_s": 0.0, "eta_s": None}
     lines = screen({None: view(**loading)})
     assert lines[4:6] == [
@@ -151,7 +151,7 @@ def test_phases_of_shards_are_counted_beside_the_speed_of_the_others() -> None:
     assert lines[5].startswith("Images/s   5.9 now")
 
 
-def test_run_that_is_silent_is_said_to_be() -> None:
+def test_silent_run_is_marked() -> None:
     assert screen({None: view(age_s=14.0)})[0] == "State      running, process 7 on vm"
     assert screen({None: view(age_s=75.0)})[0].endswith(" (silent for 01:15)")
 
@@ -161,7 +161,7 @@ def test_run_without_a_failure_says_none() -> None:
     assert "Failures   none" in lines
 
 
-def test_cost_follows_from_the_price_of_the_run_or_of_the_viewer() -> None:
+def test_cost_uses_the_price_of_the_run_or_of_the_viewer() -> None:
     a_day = {"started_at": "2026-11-29T10:53:00+00:00", "images_per_s_of_run": 8.0}
     (line,) = (
         line
@@ -180,7 +180,7 @@ def test_cost_follows_from_the_price_of_the_run_or_of_the_viewer() -> None:
     )
 
 
-def test_run_that_has_ended_has_cost_what_it_has() -> None:
+def test_ended_run_shows_its_final_cost() -> None:
     times = {"started_at": "2026-11-30T08:53:00+00:00", "updated_at": "2026-11-30T10:53:00+00:00"}
     views: Views = {None: view("stopped", gpu_hour_price=2.5, **times)}
     assert overview(views).costs == Costs(done=pytest.approx(40.0))
@@ -230,7 +230,7 @@ def test_worst_state_of_shards_gives_the_colour() -> None:
         assert overview(views).state == state
 
 
-def test_time_of_an_edited_file_is_no_error() -> None:
+def test_time_in_an_edited_file_is_not_an_error() -> None:
     edited = [LastItem("yesterday", "a.png: gone", "missing_file")]
     lines = screen({None: view(last_failures=edited, started_at="then")})
     assert "           10:53 missing_file a.png: gone" in lines

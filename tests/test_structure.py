@@ -125,7 +125,7 @@ def test_every_part_of_the_package_has_its_place_in_the_order() -> None:
     assert {part(name) for name in modules()} - {"", "__main__"} == set(listed)
 
 
-def test_imports_between_packages_never_run_against_the_order() -> None:
+def test_imports_between_packages_follow_the_order() -> None:
     line_of = {name: number for number, line in enumerate(ORDER) for name in line}
     wrong = [
         f"{module} imports {target}: move what it needs to a package above, or hand it in"
@@ -154,7 +154,7 @@ def test_no_two_modules_import_each_other_not_even_through_a_third() -> None:
         visit(module, ())
 
 
-def test_all_settings_of_a_run_are_known_only_where_they_are_made_and_shared_out() -> None:
+def test_only_flags_job_and_commands_see_all_settings_of_a_run() -> None:
     users = {
         part(name)
         for name, path in modules().items()
@@ -188,7 +188,7 @@ def test_architecture_says_what_every_package_is_for() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_answered_without_a_heavy_import(command: str) -> None:
+def test_help_needs_no_heavy_import(command: str) -> None:
     code = (
         "import sys\n"
         "from vllm_caption.cli import main\n"

@@ -84,7 +84,7 @@ def judged(
 # --- the prompt file ------------------------------------------------------------------------------
 
 
-def test_fields_become_a_schema_of_descriptions_and_allowed_values_in_their_order(
+def test_fields_become_a_schema_of_descriptions_and_allowed_values_in_order(
     load: Load,
 ) -> None:
     assert schema_of(load(FIELDS)) == {
@@ -128,7 +128,7 @@ def test_changed_field_is_another_recipe(load: Load) -> None:
     assert recipe_id(FIELDS) != recipe_id(FIELDS.replace("circle", "square"))
 
 
-def test_options_of_a_prompt_can_go_to_a_worker(load: Load) -> None:
+def test_options_of_a_prompt_can_be_sent_to_a_worker(load: Load) -> None:
     options = load(CAPTION).options
     assert pickle.loads(pickle.dumps(options)) == options
 
@@ -252,7 +252,7 @@ def test_mistake_in_a_prompt_file_is_named_with_its_line(
     assert refusal(load, front_matter) == said
 
 
-def test_fields_are_no_variable_of_a_prompt_that_has_none(load: Load) -> None:
+def test_fields_are_not_a_variable_of_a_prompt_without_fields(load: Load) -> None:
     with pytest.raises(UsageError, match="line 1: unknown variable `fields`"):
         load("Describe it. {{ fields }}\n")
 
@@ -279,7 +279,7 @@ def test_template_is_not_refused_for_a_field_of_any_kind(load: Load, field: obje
     assert load(f"---\n{front_matter}\n---\nDescribe.\n").caption == "It has {{ a }}."
 
 
-def test_variables_of_the_chat_template_are_taken_as_they_are(load: Load) -> None:
+def test_variables_of_the_chat_template_are_passed_on_unchanged(load: Load) -> None:
     prompt = load("---\nchat_template_kwargs: {enable_thinking: false, effort: low}\n---\nHello.\n")
     assert prompt.options.chat_template_kwargs == {"enable_thinking": False, "effort": "low"}
 
@@ -287,13 +287,13 @@ def test_variables_of_the_chat_template_are_taken_as_they_are(load: Load) -> Non
 # --- the answer -----------------------------------------------------------------------------------
 
 
-def test_caption_is_the_compact_json_where_the_prompt_has_no_template(load: Load) -> None:
+def test_caption_is_compact_json_if_the_prompt_has_no_template(load: Load) -> None:
     answer = ' {"shape": "star",\n "title": "Été \\u5b57"}'
     compact = '{"shape":"star","title":"Été 字"}'
     assert judged(load(FIELDS), answer) == Judged(compact, (), compact)
 
 
-def test_caption_is_the_template_over_the_fields(load: Load) -> None:
+def test_caption_is_the_template_rendered_with_the_fields(load: Load) -> None:
     assert judged(load(CAPTION), STAR) == Judged("A star, Sale.", (), STAR)
 
 
@@ -303,7 +303,7 @@ def test_field_that_an_answer_leaves_out_prints_as_nothing(load: Load) -> None:
     assert judged(prompt, '{"b":"star"}').caption == "star."
 
 
-def test_rules_hold_for_the_text_that_the_template_makes(load: Load) -> None:
+def test_rules_apply_to_the_text_that_the_template_makes(load: Load) -> None:
     prompt = load(CAPTION.replace("fields:", "max_words: 3\nsingle_line: true\nfields:"))
     found = judged(prompt, '{"shape":"star","title":"one\\ntwo three"}')
     assert found[:2] == ("A star, one two three.", ("too_long",))
@@ -329,7 +329,7 @@ def test_rules_for_text_do_not_flag_the_json_itself(load: Load) -> None:
         ('{"shape":NaN}', "it is not JSON (JSON is malformed: invalid character (byte 9))"),
     ],
 )
-def test_answer_that_breaks_the_schema_is_asked_again_and_never_kept(
+def test_answer_that_breaks_the_schema_is_retried_and_never_kept(
     load: Load, rules: CaptionRules, answer: str, problem: str
 ) -> None:
     found = judged(load(FIELDS), answer, rules=rules)
@@ -343,7 +343,7 @@ def test_json_that_is_cut_off_names_the_flag_to_raise(load: Load) -> None:
     assert "--max-tokens" in CUT_OFF
 
 
-def test_json_that_is_whole_at_the_last_token_is_fine(load: Load) -> None:
+def test_json_that_is_complete_at_the_last_token_is_accepted(load: Load) -> None:
     assert judged(load(CAPTION), STAR, "length").flags == ()
 
 
@@ -355,19 +355,19 @@ def test_template_that_fails_on_an_answer_is_a_bad_answer(load: Load) -> None:
     assert found.problem.startswith("the `caption` template fails on it: TypeError")
 
 
-def test_reasoning_before_the_json_is_taken_off(load: Load) -> None:
+def test_reasoning_before_the_json_is_removed(load: Load) -> None:
     prompt = load(FIELDS)
     assert judged(prompt, f"<think>A star?</think>\n{STAR}").structured == STAR
     assert judged(prompt, "<think>A st", "length").flags == ("reasoning", "cut_off")
 
 
-def test_text_within_a_field_is_never_taken_for_reasoning(load: Load) -> None:
+def test_text_within_a_field_is_never_mistaken_for_reasoning(load: Load) -> None:
     answer = '{"shape":"star","title":"a </think> b\\n<think> Here\'s my response: c"}'
     assert judged(load(FIELDS), answer).structured == answer
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
-def test_what_is_kept_of_any_answer_is_json_of_the_schema(answer: dict[str, object]) -> None:
+def test_kept_part_of_any_answer_follows_the_schema(answer: dict[str, object]) -> None:
     schema = '{"type":"object","properties":{"a":{"type":"string"}}}'
     prompt = Prompt("p", "Describe.", options=RequestOptions(schema))
     found = judge_answer(json.dumps(answer), "stop", CaptionRules(), prompt)
@@ -415,7 +415,7 @@ def test_caption_template_makes_the_text_and_the_column_keeps_the_json(tmp_path:
     )
 
 
-def test_answers_that_break_the_schema_are_asked_again_and_then_fail(tmp_path: Path) -> None:
+def test_answers_that_break_the_schema_are_retried_and_then_fail(tmp_path: Path) -> None:
     files = ["a.png", "fickle.png", "wrong.png", "clipped.png"]
     result = job(tmp_path, files, SHAPES, "--max-retries=2", "--no-checks")
     assert result.exit_code == 1, result.stderr
@@ -480,7 +480,7 @@ def real_job(folder: Path, prompt: str, model: str = "demo") -> Result:
 
 
 @pytest.mark.engine
-def test_real_engine_is_made_to_answer_in_fields(tmp_path: Path) -> None:
+def test_real_engine_is_constrained_to_the_fields(tmp_path: Path) -> None:
     shipped = load_prompt("shape-fields")
     result = real_job(tmp_path, shipped.source)
     assert result.exit_code == 0, result.stderr
@@ -524,7 +524,7 @@ def test_variables_of_the_chat_template_reach_the_check_and_the_engine(tmp_path:
         ),
     ],
 )
-def test_what_the_model_cannot_be_asked_is_refused_before_an_engine_starts(
+def test_unsupported_request_is_refused_before_an_engine_starts(
     tmp_path: Path, front_matter: str, said: str
 ) -> None:
     result = real_job(tmp_path, f"---\n{front_matter}\n---\nDescribe it.\n")

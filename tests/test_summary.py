@@ -31,7 +31,7 @@ def test_summary_of_an_interrupted_run_ends_with_how_to_resume_and_no_other_does
 
 
 @pytest.mark.parametrize(("captioned", "times"), [(3, 1), (0, 0)])
-def test_types_that_no_element_has_are_news_only_where_something_was_captioned(
+def test_unmatched_skip_types_are_reported_only_if_something_was_captioned(
     captioned: int, times: int
 ) -> None:
     lines = said(captioned, unmatched=("TextElement", "Photo"))

@@ -119,7 +119,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_caption_says_what_was_drawn(drawn: Drawn, style: Style) -> None:
+def test_caption_describes_what_was_drawn(drawn: Drawn, style: Style) -> None:
     assert drawn.share_exact(style) >= 0.93  # 0.99 of 600 images, see benchmarks/RESULTS.md
 
 
@@ -130,7 +130,7 @@ def test_no_caption_belongs_to_another_image(drawn: Drawn) -> None:
 
 
 @pytest.mark.parametrize(("colour", "backdrop"), [("black", "white"), ("white", "black")])
-def test_shape_on_transparency_is_seen_on_a_backdrop_that_shows_it(
+def test_transparent_shape_is_shown_on_a_contrasting_backdrop(
     drawn: Drawn, colour: str, backdrop: str
 ) -> None:
     files = [file for file in drawn.scenes if file.startswith(colour)]

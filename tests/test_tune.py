@@ -116,7 +116,7 @@ def memory_for_16(seqs: int) -> float | None:
         (memory_for_16, ["8", "16", "32"], "16"),
     ],
 )
-def test_doubling_ends_where_it_no_longer_pays(
+def test_doubling_ends_when_it_no_longer_pays(
     speed: Callable[[int], float | None], tried: list[str], best: str
 ) -> None:
     done, why = climb(speed)
@@ -128,7 +128,7 @@ def test_doubling_ends_where_it_no_longer_pays(
 
 
 @given(st.floats(0.001, 0.1), st.floats(0, 0.1), st.integers(1, 256))
-def test_what_is_found_is_near_the_best_of_all_while_more_sequences_gain_less_and_less(
+def test_result_is_near_the_best_if_more_sequences_gain_less_and_less(
     step_s: float, prefill_s: float, flat: int
 ) -> None:
     def speed(seqs: int) -> float:
@@ -140,17 +140,17 @@ def test_what_is_found_is_near_the_best_of_all_while_more_sequences_gain_less_an
     assert best.speed >= 0.95 * max(speed(2**power) for power in range(3, 12))
 
 
-def test_doubling_begins_at_the_number_of_the_line() -> None:
+def test_doubling_starts_at_the_number_given() -> None:
     assert next_value(DOUBLING, [], 32, PLENTY) == "32"
 
 
-def test_doubling_ends_where_the_sample_has_no_steady_state() -> None:
+def test_doubling_ends_when_the_sample_has_no_steady_state() -> None:
     done, why = climb(float, num_sampled=min_items(32))
     assert [setting.value for setting in done] == ["8", "16", "32"]
     assert why == "64 takes 448 items to measure, and the sample has 224"
 
 
-def test_a_list_is_measured_to_its_end_whatever_becomes_of_its_values() -> None:
+def test_a_list_is_measured_to_its_end_whatever_its_values_yield() -> None:
     tried = Tried("block-size", ("16", "32", "64"))
     done = [measured(16, 10.0), measured(32, None)]
     assert next_value(tried, done, 8, PLENTY) == "64"
@@ -179,7 +179,7 @@ def test_of_equal_speeds_the_fewest_sequences_are_taken_and_of_other_flags_the_f
     assert (best and best.value) == found
 
 
-def test_settings_are_compared_by_what_one_gpu_makes() -> None:
+def test_settings_are_compared_by_the_speed_per_gpu() -> None:
     done = [measured(1, 10.0), measured(2, 15.0, gpus_per_engine=2)]
     assert fastest("tensor-parallel-size", done) is done[0]
 
@@ -187,13 +187,13 @@ def test_settings_are_compared_by_what_one_gpu_makes() -> None:
 # --- how many items, and which part of a run counts --------------------------------------------
 
 
-def test_sample_has_many_rounds_and_is_never_more_than_there_is() -> None:
+def test_sample_has_many_rounds_and_never_exceeds_the_input() -> None:
     assert num_items(8, None, PLENTY) == MIN_ITEMS
     assert num_items(64, None, PLENTY) == 64 * ROUNDS
     assert num_items(64, None, 500) == 500
 
 
-def test_fast_engine_gets_as_many_items_as_it_captions_in_some_seconds() -> None:
+def test_fast_engine_gets_as_many_items_as_it_captions_in_a_few_seconds() -> None:
     assert num_items(8, figures(100.0), PLENTY) == 1231
     assert is_too_short(figures(100.0, steady_s=2.0))
     assert not is_too_short(figures(100.0, steady_s=10.0))
@@ -251,12 +251,12 @@ def test_start_and_tail_do_not_count() -> None:
     assert found.start_s == 109.0  # the first item of the engine took 1 s of the first ten
 
 
-def test_failed_items_and_those_no_engine_saw_do_not_count() -> None:
+def test_failed_items_and_items_without_an_engine_do_not_count() -> None:
     others = [row(1012.5, status="failed"), row(1012.5, engine=None)] * 20
     assert read([*others, *a_run(8, 16)]) == read(list(a_run(8, 16)))
 
 
-def test_use_of_the_gpu_is_that_of_the_steady_part() -> None:
+def test_gpu_use_is_measured_over_the_steady_part() -> None:
     samples = [
         {
             "at": datetime.fromtimestamp(at_s, UTC),
@@ -360,7 +360,7 @@ def test_try_names_a_flag_and_its_values(given: str, tried: Tried) -> None:
         *("dp=1,2", "quiet=true", "gpu-hour-price=1,2", "redo=all", "checkpoint-interval=1,2"),
     ],
 )
-def test_try_that_is_no_setting_of_an_engine_is_a_mistake(given: str) -> None:
+def test_try_of_a_flag_that_is_not_an_engine_setting_is_a_mistake(given: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_try(given)
 
@@ -376,7 +376,7 @@ def test_try_that_is_no_setting_of_an_engine_is_a_mistake(given: str) -> None:
         ("--x --y", "x", "false", "--y --no-x"),
     ],
 )
-def test_line_to_run_has_the_value_in_the_place_of_the_old_one(
+def test_command_to_run_has_the_new_value_in_place_of_the_old_one(
     line: str, flag: str, value: str, made: str
 ) -> None:
     assert line_of(line.split(), flag, value) == made.split()
@@ -439,7 +439,7 @@ def tuning_in(folder: Path) -> Tuning:
     return found
 
 
-def test_table_and_file_hold_every_setting_and_the_line_to_run(
+def test_table_and_file_hold_every_setting_and_the_command_to_run(
     tmp_path: Path, tune: Callable[..., Result]
 ) -> None:
     flags = ("--gpu-hour-price=2.5", "--seed=7")
@@ -473,7 +473,7 @@ def test_output_folder_is_not_touched(tmp_path: Path, tune: Callable[..., Result
     )
 
 
-def test_flag_that_is_refused_is_a_row_and_not_the_end(
+def test_refused_flag_is_a_row_and_does_not_end_tune(
     tmp_path: Path, tune: Callable[..., Result]
 ) -> None:
     def speed(config: RunConfig) -> float:

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_image_path_is_absolute_though_the_images_root_was_not(folder: Path) -> None:
+def test_image_path_is_absolute_although_the_images_root_was_not(folder: Path) -> None:
     made = rows(folder / "shape_descriptions")
     assert {file: row["image_path"] for file, row in made.items()} == {
         file: f"{folder}/raw/{file}" for file in ("a.png", "d/b.png", "gone.png")
@@ -51,7 +51,7 @@ def test_example_shows_the_captions_of_a_run(folder: Path, library: str, example
     assert "caption of d/b.png" in done.stdout
 
 
-def test_every_column_is_explained_where_the_page_sends_its_reader() -> None:
+def test_every_column_is_explained_where_the_page_links_to() -> None:
     source = ROOT / "vllm_caption/store/rows.py"
     assert f"](../{source.relative_to(ROOT)})" in PAGE.read_text("utf-8")
     found = re.search(r"^class Row\(.*?^    def ", source.read_text("utf-8"), re.M | re.S)

@@ -163,7 +163,7 @@ def test_txt_that_was_changed_by_hand_counts_and_gets_a_row_of_unknown_recipe(
 
 
 @pytest.mark.parametrize("content", [b"caf\xe9", b"one\r\ntwo\rthree", "图形".encode("utf-16")])
-def test_txt_of_another_encoding_or_line_ending_agrees_once_it_is_repaired(
+def test_txt_with_another_encoding_or_line_ending_agrees_after_repair(
     tmp_path: Path, content: bytes
 ) -> None:
     out = complete(tmp_path)
@@ -184,7 +184,7 @@ def test_failed_row_is_named_with_kind_and_reason(tmp_path: Path) -> None:
     assert kinds(verify(config_of(tmp_path), out, repair=True)) == {"failed": 1}
 
 
-def test_caption_beside_a_failed_row_is_taken_as_it_is_by_a_run(tmp_path: Path) -> None:
+def test_caption_beside_a_failed_row_is_adopted_by_a_run(tmp_path: Path) -> None:
     out = complete(tmp_path)
     add_row(
         tmp_path, FILES[5], status="failed", caption=None, error_kind="engine_error", error="late"
@@ -214,7 +214,7 @@ def test_caption_and_row_without_an_item_are_both_named_and_kept(tmp_path: Path)
     assert set(rows(out)) == set(FILES)
 
 
-def test_limit_takes_no_item_behind_it_for_an_orphan(tmp_path: Path) -> None:
+def test_items_beyond_the_limit_are_not_orphans(tmp_path: Path) -> None:
     out = complete(tmp_path)
     verdict = verify(config_of(tmp_path, limit=3), out)
     assert verdict.agrees
@@ -236,9 +236,7 @@ def test_element_without_a_file_name_is_a_failed_item_once_a_run_has_seen_it(
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "manifest.parquet/x.png", "a/" + "x" * 300])
-def test_name_that_must_not_reach_the_disk_is_neither_read_nor_written(
-    tmp_path: Path, name: str
-) -> None:
+def test_forbidden_name_is_neither_read_nor_written(tmp_path: Path, name: str) -> None:
     out = complete(tmp_path)
     (tmp_path / "secret.png.txt").write_text("not ours")
     write_document(tmp_path, "bad", [name], ["SvgElement"])
@@ -249,7 +247,7 @@ def test_name_that_must_not_reach_the_disk_is_neither_read_nor_written(
 # --- what cannot be repaired -------------------------------------------------------------------
 
 
-def test_folder_in_the_place_of_a_txt_stays_among_what_diverges(tmp_path: Path) -> None:
+def test_folder_in_place_of_a_txt_still_diverges_after_repair(tmp_path: Path) -> None:
     out = complete(tmp_path)
     (out / f"{FILES[0]}.txt").unlink()
     (out / f"{FILES[0]}.txt").mkdir()
@@ -257,7 +255,7 @@ def test_folder_in_the_place_of_a_txt_stays_among_what_diverges(tmp_path: Path) 
         assert kinds(verify(config_of(tmp_path), out, repair=repair)) == {"missing_txt": 1}
 
 
-def test_fifo_or_giant_in_the_place_of_a_txt_is_named_and_not_read(tmp_path: Path) -> None:
+def test_fifo_or_giant_file_in_place_of_a_txt_is_named_but_not_read(tmp_path: Path) -> None:
     out = complete(tmp_path)
     for file in FILES[:2]:
         (out / f"{file}.txt").unlink()
@@ -294,7 +292,7 @@ def killed(folder: Path) -> Path:
     return folder / "out"
 
 
-def test_rows_that_only_the_journal_of_a_killed_run_holds_count(tmp_path: Path) -> None:
+def test_rows_that_only_a_killed_runs_journal_holds_count(tmp_path: Path) -> None:
     out = killed(tmp_path)
     verdict = verify(config_of(tmp_path), out)
     assert kinds(verdict) == {"missing_row": 1, "untried": 3}
@@ -372,7 +370,7 @@ def retype(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, scribble, empty, replace, hide_a_column, retype])
-def test_damaged_part_is_named_moved_aside_and_its_rows_are_made_from_the_txt(
+def test_damaged_part_is_named_moved_aside_and_its_rows_are_rebuilt_from_the_txt(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     out = killed(tmp_path)
@@ -407,7 +405,7 @@ def test_any_scattered_damage_of_a_part_is_survived_and_repaired(tmp_path: Path,
 # --- beside a run ----------------------------------------------------------------------------
 
 
-def test_run_that_holds_the_folder_is_named_and_may_go_on(tmp_path: Path) -> None:
+def test_run_that_holds_the_folder_is_named_and_may_continue(tmp_path: Path) -> None:
     make_input(tmp_path)
     output = Output(tmp_path / "out", 5)
     items = [e for e in InputReader(config_of(tmp_path)) if isinstance(e, Item)]
@@ -457,7 +455,7 @@ def damaged(folder: Path) -> Path:
     return out
 
 
-def test_repair_on_a_full_disk_stops_with_3_and_can_be_done_again(
+def test_repair_on_a_full_disk_stops_with_3_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = damaged(tmp_path)
@@ -491,7 +489,7 @@ def test_repair_that_is_interrupted_keeps_what_it_did_and_frees_the_folder(
     assert verify(config_of(tmp_path), out, repair=True).agrees
 
 
-def test_rows_are_read_beside_a_run_that_compacts_them(tmp_path: Path) -> None:
+def test_rows_are_read_while_a_run_compacts_them(tmp_path: Path) -> None:
     make_input(tmp_path)
     output = Output(tmp_path / "out", 1)
     for entry in InputReader(config_of(tmp_path)):

@@ -70,7 +70,7 @@ def test_column_that_an_older_version_lacks_is_null(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_column_that_cannot_be_read_is_named_with_its_part(
+def test_unreadable_column_is_named_with_its_part(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[pa.Table], pa.Table],
@@ -96,7 +96,7 @@ def test_run_over_a_part_of_another_version_names_it_and_its_column(tmp_path: Pa
     assert said in result.stderr
 
 
-def test_newer_rows_of_a_shard_count_whatever_the_times_of_the_files_are(tmp_path: Path) -> None:
+def test_newer_rows_of_a_shard_count_whatever_the_mtimes(tmp_path: Path) -> None:
     make_input(tmp_path, 40)
     caption(tmp_path, "--shard=2/2")
     caption(tmp_path, "--shard=1/2")

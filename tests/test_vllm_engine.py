@@ -90,7 +90,7 @@ def read(answers: AnswerText, text: str, prompt: str = "") -> tuple[str, tuple[s
     return judge(answers.read(known.encode(prompt), text), "stop", CaptionRules())
 
 
-def test_special_tokens_stay_where_they_mark_reasoning_and_only_these() -> None:
+def test_special_tokens_are_kept_only_if_they_mark_reasoning() -> None:
     answers = answer_text(tokenizer("[THINK]", "[/THINK]", "<|box|>"), "")
     assert answers.keeps_special_tokens
     assert read(answers, f"[THINK]hm[/THINK]<|box|>{CAPTION}<|im_end|>") == (CAPTION, ())
@@ -98,7 +98,7 @@ def test_special_tokens_stay_where_they_mark_reasoning_and_only_these() -> None:
     assert not answer_text(tokenizer(plain=("<think>", "</think>")), "").keeps_special_tokens
 
 
-def test_reasoning_that_the_chat_template_opens_is_known_even_if_cut_off() -> None:
+def test_reasoning_opened_by_the_chat_template_is_recognised_even_if_cut_off() -> None:
     answers = answer_text(tokenizer("<think>", "</think>"), "")
     prompt = "<|im_start|>assistant\n<think>\n"
     assert read(answers, f"hm</think>{CAPTION}", prompt) == (CAPTION, ())
@@ -108,7 +108,7 @@ def test_reasoning_that_the_chat_template_opens_is_known_even_if_cut_off() -> No
 
 
 @pytest.mark.parametrize("parser", ["qwen3", "deepseek_r1", "deepseek_v3", "step3", "glm45"])
-def test_parser_of_vllm_says_what_is_the_answer(parser: str) -> None:
+def test_vllms_reasoning_parser_decides_what_is_the_answer(parser: str) -> None:
     known = tokenizer(plain=("<think>", "</think>"))
     answers = answer_text(known, parser)
     assert read(answers, f"<think>hm</think>{CAPTION}") == (CAPTION, ())
@@ -117,7 +117,7 @@ def test_parser_of_vllm_says_what_is_the_answer(parser: str) -> None:
 
 
 @pytest.mark.parametrize("parser", ["openai_gptoss", "cohere_command3"])
-def test_parser_that_cannot_read_a_whole_text_leaves_it_to_the_marks(parser: str) -> None:
+def test_if_a_parser_cannot_read_a_text_the_marks_decide(parser: str) -> None:
     special = ("<|channel|>", "<|message|>", "<|END_THINKING|>", "<|START_THINKING|>")
     answers = answer_text(tokenizer(*special), parser)
     text = f"<|channel|>analysis<|message|>hm<|channel|>final<|message|>{CAPTION}"
@@ -133,14 +133,12 @@ def test_parser_that_cannot_read_a_whole_text_leaves_it_to_the_marks(parser: str
         ("step3", "could not locate think"),
     ],
 )
-def test_parser_that_is_unknown_or_does_not_suit_the_model_is_refused_at_the_start(
-    parser: str, why: str
-) -> None:
+def test_unknown_or_unsuitable_parser_is_refused_at_the_start(parser: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         check(describe_it(), f"--reasoning-parser={parser}")
 
 
-def test_json_in_the_place_of_reasoning_is_no_reasoning() -> None:
+def test_json_in_place_of_reasoning_is_not_reasoning() -> None:
     """vLLM forces JSON from the first token on, although the chat template has opened a thought."""
     star = '{"shape":"star"}'
     known = tokenizer("<think>", "</think>")
@@ -163,9 +161,7 @@ def test_vllm_counts_the_gpus_of_an_engine_as_we_do() -> None:
         assert parallel.world_size_across_dp == gpus_per_engine(flags)
 
 
-def test_vllm_has_no_flag_that_its_source_hides_and_no_parallel_one_that_is_not_known_here() -> (
-    None
-):
+def test_vllm_has_no_flag_missing_from_its_source_and_no_unknown_parallel_one() -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -190,7 +186,7 @@ def test_vllm_has_no_flag_that_its_source_hides_and_no_parallel_one_that_is_not_
             parse_run([f"--{name}=2", "-dp=1"])
 
 
-def test_a_flag_of_vllm_that_is_not_spelt_out_is_refused_before_an_engine_starts() -> None:
+def test_an_abbreviated_flag_of_vllm_is_refused_before_an_engine_starts() -> None:
     with pytest.raises(UsageError, match=r"unrecognized arguments: --tensor-parallel=2"):
         check(describe_it(), "--tensor-parallel=2")  # argparse would complete it
 
@@ -208,7 +204,7 @@ def test_bundled_model_gets_a_small_cache_on_a_gpu_unless_the_user_sizes_it() ->
     assert defaults(demo, set(), on_cpu=True)[size] == CPU_DEFAULTS[size]
 
 
-def test_small_cache_of_the_bundled_model_holds_enough_blocks_and_not_many() -> None:
+def test_small_cache_of_the_bundled_model_has_enough_blocks_but_not_many() -> None:
     import torch
     from vllm.v1.kv_cache_interface import FullAttentionSpec
 
@@ -229,7 +225,7 @@ def test_small_cache_of_the_bundled_model_holds_enough_blocks_and_not_many() -> 
     ("schema", "backend"),
     [({"type": "string"}, "xgrammar"), ({"type": "number", "multipleOf": 3}, "guidance")],
 )
-def test_blanks_between_fields_are_forbidden_by_whichever_backend_takes_the_schema(
+def test_blanks_between_fields_are_forbidden_whichever_backend_takes_the_schema(
     tmp_path: Path, schema: object, backend: str
 ) -> None:
     whole = {"type": "object", "properties": {"a": schema}}
@@ -241,7 +237,7 @@ def test_blanks_between_fields_are_forbidden_by_whichever_backend_takes_the_sche
 
 
 @pytest.mark.parametrize(("flags", "ours"), [((), True), (("--mm-processor-kwargs={}",), False)])
-def test_pixel_bounds_hold_unless_the_user_bounds_the_processor(
+def test_pixel_bounds_apply_unless_the_user_bounds_the_processor(
     flags: tuple[str, ...], ours: bool
 ) -> None:
     question = make_question(load_prompt("shape-brief"), longest_item())

@@ -75,7 +75,7 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
     assert read_weights(tmp_path) == Weights({"BF16": 10, "F32": 20})
 
 
-def test_weights_in_mistrals_format_come_before_a_second_copy(tmp_path: Path) -> None:
+def test_weights_in_mistrals_format_win_over_a_second_copy(tmp_path: Path) -> None:
     files = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": files}))
     weights_file(tmp_path / "model-1.safetensors", a=("F32", 20))  # the other is not there
@@ -106,7 +106,7 @@ def test_parts_that_are_not_loaded_do_not_count(tmp_path: Path) -> None:
         ([], 10),
     ],
 )
-def test_an_output_layer_counts_where_it_is_surely_its_own(
+def test_an_output_layer_counts_if_it_is_certainly_not_shared(
     tmp_path: Path, config: object, counted: int
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -115,7 +115,7 @@ def test_an_output_layer_counts_where_it_is_surely_its_own(
     assert read_weights(tmp_path) == Weights({"BF16": counted})
 
 
-def test_floats_that_the_config_wants_quantised_are_known(tmp_path: Path) -> None:
+def test_floats_that_the_config_quantises_are_recognised(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
     weights_file(tmp_path / "model.safetensors", a=("BF16", 10))
     assert read_weights(tmp_path) == Weights({"BF16": 10}, packed_on_load=True)
@@ -123,7 +123,7 @@ def test_floats_that_the_config_wants_quantised_are_known(tmp_path: Path) -> Non
     assert read_weights(tmp_path) == Weights({"BF16": 10, "I32": 10})
 
 
-def test_a_trainers_files_are_no_weights(tmp_path: Path) -> None:
+def test_a_trainers_files_are_not_weights(tmp_path: Path) -> None:
     for name in ("training_args.bin", "optimizer.bin", "optimizer.pt"):
         (tmp_path / name).write_bytes(bytes(400))
     assert read_weights(tmp_path) is None
@@ -131,7 +131,7 @@ def test_a_trainers_files_are_no_weights(tmp_path: Path) -> None:
     assert read_weights(tmp_path) == Weights({"F32": 40})
 
 
-def test_weights_of_pytorch_need_no_file_of_an_index_of_safetensors(tmp_path: Path) -> None:
+def test_pytorch_weights_do_not_need_the_files_of_a_safetensors_index(tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "x-1.safetensors"}}))
     (tmp_path / "pytorch_model.bin").write_bytes(bytes(40))
     assert read_weights(tmp_path) == Weights({"F32": 40})
@@ -159,19 +159,17 @@ def test_a_pointer_of_git_lfs_is_named(model: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.pth", "picture.png"])
-def test_a_pointer_in_place_of_a_file_that_is_not_read_does_not_matter(
-    model: Path, name: str
-) -> None:
+def test_a_pointer_in_place_of_an_unused_file_does_not_matter(model: Path, name: str) -> None:
     (model / name).write_text(POINTER)
     assert check_model_folder(str(model), ()) is not None
 
 
-def test_with_a_tokenizer_of_its_own_a_run_reads_none_in_the_folder(model: Path) -> None:
+def test_a_run_with_another_tokenizer_needs_none_in_the_folder(model: Path) -> None:
     (model / "tokenizer.json").write_text(POINTER)
     assert check_model_folder(str(model), ("--tokenizer", "other/model")) is not None
 
 
-def test_a_config_from_elsewhere_needs_none_in_the_folder(model: Path) -> None:
+def test_a_run_with_another_config_needs_none_in_the_folder(model: Path) -> None:
     (model / "config.json").unlink()
     assert "holds no config.json" in refusal(model)
     for flag in ("--hf-config-path=other", "--config-format=mine", "--config=flags.yaml"):
@@ -186,13 +184,13 @@ def test_a_config_that_cannot_be_read_is_named(model: Path) -> None:
     assert refusal(model).startswith(f"--model {model / 'config.json'}: is damaged; ")
 
 
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(model: Path) -> None:
+def test_a_pipe_in_place_of_a_file_does_not_block(model: Path) -> None:
     (model / "model.safetensors").unlink()
     os.mkfifo(model / "model.safetensors")
     assert "model.safetensors: is no file" in refusal(model)
 
 
-def test_a_file_that_was_cut_short_is_named_with_both_sizes(model: Path) -> None:
+def test_a_truncated_file_is_named_with_both_sizes(model: Path) -> None:
     path = model / "model.safetensors"
     whole = path.stat().st_size
     with path.open("r+b") as file:
@@ -232,6 +230,6 @@ def test_a_damaged_index_is_named(model: Path) -> None:
     assert f"--model {model / INDEX}: is damaged" in refusal(model)
 
 
-def test_a_load_format_that_needs_no_weights_looks_at_none(model: Path) -> None:
+def test_a_load_format_that_needs_no_weights_checks_none(model: Path) -> None:
     (model / "model.safetensors").write_text(POINTER)
     assert check_model_folder(str(model), ("--load-format", "dummy")) is None

@@ -178,7 +178,7 @@ def test_a_killed_job_leaves_no_process_and_resumes(
 
 
 @needs_cxx
-def test_two_engines_have_a_gpu_each_and_share_the_work(tmp_path: Path, caches: Path) -> None:
+def test_two_engines_have_one_gpu_each_and_share_the_work(tmp_path: Path, caches: Path) -> None:
     uuids = [f"GPU-{name}-0000-4000-8000-000000000000" for name in ("1a2b3c4d", "1a3b3c4d")]
     environment = stand_in_environment(
         PretendGpus(2, uuids=uuids), caches, CUDA_VISIBLE_DEVICES=",".join(uuids)

@@ -83,21 +83,21 @@ def given(gpus: PretendGpus, **more: str) -> list[str]:
     return told.stdout.split()
 
 
-def test_cuda_that_finds_no_gpu_is_told_once(job: Job) -> None:
+def test_cuda_that_finds_no_gpu_is_reported_once(job: Job) -> None:
     gpus = PretendGpus(8)
     ended = job(gpus, "--model=demo")
     assert_cuda_refused(ended, "0")
     assert given(gpus) == ["0", "1", "2", "3", "4", "5", "6", "7"]
 
 
-def test_cards_that_are_too_small_for_the_weights_are_named_with_what_fits(
+def test_gpus_too_small_for_the_weights_are_named_with_what_fits(
     job: Job, seven_billion: Path
 ) -> None:
     ended = job(T4, f"--model={seven_billion}")
     assert_refused(ended, "15.4 GiB", "Tesla T4", r"16(\.0)? GiB", "quanti", "tensor-parallel")
 
 
-def test_memory_that_others_hold_is_counted_as_taken(job: Job, seven_billion: Path) -> None:
+def test_memory_held_by_others_does_not_count_as_free(job: Job, seven_billion: Path) -> None:
     ended = job(TAKEN, f"--model={seven_billion}")
     assert_refused(ended, "15.4 GiB", r"10(\.0)? GiB")
 
@@ -106,15 +106,15 @@ def test_a_gpu_that_is_too_old_for_vllm_is_named(job: Job) -> None:
     assert_refused(job(V100, "--model=demo"), "V100", r"7\.0", r"7\.5")
 
 
-def test_a_driver_older_than_cuda_is_named_with_the_one_that_is_needed(job: Job) -> None:
+def test_a_driver_older_than_cuda_is_named_with_the_required_version(job: Job) -> None:
     assert_refused(job(OLD_DRIVER, "--model=demo"), r"550\.54\.15", r"12\.4", r"13\.0", "580")
 
 
-def test_no_driver_at_all_is_told(job: Job) -> None:
+def test_a_missing_driver_is_reported(job: Job) -> None:
     assert_refused(job(PretendGpus(init_error=9), "--model=demo"), "(?i)driver|GPU")
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_install(job: Job, tmp_path: Path) -> None:
+def test_a_missing_compiler_is_reported_with_what_to_install(job: Job, tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sh", "ls", "cat", "uname", "env"):
@@ -138,7 +138,7 @@ def test_short_uuids_are_completed(job: Job) -> None:
     assert given(gpus, CUDA_VISIBLE_DEVICES="GPU-1a3b,GPU-1a2b") == uuids[::-1]
 
 
-def test_a_uuid_that_no_gpu_has_is_named(job: Job) -> None:
+def test_an_unknown_uuid_is_named(job: Job) -> None:
     ended = job(PretendGpus(2), "--model=demo", CUDA_VISIBLE_DEVICES="GPU-ffff")
     assert_refused(ended, "CUDA_VISIBLE_DEVICES", "GPU-ffff")
 

@@ -23,7 +23,7 @@ STEPS = ("demo", "job8", "ceiling8", "kill", "interrupt")
 
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_steps_of_make_gpu_find_what_is_there(tmp_path: Path) -> None:
+def test_the_steps_of_make_gpu_find_what_they_should(tmp_path: Path) -> None:
     environment = stand_in_environment(PretendGpus(1), tmp_path / "caches")
     environment["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
     options = [f"--folder={tmp_path}", "--model=demo", f"--only={','.join(STEPS)}"]
