@@ -1,4 +1,4 @@
-"""Kill the driver at random instants, again and again, and look at what it leaves.
+"""Kill the driver at random moments, again and again, and check what it leaves.
 
 `python tests/chaos.py --kills 1000 [--seed N]` is the long proof; the tests run sixty. Half of
 the kills come at a random time, half before a random file operation of the driver, so that each
@@ -59,7 +59,7 @@ FAULTY_CALLS = (
 )
 FAULT_EVERY = 50
 SAVED = "chaos.saved"
-"""The event of a caption that is saved."""
+"""The event name of a saved caption."""
 FILE_EVENTS = ("open", "os.rename", "os.truncate", "os.remove", "os.mkdir", "os.link", SAVED)
 SAVED_NAMES = "saved.txt"
 """The items whose captions drivers have saved, beside their input."""
@@ -80,7 +80,7 @@ class Chaos:
     no_txt: bool = False
 
     def run(self, kills: int) -> None:
-        """Runs until so many of them were killed, and the last input is complete."""
+        """Run until this many runs were killed and the last input is complete."""
         while self.kills < kills or self.rounds == 0:
             self._round(kills)
 
@@ -100,7 +100,7 @@ class Chaos:
                 break
             self.left["some" if 0 < len(now) < len(good) else "all" if now else "none"] += 1
         said = (folder / SAID).read_text()
-        assert code == 1, f"exit code {code}: {said}"  # some images are absent
+        assert code == 1, f"exit code {code}: {said}"  # some images are missing
         made = rows(output)
         captioned = {file for file, row in made.items() if row["status"] == "captioned"}
         failed = {
@@ -119,7 +119,7 @@ class Chaos:
         self.rounds += 1
 
     def _what_is_left(self, output: Path, twins: dict[str, str]) -> dict[str, tuple[object, ...]]:
-        """Each caption, with what changes when it is made again."""
+        """Each caption, with what changes if it is written again."""
         if not self.no_txt:
             check_what_is_left(output, twins)
             return {str(path): stamp(path) for path in output.rglob("*.txt")}
@@ -204,7 +204,7 @@ def die_before_event(number: int, below: str) -> None:
 
 
 def tell_what_is_saved(path: Path) -> None:
-    """Have this process note each caption whose saving has returned."""
+    """Have this process record each caption that was saved."""
     save = Output.save_caption
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -228,7 +228,7 @@ def check_saved(folder: Path, output: Path) -> None:
 
 
 def end_within(pid: int, seconds: float) -> None:
-    """Kill after some time, unless it ends before."""
+    """Kill the driver after some time, unless it ends first."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
@@ -261,7 +261,7 @@ def marked(mark: str) -> Iterator[psutil.Process]:
 
 
 def make_chaos_input(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Images of which some are absent and some are copies; returns the good ones, and copy → of."""
+    """Images, some missing and some copies; returns the good ones, and copy → original."""
     good = [f"d{number % 5}/{number}.png" for number in range(NUM_GOOD)]
     for number, file in enumerate(good):
         path = folder / "raw" / file
@@ -282,7 +282,7 @@ def make_chaos_input(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
-    """No .txt that is torn, empty or foreign; no row without its .txt."""
+    """Check that no .txt is torn, empty or foreign, and no row lacks its .txt."""
     texts = captions(output)
     for file, text in texts.items():
         check_text(file, text, twins)
@@ -296,14 +296,14 @@ def check_what_is_left(output: Path, twins: dict[str, str]) -> None:
 
 
 def check_text(file: str, text: object, twins: dict[str, str]) -> None:
-    """A caption is that of its image, or of a copy."""
+    """Check that a caption is that of its image, or of a copy."""
     group = {file, twins.get(file), *(twin for twin, of in twins.items() if of == file)}
     others = {twin for twin, of in twins.items() if of == twins.get(file)}
     assert text in {f"caption of {name}" for name in group | others}, (file, text)
 
 
 def captioned_rows(output: Path) -> dict[str, tuple[object, ...]]:
-    """file → caption, and the moment and the run that made it, from parts and journal."""
+    """file → caption, with the time and run that made it, from parts and journal."""
     made: dict[str, tuple[object, ...]] = {}
     if (output / "manifest.parquet").exists():
         for file, row in rows(output).items():
@@ -321,7 +321,7 @@ def us(moment: datetime) -> int:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file is written again."""
+    """What changes if a file is written again."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.hostile_corpus import make_hostile_corpus
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub, and none waits for one
-# How long an example takes says what else the machine does.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test contacts the Hub or waits for it
+# The time of an example depends on what else the machine does.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def hostile_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One defect per document or image, and `expected.json`; nobody writes into it."""
+    """One defect per document or image, and `expected.json`; read-only."""
     folder = tmp_path_factory.mktemp("hostile") / "corpus"
     make_hostile_corpus(folder)
     return folder

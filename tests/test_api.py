@@ -46,7 +46,7 @@ from vllm_caption.flags import parse_known, run_parser
 from vllm_caption.store.rows import SCHEMA
 
 FAKE_SCRIPT = "from vllm_caption.api import run; run.CHILD = 'support.fake_child'\n"
-"""The beginning of a script whose runs have fake engines."""
+"""The start of a script whose runs have fake engines."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def flags(folder: Path, **more: Any) -> dict[str, Any]:
-    """Of a run over ``folder`` into ``folder/out``."""
+    """The arguments of a run over ``folder`` into ``folder/out``."""
     usual = {"model": "demo", "data_parallel_size": 1, "max_num_seqs": 2, "quiet": True}
     names = {"jsons": "jsons", "json_detail": "json_detail", "images_root": "raw", "output": "out"}
     return usual | {name: folder / path for name, path in names.items()} | more
@@ -82,7 +82,7 @@ def script(folder: Path, text: str, *, fake: bool = True) -> Iterator[subprocess
 
 
 def await_line(process: subprocess.Popen[str], text: str) -> None:
-    """Wait until the process says this on stderr."""
+    """Wait until the process prints this on stderr."""
     assert process.stderr is not None
     assert any(text in line for line in process.stderr)
 
@@ -281,7 +281,7 @@ def test_example_of_the_readme_runs(
 
 
 def state_of_process() -> dict[str, object]:
-    """What a caller would miss if a call changed it."""
+    """The state of this process that a call must not change."""
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
     return {
         "handlers": [signal.getsignal(number) for number in names],

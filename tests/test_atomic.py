@@ -12,7 +12,7 @@ from vllm_caption.store.atomic import write_file
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
-    """Names of what is synced, and the renames, as they happen."""
+    """Records fsyncs and renames as they happen."""
     seen: list[str] = []
 
     def sync(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""What limits a run: from measured depths and waits, and with slowness put into each stage."""
+"""What limits a run, from measured depths and waits, and with each stage made slow in turn."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_summary_names_the_slow_stage(tmp_path: Path, stage: str) -> None:
     assert result.exit_code == 0, result.stderr
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("Limited by: ")]
     shares = dict(part.split()[:2] for part in line.removeprefix("Limited by: ").split(", "))
-    shares.pop("starting", None)  # a short run is mostly that
+    shares.pop("starting", None)  # most of a short run is start-up
     assert next(iter(shares)) == stage, line
     waits = mean_timings(tmp_path / "out")
     slow = {"engine": "generate_s", "decode": "queue_s", "render": "render_queue_s"}.get(stage)

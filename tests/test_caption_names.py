@@ -1,4 +1,4 @@
-"""`--caption-name stem` and `--no-txt`: what a folder was begun with, every command keeps to.
+"""`--caption-name stem` and `--no-txt`: every command keeps the naming that a folder started with.
 
 The engines are fakes; command lines, processes and files are real.
 """
@@ -39,7 +39,7 @@ BY_STEM = ["d/a.b.txt", "plain.txt", ".png.txt", "status.txt", "x.txt"]
 
 
 def make(folder: Path, *files: str) -> None:
-    """One document with these files, and a different image behind each."""
+    """One document with these files, each a different image."""
     for number, file in enumerate(files):
         path = folder / "raw" / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def make(folder: Path, *files: str) -> None:
 
 
 def job(folder: Path, *flags: str, out: str = "out") -> Result:
-    """One run into ``folder/out``, or to its refusal."""
+    """Run into ``folder/out``."""
     arguments = (*input_flags(folder), f"--output={folder / out}", *QUICK, *flags)
     result = run(*arguments, command=FAKE)
     assert "Traceback" not in result.stderr
@@ -56,7 +56,7 @@ def job(folder: Path, *flags: str, out: str = "out") -> Result:
 
 
 def other(folder: Path, command: str, *flags: str, out: str = "out") -> Result:
-    """Another command over the same folders, without a word about names."""
+    """Another command over the same folders, without a naming flag."""
     inputs = input_flags(folder) + ["--model=demo"] * (command == "plan")
     result = run_here(command, *inputs, f"--output={folder / out}", *flags)
     assert "Traceback" not in result.stderr
@@ -64,7 +64,7 @@ def other(folder: Path, command: str, *flags: str, out: str = "out") -> Result:
 
 
 def txt_files(folder: Path, out: str = "out") -> dict[str, str]:
-    """Path below the output → text."""
+    """Path in the output folder → text."""
     found = (folder / out).rglob("*.txt")
     return {str(path.relative_to(folder / out)): path.read_text() for path in found}
 

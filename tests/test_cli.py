@@ -1,4 +1,4 @@
-"""What a user meets at the command line before an engine is needed."""
+"""What a user sees at the command line before an engine is needed."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_demo_that_fails_or_is_interrupted_shows_no_captions(
 
 
 def without(folder: Path, *names: str) -> list[str]:
-    """Input flags of a complete input, some of its folders pointing nowhere."""
+    """The flags of a complete input, except that some folders do not exist."""
     flags = input_flags(folder)
     return [f"{flag}-nowhere" if flag.split("=")[0].strip("-") in names else flag for flag in flags]
 

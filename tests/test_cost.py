@@ -24,7 +24,7 @@ from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.store.layout import state_folder
 
 EIGHT = Billing(2.5, 8)
-"""8 GPUs: 20 an hour."""
+"""8 GPUs for 20 an hour in total."""
 
 
 def test_time_of_all_gpus_counts_and_the_rest_is_extrapolated() -> None:
@@ -59,7 +59,7 @@ def test_price_is_more_than_0(price: str) -> None:
 
 
 def run_of(captioned: int, total: int) -> RunStats:
-    """One image each second."""
+    """One image per second."""
     stats = RunStats([EngineFigures(0)], total=total)
     for number in range(captioned):
         stats.count_caption(0, 1, 1, 100.0 + number)

@@ -69,12 +69,12 @@ def assert_all_captioned(folder: Path, files: list[str]) -> None:
 def test_driver_killed_at_random_moments_loses_tears_and_repeats_nothing(
     kills: int, options: tuple[str, ...]
 ) -> None:
-    # As a module: of a script, each worker process would import all that it imports.
+    # As a module: if it were a script, each worker process would import all of it.
     command = [sys.executable, "-c", "import chaos; chaos.main()", f"--kills={kills}", *options]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     halves = [
         subprocess.Popen([*command, f"--seed={seed}"], cwd=HERE, **pipes)
-        for seed in (1, 2)  # side by side: most of the time is waiting
+        for seed in (1, 2)  # concurrently: most of the time is waiting
     ]
     said = [half.communicate(timeout=580) for half in halves]
     for half, (stdout, stderr) in zip(halves, said, strict=True):
@@ -132,7 +132,7 @@ def test_caption_lost_in_a_power_failure_is_restored_from_its_row(tmp_path: Path
 
 
 def journal_row(row: dict[str, object]) -> dict[str, object]:
-    """A manifest's row as the journal holds it."""
+    """A row as the journal holds it."""
     return {**row, "finished_at": 0}
 
 
@@ -161,7 +161,7 @@ def test_file_size_limit_stops_the_run_with_a_sentence_and_a_rerun_resumes(
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, where this process may mount one."""
+    """A separate file system, if this process may mount one."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", os.fspath(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
@@ -280,7 +280,7 @@ def test_memory_and_descriptors_of_the_driver_do_not_grow_over_20_000_items(
 
 
 def make_small_files(folder: Path, count: int) -> None:
-    """Small images, each with content of its own, in documents of fifty."""
+    """Small distinct images, in documents of fifty."""
     (folder / "raw").mkdir()
     draw_shape(1).resize((16, 16)).save(folder / "one.png")
     image = (folder / "one.png").read_bytes()

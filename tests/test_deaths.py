@@ -1,4 +1,4 @@
-"""What is said of the end of a process: by whom it was ended, why, and what helps."""
+"""What is reported about the death of a process: who killed it, why, and what helps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ def test_out_of_memory_kill_gives_no_advice_about_gpu_memory() -> None:
     ("cgroup", "counter", "content"),
     [
         ("0::/job/step", "job/step/memory.events", "low 0\noom 2\noom_kill 2\n"),
-        ("0::/job/step", "memory.events", "oom_kill 2\n"),  # a container sees only its own
+        (
+            "0::/job/step",
+            "memory.events",
+            "oom_kill 2\n",
+        ),  # a container sees only its own group group
         ("4:memory:/job\n0::/", "memory/job/memory.oom_control", "under_oom 0\noom_kill 2\n"),
         ("4:memory:/job", "memory/memory.oom_control", "oom_kill 2\n"),
         ("", "none", ""),
@@ -82,7 +86,7 @@ def test_kills_are_counted_in_the_control_group_of_this_process(
 
 @contextlib.contextmanager
 def small_group(limit: int) -> Iterator[Path]:
-    """A control group with a memory limit, where this process may make one."""
+    """A control group with a memory limit, if this process may create one."""
     version_2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     name = f"vllm-caption-test-{os.getpid()}"
     group = deaths.CGROUPS / ("" if version_2 else "memory") / name

@@ -1,4 +1,4 @@
-"""Who gets what, what is tried again, who is to blame: each rule of the dispatcher."""
+"""Who gets what, what is retried, who is to blame: each rule of the dispatcher."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_suspect_waits_for_a_proven_engine_while_there_is_other_work() -> None:
     fresh = dispatcher.take(0, 2)
     assert [leased.item for leased in fresh] == ["c", "d"]
     dispatcher.captioned(0, captioned(fresh[0].lease), ())
-    assert dispatcher.take(0, 2) == []  # empties first
+    assert dispatcher.take(0, 2) == []  # finishes its items first
     dispatcher.captioned(0, captioned(fresh[1].lease), ())
     assert [leased.item for leased in dispatcher.take(0, 2)] == ["a"]
 
@@ -361,7 +361,7 @@ def test_engine_that_died_twice_in_a_row_gets_one_item_at_a_time_until_a_caption
         dispatcher.engine_lost(0)
     (leased,) = dispatcher.take(0, 2)
     dispatcher.captioned(0, captioned(leased.lease), ())
-    assert [leased.item for leased in dispatcher.take(0, 2)] == ["a"]  # the first suspect, alone
+    assert [leased.item for leased in dispatcher.take(0, 2)] == ["a"]  # the suspect, alone
 
 
 def test_engines_that_die_on_every_item_are_retired_after_eight_of_them() -> None:

@@ -37,7 +37,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 RUN_HERE = "console"
 RUN_ELSEWHERE = ("console gpu", "console cluster", "bash cluster")
-"""They need a GPU, or a cluster: here their flags are checked."""
+"""Blocks that need a GPU or a cluster: here only their flags are checked."""
 NO_COMMANDS = ("text", "markdown", "python")
 """Output, prompts, and Python code, which test_use.py and test_api.py run."""
 COMMAND = re.compile(r"^(\$|python3?|pip|make|vllm-caption|nohup|srun|sbatch|ray) ", re.MULTILINE)
@@ -66,7 +66,7 @@ class Command:
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """The kind and the text of each fenced block."""
+    """The kind and text of each fenced block."""
     return BLOCK.findall(page.read_text("utf-8"))
 
 
@@ -90,12 +90,12 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def is_open(command: str) -> bool:
-    """Whether the next line belongs to it."""
+    """Whether the command continues on the next line."""
     return command.endswith("\\") or ("<<'END'" in command and not command.endswith("\nEND"))
 
 
 def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]]:
-    """Each command of a page, what it said, and its exit code."""
+    """Each command on a page, its output, and its exit code."""
     (folder / "bin").mkdir()
     shim = folder / "bin/python"
     others = "|".join(name for name in COMMANDS if name not in ("run", "tune"))
@@ -109,7 +109,7 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
     shutil.copytree(SAMPLE_DIR / "raw", work / "images")
     listed = list(commands(page))
     script = "".join(f"{{ {c.text}\n}} 2>&1; echo; echo '{END}'$?\n" for c in listed)
-    # As with an activated environment: `ray` is there too.
+    # As in an activated environment, which also has `ray`.
     path = f"{shim.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = ENVIRONMENT | {"PATH": path, "COLUMNS": "100"}
     done = subprocess.run(
@@ -124,12 +124,12 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
     )
     ran = re.split(rf"\n{END}(\d+)\n", done.stdout)
     for command, said, exit_code in zip(listed, ran[:-1:2], ran[1::2], strict=True):
-        # The fake job names its model itself.
+        # The fake job sets its own model.
         yield command, said.replace("--model=demo ", "").splitlines(), int(exit_code)
 
 
 def matches(shown: list[str], said: list[str]) -> bool:
-    """Whether the output is the one shown, but for numbers and what `…` stands for."""
+    """Whether the output is the one shown, except for numbers and lines hidden by `…`."""
     pattern = "".join(
         r"(?:.*\n)*?" if line.strip() == "…" else re.escape(masked(line)) + r"\n" for line in shown
     )
@@ -148,7 +148,7 @@ Ran = list[tuple[Command, list[str], int]]
 def ran(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Path, Future[Ran]]]:
-    """Every page that was asked for, four at a time: most of their time is waiting."""
+    """Run every requested page, four at a time: most of the time is waiting."""
 
     def run(page: Path, folder: Path) -> Ran:
         return list(run_all(page, folder))
@@ -157,7 +157,7 @@ def ran(
     asked = {item.callspec.params["page"] for item in tests if "ran" in item.fixturenames}
     pages = [page for page in PAGES_WITH_COMMANDS if page in asked]
     pages = [page for page in pages if page.name != "machines.md" or not ray_runs()]
-    folders = [tmp_path_factory.mktemp(page.stem) for page in pages]  # not safe in threads
+    folders = [tmp_path_factory.mktemp(page.stem) for page in pages]  # not thread-safe
     with ThreadPoolExecutor(4) as threads:
         yield {
             page: threads.submit(run, page, folder)
@@ -166,7 +166,7 @@ def ran(
 
 
 def ray_runs() -> bool:
-    """Whether somebody has a Ray here, which the `ray stop` of a page would end too."""
+    """Whether a Ray cluster is running here, which a page's `ray stop` would end, too."""
     return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
 
 
@@ -215,7 +215,7 @@ def test_links_in_the_documentation_are_valid() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that GitHub gives the headings of a page."""
+    """The anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

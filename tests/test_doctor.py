@@ -1,4 +1,4 @@
-"""`doctor` says whether a run would start here, and what to do where it would not."""
+"""`doctor` says whether a run would start here, and what to do if not."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_model_name_that_is_not_available_offline(
 
 
 def silent(*arguments: object) -> Weights:
-    """A Hub that does not answer."""
+    """A Hub that does not respond."""
     raise OSError("no route to host")
 
 
@@ -152,13 +152,13 @@ def test_a_partial_cache_is_completed_by_a_run_but_not_offline(
 def test_weights_in_the_download_folder_need_no_config_there_and_do_not_count_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM downloads weights alone there; offline it takes everything from the Hub's own cache."""
+    """vLLM downloads only weights there; offline it reads everything from the Hub's cache."""
     (cached(tmp_path / "weights") / "config.json").unlink()
     flags = ["--model=someone/shapes", f"--download-dir={tmp_path / 'weights'}"]
     flags.append(f"--output={tmp_path / 'out'}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")  # the other is set, and counts
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")  # the other variable is set, and counts
     assert lines(*flags)[0] == 0
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     assert "vLLM does not look in --download-dir" in the_problem(*flags)

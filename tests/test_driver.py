@@ -187,7 +187,7 @@ def test_the_same_start_error_everywhere_ends_the_run_without_a_restart(
     run = Run(tmp_path, names(4), num_engines=4, start_engine=start_broken, first_alone=True)
     with pytest.raises(RunStopped, match=r"no engine can start: .*no kernel image"):
         asyncio.run(run.run())
-    assert sorted(run.state_of_first_at_start) == [0, 1]  # the others were spared the attempt
+    assert sorted(run.state_of_first_at_start) == [0, 1]  # the others did not try
     assert sum(engine.restarts for engine in run.stats.engines) == 0
     assert run.told == []
 
@@ -319,7 +319,7 @@ def test_engine_start_is_retried_if_the_machine_is_full_for_a_moment(
     monkeypatch.setattr(LocalExecutor, "start", start_at_the_third_try)
     asyncio.run(run.run())
     assert len(captions(run.config.output)) == 10
-    assert refused[2] - refused[1] >= 1.0  # a pause, so that the moment can pass
+    assert refused[2] - refused[1] >= 1.0  # a pause, so that the problem can pass
 
 
 def test_file_that_is_unreadable_for_a_moment_is_read_again_after_a_pause(

@@ -1,4 +1,4 @@
-"""Captions that were lost, edited or put there by hand, through the whole job with fake engines."""
+"""Captions that were lost, edited or added by hand, through the whole job with fake engines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def txt(folder: Path, file: str) -> Path:
 
 
 def edit(path: Path, text: str) -> None:
-    """As a person does, a minute later."""
+    """Edit as a person would, a minute later."""
     path.write_text(text)
     later_s = path.stat().st_mtime + 60
     os.utime(path, (later_s, later_s))

@@ -1,4 +1,4 @@
-"""Faults at the real engine's boundary: who is blamed, what is told, what everyone else gets."""
+"""Faults at the real engine's boundary: who is blamed, what is reported, what all others get."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUM_ITEMS = 40
 
 @dataclass(frozen=True)
 class Faults:
-    """One run over good items, and three that make the engine fail, each in its own way."""
+    """One run over good items and three that make the engine fail, each in a different way."""
 
     files: list[str]
     culprits: list[str]
@@ -26,7 +26,7 @@ class Faults:
 
     @property
     def deaths(self) -> list[str]:
-        """What was told of each death."""
+        """What was reported about each death."""
         return [line for line in self.result.stderr.splitlines() if " died " in line]
 
 
@@ -38,7 +38,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
     for number, word in enumerate(["killer", "hungry", "hanger"]):
         file = f"culprit_{number}.png"
         (folder / "raw" / file).write_bytes((folder / "raw" / files[number]).read_bytes())
-        name = f"design_{number:03}_{word}"  # among the others, in the order of documents
+        name = f"design_{number:03}_{word}"  # among the others, in document order
         write_document(folder, name, [file], ["SvgElement"], title=f"A {word}")
         culprits.append(file)
     arguments = (*FLAGS, FAULTY, "-dp=2", *input_flags(folder), f"--output={folder / 'out'}")

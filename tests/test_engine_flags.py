@@ -1,4 +1,4 @@
-"""vLLM's flags that a decision of ours depends on: how many GPUs an engine uses, and which ones."""
+"""vLLM's flags that our decisions depend on: how many GPUs an engine uses, and which ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("-pcp=2", 2),
         ("-dcp 2 -tp 2", 2),  # these ranks are those of -tp
         ("--enable-expert-parallel -tp 4", 4),
-        ("-pcp nonsense", 1),  # vLLM says what is wrong with it
+        ("-pcp nonsense", 1),  # vLLM reports what is wrong with it
         ("-pcp 0", 1),
     ],
 )

@@ -130,7 +130,7 @@ def test_engine_that_cannot_start_is_reported_with_its_error(
     with pytest.raises(RunStopped, match=r"no engine can start: .*no kernel image is available"):
         asyncio.run(run.run())
     assert captions(run.config.output) == {}
-    assert not any("no kernel image" in line for line in run.told)  # the error stands there once
+    assert not any("no kernel image" in line for line in run.told)  # the error appears once
 
 
 def test_first_engine_is_up_before_the_others_start_wherever_they_run(

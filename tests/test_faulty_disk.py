@@ -1,4 +1,4 @@
-"""Whose fault is an errno: one odd answer of a file system ends no run, and loses no caption.
+"""What an errno means: one odd error of a file system ends no run and loses no caption.
 
 The engines are fakes; the file system answers with errors that `support.faulty_disk` puts before
 the C library.
@@ -81,7 +81,7 @@ def test_errno_and_operation_decide_who_is_to_blame(
 
 
 class Failing:
-    """An operation that fails with these numbers, one after the other, and then is done."""
+    """An operation that fails with these numbers, one after the other, and then succeeds."""
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = list(numbers)
@@ -171,7 +171,7 @@ def test_removed_output_folder_fails_no_item(tmp_path: Path) -> None:
 
 
 def answer_with(number: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The answer of the disk to the writing of one caption."""
+    """Make the disk fail with this error when one caption is written."""
 
     def write(path: str, *arguments: Any, **options: Any) -> OSError | None:
         if path.startswith(name):
@@ -214,7 +214,7 @@ def test_disk_that_cannot_sync_is_reported_once_and_costs_neither_run_nor_rows(
         assert result.exit_code == 0
         assert_captioned(tmp_path, files)
         (part,) = parts(tmp_path / "out/manifest.parquet")
-    assert part.name == "part-00000004.parquet"  # of the first run: the second wrote none
+    assert part.name == "part-00000004.parquet"  # from the first run: the second wrote none
     result = faulty_run(tmp_path, Fault(call, number))
     assert result.stderr.count("power loss") <= 1
 
@@ -343,7 +343,7 @@ def test_part_that_can_never_be_synced_is_not_duplicated_by_reruns(
     for _ in range(3):
         fault = Fault("fsync", errno.EIO, part="out/manifest.parquet", first=2)
         assert faulty_run(tmp_path, fault).exit_code == 3
-        said = status(tmp_path / "out")  # all was captioned, and not all is saved
+        said = status(tmp_path / "out")  # everything was captioned, but not everything saved
         assert (said["state"], "Input/output error" in said["reason"]) == ("stopped", True)
         assert len(parts(tmp_path / "out/manifest.parquet")) <= 1
     assert faulty_run(tmp_path).exit_code == 0

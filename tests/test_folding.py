@@ -1,4 +1,4 @@
-"""Names that meet: where the output's disk does not tell two names apart, one .txt has one owner.
+"""Names that collide: if the output's disk treats two names as equal, one item owns the .txt.
 
 The disk that folds case, or composes accents, is `support.faulty_disk`; the engines are fakes.
 """
@@ -35,7 +35,7 @@ COMPOSED, APART = "caf\u00e9.png", "cafe\u0301.png"
 
 
 def make(folder: Path, *files: str) -> None:
-    """An input with one document for each file, in this order, and an image behind each."""
+    """An input with one document per file, in this order, each with an image."""
     (folder / "out").mkdir(exist_ok=True)
     for number, file in enumerate(files):
         path = folder / "raw" / file
@@ -57,7 +57,7 @@ def command(folder: Path, *arguments: str, composes: bool = False, folds: bool =
 
 
 def refused(folder: Path) -> dict[str, str]:
-    """file → reason of what failed as output_conflict, from the manifest."""
+    """file → reason, of items that failed with output_conflict, from the manifest."""
     found = rows(folder / "out").items()
     return {file: r["error"] for file, r in found if r["error_kind"] == "output_conflict"}
 
@@ -204,7 +204,7 @@ def test_row_whose_txt_is_another_items_keeps_its_text_after_a_kill(
 @needs_compiler
 def test_repair_never_gives_one_item_the_caption_of_another(tmp_path: Path) -> None:
     make(tmp_path, "Star.png", "star.png")
-    output = Output(tmp_path / "out", checkpoint_interval=10)  # as a job that asked no disk
+    output = Output(tmp_path / "out", checkpoint_interval=10)  # without a probe of the disk
     for file in ("Star.png", "star.png"):
         output.save_row(row(file, document="doc_0"))
     output.files.write("star.png", "caption of star.png")

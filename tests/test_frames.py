@@ -1,4 +1,4 @@
-"""Which frame of an animation, and which pixels of an icon, the model is shown."""
+"""Which frame of an animation, and which pixels of an icon, the model sees."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def middle(prepared: PreparedImage) -> tuple[int, ...]:
 def test_first_frame_that_shows_something_is_used(
     tmp_path: Path, image_format: str, blank: str, number: int
 ) -> None:
-    # Frames that are equal would become one.
+    # Equal frames would be merged.
     faint = [BLANKS[blank].copy() for _ in range(number)]
     later = ellipse((20, 20, 220, 255), SIZE)
     prepared = prepare(tmp_path, animated(image_format, *faint, SHAPE, later))
@@ -108,13 +108,13 @@ def test_damage_after_a_blank_first_frame_leaves_that_frame(
 
 
 def bitmap(size: tuple[int, int], alpha: int, mask: bytes = b"", bits: int = 32) -> bytes:
-    """A red bitmap as icons hold it."""
+    """A red bitmap as in an icon."""
     header = struct.pack("<IiiHHIIiiII", 40, size[0], size[1] * 2, 1, bits, 0, 0, 0, 0, 0, 0)
     return header + bytes((*reversed(RED), alpha)) * (size[0] * size[1]) + mask
 
 
 def cursor(content: bytes) -> bytes:
-    """Its hot spot stands where an icon has its depth."""
+    """A cursor, whose hot spot is where an icon has its depth."""
     entry = struct.pack("<4B2H2I", 16, 16, 0, 0, 5, 7, len(content), 22)
     return struct.pack("<3H", 0, 2, 1) + entry + content
 

@@ -27,7 +27,7 @@ GOOD = Finding(True, "went well", {"images_per_s": 4.0})
 
 
 class Clock:
-    """Time that passes only where a step says so."""
+    """A clock that advances only when a step says so."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -36,7 +36,7 @@ class Clock:
         return self.now_s
 
     def step(self, name: str, takes_s: float, least_s: float = 5, limit_s: float = 60) -> Step:
-        """A good step that takes as long as this, and no longer than it is allowed to."""
+        """A good step that takes this long, but no longer than it is allowed."""
 
         def act(limit_s: float) -> Finding:
             self.now_s += min(takes_s, limit_s)
@@ -207,7 +207,7 @@ CPU = CpuCaptions(0.5, {"a.png": CpuCaption(("Small", " red", " ring", "."), (9,
     ("caption", "explained"),
     [
         ("Small red ring.", True),
-        ("Small pink star.", True),  # it parts where `red` was hardly ahead
+        ("Small pink star.", True),  # it differs where `red` was hardly ahead
         ("Large red ring.", False),
         ("Small red star.", False),
         ("", False),

@@ -1,4 +1,4 @@
-"""What is known of the GPUs, through a fake of NVML: this machine has none."""
+"""The figures of GPUs, through a fake NVML: this machine has no GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The corpus of hostile inputs through the real job: every defect comes to what was decided.
+"""The corpus of hostile inputs through the real job: every defect has its decided outcome.
 
 The decisions are those of docs/input.md. The corpus is generated anew, because links, pipes and
 names that are not UTF-8 survive no archive.
@@ -82,7 +82,7 @@ CAPTIONED_BY_DECISION = {
     "ok/d_type_space.png",
     *(("fs/unreadable.png", "fs/locked/x.png", "skip/d_unreadable.png") if AS_ROOT else ()),
 }
-"""What the corpus lets one caption or refuse, and we caption."""
+"""What the corpus allows to be captioned or refused, and we caption."""
 
 NUM_ITEMS = 177
 CONFLICT = {"fs/conflict", "fs/conflict.txt/x.png"}
@@ -118,7 +118,7 @@ class Cost:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The corpus with all that only a live file system holds."""
+    """The corpus with everything that only a live file system can hold."""
     folder = tmp_path_factory.mktemp("hostile") / "corpus"
     make_hostile_corpus(folder, special=True)
     yield folder
@@ -133,7 +133,7 @@ def hostile(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> HostileRu
     healthy = tmp_path_factory.mktemp("healthy")
     make_input(healthy, NUM_ITEMS)
     healthy_arguments = [*FLAGS, *input_flags(healthy), f"--output={healthy / 'out'}"]
-    run_here(*healthy_arguments, "--limit=1", "--quiet")  # vLLM's import is charged to neither
+    run_here(*healthy_arguments, "--limit=1", "--quiet")  # vLLM's import counts for neither
     arguments = [*FLAGS, *input_flags(corpus), f"--output={output}"]
     before = contents(corpus.parent, but=output)
     forget_openings(corpus)
@@ -191,7 +191,7 @@ def openings(folder: Path) -> set[str]:
 
 @contextlib.contextmanager
 def listening() -> Iterator[socket.socket | None]:
-    """A server where the corpus has a URL; None where that port is not ours to take."""
+    """A server at the URL in the corpus; None if the port is not available."""
     try:
         server = socket.create_server(("127.0.0.1", 9))
     except OSError:
@@ -214,7 +214,7 @@ def has_caller(server: socket.socket | None) -> bool | None:
 
 @contextlib.contextmanager
 def measured(cost: Cost) -> Iterator[None]:
-    """Take the time, and the memory of this process and its descendants each 50 ms."""
+    """Measure the time, and every 50 ms the memory of this process and its descendants."""
     ended, me = threading.Event(), psutil.Process()
 
     def watch() -> None:
@@ -351,7 +351,7 @@ def test_hostile_run_counts_what_it_did_and_exits_1(hostile: HostileRun) -> None
     documents = hostile.expected["documents"].values()
     skipped = sum(document["outcome"] == "skipped" for document in documents) - AS_ROOT
     ignored = sum(document["outcome"] == "ignored" for document in documents)
-    read = len(documents) - ignored - 1  # and the hidden one
+    read = len(documents) - ignored - 1  # plus the hidden one
     assert hostile.first.exit_code == 1, hostile.first.stderr
     assert f"Documents: {read} read, {skipped} skipped\n" in hostile.first.stdout
     counts = f"captioned {num_captioned} ({num_captioned} in this run), failed {num_failed}\n"

@@ -142,7 +142,7 @@ READERS: dict[str, Callable[[Path], list[Any]]] = {
 
 
 def _command(*arguments: str) -> Result:
-    """One command, which says what is wrong in sentences."""
+    """Run one command, whose errors must be sentences."""
     result = run_here(*arguments)
     assert "Traceback" not in result.stderr, result.stderr
     assert "internal error" not in result.stderr + result.stdout, result.stderr
@@ -160,7 +160,7 @@ def _results(found: dict[str, dict[str, Any]]) -> dict[str, int]:
 
 
 def _without_run(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Rows without what differs from run to run."""
+    """Rows without the columns that differ from run to run."""
     kept = (
         "file",
         "document",

@@ -1,4 +1,4 @@
-"""From files to pixels: what the model is shown, and what is refused with which words."""
+"""From files to pixels: what the model sees, and what is refused with which message."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ def test_broken_colour_profile_is_ignored(tmp_path: Path) -> None:
 def test_pixels_beyond_the_cap_are_too_large_and_never_decoded(tmp_path: Path, side: int) -> None:
     content = raw_png((8, 8), 1, 0, b"\0")
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    content = content[:8] + png_chunk(b"IHDR", header) + content[33:]  # the pixels are missing
+    content = content[:8] + png_chunk(b"IHDR", header) + content[33:]  # without pixel data
     assert kind_of(tmp_path, content) == "too_large"
 
 
@@ -851,7 +851,7 @@ def test_hostile_corpus_gives_every_item_its_expected_outcome(hostile_corpus: Pa
 
 
 def difference(root: Path, item: dict[str, Any]) -> str:
-    """What came instead of what is expected; empty where both agree."""
+    """The outcome if it is not the expected one; empty if it is."""
     outcomes = {item["outcome"], item.get("alt", item["outcome"])}
     try:
         prepared = prepare_image(str(root), item["file"], CONFIG)

@@ -111,7 +111,7 @@ RECORDS = [
 
 
 def write_table(path: Path, records: list[dict[str, object]]) -> Path:
-    """In the format of its ending."""
+    """Write a table in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     names = list(records[0])
     if path.suffix == ".jsonl":

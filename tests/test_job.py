@@ -38,7 +38,7 @@ pytestmark = pytest.mark.engine
 
 MODEL = "--model=demo"
 SHORT = "--max-tokens=16"
-LONG = ("--ignore-eos", "--max-tokens=60", "--no-checks")  # every item takes its time
+LONG = ("--ignore-eos", "--max-tokens=60", "--no-checks")  # every item is slow
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def test_repeatedly_killed_driver_leaves_no_process_and_repeats_nothing(
         now = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
         assert captions_at_kill <= len(now) < 90
         assert all(path.stat().st_size for path in now)
-        assert now | written == now  # nothing is made twice
+        assert now | written == now  # nothing is captioned twice
         written = now
     assert run_here(*arguments).exit_code == 0
     assert set(captions(output)) == set(rows(output)) == set(files)
@@ -340,7 +340,7 @@ def test_slow_engine_takes_fewer_items_and_the_others_take_its_share(tmp_path: P
     before: list[int] = []
 
     def slow_down(_: io.StringIO) -> None:
-        """From when both are up, one runs for a tenth of the time."""
+        """Once both engines are up, one runs for only a tenth of the time."""
         pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output))
         before.extend(engine["captioned"] for engine in status(output)["engines"])
         with contextlib.suppress(ProcessLookupError):  # it has ended
@@ -397,7 +397,7 @@ def test_ctrl_c_before_an_engine_is_up_leaves_at_once(
     driver = psutil.Process(process.pid)
     family = wait_until(lambda: len(found := driver.children()) >= processes and [driver, *found])
     began = time.monotonic()
-    os.killpg(process.pid, number)  # also reaches what does not lead a session of its own yet
+    os.killpg(process.pid, number)  # also reaches processes that do not lead their own session yet
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr

@@ -1,4 +1,4 @@
-"""The names in an output folder: spelled in one module, and none of them free for a caption."""
+"""The names in an output folder: spelled out in one module, and none available to a caption."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = {
 
 
 def strings(path: Path) -> Iterator[str]:
-    """Every string that is no docstring."""
+    """Every string that is not a docstring."""
     tree = ast.parse(path.read_text())
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -48,7 +48,7 @@ def test_no_other_module_spells_out_a_name_of_the_output_folder() -> None:
         for text in strings(path)
         if any(name in text for name in NAMES)
         or text in (layout.LOGS, layout.SHARDS)
-        # A .txt beside an image in a tar is the input's own.
+        # A .txt beside an image in a tar is part of the input.
         or (text.startswith(layout.CAPTION_SUFFIX) and path.parent.name != "inputs")
     ]
     assert spelled == []

@@ -1,6 +1,6 @@
-"""What is found out about a machine before an engine starts, in the words that the user reads.
+"""What is checked on a machine before an engine starts, in the words that the user reads.
 
-NVML describes the machine (`PretendGpus`); everything else is looked at for real, or taken away.
+NVML describes the machine (`PretendGpus`); everything else is checked for real, or removed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def config(model: str = "demo", *engine_args: str, **sizes: int) -> EngineConfig
 
 
 def checks(engine: EngineConfig) -> list[Check]:
-    """Of one engine for each group of the machine's GPUs."""
+    """The checks for one engine per group of the machine's GPUs."""
     number = len(visible_gpus()) // engine.gpus_per_engine
     return check_machine(engine, assign_gpus(number, engine.gpus_per_engine), find_weights(engine))
 
@@ -199,7 +199,7 @@ def test_without_a_compiler_the_package_to_install_is_named(
     assert_says(problem(config()), "^C compiler: ", "gcc", "apt install gcc", "CC")
     monkeypatch.setenv("CC", "/opt/gcc/bin/gcc")
     assert_says(problem(config()), "^C compiler: CC names /opt/gcc/bin/gcc, which is not there")
-    monkeypatch.setenv("CC", sys.executable)  # anything that can be run
+    monkeypatch.setenv("CC", sys.executable)  # any executable
     assert problem_among(checks(config())) is None
 
 

@@ -1,4 +1,4 @@
-"""What vLLM's and torch's memory errors mean to a user: advice that helps for this kind."""
+"""What vLLM's and torch's memory errors mean to a user: advice that helps for each kind."""
 
 from __future__ import annotations
 

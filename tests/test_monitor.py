@@ -1,4 +1,4 @@
-"""The time series beside the manifest, the warnings, and that neither ever costs the run."""
+"""The time series beside the manifest, the warnings, and that neither ever stops a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CALM = HostFigures(50.0, 40.0, 100.0, 500.0, 30.0)
 
 
 def row(number: int, run_id: str = "run-1", engines: int = 2) -> dict[str, Any]:
-    """A sample of a run with two engines, one of them with a GPU that is known."""
+    """A sample of a run with two engines, one of them with GPU figures."""
     stats = RunStats([EngineFigures(n, "up", 11, captioned=number) for n in range(engines)])
     stats.captioned = number
     status = make_status(run_id, "running", stats, 0.0, "")

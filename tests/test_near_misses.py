@@ -1,4 +1,4 @@
-"""What the sentence of a missing file says about what is there instead."""
+"""What the message about a missing file says about similar files."""
 
 from __future__ import annotations
 

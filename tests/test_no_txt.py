@@ -1,4 +1,4 @@
-"""`--no-txt`: the manifest holds the captions, and is all that a rerun looks at.
+"""`--no-txt`: the manifest holds the captions, and is all that a rerun reads.
 
 The engines are fakes; command lines, processes and files are real.
 """

@@ -1,4 +1,4 @@
-"""An input of which nothing can be taken is a mistake that is named, whichever command meets it."""
+"""An input from which nothing can be captioned is reported as a mistake by every command."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def swap(folder: Path) -> None:
 
 
 def equal(name: str) -> Callable[[Path], None]:
-    """Both folders are this one."""
+    """Both folder flags name this one."""
 
     def link(folder: Path) -> None:
         other = "json_detail" if name == "jsons" else "jsons"

@@ -1,4 +1,4 @@
-"""Images that lie in an object store, with a real S3 endpoint on loopback."""
+"""Images in an object store, with a real S3 endpoint on loopback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def uri(tmp_path: Path, server: S3Server) -> str:
-    """The images of an input, in a bucket and nowhere else."""
+    """An input whose images are only in a bucket."""
     make_input(tmp_path, NUM_ITEMS)
     (tmp_path / "raw/text.png").write_text("not an image")
     found = server.upload(tmp_path / "raw", tmp_path.name)

@@ -26,7 +26,7 @@ NUM_ITEMS = 5
 
 
 def caption_sample(model: Path, output: Path, *flags: str) -> Result:
-    """The first shapes of the bundled sample, captioned by one engine as they come."""
+    """The first shapes of the bundled sample, captioned by one engine."""
     paths = [f"--model={model}", *input_flags(SAMPLE), f"--output={output}", "-dp=1"]
     return run_here(
         *paths, f"--limit={NUM_ITEMS}", "--max-tokens=8", "--no-checks", "--quiet", *flags
@@ -43,7 +43,7 @@ def idefics3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def native_output(idefics3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What vLLM's own code makes of the sample."""
+    """The captions of the sample by vLLM's native code."""
     output = tmp_path_factory.mktemp("native")
     result = caption_sample(idefics3, output)
     assert result.exit_code == 0, result.stderr

@@ -1,4 +1,4 @@
-"""What lies in the output folder, in which order, and what a rerun makes of it."""
+"""What is written to the output folder, in which order, and what a rerun does with it."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def test_second_run_is_refused_even_if_somebody_removed_the_lock_file(
     output = Output(tmp_path, checkpoint_interval=10)
     (tmp_path / ".run.lock").unlink()
     assert f"is in use by process {os.getpid()} on " in second_run(tmp_path)
-    assert find_holder(tmp_path) is None  # to this process itself
+    assert find_holder(tmp_path) is None  # held by this process
     output.close(complete=True)
     assert second_run(tmp_path) == ""
 
@@ -434,7 +434,7 @@ def test_caption_that_somebody_writes_during_a_run_stays_and_gets_its_row(
 
 
 def test_caption_that_a_person_wrote_stays_whatever_its_mtime(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("by hand")  # before the run begins, as clocks that go back show
+    (tmp_path / "a.txt").write_text("by hand")  # as if the clock had gone back
     output = Output(tmp_path, 100)
     assert output.save_caption(row("a", caption="of this run", recipe_id="r")).recipe_id is None
     output.close(complete=True)

@@ -1,4 +1,4 @@
-"""The sdist and the wheel: what they hold, and that the commands work from them alone."""
+"""The sdist and the wheel: what they contain, and that the commands work from them alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Built:
 
     @property
     def wheel_names(self) -> list[str]:
-        """Files only."""
+        """The names of its files."""
         return [name for name in zipfile.ZipFile(self.wheel).namelist() if name[-1] != "/"]
 
 

@@ -1,4 +1,4 @@
-"""A path on the command line means one thing to every part of the job, or is refused in a line."""
+"""A path on the command line means the same to every part of the job, or is refused in a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--pilot N`: a fair small share of the input first, the rest later."""
+"""`--pilot N`: a small representative share of the input first, the rest later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `plan` says before a run, and that it leaves no trace."""
+"""What `plan` reports before a run, and that it leaves no trace."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def kinds(problems: list[Any]) -> dict[str, int]:
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything below a folder with size and time of change."""
+    """Everything below a folder, with size and mtime."""
     found = [folder, *folder.rglob("*")] if folder.exists() else []
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
@@ -563,7 +563,7 @@ def test_mistake_is_one_line_and_exit_2(tmp_path: Path, spoil: Spoil, message: s
 
 
 def smart_resize() -> Callable[..., tuple[int, int]]:
-    """transformers' own function, out of its source, so that torch is not imported."""
+    """transformers' function, extracted from its source, so that torch is not imported."""
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
         pytest.skip("transformers is not installed")

@@ -1,4 +1,4 @@
-"""PNGs are handed to Pillow inflated: the same pixels and the same refusals, only sooner."""
+"""PNGs are handed to Pillow inflated: the same pixels and the same refusals, only faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams that are closed, odd locales and temporary folders, signals: the run is the same."""
+"""Closed streams, odd locales and temporary folders, signals: the result is the same."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ STREAMS = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full")
 def in_shell(
     redirections: str, command: tuple[str, ...], *arguments: str, **environment: str
 ) -> int:
-    """The exit code of a command whose streams a shell has closed or sent elsewhere."""
+    """The exit code of a command whose streams a shell has closed or redirected."""
     script = f'exec "$@" {redirections}'
     line = ["sh", "-c", script, "sh", sys.executable, *command, *arguments]
     return subprocess.run(line, env=ENVIRONMENT | environment, timeout=120).returncode
 
 
 def flags(folder: Path, *more: str) -> list[str]:
-    """Of a run over ``folder`` into ``folder/out``."""
+    """The flags of a run over ``folder`` into ``folder/out``."""
     return [*input_flags(folder), f"--output={folder / 'out'}", *more]
 
 
@@ -183,7 +183,7 @@ def test_exit_code_shows_an_interrupted_status_watch(folder: Path) -> None:
     os.mkfifo(shown)
     with (
         subprocess.Popen(watching, env=ENVIRONMENT) as job,
-        shown.open("wb"),  # opens when it is read, which then waits for the content
+        shown.open("wb"),  # opening it for reading blocks until there is content
     ):
         job.send_signal(signal.SIGINT)
         assert job.wait(60) == 130
@@ -225,7 +225,7 @@ def test_warning_signal_of_a_batch_system_drains_however_often_it_comes(
 
 
 def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
-    """Read what a run tells until a line has these words."""
+    """Read the output of a run up to a line with these words."""
     assert process.stderr is not None
     for line in process.stderr:
         if words in line:
@@ -244,7 +244,7 @@ def test_time_during_which_the_whole_job_stood_still_does_not_count(tmp_path: Pa
         stopped.suspend()
     time.sleep(5)
     driver.resume()
-    time.sleep(0.7)  # it looks at its engine before that can say anything
+    time.sleep(0.7)  # it checks its engine before that can report anything
     for stopped in others:
         stopped.resume()
     (tmp_path / "raw/gate").touch()
@@ -355,7 +355,7 @@ def test_engine_restarts_after_the_temporary_folder_was_cleaned(tmp_path: Path) 
 
 
 def killed_owner(base: Path) -> Path:
-    """The folder of a process that was killed."""
+    """The folder of a killed process."""
     code = "from vllm_caption.process import socket_folder; print(socket_folder(), flush=True)"
     line = [sys.executable, "-c", f"{code}; input()"]
     environment = ENVIRONMENT | {"TMPDIR": str(base)}
@@ -365,7 +365,7 @@ def killed_owner(base: Path) -> Path:
         assert owner.stdout is not None
         folder = Path(owner.stdout.readline().strip())
         process.remove_abandoned(base)
-        assert folder.is_dir()  # it lives
+        assert folder.is_dir()  # it is alive
         owner.kill()
     assert folder.parent == base
     assert folder.is_dir()
@@ -446,6 +446,6 @@ def test_real_engines_run_without_a_home_and_with_a_long_temporary_folder(tmp_pa
     done = run("--model=demo", *flags(tmp_path, "-dp=1", "--no-checks"), environment=environment)
     assert done.exit_code == 0, done.stderr
     assert captions(tmp_path / "out").keys() == set(files)
-    # torch keeps its own cache there, under its user's name, for the next run.
+    # torch keeps its cache there, under the user's name, for the next run.
     left = [path.name for path in long.iterdir() if not path.name.startswith("torchinductor_")]
     assert not left

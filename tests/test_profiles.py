@@ -1,4 +1,4 @@
-"""Colour profiles: the model is shown the colours that a file means."""
+"""Colour profiles: the model sees the colours that a file means."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 def stored(colour: tuple[int, ...], profile: bytes) -> tuple[int, ...]:
-    """The numbers by which a profile means an sRGB colour."""
+    """The numbers that mean an sRGB colour in a profile."""
     source, target = ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile))
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
     by = ImageCms.buildTransform(source, target, "RGB", "RGB", intent)
@@ -100,7 +100,7 @@ def test_alpha_stays_and_colours_change(tmp_path: Path, size: tuple[int, int]) -
 
 
 def test_backdrop_is_chosen_by_the_converted_colours(tmp_path: Path) -> None:
-    """Linear 150 is sRGB 201: it shows on white by its profile; linear 230 is 244, and does not."""
+    """Linear 150 is sRGB 201, which is visible on white; linear 230 is 244, which is not."""
     profile = PROFILES["linear"]
     for level, backdrop in ((150, "white"), (230, "black")):
         image = ellipse((level, level, level, 255))

@@ -1,4 +1,4 @@
-"""What a user sees while it runs."""
+"""What a user sees during a run."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def busy(captioned: int) -> RunStats:
 
 
 def log_of(tmp_path: Path, *, as_json: bool = False, quiet: bool = True) -> tuple[str, str]:
-    """What a short run tells: its log file, and its stream."""
+    """What a short run shows: its log file, and its stream."""
     out = io.StringIO()
     with contextlib.closing(EventLog(tmp_path / "logs/run.log", as_json=as_json)) as log:
         progress = Progress(quiet=quiet, stream=out, log=log)

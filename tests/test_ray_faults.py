@@ -53,7 +53,7 @@ def cluster(head: RayCluster) -> Iterator[RayCluster]:
 
 
 def run_with(run: Run, happens: Callable[[], Awaitable[None]]) -> None:
-    """The run, and beside it what happens to its cluster; then the gate is opened."""
+    """A run, during which something happens to its cluster; then the gate is opened."""
 
     async def both() -> None:
         running = asyncio.create_task(run.run())

@@ -57,7 +57,7 @@ def test_reasoning_that_is_cut_off_or_ends_the_text_is_not_an_answer(
 
 @pytest.mark.parametrize("name", [name for name in MARKS if "without" not in name])
 def test_closing_mark_alone_is_removed(name: str) -> None:
-    """The chat template has put the first half into the prompt."""
+    """The chat template has put the opening mark into the prompt."""
     answer = answer_of(f"{THOUGHT}{MARKS[name][1]}{CAPTION}")
     assert answer is not None and answer.strip() == CAPTION
 

@@ -48,7 +48,7 @@ def recipe_id(*engine_args: str) -> str:
 
 
 def another(value: Any) -> Any:
-    """A value that a setting does not have by default."""
+    """A value other than the default of a setting."""
     if value is None:
         return 7
     if isinstance(value, bool):

@@ -51,7 +51,7 @@ def in_this_run(result: Result) -> int:
 
 
 def mark(folder: Path, files: list[str], **columns: object) -> None:
-    """Change the rows of these items, as a run would have made them."""
+    """Change the rows of these items."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

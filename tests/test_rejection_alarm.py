@@ -1,4 +1,4 @@
-"""The warning that a run's captions are mostly rejected: early, once, and with what to do."""
+"""The warning that many captions of a run are rejected: early, once, and with a remedy."""
 
 from __future__ import annotations
 

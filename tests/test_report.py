@@ -1,4 +1,4 @@
-"""`report` from the outside: the page's numbers, its text, its pictures and its refusals."""
+"""`report` from the outside: the numbers, text and pictures of the page, and its refusals."""
 
 from __future__ import annotations
 
@@ -251,10 +251,10 @@ def test_each_kind_flag_and_type_has_its_turn_in_the_sample(tmp_path: Path) -> N
     sample = items.sides[0].take(chosen)
     kinds = set(sample["error_kind"].to_pylist())
     assert "engine_error" in kinds
-    assert "missing_file" not in kinds  # there is no picture to show
+    assert "missing_file" not in kinds  # without a picture
     assert {tuple(f) for f in sample["flags"].to_pylist()} == {(), ("too_long",), ("cut_off",)}
     assert len(set(sample["element_type"].to_pylist())) == 3
-    assert sample["flags"].to_pylist().count([]) >= 150  # the ordinary ones keep half
+    assert sample["flags"].to_pylist().count([]) >= 150  # half is left to ordinary ones
     assert choose(items, 300) == chosen
 
 
@@ -399,7 +399,7 @@ def test_sentences_of_the_page_are_separated(tmp_path: Path) -> None:
 
 
 def sentences(page: str) -> str:
-    """What is read, each tag as a space; without styles, scripts and the gallery's data."""
+    """The visible text, each tag as a space; without styles, scripts and the gallery's data."""
     shown = re.sub(r"<(style|script).*?</\1>", "", page, flags=re.S)
     return html.unescape(re.sub(r"<[^>]*>", " ", shown))
 
@@ -418,7 +418,7 @@ def test_page_can_be_made_during_a_run_and_writes_only_itself(tmp_path: Path) ->
 
 
 def fresh(tmp_path: Path, what: str) -> list[str]:
-    """The arguments of a report that cannot be made."""
+    """The arguments of an impossible report."""
     good = write_folder(tmp_path / "good", [row()])
     if what == "no rows":
         write_folder(tmp_path / "none", [])

@@ -13,20 +13,20 @@ STYLE = re.sub(r"/\*.*?\*/", "", (FOLDER / "page.css").read_text("utf-8"), flags
 TEXT = ("ink", "soft", "accent", "bad", "warn")
 SURFACES = ("back", "card")
 SHOWN = ("edge", "accent", "bad", "warn", "c0", "c1", "soft")
-"""Borders of what is used, outlines of the focus, stripes of cards, and lines of charts."""
+"""Borders of controls, focus outlines, stripes of cards, and lines of charts."""
 PAIRS = [
     *((text, surface, 4.5) for text in TEXT for surface in SURFACES),
     *((shown, surface, 3.0) for shown in SHOWN for surface in SURFACES),
     ("back", "accent", 4.5),  # the letter of a folder
     *(("ink", behind, 4.5) for behind in ("add", "cut", "hit")),
-    ("soft", "line", 4.5),  # instead of a picture that does not load
+    ("soft", "line", 4.5),  # in place of a picture that does not load
 ]
 DECORATION = {"line"}
-"""Grids and frames that nobody has to see."""
+"""Grids and frames that need not be visible."""
 
 
 def palettes() -> dict[str, dict[str, Colour]]:
-    """Light, dark by the system, and dark by the button."""
+    """Light, dark by system setting, and dark by the button."""
     found = [
         {name: rgb(value) for name, value in re.findall(r"--([\w-]+): (#\w+)", block)}
         for block in re.findall(r"\{([^{}]*--back:[^{}]*)\}", STYLE)

@@ -25,7 +25,7 @@ FLAGS = [
 ]
 HOSTILE = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>\u2028end'
 SCREENSHOTS = os.environ.get("REPORT_SCREENSHOTS")
-"""A folder: tests that look leave their pictures there."""
+"""A folder in which tests leave their screenshots."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def small_rows(tmp: Path) -> list[Any]:
 
 
 def more() -> list[Any]:
-    """The same files with other words; the first is said the same."""
+    """The same files with other captions, except for the first."""
     others = [row("00.png", caption="A shape of number 0.")]
     others += [row(f"{n:02}.png", caption=f"A wide shape of the number {n}.") for n in range(1, 60)]
     others[10] = row("10.png", caption="左上角的蓝色圆形")
@@ -102,7 +102,7 @@ def browser(pages: dict[str, Path]) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Callable[..., Any]]:
-    """Opens a page; whatever it asks for, logs, or throws is a failure at the end."""
+    """Opens a page; anything it requests, logs or throws is a failure at the end."""
     complaints: list[str] = []
     contexts = []
 
@@ -129,7 +129,7 @@ def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Callable[..., Any]]:
 
 
 def found(page: Any) -> str:
-    """What the gallery says it shows, once it has settled."""
+    """What the gallery says it shows, once it is stable."""
     page.wait_for_selector("#cards[aria-busy=false]", state="attached")
     return str(page.inner_text("#found"))
 
@@ -417,7 +417,7 @@ def test_everything_that_is_used_has_a_name_for_a_screen_reader(visit: Any) -> N
 
 
 def contrast_of(page: Any, selector: str) -> float:
-    """Of an element's text with the surface under it."""
+    """The contrast of an element's text with its background."""
     colours = page.evaluate(
         """(selector) => {
           let element = document.querySelector(selector), under = element;

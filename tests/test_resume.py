@@ -1,4 +1,4 @@
-"""What a rerun leaves to the engines, and what it settles by itself."""
+"""What a rerun leaves to the engines, and what it settles without them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERY_REDO = [
 
 
 def edit(path: Path, text: str) -> None:
-    """As a person does, a minute later."""
+    """Edit as a person would, a minute later."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     later_s = path.stat().st_mtime + 60
@@ -88,7 +88,7 @@ def test_redo_kind_retries_these_and_new_items_but_no_other_failures(
 # --- a .txt that is not there --------------------------------------------------------------------
 
 NOTHING = [None, b"", b" \n", b"\xef\xbb\xbf", b"\0" * 16]
-"""What is left of a .txt: no file, nothing in it, what an editor or a power loss leaves."""
+"""What may be left of a .txt: no file, an empty one, or what an editor or a power loss leaves."""
 
 
 def spoil(path: Path, content: bytes | None) -> None:

@@ -548,7 +548,7 @@ def test_caption_in_the_script_of_the_language_may_name_foreign_lettering(
 
 # -------------------------------------------------------------------------- captions that are true
 def true_captions() -> list[str]:
-    """Labels of two corpora of real shapes, and what the bundled model was trained to say."""
+    """Labels of two corpora of real shapes, and the training captions of the bundled model."""
     data = Path(__file__).parent / "data" / "crello_like" / "expected.json"
     sample = Path(vllm_caption.demo.__file__).parent / "sample" / "labels.json"
     items = [*json.loads(data.read_text())["items"].values()]

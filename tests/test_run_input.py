@@ -1,4 +1,4 @@
-"""`verify` and `export` need no more than `--output`: a run keeps what its input was."""
+"""`verify` and `export` need only `--output`: a run records what its input was."""
 
 from __future__ import annotations
 

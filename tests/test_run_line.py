@@ -24,7 +24,7 @@ VALUES = {
     "--shard": "1/2",
     "--data-parallel-size": "2",
 }
-"""Where 1 is no value of a flag."""
+"""Values of the flags that do not accept 1."""
 OF_VLLM = ("--gpu-memory-utilization", "0.8", "--enforce-eager", "-O3", "--hf-overrides", "-a b")
 ELSEWHERE = {"--input", "--jsons", "--json-detail", "--images-root", "--limit", "--output"}
 ELSEWHERE |= {"--image-column", "--id-column", "--type-column", "--skip-types"}

@@ -1,4 +1,4 @@
-"""When one error for everyone ends the run, and when it stays the items' own."""
+"""When an error shared by all items ends the run, and when only its items fail."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ REFUSED = engine_error("the chat template takes no system message")
 
 
 def add_many(errors: SameErrors, number: int, error: AnswerError = REFUSED) -> list[Fault]:
-    """Answers to as many items."""
+    """Answers to this many items."""
     return [errors.add(0, f"{item}.png", error) for item in range(number)]
 
 
 def error_of(text: str) -> AnswerError | None:
-    """Of a model's text, through the rules of captions."""
+    """The error of a model's text, through the rules for captions."""
     return caption_error(text, check_caption(clean_caption(text), "stop", CaptionRules()))
 
 

@@ -1,4 +1,4 @@
-"""Runs side by side without a cluster: stable parts of the items, and one manifest in the end."""
+"""Concurrent runs without a cluster: fixed parts of the items, and one manifest in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Silent or slow: time limits, which a pause of the whole process does not use up."""
+"""Silent or slow: time limits, which a pause of the whole process does not consume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check before a run asks the model what the run will ask; what fails is told on one line."""
+"""The check before a run renders a request like those of the run; a failure is one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(result: Result, output: Path) -> str:
 
 
 def with_template(folder: Path, begin: str) -> str:
-    """The bundled model with another begin of its chat template."""
+    """The bundled model with another start of its chat template."""
     model = folder / "model"
     shutil.copytree(MODEL_DIR, model)
     template = model / "chat_template.jinja"

@@ -1,4 +1,4 @@
-"""What `status` says of a run that runs, has ended, or died; and when `--watch` ends."""
+"""What `status` reports of a run that is active, ended or died; and when `--watch` ends."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_last_state_of_a_run_says_whether_it_finished_and_why_not(
         ("stopped", None, 49, "stopped"),
         ("finished", None, 0, "finished"),
         ("interrupted", "process 7", 49, "interrupted"),
-        ("ended", None, 0, "finished"),  # of an older version
+        ("ended", None, 0, "finished"),  # from an older version
         ("ended", None, 49, "stopped"),
     ],
 )
@@ -271,7 +271,7 @@ def test_checking_the_lock_never_causes_a_run_to_be_refused(tmp_path: Path) -> N
 
 
 def end_after(lock: OutputLock, root: Path, looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting; the run ends after so many looks."""
+    """Do not wait; the run ends after this many looks."""
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:

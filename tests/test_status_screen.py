@@ -1,4 +1,4 @@
-"""The screen of `status --watch`: what it shows of one run and of shards, at any size."""
+"""The screen of `status --watch`: what it shows of a run and of shards, at any size."""
 
 from __future__ import annotations
 

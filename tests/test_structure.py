@@ -140,7 +140,7 @@ def test_imports_between_packages_follow_the_order() -> None:
 
 def test_no_two_modules_import_each_other_not_even_through_a_third() -> None:
     graph = project_imports()
-    graph[""] = set()  # the package itself imports its names when they are used
+    graph[""] = set()  # the package imports its public names on use
     done: set[str] = set()
 
     def visit(module: str, way: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Fields instead of free text: what a prompt file may ask for, and what of an answer is kept."""
+"""Fields instead of free text: what a prompt file may ask for, and what is kept of an answer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Load = Callable[[str], Prompt]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Loads a prompt of this text."""
+    """Loads a prompt with this text."""
 
     def load_text(content: str) -> Prompt:
         path = tmp_path / "mine.md"
@@ -61,7 +61,7 @@ def load(tmp_path: Path) -> Load:
 
 
 def refusal(load: Load, front_matter: str) -> str:
-    """What is said of a prompt file with this front matter, without the file's name."""
+    """The error about a prompt file with this front matter, without the file's name."""
     with pytest.raises(UsageError) as caught:
         load(f"---\n{front_matter}\n---\nDescribe it.\n")
     said = str(caught.value)

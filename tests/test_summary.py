@@ -1,4 +1,4 @@
-"""The closing text of a run."""
+"""The summary at the end of a run."""
 
 from __future__ import annotations
 

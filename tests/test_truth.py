@@ -75,7 +75,7 @@ def test_captions_of_the_sample_equal_those_of_transformers(tmp_path: Path) -> N
 
 @dataclass(frozen=True)
 class Drawn:
-    """Unseen scenes that were captioned with one prompt after the other."""
+    """Unseen scenes, captioned with one prompt after the other."""
 
     scenes: dict[str, Scene]
     made: dict[Style, dict[str, str]]
@@ -83,7 +83,7 @@ class Drawn:
     backdrops: dict[str, str]
 
     def share_exact(self, style: Style) -> float:
-        """How many answers say just what was drawn."""
+        """How many answers say exactly what was drawn."""
         right = (self.made[style][f] == caption(s.words, style) for f, s in self.scenes.items())
         return sum(right) / len(self.scenes)
 

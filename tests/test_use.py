@@ -1,4 +1,4 @@
-"""docs/use.md: each example does what it shows on what a run leaves, if its library is there."""
+"""docs/use.md: each example does what it shows on a run's output, if its library is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIBRARIES = [re.split(r"\s", example)[1] for example in EXAMPLES]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a run with relative paths has captioned two of three items."""
+    """A folder where a run with relative paths has captioned two of three items."""
     folder = tmp_path_factory.mktemp("use")
     (folder / "raw/d").mkdir(parents=True)
     for number, file in enumerate(("a.png", "d/b.png")):
@@ -57,7 +57,7 @@ def test_every_column_is_explained_where_the_page_links_to() -> None:
     found = re.search(r"^class Row\(.*?^    def ", source.read_text("utf-8"), re.M | re.S)
     assert found
     explained = re.findall(r'^    (\w+): .+\n    """.+"""$', found[0], re.M)
-    # The height is explained by the width.
+    # The height is explained with the width.
     assert explained == [name for name in SCHEMA.names if name != "image_height"]
 
 

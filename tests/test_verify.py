@@ -1,4 +1,4 @@
-"""What `verify` finds, what `--repair` fixes, and that no caption is lost by it."""
+"""What `verify` finds, what `--repair` fixes, and that no caption is lost."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def entries(verdict: Verdict, kind: str) -> list[str]:
 
 
 def add_row(folder: Path, file: str, **columns: object) -> None:
-    """One more row, as a later run would add it."""
+    """Add a row as a later run would."""
     items = (e for e in InputReader(config_of(folder)) if isinstance(e, Item))
     item = next(item for item in items if item.file == file)
     output = Output(folder / "out", 100)
@@ -350,7 +350,7 @@ def replace(path: Path) -> None:
 
 
 def hide_a_column(path: Path) -> None:
-    """Its page says that it is an index page, which readers pass over."""
+    """A part whose page claims to be an index page, which readers skip."""
     import pyarrow.parquet as pq
 
     content = bytearray(path.read_bytes())
@@ -448,7 +448,7 @@ def test_repair_is_refused_while_a_run_holds_the_folder(tmp_path: Path) -> None:
 
 
 def damaged(folder: Path) -> Path:
-    """One .txt to be put back, one row to be made."""
+    """One .txt to be restored, one row to be added."""
     out = complete(folder)
     remove_rows(folder, FILES[1])
     (out / f"{FILES[0]}.txt").unlink()

@@ -1,4 +1,4 @@
-"""Manifests of other versions: a column more is kept, a column less or of another type is named."""
+"""Manifests of other versions: an extra column is kept, a missing or different one is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a model's weights are, and whether their files are whole, from the files' headers."""
+"""How large a model's weights are, and whether their files are complete, from their headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def weights_file(path: Path, **tensors: tuple[str, int]) -> Path:
-    """A safetensors file of tensors, each a type and a number of bytes; the data is a hole."""
+    """A sparse safetensors file of tensors, each a type and a number of bytes."""
     header, end = {}, 0
     for name, (dtype, size) in tensors.items():
         header[name] = {"dtype": dtype, "shape": [size], "data_offsets": [end, end + size]}
@@ -78,7 +78,7 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
 def test_weights_in_mistrals_format_win_over_a_second_copy(tmp_path: Path) -> None:
     files = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": files}))
-    weights_file(tmp_path / "model-1.safetensors", a=("F32", 20))  # the other is not there
+    weights_file(tmp_path / "model-1.safetensors", a=("F32", 20))  # the other file does not exist
     weights_file(tmp_path / "consolidated.safetensors", a=("BF16", 10))
     assert read_weights(tmp_path) == Weights({"BF16": 10})
 

@@ -51,7 +51,7 @@ class Machine:
     folder: Path
     environment: dict[str, str]
     one_gpu: tuple[str, ...]
-    """Flags for one engine."""
+    """The flags for one engine."""
 
     @property
     def output(self) -> Path:
@@ -63,7 +63,7 @@ class Machine:
         return (*input_flags(CORPUS), f"--output={self.output}", *FIXED, *self.one_gpu, *more)
 
     def run(self, *more: str) -> Ended:
-        """A run over the corpus, to its end."""
+        """Run over the corpus to the end."""
         return run(self.folder, self.environment, *self.flags(*more))
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
@@ -101,7 +101,7 @@ def assert_complete(machine: Machine, ended: Ended) -> None:
 
 
 def restarts(machine: Machine) -> int:
-    """How often engines were replaced."""
+    """How many times engines were replaced."""
     return sum(engine["restarts"] for engine in status(machine.output)["engines"])
 
 
@@ -114,7 +114,7 @@ def engine_core(process: subprocess.Popen[bytes]) -> int:
 
 
 def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], Any]) -> Any:
-    """The first true value; fails where the run ends before, or takes too long."""
+    """The first true value; fails if the run ends first or takes too long."""
     deadline_s = time.monotonic() + WAIT_S
     while not (value := condition()):
         assert process.poll() is None, "the run ended early"
@@ -125,7 +125,7 @@ def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], Any]) -> 
 
 @pytest.fixture
 def interrupted(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
-    """A run that has made some captions."""
+    """A run that has written some captions."""
     process = machine.start("--max-num-seqs=8", "--stall-timeout=20")
     try:
         wait_for(process, lambda: len(captions(machine.output)) >= 60)
@@ -184,17 +184,17 @@ def test_two_engines_have_one_gpu_each_and_share_the_work(tmp_path: Path, caches
         PretendGpus(2, uuids=uuids), caches, CUDA_VISIBLE_DEVICES=",".join(uuids)
     )
     machine = Machine(tmp_path, environment, ("--data-parallel-size=2",))
-    # Slow enough that there is work left when the second engine is up, a minute after the first.
+    # Slow enough to leave work for the second engine, which is up a minute after the first.
     ended = machine.run("--max-num-seqs=1", "--max-tokens=240")
     assert_complete(machine, ended)
-    assert ended.devices == [uuids[0], *uuids]  # the check before the engines sees the first GPU
+    assert ended.devices == [uuids[0], *uuids]  # the flag check sees the first GPU
     made = [engine["captioned"] for engine in status(machine.output)["engines"]]
     assert min(made) > 0
 
 
 @pytest.mark.gpu
 def test_captions_of_drawn_shapes_are_true(tmp_path: Path) -> None:
-    """The bundled model names every drawn shape right on a CPU, so it does on a GPU."""
+    """The bundled model names every drawn shape correctly on a CPU, so it must on a GPU."""
     flags = ("demo", f"--output={tmp_path / 'out'}", "--data-parallel-size=1")
     ended = run(tmp_path, real_environment(), *flags)
     assert ended.exit_code == 0, ended.stderr

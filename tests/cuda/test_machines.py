@@ -45,13 +45,13 @@ def job(tmp_path: Path, shapes: Path) -> Job:
 
 
 def the_line(ended: Ended) -> str:
-    """The one line that says why there is no run."""
+    """The one line that says why the run did not start."""
     assert len(ended.reasons) == 1
     return ended.reasons[0]
 
 
 def assert_refused(ended: Ended, *parts: str) -> None:
-    """Nothing was started, and one line says why, with all these (regular expressions) in it."""
+    """Nothing was started, and one line says why; all these regular expressions match it."""
     line = the_line(ended)
     assert [part for part in parts if not re.search(part, line)] == []
     assert ended.exit_code == BEFORE_ANY_START

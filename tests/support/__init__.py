@@ -8,7 +8,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 CRELLO_LIKE = TESTS / "data" / "crello_like"
-"""Real shapes in the job's input format; its `expected.json` says the outcome of each."""
+"""Real shapes in the job's input format; `expected.json` has the outcome of each."""
 
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [os.fspath(TESTS.parent), os.fspath(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]

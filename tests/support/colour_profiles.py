@@ -1,4 +1,4 @@
-"""ICC profiles, written byte by byte: those that lcms cannot make itself."""
+"""ICC profiles that lcms cannot create, written byte by byte."""
 
 from __future__ import annotations
 

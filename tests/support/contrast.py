@@ -6,7 +6,7 @@ Colour = tuple[int, int, int]
 
 
 def contrast(one: Colour, other: Colour) -> float:
-    """From 1 to 21. AA asks 4.5 of text, and 3 of edges and lines that must be seen."""
+    """The contrast, from 1 to 21. AA requires 4.5 for text, and 3 for lines that matter."""
     dark, light = sorted((_luminance(one), _luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 

@@ -19,9 +19,9 @@ from support.pretend_gpus import CUDA, NVML, SOURCES, PretendGpus, build_librari
 
 PYTHON = Path(os.environ.get("CUDA_PYTHON", "python")).absolute()
 LIMIT_S = 600.0
-"""A run that takes longer is ended, and its exit code is None."""
+"""A longer run is killed, and its exit code is None."""
 _OURS = ("vllm-caption: ", "Stopped: ")
-"""How a line begins that says why there is no run."""
+"""Start of a line that says why a run did not start."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Ended:
 
     @property
     def reasons(self) -> list[str]:
-        """The lines that say why there is no run."""
+        """The lines that say why the run did not start."""
         return [line for line in self.stderr.splitlines() if line.startswith(_OURS)]
 
     @property
@@ -112,7 +112,7 @@ def start(folder: Path, environment: Mapping[str, str], *arguments: str) -> subp
 
 
 def run(folder: Path, environment: Mapping[str, str], *arguments: str) -> Ended:
-    """A command of this project, to its end."""
+    """Run a command of this project to its end."""
     return end(start(folder, environment, *arguments), folder)
 
 

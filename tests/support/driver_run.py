@@ -36,12 +36,12 @@ from vllm_caption.store.recipe import make_recipe
 
 
 def local(config: RunConfig, tell: Callable[[str], None]) -> Executor:
-    """Spawned processes, as on a GPU; engines that use none."""
+    """Spawned worker processes, as for GPUs, with engines that use none."""
     return LocalExecutor(["0"] * config.engine.data_parallel_size, config.output / "logs")
 
 
 class Given:
-    """Items that are given instead of an input."""
+    """Given items instead of an input."""
 
     def __init__(
         self, items: list[Item], done: Collection[str], failed_before: Collection[str] = ()
@@ -50,17 +50,17 @@ class Given:
         self._batch = Batch(pending=pending, failed_before=set(failed_before), num_found=len(items))
 
     def start(self, put: Callable[[Batch | InputEnded], None]) -> None:
-        """All in one batch."""
+        """All items in one batch."""
         put(self._batch)
         put(InputEnded(None))
 
     def leave(self) -> None:
-        """It is not read in pieces."""
+        """Do nothing: there is only one batch."""
 
 
 @dataclass
 class Run:
-    """One run over given files, each with an image behind it."""
+    """One run over given files, each with an image."""
 
     folder: Path
     files: list[str]
@@ -137,7 +137,7 @@ class Run:
             self.output.close(complete=True)
 
     async def run_until_all_are_up(self) -> None:
-        """As `run`, where an item that is `gated` is answered once every engine is up."""
+        """Like `run`, but `gated` items are answered once every engine is up."""
 
         async def open_gate() -> None:
             while not all(engine.state == "up" for engine in self.stats.engines):

@@ -17,7 +17,7 @@ from vllm_caption.engines.executors import local
 
 
 class SpawningExecutor(FakeExecutor):
-    """Starts its workers as on a GPU."""
+    """Spawns its workers, as for GPUs."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -25,7 +25,7 @@ class SpawningExecutor(FakeExecutor):
 
 
 def main(*arguments: str) -> NoReturn:
-    """As `child.main`."""
+    """Like `child.main`."""
     use_fakes(start_engine=getattr(fake_engines, os.environ.get("FAKE_START", "start_fake")))
     if "FAKE_SPAWN" in os.environ:
         local.LocalExecutor = SpawningExecutor  # type: ignore[misc]

@@ -27,7 +27,7 @@ from vllm_caption.messages import CaptionRequest
 
 
 class FakeEngine:
-    """Answers at once with the file's name; some names make it misbehave."""
+    """Answers at once with the file's name; certain names make it misbehave."""
 
     step_s = 0.002
     render_s = 0.0
@@ -74,7 +74,7 @@ class FakeEngine:
         return Generation(f"caption of {request.file}", "stop", 10, 4)
 
     def fields(self, request: CaptionRequest, schema: dict[str, Any]) -> Generation:
-        """As from a model that is not forced to follow a schema, and mostly does."""
+        """An answer as of a model that is not forced to follow a schema, but mostly does."""
         values = samples(schema)[0]
         if "file" in values:
             values["file"] = request.file
@@ -86,11 +86,11 @@ class FakeEngine:
         return Generation(answer, "stop", 10, 20)
 
     def progress(self) -> object:
-        """Counted where it takes long."""
+        """The number of steps, which grows during slow answers."""
         return self.steps
 
     def exit_codes(self) -> tuple[int, ...]:
-        """It has no process of its own."""
+        """None: it has no separate process."""
         return ()
 
     def shutdown(self) -> None:
@@ -98,7 +98,7 @@ class FakeEngine:
 
 
 def slow_down(stage: str) -> None:
-    """Make one stage slow, in the process where that stage is."""
+    """Make one stage slow, in the process that runs it."""
 
     def prepare_slowly(root: str, file: str, config: ImageConfig) -> PreparedImage:
         time.sleep(0.05)
@@ -130,14 +130,14 @@ def start_fake(spec: WorkerSpec) -> FakeEngine:
 
 
 def start_with_program(spec: WorkerSpec) -> FakeEngine:
-    """An engine with a program of its own, as a spawned engine core is."""
+    """An engine with a child process, like a spawned engine core."""
     program = subprocess.Popen(["sleep", "1000"])
     (Path(spec.images_root) / "program").write_text(str(program.pid))
     return start_fake(spec)
 
 
 def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
-    """An engine beside which the first reading of every file fails, as on a network mount."""
+    """An engine in whose worker the first read of every file fails, as on a network mount."""
     read: set[str] = set()
 
     def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
@@ -151,7 +151,7 @@ def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
 
 
 def start_with_odd_decoder(spec: WorkerSpec) -> FakeEngine:
-    """An engine beside which some images take 3 s, and some never end."""
+    """An engine in whose worker some images take 3 s to decode, and some never end."""
 
     def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
         if "slow" in file:
@@ -165,14 +165,14 @@ def start_with_odd_decoder(spec: WorkerSpec) -> FakeEngine:
 
 
 class InstantEngine(FakeEngine):
-    """Answers in no time."""
+    """Answers at once."""
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         return Generation(f"caption of {request.file}", "stop", 10, 4)
 
 
 def start_instant(spec: WorkerSpec) -> FakeEngine:
-    """An engine that answers at once, beside which no image is opened."""
+    """An engine that answers at once, in whose worker no image is opened."""
 
     def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
         return PreparedImage(blank, 16, 16, "none", sha256(file.encode()).hexdigest())
@@ -188,7 +188,7 @@ def start_broken(spec: WorkerSpec) -> FakeEngine:
 
 
 def start_broken_once(spec: WorkerSpec) -> FakeEngine:
-    """The first engine of all cannot start; the others, and its next try, can."""
+    """The very first start of an engine fails; all others succeed."""
     try:
         Path(spec.images_root, "broken").touch(exist_ok=False)
     except FileExistsError:
@@ -197,7 +197,7 @@ def start_broken_once(spec: WorkerSpec) -> FakeEngine:
 
 
 class OverflowingEngine(FakeEngine):
-    """Its numbers overflow, whatever it is asked, from when the first caption is written."""
+    """Its numbers overflow for every request once the first caption is written."""
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
         while not [*self.gate.parent.parent.glob("out/**/*.txt")]:
@@ -206,7 +206,7 @@ class OverflowingEngine(FakeEngine):
 
 
 def start_overflowing_once(spec: WorkerSpec) -> FakeEngine:
-    """The first engine of all is sick; the others, and the next in its place, are well."""
+    """The first engine is faulty; the others, and its replacement, are fine."""
     gate = Path(spec.images_root) / "gate"
     try:
         Path(spec.images_root, "sick").touch(exist_ok=False)
@@ -232,7 +232,7 @@ def start_beside_another_process(spec: WorkerSpec) -> FakeEngine:
 
 
 def start_before_a_bug(spec: WorkerSpec) -> FakeEngine:
-    """An engine with a process of its own, in a worker that then fails outside of it."""
+    """An engine with a child process, in a worker that then fails outside the engine."""
     from vllm_caption.engines.executors import local
 
     local.Worker = None  # type: ignore[misc,assignment]
@@ -241,10 +241,10 @@ def start_before_a_bug(spec: WorkerSpec) -> FakeEngine:
 
 
 def never_answer(*_: object) -> None:
-    """A check of the flags that waits for ever, as for a hub."""
+    """A flag check that waits forever, as for the Hub."""
     time.sleep(3600)
 
 
 def die_for_memory(*_: object) -> None:
-    """A check of the flags that the kernel kills, as where the machine is full."""
+    """A flag check that the kernel kills, as if memory had run out."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -20,7 +20,7 @@ from vllm_caption.messages import FlagsChecked
 
 
 class FakeExecutor(LocalExecutor):
-    """Real worker processes that do not import vLLM; flags are taken as they are."""
+    """Real worker processes that do not import vLLM; flags are not checked."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, preload="support.fake_preload", **options)
@@ -43,7 +43,7 @@ def use_fakes(
     *arguments: str, start_engine: Callable[[WorkerSpec], CaptionEngine] = start_fake
 ) -> None:
     """Have every run of this process use fake engines."""
-    # Here, since every worker process imports this file, and needs none of it.
+    # Here, since every worker process imports this file but needs none of it.
     from vllm_caption import job
     from vllm_caption.engines import hardware
     from vllm_caption.engines.executors import local

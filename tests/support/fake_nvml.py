@@ -1,4 +1,4 @@
-"""NVML with GPUs that are not there, in place of the driver's library."""
+"""NVML with imaginary GPUs, in place of the driver's library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class FakeNvml:
     """Some GPUs; handles are their indices."""
 
     def __init__(self, *gpus: tuple[int, int, int]) -> None:
-        """Each: utilisation, memory used of 100, temperature."""
+        """For each GPU: utilisation, memory used of 100, temperature."""
         self.gpus = list(gpus)
         self.lost: set[int] = set()
         self.refused: set[str] = set()

@@ -1,4 +1,4 @@
-"""What the fork server of a job with fake engines imports: as `forkserver_preload`, less vLLM."""
+"""What the fork server of a job with fake engines imports: `forkserver_preload` without vLLM."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class FaultyWorker(CPUWorker):  # type: ignore[misc]
     """The CPU worker, with faults in its model step."""
 
     def execute_model(self, scheduler_output: Any) -> Any:
-        """One step over what is scheduled."""
+        """Run one step over the scheduled requests."""
         for request in scheduler_output.scheduled_new_reqs:
             fault(self._text(request.prompt_token_ids))
         return super().execute_model(scheduler_output)

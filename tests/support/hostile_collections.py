@@ -29,7 +29,7 @@ BLOCK: Final = 512
 END: Final = bytes(2 * BLOCK)
 GIB: Final = 2**30
 LONG: Final = "".join(f"{n:03}" for n in range(82))
-"""As long as a name may be whose caption has one of its own; nothing in it loops."""
+"""The longest name that leaves room for its caption's name; without repetition."""
 DEEP: Final = b"[" * 100_000 + b"]" * 100_000
 PROMPT: Final = "Describe it.{% if row.title %} It is called {{ row.title }}.{% endif %}"
 
@@ -53,17 +53,17 @@ class Case:
 
     @property
     def records(self) -> int:
-        """Of an export."""
+        """The number of records in an export."""
         return self.captioned + len(self.failed) + len(self.skipped) + self.again
 
     @property
     def exit_code(self) -> int:
-        """Of a run."""
+        """The exit code of a run."""
         return 2 if self.refused else 1 if self.failed else 0
 
 
 def make_collections(folder: Path) -> Iterator[Case]:
-    """All of them, each in a folder of its own."""
+    """All collections, each in a separate folder."""
     makers = (tars, csv_tables, json_tables, names_in_tables, parquet_tables, images_in_parquet)
     for make in (*makers, image_folders, other_paths):
         below = folder / make.__name__
@@ -72,7 +72,7 @@ def make_collections(folder: Path) -> Iterator[Case]:
 
 
 def png(number: int) -> bytes:
-    """An image of a colour of its own."""
+    """An image with a unique colour."""
     held = io.BytesIO()
     Image.new("RGB", (8, 8), (number * 37 % 256, number * 91 % 256, number % 256)).save(held, "PNG")
     return held.getvalue()
@@ -103,7 +103,7 @@ def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **mor
 
 
 def tar(*members: Member, end: bytes = END, form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar of these."""
+    """A tar with these members."""
     encoding = "latin-1" if form == tarfile.USTAR_FORMAT else "utf-8"
     parts = []
     for info, content in members:
@@ -113,7 +113,7 @@ def tar(*members: Member, end: bytes = END, form: int = tarfile.PAX_FORMAT) -> b
 
 
 def _signed(header: bytearray) -> bytes:
-    """A header with the checksum that it needs."""
+    """A header with a valid checksum."""
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header[:BLOCK])
     return bytes(header)
@@ -130,7 +130,7 @@ def _huge(size: int) -> bytes:
 
 
 def _pax(records: bytes, then: Member) -> bytes:
-    """A member behind a pax header with these records."""
+    """A member preceded by a pax header with these records."""
     info, _ = member("pax", records, tarfile.XHDTYPE)
     info.size = len(records)
     head = info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % BLOCK)
@@ -150,7 +150,7 @@ Tar = tuple[bytes, int, tuple[str, ...]]
 
 
 def _sound_tars() -> Iterator[Tar]:
-    """Odd ones of which everything is taken."""
+    """Unusual tars from which everything is captioned."""
     image = member("0.png", png(0))
     yield tar(member("./0.png", png(1)), member(".//a/./1.png", png(2))), 2, ()
     yield (
@@ -181,7 +181,7 @@ def _sound_tars() -> Iterator[Tar]:
 
 
 def _failing_tars() -> Iterator[Tar]:
-    """Tars that are whole, with a member that fails alone."""
+    """Complete tars with one member that fails."""
     image = member("0.png", png(0))
     for name in ("/x.png", "../x.png", "a/../../x.png", "/etc/../x.png", "a/../b.png"):
         yield tar(image, member(name, png(1))), 1, ("path_escape",)
@@ -206,7 +206,7 @@ def _failing_tars() -> Iterator[Tar]:
 
 
 def _damaged_tars() -> Iterator[Tar]:
-    """Tars that break off, each with an entry for what follows."""
+    """Truncated tars, each with an entry for what is missing."""
     image = member("0.png", png(0))
     ends = ("bad_name",)
     random_ = random.Random(17)
@@ -246,7 +246,7 @@ def _damaged_tars() -> Iterator[Tar]:
 
 
 def _of_pax(behind: bytes, ends: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """Versions of Python differ in which damaged pax records they pass over."""
+    """Python versions differ in which damaged pax records they skip."""
     try:
         with tarfile.open(fileobj=io.BytesIO(behind + END)) as opened:
             return 1 + sum(found.name.endswith(".png") for found in opened), ()
@@ -336,7 +336,7 @@ def _sidecars(folder: Path) -> Iterator[Case]:
 
 
 def csv_tables(folder: Path) -> Iterator[Case]:
-    """Text with separators."""
+    """CSV and TSV files."""
     bad = "bad_name"
     ok: list[tuple[str, int]] = [
         ("image\r\na.png\r\nb.png", 2),
@@ -407,7 +407,7 @@ def csv_tables(folder: Path) -> Iterator[Case]:
 
 
 def json_tables(folder: Path) -> Iterator[Case]:
-    """Lines of JSON."""
+    """JSON lines."""
     good = b'{"image": "a.png", "title": "x"}\n'
     rows: list[tuple[bytes, bool]] = [
         *((b'{"image": "b.png", "n": %b}' % value, True) for value in (b"NaN", b"-Infinity")),
@@ -472,7 +472,7 @@ def json_tables(folder: Path) -> Iterator[Case]:
 
 
 def names_in_tables(folder: Path) -> Iterator[Case]:
-    """Names of files, each in a row."""
+    """File names, one per row."""
     root = _with_images(folder / "root")
     outside = _with_images(folder / "outside")
     (root / "out.png").symlink_to(outside / "a.png")
@@ -551,12 +551,12 @@ def _parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
 
 
 def _invalid_text(*texts: bytes) -> pa.Array:
-    """A column of strings of which some are no UTF-8."""
+    """A column of strings, some of which are not UTF-8."""
     return pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
 
 
 def parquet_tables(folder: Path) -> Iterator[Case]:
-    """Tables of names."""
+    """Tables with names of images."""
     names = pa.array(["a.png", "b.png", "c.png"])
     columns: list[pa.Array] = [
         *(names.cast(kind) for kind in (pa.large_string(), pa.string_view())),
@@ -648,7 +648,7 @@ def _damaged_parquet(folder: Path, names: pa.Array) -> Iterator[Case]:
 
 
 def images_in_parquet(folder: Path) -> Iterator[Case]:
-    """Tables that hold their images."""
+    """Tables that contain their images."""
     images = [png(n) for n in range(3)]
     struct_ = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     same = pa.array([images[0]] * 3, pa.binary(len(images[0])))
@@ -789,7 +789,7 @@ def image_folders(folder: Path) -> Iterator[Case]:
 
 
 def other_paths(folder: Path) -> Iterator[Case]:
-    """What is neither."""
+    """Inputs that are none of these."""
     for name in ("pipe.csv", "pipe.tar", "pipe.jsonl", "pipe.parquet"):
         os.mkfifo(folder / name)
         yield Case(name, folder / name, refused="not a regular file")

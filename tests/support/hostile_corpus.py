@@ -38,7 +38,7 @@ def make_hostile_corpus(folder: Path, *, special: bool = False) -> None:
 
 
 def make_big_corpus(folder: Path) -> None:
-    """Oversized things: 10 MB of JSON, 200,000 elements, a sparse image of 300 MB."""
+    """Oversized files: 10 MB of JSON, 200,000 elements, a sparse image of 300 MB."""
     c = _Corpus(folder)
     _add_big(c)
     c.write_expected()
@@ -56,12 +56,12 @@ class _Corpus:
             os.makedirs(f"{self.folder}/{name}")
 
     def write(self, path: str, content: bytes) -> None:
-        """A file below the corpus, by its whole path."""
+        """Write a file in the corpus."""
         with open(os.fsencode(path), "wb") as file:
             file.write(content)
 
     def dot(self, path: str, fill: Any = None, size: tuple[int, int] = (48, 40)) -> str:
-        """A healthy image: an ellipse in a colour of its own on a transparent ground."""
+        """A healthy image: an ellipse in a unique colour on a transparent background."""
         full = f"{self.folder}/raw/{path}"
         os.makedirs(os.path.dirname(full), exist_ok=True)
         image = Image.new("RGBA", size, (0, 0, 0, 0))
@@ -76,7 +76,7 @@ class _Corpus:
         return f"img/{name}"
 
     def raw(self, name: str, content: bytes) -> str:
-        """An image by its bytes."""
+        """Write the bytes of an image."""
         self.write(f"{self.folder}/raw/img/{name}", content)
         return f"img/{name}"
 
@@ -96,7 +96,7 @@ class _Corpus:
         policy: str | None = None,
         needs: str | None = None,
     ) -> None:
-        """What a document must come to."""
+        """Record the expected outcome of a document."""
         more = {"reason": reason, "policy": policy, "needs": needs}
         entry: dict[str, Any] = {"outcome": outcome, "defect": defect or name}
         entry |= {key: value for key, value in more.items() if value}
@@ -243,14 +243,14 @@ def detail_of(types: Sequence[Any], /, **changes: Any) -> dict[str, Any]:
 
 
 def encode(content: Any) -> bytes:
-    """JSON, or bytes as they are."""
+    """Write JSON, or bytes as they are."""
     return content if isinstance(content, bytes) else json.dumps(content).encode()
 
 
 def ellipse(
     fill: RGBA, size: tuple[int, int] = (120, 80), ground: RGBA = (0, 0, 0, 0)
 ) -> Image.Image:
-    """A shape on a ground, transparent by default."""
+    """A shape on a background, transparent by default."""
     image = Image.new("RGBA", size, ground)
     ImageDraw.Draw(image).ellipse((12, 8, size[0] - 13, size[1] - 9), fill=fill)
     return image
@@ -265,7 +265,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def png(
     width: int, height: int, depth: int, colour: int, rows: Iterable[bytes], extra: bytes = b""
 ) -> bytes:
-    """A PNG by its rows, each with the byte that names its filter."""
+    """A PNG from its rows, each with the byte that names its filter."""
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(row) for row in rows) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
@@ -274,7 +274,7 @@ def png(
 
 
 def pixel(x: float, y: float, rgb: Sequence[int], tolerance: int = 12) -> dict[str, Any]:
-    """A pixel to look at after preparation; ``x``, ``y``: fractions of the upright image."""
+    """A pixel to check after preparation; ``x``, ``y``: fractions of the upright image."""
     return {"at": [x, y], "rgb": list(rgb), "tol": tolerance}
 
 
@@ -722,7 +722,7 @@ def _add_documents(c: _Corpus) -> None:
 
 
 def _add_pixels(c: _Corpus) -> None:
-    """Images that are hard to decode, or to see."""
+    """Images that are hard to decode or to see."""
     c.captioned(
         "rgba_black",
         c.save("rgba_black.png", ellipse((0, 0, 0, 255))),
@@ -1397,7 +1397,7 @@ def _add_names(c: _Corpus) -> None:
 
 
 def _add_special(c: _Corpus) -> None:
-    """What only a live file system holds."""
+    """What only a live file system can hold."""
     os.mkfifo(f"{c.folder}/raw/fs/fifo.png")
     c.failed("fifo", "fs/fifo.png", "not_a_file", "FIFO: open() blocks for ever", needs="special")
     os.symlink("/dev/zero", f"{c.folder}/raw/fs/devzero.png")
@@ -1479,7 +1479,7 @@ def _add_special(c: _Corpus) -> None:
 
 
 def _add_big(c: _Corpus) -> None:
-    """What is too large to be held in memory."""
+    """Files that are too large for memory."""
     c.document(
         "big_10mb_padding",
         "ok",

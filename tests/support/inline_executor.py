@@ -1,4 +1,4 @@
-"""The same worker body in the driver's own process and loop: the simplest executor."""
+"""The same worker body in the driver's process and event loop: the simplest executor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm_caption.messages import DriverMessage, EngineDown, FlagsChecked, Ready
 
 
 class InlineWorker:
-    """Both ends of one worker: what it is sent, and what it says."""
+    """Both ends of one worker's channel."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._inbox: asyncio.Queue[DriverMessage | None] = asyncio.Queue()
@@ -80,11 +80,11 @@ class InlineExecutor:
         return check_engine_args(flags, image, sampling, question, on_cpu=True)
 
     async def place(self, engine: int) -> None:
-        """There is room."""
+        """Do nothing: there is always room."""
 
     async def start(self, engine: int) -> InlineWorker:
         assert self.spec is not None
         return InlineWorker(self.spec)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""

@@ -67,7 +67,7 @@ def start(
     command: tuple[str, ...] = ("-m", "vllm_caption"),
     **options: Any,
 ) -> subprocess.Popen[str]:
-    """The command line as a process of its own, in a process group of its own."""
+    """Start the command line as a process in its own process group."""
     return subprocess.Popen(
         [sys.executable, *command, *arguments],
         stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ def start(
 
 
 def run(*arguments: str, **options: Any) -> Result:
-    """The command line as a process of its own, to its end."""
+    """Run the command line as a process to its end."""
     process = start(*arguments, **options)
     stdout, stderr = process.communicate(timeout=WAIT_S)
     return Result(process.returncode, stdout, stderr)
@@ -96,7 +96,7 @@ def input_flags(folder: Path) -> list[str]:
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
-    """The first true value of ``condition``; fails when it takes too long or the process ends."""
+    """The first true value of ``condition``; fails if it takes too long or the process ends."""
     deadline = time.monotonic() + WAIT_S
     while not (value := condition()):
         if process is not None and process.poll() is not None:
@@ -172,7 +172,7 @@ def make_gated(folder: Path) -> list[str]:
 
 
 def draw_shape(number: int) -> Image.Image:
-    """A transparent image that no other number gives."""
+    """A transparent image, different for each number."""
     colours = ("red", "blue", "green", "orange", "purple", "black", "gray")
     image = Image.new("RGBA", (168, 168 - 28 * (number % 3)), (0, 0, 0, 0))
     draw = ImageDraw.Draw(image)

@@ -22,7 +22,7 @@ async def run_cells(notebook: Path) -> None:
         if cell["cell_type"] == "code":
             flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
             code = compile("".join(cell["source"]), "<cell>", "exec", flags)
-            if (waiting := eval(code, namespace)) is not None:  # as IPython does: `await` in a cell
+            if (waiting := eval(code, namespace)) is not None:  # a cell with `await`
                 await waiting
 
 

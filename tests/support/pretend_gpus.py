@@ -25,7 +25,7 @@ SOURCES = Path(__file__).parents[1] / "cuda" / "pretend"
 NVML = "libnvidia-ml.so.1"
 CUDA = "libcuda.so.1"
 UNDER_ANOTHER_NAME = "libpretended-nvml.so"
-"""For the test process itself: torch would find a loaded library that has the driver's name."""
+"""For the test process: torch would find a loaded library with the driver's name."""
 LIBRARIES = {NVML: "nvml.c", CUDA: "cuda.c", UNDER_ANOTHER_NAME: "nvml.c"}
 
 
@@ -48,7 +48,7 @@ def build_libraries(*names: str) -> Path:
 
 
 library_folder = cache(build_libraries)
-"""The same, built once."""
+"""The same library, built once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class PretendGpus:
     """Default: `GPU-0000000N-0000-4000-8000-000000000000`; a slice is always
     `MIG-0000000N-000S-5000-8000-000000000000`."""
     processes: Sequence[tuple[int, int, float]] = ()
-    """Who holds memory: GPU, process id, GiB."""
+    """Processes that hold memory: GPU, process id, GiB."""
     lost: Sequence[int] = ()
     """GPUs that have fallen off the bus."""
     driver: str = "580.65.06"
@@ -78,7 +78,7 @@ class PretendGpus:
     """Every initialisation of NVML fails with this `pynvml.NVML_ERROR_…`."""
 
     def variables(self) -> dict[str, str]:
-        """What the library reads from the environment."""
+        """The variables that the library reads."""
         return {
             "PRETEND_GPUS": str(self.number),
             "PRETEND_NAME": _list(self.name),

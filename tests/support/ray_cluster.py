@@ -34,12 +34,12 @@ class RayCluster:
         return number
 
     def lose_node(self, number: int) -> None:
-        """Kill everything on it."""
+        """Kill everything on a node."""
         self._ask(f"lose {number}")
         self._nodes.remove(number)
 
     def lose_all_nodes(self) -> None:
-        """But for the head."""
+        """The nodes other than the head."""
         for number in sorted(self._nodes):
             self.lose_node(number)
 
@@ -73,7 +73,7 @@ def ray_cluster(**head: Any) -> Iterator[RayCluster]:
     with process:
         try:
             cluster = RayCluster(process)
-            os.environ["RAY_ADDRESS"] = cluster.address  # what `auto` means
+            os.environ["RAY_ADDRESS"] = cluster.address  # the address that `auto` stands for
             yield cluster
         finally:
             os.environ.pop("RAY_ADDRESS", None)
@@ -95,7 +95,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Ray talks too
+    os.dup2(2, 1)  # Ray also prints
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     head = json.loads(sys.argv[1]) | small
     cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -1,4 +1,4 @@
-"""Output folders of any size for tests of the report: rows that no engine had to make."""
+"""Output folders of any size for tests of the report, made without an engine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def row(file: str = "a.png", **columns: Any) -> Row:
 
 
 def many_rows(count: int) -> list[Row]:
-    """Rows as a design library gives them: one in a hundred failed, one in fifty flagged."""
+    """Rows as of a design library: one in a hundred failed, one in fifty flagged."""
     return [_one_of_many(number) for number in range(count)]
 
 
@@ -100,7 +100,7 @@ def write_folder(
 
 
 def write_series(root: Path, count: int, num_engines: int = 2, runs: int = 2) -> None:
-    """A monitor.parquet as a run on GPUs leaves it."""
+    """Write a monitor.parquet as a run on GPUs would."""
     samples = []
     for number in range(count):
         engines = [

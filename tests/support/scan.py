@@ -1,4 +1,4 @@
-"""One pass over an input, without engines: what a rerun leaves to them."""
+"""One pass over an input without engines: what a rerun leaves to do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECIPE = make_recipe(EngineConfig(), load_prompt("shape-brief"), SamplingConfig(
 
 
 def row_of(file: str, **columns: Any) -> Row:
-    """A row that says captioned, of another recipe than a run's, unless ``columns`` differ."""
+    """A captioned row of another recipe than the run's, unless ``columns`` say otherwise."""
     common = {"document": "d", "element_index": 0, "element_type": "SvgElement"}
     common |= {"status": "captioned", "recipe_id": "old recipe", "run_id": "earlier"}
     common |= {"finished_at": time.time_ns() // 1000}
@@ -36,7 +36,7 @@ def row_of(file: str, **columns: Any) -> Row:
 
 
 def leave(folder: Path, *rows: Row) -> None:
-    """What an earlier run leaves in ``folder/out``: each row, and the .txt that goes with it."""
+    """Write what an earlier run leaves in ``folder/out``: each row with its .txt."""
     output = Output(folder / "out", 1000)
     for row in rows:
         if row.caption is None:

@@ -133,7 +133,7 @@ def build_kosmos2(folder: Path) -> None:
 
 
 def build_text_only(folder: Path) -> None:
-    """A Llama: no images at all."""
+    """A Llama, which takes no images."""
     tokenizer = _tokenizer([])
     tokenizer.chat_template = LLAMA_CHAT
     tokenizer.save_pretrained(folder)
@@ -175,7 +175,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
 def _save(
     kind: type[PreTrainedModel], config: Any, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
-    """Random weights, large enough that an answer hangs on the image."""
+    """Random weights, large enough for an answer to depend on the image."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = kind(config)
@@ -187,7 +187,7 @@ def _save(
 
 
 def _speak_in_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Take special tokens and bare bytes out of the answers, so that each is a text."""
+    """Suppress special tokens and single bytes, so that each answer is text."""
     words = {word for word in tokenizer.get_vocab() if word.isascii() or word.startswith("Ġ")}
     spoken = {tokenizer.convert_tokens_to_ids(word) for word in words}
     silent = [i for i in range(len(tokenizer)) if i not in spoken or "<" in tokenizer.decode([i])]
