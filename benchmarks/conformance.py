@@ -1,6 +1,6 @@
-"""Every file below a folder through our preparation, each in a process of its own with bounds.
+"""Prepares every file below a folder, each in a separate process with bounds.
 
-Each must come to pixels or to an item kind, in at most 5 seconds and 1 GB, the process included.
+Each must end in pixels or in an item kind, within 5 seconds and 1 GB including the process.
 
     python benchmarks/conformance.py FOLDER
 """
@@ -28,7 +28,7 @@ MAX_PEAK_BYTES = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file; ``peak_bytes`` is that of the whole process."""
+    """The outcome of one file; ``peak_bytes`` is that of the whole process."""
 
     file: str
     result: str

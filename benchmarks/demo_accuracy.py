@@ -55,7 +55,7 @@ def words_of(caption: str, prompt: str) -> tuple[str | None, str | None]:
 
 
 def compare(made: dict[str, str], truth: dict[str, Any], prompt: str) -> dict[str, Any]:
-    """Shares of all images, what was taken for what, and captions of another image."""
+    """Shares of all images, what was mistaken for what, and captions of another image."""
     right: Counter[str] = Counter()
     confused: Counter[str] = Counter()
     foreign = 0

@@ -34,7 +34,7 @@ print(int(peak) * 1024 // 10**6, round(time.process_time() - start, 2), what)
 
 
 def probe(path: Path) -> tuple[int, float, str]:
-    """Peak of the whole process in MB, CPU seconds, and what came of it."""
+    """Peak memory of the whole process in MB, CPU seconds, and the outcome."""
     command = [sys.executable, "-c", PROBE, str(path.parent), path.name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     peak, seconds, what = done.stdout.strip().split(" ", 2)
@@ -42,7 +42,7 @@ def probe(path: Path) -> tuple[int, float, str]:
 
 
 def write_images(folder: Path, side: int) -> None:
-    """One image of each kind that costs memory in its own way."""
+    """One image of each kind that needs much memory in a different way."""
     folder.mkdir(parents=True, exist_ok=True)
     down = Image.linear_gradient("L").resize((side, side))
     across = down.transpose(Image.Transpose.ROTATE_90)

@@ -1,8 +1,8 @@
 """Documents per minute of `plan`, on small documents in a temporary folder.
 
 Each document has eleven elements, six of them shapes, as the templates of the Crello family have
-on average; each shape is a file of its own, a PNG with transparency of 256 pixels. The plan runs
-as a user runs it, in a process of its own, with the time that its start takes.
+on average; each shape is a separate PNG with transparency of 256 pixels. The plan runs
+as a user runs it, in a separate process, including its start-up time.
 
     python benchmarks/plan_speed.py --documents 5000 --json plan_speed.json
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 TARGET_DOCUMENTS_PER_MINUTE = 20_000
-"""Without opening images, on two cores."""
+"""The target without opening images, on two cores."""
 TYPES = ["SvgElement"] * 5 + ["ColoredBackground"] + ["TextElement"] * 4 + ["ImageElement"]
 NUM_DRAWINGS = 50
 
@@ -52,7 +52,7 @@ def make_input(root: Path, documents: int) -> None:
 
 
 def timed(root: Path, *flags: str) -> float:
-    """Seconds of one plan."""
+    """The seconds that one plan takes."""
     line = [sys.executable, "-m", "vllm_caption", "plan", "--quiet", *flags]
     line += [f"--jsons={root / 'jsons'}", f"--json-detail={root / 'json_detail'}"]
     line += [f"--images-root={root / 'raw'}", f"--output={root / 'out'}"]

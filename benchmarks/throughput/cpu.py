@@ -1,4 +1,4 @@
-"""Processor time of a process and all that it starts, sampled while it runs.
+"""Processor time of a process and its descendants, sampled while it runs.
 
 It hardly depends on what else the machine does, as images per second do: on N cores that are fully
 used, N divided by the seconds per image is the speed.
@@ -28,12 +28,12 @@ class CpuSampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more samples."""
+        """Stop sampling."""
         self._stopping.set()
         self._thread.join()
 
     def spent_s(self, begin: float, end: float) -> float:
-        """Between two times."""
+        """Processor time between two moments."""
         return self._at(end) - self._at(begin)
 
     def _sample(self) -> None:

@@ -1,4 +1,4 @@
-"""A worker that notes when it was first given work: the exact begin of an engine out of reach."""
+"""A worker that records when it first gets work: the exact start of an engine we do not control."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.throughput.outcome import FIRST_STEP
 
 
 class FirstStepWorker(CPUWorker):  # type: ignore[misc]
-    """The CPU worker and no more."""
+    """The CPU worker, otherwise unchanged."""
 
     _noted = False
 
     def execute_model(self, scheduler_output: Any) -> Any:
-        """One step over what is scheduled."""
+        """Run one step over the scheduled requests."""
         if not self._noted and scheduler_output.scheduled_new_reqs:
             self._noted = True
             Path(os.environ[FIRST_STEP]).write_text(str(time.time()))

@@ -1,4 +1,4 @@
-"""Runs contests: every contestant in a process of its own, in turn, several rounds."""
+"""Runs contests: every contestant in a separate process, alternately, in several rounds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIMIT_S = 580
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    # The processes of a GPU machine, for everybody: see engines.py.
+    # The processes of a GPU machine, for all contestants: see engines.py.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TOKENIZERS_PARALLELISM": "false",
@@ -89,7 +89,7 @@ class Arena:
         return len(self._images)
 
     def run(self, contest: Contest, tell: Callable[[str], None]) -> Results:
-        """All rounds of one contest; a contestant that cannot run is left out, with a line."""
+        """All rounds of one contest; a contestant that cannot run is reported and left out."""
         given = self._make_input(contest)
         results = Results(contest)
         missing = set()
@@ -154,7 +154,7 @@ class Arena:
 
 
 def _perform(command: list[str], environment: dict[str, str], log: Path) -> Outcome:
-    """Run a contestant to its end; nothing of it is left behind."""
+    """Run a contestant to its end, and clean up after it."""
     started_at = {"BENCH_STARTED_AT": str(time.time())}
     with log.open("w") as errors:
         process = subprocess.Popen(

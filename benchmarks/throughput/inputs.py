@@ -56,7 +56,7 @@ def sized_images(source: Path, folder: Path) -> Path:
 
 
 def usable_images(root: Path) -> Iterator[Path]:
-    """Distinct images that look the same to everybody, in a fixed mixed order."""
+    """Distinct images that look the same to every contestant, in a fixed mixed order."""
     seen = set()
     for path in sorted(root.glob("*.png")):
         try:
@@ -89,7 +89,7 @@ class Input:
 
     @property
     def images_root(self) -> str:
-        """Where the names begin."""
+        """The folder that names are relative to."""
         return str(self.folder / "raw")
 
 

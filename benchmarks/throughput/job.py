@@ -1,4 +1,4 @@
-"""b. This job: the real command line in a process of its own, writing everything it writes."""
+"""b. This job: the real command line in a separate process, writing everything it writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.throughput.outcome import Outcome, Task
 STAGES = ["queue_s", "prepare_s", "render_queue_s", "render_s", "generate_s"]
 COLUMNS = ["file", "caption", "engine", *STAGES, "finished_at"]
 PARTS_EVERY = 250
-"""Rows per Parquet part: far fewer than the default, so that parts are written in the run too."""
+"""Rows per Parquet part: far fewer than the default, so that parts are written during the run."""
 
 
 def command(task: Task) -> list[str]:

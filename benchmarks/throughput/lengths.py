@@ -16,7 +16,7 @@ _LENGTH = re.compile(r"len(\d+)")
 
 
 class ForcedLengths(LogitsProcessor):  # type: ignore[misc]
-    """The end-of-text token exactly when the answer is long enough."""
+    """Force the end-of-text token exactly when the answer is long enough."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)

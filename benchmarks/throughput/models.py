@@ -41,7 +41,7 @@ def larger_model(folder: Path) -> str:
     model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config)).to(torch.float32)
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.dim() > 1:  # large enough that an answer hangs on the image
+            if weight.dim() > 1:  # large enough for an answer to depend on the image
                 torch.nn.init.normal_(weight, std=1.5 * weight.shape[1:].numel() ** -0.5)
     model.save_pretrained(folder)
     return str(folder)

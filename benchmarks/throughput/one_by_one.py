@@ -13,7 +13,7 @@ from vllm_caption.images.decode import prepare_image
 
 
 def run(task: Task, record: Record) -> None:
-    """Processor, generate, decode, write; torch takes the cores that it wants."""
+    """Process, generate, decode, write; torch uses as many cores as it wants."""
     config = ImageConfig()
     processor = AutoProcessor.from_pretrained(task.model)
     size = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}

@@ -10,7 +10,7 @@ from benchmarks.throughput.harness import Results
 
 
 def verdicts(results: Results) -> list[dict[str, Any]]:
-    """Every target of a contest whose contestants ran."""
+    """Every target of a contest whose contestants have run."""
     made = []
     for target in results.contest.targets:
         needed = {target.name} if isinstance(target, Limit) else {target.first, target.second}

@@ -55,7 +55,7 @@ class Captioner:
 
 
 def named(text: str, names: list[str]) -> str | None:
-    """The first of the names that stands in a caption, as a word."""
+    """The first of the names that occurs in a caption, as a word."""
     words = text.lower().rstrip(".").replace(".", " ").split()
     return next((word for word in words if word in names), None)
 

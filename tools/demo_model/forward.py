@@ -19,7 +19,7 @@ from torch.nn import functional
 from tools.demo_model.patches import MEAN, STD
 
 Tensor = Any
-"""torch.Tensor; the checker does not follow torch here."""
+"""torch.Tensor; the type checker does not follow torch here."""
 
 _PER_CHANNEL = 14 * 14
 _MIDDLE = 128
@@ -102,7 +102,7 @@ def positions(ids: NDArray[np.int64], grid: tuple[int, int], image_id: int) -> N
 def read(model: Any, ids: Tensor, places: Tensor, tokens: Tensor, wanted: Tensor) -> Tensor:
     """The language model's logits at the wanted places of right-padded sequences.
 
-    Padding stands behind everything that is wanted, so causal attention needs no mask for it.
+    Padding comes after everything that is wanted, so causal attention needs no mask for it.
     """
     language = model.model.language_model
     embedded = language.embed_tokens(ids)

@@ -50,7 +50,7 @@ class Plan:
     processes: int = 2
     """One thread each: on small matrices that is twice as fast as one process of two."""
     resume: bool = False
-    """Go on from the checkpoint in `out`."""
+    """Resume from the checkpoint in `out`."""
     teach: Path | None = None
     """Begin with this exported model, and teach its language part alone: what it sees stays."""
 
@@ -68,7 +68,7 @@ class Trainer:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         torch.manual_seed(plan.seed)
-        # Going on with other token ids would spoil the weights, so a resumed run keeps its own.
+        # Other token ids would spoil the weights, so a resumed run keeps its own.
         folder = plan.out / "model" if plan.resume else plan.teach
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if folder else train_tokenizer()
         self.batcher = Batcher(self.tokenizer)
@@ -162,7 +162,7 @@ class Trainer:
         export(deepcopy(self.average).bfloat16(), self.tokenizer, self.plan.out / "model")
 
     def load(self) -> None:
-        """Go on from the last checkpoint."""
+        """Resume from the last checkpoint."""
         state = torch.load(self.plan.out / "checkpoint.pt", weights_only=True)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])

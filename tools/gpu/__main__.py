@@ -1,4 +1,4 @@
-"""`python -m tools.gpu`: go through the steps, and write `results.json` anew after each.
+"""`python -m tools.gpu`: run the steps, and rewrite `results.json` after each.
 
 A step that fails or takes too long costs its own time and nothing else. Steps that have a result in
 the folder are not tried again, so a second call continues with what the first left out.
@@ -22,7 +22,7 @@ QUERY = "name,driver_version,memory.total,clocks.max.sm,power.limit"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0: every step was tried, and was good."""
+    """Exit code 0: every step was tried and succeeded."""
     options = _parser().parse_args(arguments)
     folder: Path = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ import pynvml
 
 POLL_S: Final = 0.2
 GONE_WITHIN_S: Final = 10.0
-"""How long processes and their memory may take to go after the end of a command."""
+"""How long processes and their memory may take to disappear after a command ends."""
 MEMORY_TOLERANCE_MIB: Final = 256
 
 
@@ -62,7 +62,7 @@ class Command:
         psutil.wait_procs(self._family, timeout=GONE_WITHIN_S)
 
     def until(self, condition: Callable[[], object]) -> bool:
-        """Wait until it is true; False where the command ends before, or its time is up."""
+        """Wait until it is true; False if the command ends first or its time is up."""
         while not condition():
             if self.process.poll() is not None or time.monotonic() > self._deadline_s:
                 return False
@@ -72,7 +72,7 @@ class Command:
         return True
 
     def wait(self) -> int | None:
-        """Its exit code; None where its time was up before."""
+        """Its exit code; None if it timed out."""
         self.until(lambda: self.process.poll() is not None)
         exit_code: int | None = self.process.poll()
         return exit_code
@@ -87,12 +87,12 @@ class Command:
         return found
 
     def left_behind(self) -> list[str]:
-        """The processes that outlive the command by more than they may."""
+        """The processes that outlive the command by more than allowed."""
         _, alive = psutil.wait_procs(self._family, timeout=GONE_WITHIN_S)
         return [f"{process.pid} {_name(process)}" for process in alive]
 
     def last_lines(self, number: int = 15) -> list[str]:
-        """What it said at its end."""
+        """The last lines of its output."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
         return [line[:300] for line in lines if line.strip()][-number:]
 
@@ -109,7 +109,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def used_mib() -> int | None:
-    """Memory taken on all GPUs together; None where NVML does not answer."""
+    """Memory used on all GPUs together; None if NVML does not respond."""
     try:
         pynvml.nvmlInit()
         try:
@@ -130,7 +130,7 @@ def used_mib_after(before: int | None) -> int | None:
 
 
 def memory_is_back(before: int | None, after: int | None) -> bool:
-    """Whether a command gave back what it took; what is not known counts as given back."""
+    """Whether a command freed its memory; unknown counts as freed."""
     return before is None or after is None or after <= before + MEMORY_TOLERANCE_MIB
 
 
@@ -147,5 +147,5 @@ def say_what_is_left(
 
 
 def as_environment(defaults: Mapping[str, str]) -> dict[str, str]:
-    """Variables for a command, where the user has not set them."""
+    """Variables for a command, unless the user has set them."""
     return {name: value for name, value in defaults.items() if name not in os.environ}

@@ -28,7 +28,7 @@ class Input:
 
     @property
     def flags(self) -> list[str]:
-        """Where the job finds it."""
+        """The flags that name it."""
         return [
             f"--jsons={self.folder / 'jsons'}",
             f"--json-detail={self.folder / 'json_detail'}",
@@ -37,7 +37,7 @@ class Input:
 
     @property
     def exit_code(self) -> int:
-        """Of a run that does everything right: 1 where files are broken."""
+        """The exit code of a correct run: 1 if files are broken."""
         return int("failed" in self.outcomes.values())
 
 
@@ -48,7 +48,7 @@ def corpus() -> Input:
 
 
 def copies(folder: Path, number: int) -> Input:
-    """The good files of `corpus`, ``number`` times: for runs that would be over too soon."""
+    """The good files of `corpus`, ``number`` times, for runs that would otherwise be too short."""
     good = [file for file, outcome in corpus().outcomes.items() if outcome == "captioned"]
     files = [f"copy{copy}/{file}" for copy in range(number) for file in good]
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,7 +68,7 @@ def copies(folder: Path, number: int) -> Input:
 
 
 def model_flags(folder: Path) -> tuple[str, ...]:
-    """The default model where this machine has its weights, else its shape without weights."""
+    """The default model if this machine has its weights, else its shape without weights."""
     try:
         snapshot = Path(snapshot_download(DEFAULT_MODEL, local_files_only=True))
         index = json.loads((snapshot / "model.safetensors.index.json").read_bytes())

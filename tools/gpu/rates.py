@@ -11,7 +11,7 @@ from statistics import mean, median
 from typing import Any, Final
 
 MIDDLE_AT_LEAST: Final = 25
-"""Captions that the middle of a run must have for a speed of its own."""
+"""Captions that the middle of a run needs for its speed to be meaningful."""
 
 
 def rates(rows: Sequence[Mapping[str, Any]], started_at: float) -> dict[str, float | int]:

@@ -33,10 +33,10 @@ from vllm_caption.store.layout import engine_log, parts
 
 ONE_ENGINE: Final = "--data-parallel-size=1"
 FIXED: Final = ("--max-tokens=40", "--ignore-eos", "--no-checks", "--no-dedup")
-"""Every item costs the same, whatever the model says."""
+"""Makes every item cost the same, whatever the model says."""
 COPIES: Final = 3
 SOME: Final = 60
-"""Captions that a run has made when it is disturbed."""
+"""Captions that a run has written when it is disturbed."""
 INTERRUPTED: Final = 130
 FACTS: Final = (
     "attention backend",
@@ -49,12 +49,12 @@ FACTS: Final = (
     "Available KV cache",
     "init engine",
 )
-"""Lines of an engine's log that are kept."""
+"""How many lines of an engine's log are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One run of the job, to its end. ``status``: its last status.json."""
+    """One finished run of the job. ``status``: its last status.json."""
 
     exit_code: int | None
     rows: list[dict[str, Any]]
@@ -65,12 +65,12 @@ class Ran:
 
     @property
     def restarts(self) -> int:
-        """How often its engines were replaced."""
+        """How many times its engines were replaced."""
         return sum(engine["restarts"] for engine in self.status.get("engines", ()))
 
 
 def num_gpus() -> int:
-    """The GPUs that engines may use; none where they are named wrongly, as `doctor` says."""
+    """The GPUs that engines may use; none if they are named wrongly, which `doctor` reports."""
     try:
         return len(visible_gpus())
     except UsageError:
@@ -116,7 +116,7 @@ class Steps:
     # --- steps ------------------------------------------------------------------------------
 
     def doctor(self, limit_s: float) -> Finding:
-        """The job's own answer, for the model and flags of the other steps."""
+        """`doctor`, with the model and flags of the other steps."""
         flags = (*corpus().flags, *self._flags("doctor", 8))
         log = self._folder / "doctor.log"
         log.unlink(missing_ok=True)
@@ -148,13 +148,13 @@ class Steps:
         return Finding.of(problems, good, {**ran.figures, **figures})
 
     def job(self, name: str, max_num_seqs: int, limit_s: float, *more: str) -> Finding:
-        """A run to its end; more sequences get more work, so that there is something to time."""
+        """A complete run; with more sequences it gets more work, to have enough to time."""
         given = corpus() if max_num_seqs == 8 else copies(self._folder / "copies", COPIES)
         ran = self._caption(name, given, max_num_seqs, limit_s, *more)
         return _found(ran, given, restarts=0)
 
     def ceiling(self, max_num_seqs: int, limit_s: float) -> Finding:
-        """The work of `job` by vLLM alone."""
+        """The work of `job`, done by vLLM alone."""
         name = f"ceiling{max_num_seqs}"
         given = corpus() if max_num_seqs == 8 else copies(self._folder / "copies", COPIES)
         result, log = (self._folder / f"{name}.{end}" for end in ("json", "log"))
@@ -173,13 +173,13 @@ class Steps:
         return Finding.of(problems, f"{figures.get('images_per_s')} images/s", figures)
 
     def kill(self, limit_s: float) -> Finding:
-        """SIGKILL to an engine core in mid-run: it is replaced, and nothing is lost."""
+        """SIGKILL an engine core during a run: it is replaced, and nothing is lost."""
         given = corpus()
         ran = self._caption("kill", given, 8, limit_s, disturb=_kill_engine_core)
         return _found(ran, given, restarts=1)
 
     def interrupt(self, limit_s: float) -> Finding:
-        """Ctrl+C in mid-run: what is in flight is finished, and the GPU is free again."""
+        """Ctrl+C during a run: items in flight are finished, and the GPU is freed."""
         ran = self._caption("interrupt", corpus(), 8, limit_s, disturb=_interrupt)
         problems = run_problems(ran.exit_code, INTERRUPTED)
         problems += outcome_problems(ran.rows, {}, corpus().outcomes)
@@ -265,11 +265,11 @@ _PATH: Final = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPA
 _ENVIRONMENT: Final = as_environment(
     {**COMMON_ENVIRONMENT, **CUDA_ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
 ) | {"PYTHONPATH": _PATH}
-"""That of the engines, so that vLLM alone has the same."""
+"""The environment of the engines, so that vLLM alone has the same."""
 
 
 def _found(ran: Ran, given: Input, *, restarts: int) -> Finding:
-    """What a run over all of an input says."""
+    """The finding about a run over a whole input."""
     problems = run_problems(ran.exit_code, given.exit_code)
     problems += outcome_problems(ran.rows, given.outcomes, given.outcomes)
     if "undisturbed" in ran.figures:

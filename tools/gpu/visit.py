@@ -1,9 +1,9 @@
-"""A visit to a GPU machine: which step is next, and what all results together say.
+"""A visit to a GPU machine: which step is next, and what the results show together.
 
 Steps do not depend on each other. Each has a time limit, and the whole has one; a step that does
-not fit into the time that is left is passed over for one that does, and is named in the results.
+not fit into the time that is left is skipped for one that does, and is named in the results.
 
-Pure: the clock is handed in, and only the steps themselves touch anything.
+Pure: the clock is passed in, and only the steps themselves touch anything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Step:
     name: str
     shows: str
     least_s: float
-    """With less time left it is not begun."""
+    """With less time left, it is not started."""
     limit_s: float
     act: Callable[[float], Finding]
 
@@ -56,7 +56,7 @@ def visit(
     begun: Callable[[Step, float], None],
     ended: Callable[[Step], None],
 ) -> None:
-    """Try the steps that have no result, as far as the time goes; ``results`` gets theirs.
+    """Try the steps that have no result, as time permits; their results go into ``results``.
 
     ``patience``: a factor on the limit of each step; ``begun`` gets the step and its limit.
     """
@@ -86,7 +86,7 @@ def next_step(steps: Sequence[Step], done: Mapping[str, object], left_s: float) 
 
 
 def time_limit_s(step: Step, left_s: float, patience: float) -> float:
-    """What a step may take: its own limit, and never more than is left."""
+    """The time limit of a step: its own, but never more than is left."""
     return min(step.limit_s * patience, left_s - RESERVE_S)
 
 
@@ -107,7 +107,7 @@ RATIOS: Final = (
 
 
 def ratios(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The speeds of steps that went well, each divided by what it is compared with."""
+    """The speeds of successful steps, each divided by the one it is compared with."""
     speeds = {
         name: result["images_per_s"]
         for name, result in results.items()
