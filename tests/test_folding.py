@@ -28,7 +28,7 @@ from support.job import (
 from test_output import row
 
 from vllm_caption.store.checkpoint import Checkpoint
-from vllm_caption.store.disk.folding import Claims, Folding, ask_disk
+from vllm_caption.store.disk.folding import Claims, Folding, probe_folding
 from vllm_caption.store.output import Output
 
 COMPOSED, APART = "caf\u00e9.png", "cafe\u0301.png"
@@ -88,7 +88,7 @@ def test_names_collide_if_the_disk_treats_them_as_equal(
 
 
 def test_probing_a_disk_that_distinguishes_all_names_leaves_no_trace(tmp_path: Path) -> None:
-    assert ask_disk(tmp_path) == Folding(case=False, accents=False)
+    assert probe_folding(tmp_path) == Folding(case=False, accents=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -97,8 +97,8 @@ def test_probing_a_disk_that_distinguishes_all_names_leaves_no_trace(tmp_path: P
 def test_disk_that_folds_names_is_recognised(tmp_path: Path, composes: bool) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from vllm_caption.store.disk.folding import ask_disk\n"
-        "print(ask_disk(Path(sys.argv[1])))"
+        "from vllm_caption.store.disk.folding import probe_folding\n"
+        "print(probe_folding(Path(sys.argv[1])))"
     )
     told = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],

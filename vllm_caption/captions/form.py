@@ -48,7 +48,7 @@ _TEMPLATE: Final = re.compile(r"\baddCriterion\b|<\|[a-z_]+\|>")
 """Pieces of a chat template, anywhere in the text."""
 _FENCE: Final = re.compile(r"^[ \t]*```|```\s*$", re.MULTILINE)
 _MARKUP: Final = "*_#> \t\n"
-_INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _MAX_CHARS: Final = 400
 """How much of a caption is searched: a preface is short."""
 
@@ -58,7 +58,7 @@ def has_preface(caption: str) -> bool:
     of a role, or contains a piece of a chat template."""
     plain = caption[:_MAX_CHARS]
     if not plain.isascii():
-        plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", plain)).replace("’", "'")
+        plain = INVISIBLE.sub("", unicodedata.normalize("NFKC", plain)).replace("’", "'")
     plain = plain.casefold()
     plain = re.sub(r"[^\S\n]+", " ", plain)
     start = re.sub(r"\*\*|__", "", plain).lstrip(_MARKUP)

@@ -48,7 +48,7 @@ class Rejections:
         self.by_flag: Counter[CaptionFlag] = Counter()
         self._recent: deque[CaptionFlag | None] = deque(maxlen=WINDOW)
         self._examples: dict[CaptionFlag, tuple[str, str]] = {}
-        self._told = False
+        self._has_alarmed = False
 
     def count(self, file: str, caption: str, flags: Iterable[CaptionFlag]) -> None:
         """Count one answer of an engine; ``flags``: worst first."""
@@ -67,9 +67,9 @@ class Rejections:
         rejected = [flag for flag in self._recent if flag is not None]
         num_recent = len(self._recent)
         too_many = num_recent >= MIN_ANSWERS and len(rejected) > ALARM_SHARE * num_recent
-        if self._told or not too_many:
+        if self._has_alarmed or not too_many:
             return None
-        self._told = True
+        self._has_alarmed = True
         ((flag, number),) = Counter(rejected).most_common(1)
         file, caption = self._examples[flag]
         shown = caption if len(caption) <= MAX_SHOWN_CHARS else caption[:MAX_SHOWN_CHARS] + "…"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, Protocol, Self
 
-from vllm_caption.captions.form import has_fence, has_preface, has_tail
+from vllm_caption.captions.form import INVISIBLE, has_fence, has_preface, has_tail
 from vllm_caption.captions.reasoning import answer_of
 from vllm_caption.captions.scripts import in_other_script, without_quotations
 from vllm_caption.errors import CAPTION_FLAGS, CaptionFlag
@@ -64,7 +64,6 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 _SPACE_CONTROL: Final = re.compile(r"[\x0b-\x0d\x1c-\x1f\x85]")
 """Control characters that separate words, such as a lone carriage return or a form feed."""
 _LINE_BREAK: Final = re.compile(r"\s*[\n\u2028\u2029]\s*")
-_INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _OUTER: Final = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u200b\ufeff"
 # The same few characters over and over, for text without words: "aaaa…", "-=-=-=…".
@@ -308,5 +307,5 @@ def opens_with(caption: str, opening: str) -> bool:
 def _comparable(text: str) -> str:
     """The text casefolded, with compatibility forms (full-width letters, ligatures) as plain
     letters, and without invisible characters."""
-    plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    plain = INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
     return " ".join(plain.replace("’", "'").split())

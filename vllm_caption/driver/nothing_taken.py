@@ -70,7 +70,7 @@ class Unusable:
             types = tally(Counter({name or "(empty)": n for name, n in _types(counts)}))
             remedy = f"leaves nothing to caption: the elements are {types}"
             return UsageError("--skip-types", ",".join(config.skip_types), remedy)
-        return open_source(config).nothing()
+        return open_source(config).empty_error()
 
     def _no_document(self, config: InputConfig, first: SkippedDocument) -> UsageError:
         if config.input is not None:

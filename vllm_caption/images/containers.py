@@ -63,14 +63,14 @@ def read_inside(inside: Inside, max_bytes: int) -> bytes:
     """The bytes of an image. Raises ItemError."""
     if inside.is_tar:
         offset, size = _member(inside)
-        _check_size(size, max_bytes)
+        check_size(size, max_bytes)
         with open(inside.path, "rb", buffering=0) as opened:  # noqa: PTH123
             data = os.pread(opened.fileno(), size, offset)
         if len(data) < size:
             raise ItemError("decode_error", "the tar ends in the middle of it")
         return data
     data = _cell(inside)
-    _check_size(len(data), max_bytes)
+    check_size(len(data), max_bytes)
     return data
 
 
@@ -82,7 +82,8 @@ def size_inside(inside: Inside) -> int:
     return _find_cell(inside).mean_bytes
 
 
-def _check_size(size: int, max_bytes: int) -> None:
+def check_size(size: int, max_bytes: int) -> None:
+    """Raise ItemError if an image has more than ``max_bytes``."""
     if size > max_bytes:
         limit = f"the limit is {max_bytes / 2**20:.0f} MiB"
         raise ItemError("too_large", f"it has {size / 2**20:.0f} MiB; {limit}")

@@ -23,6 +23,7 @@ from vllm_caption.config import check_folder, is_remote
 from vllm_caption.errors import ItemError, ItemKind
 from vllm_caption.images.containers import (
     Inside,
+    check_size,
     is_tar,
     read_inside,
     size_inside,
@@ -149,7 +150,7 @@ def read_image(images_root: str, file: str) -> tuple[bytes, str]:
     check_name(file)
     data, size = remote_bytes(images_root, file, MAX_FILE_BYTES)
     image_format = _sniff(data[:_HEAD_BYTES])
-    _check_size(size)
+    check_size(size, MAX_FILE_BYTES)
     return data, image_format
 
 
@@ -182,12 +183,6 @@ def num_bytes(images_root: str, file: str) -> int:
     raise ItemError("unreadable", "it changed while it was being checked")
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        limit = f"the limit is {MAX_FILE_BYTES / 2**20:.0f} MiB"
-        raise ItemError("too_large", f"it has {size / 2**20:.0f} MiB; {limit}")
-
-
 def read_image_file(path: str) -> tuple[bytes, str]:
     """The bytes and the format of a regular file whose first bytes are those of an image."""
     # O_NONBLOCK and fstat after open: a file that was replaced by a pipe cannot hang us.
@@ -200,7 +195,7 @@ def read_image_file(path: str) -> tuple[bytes, str]:
                 raise ItemError("not_a_file", "it is not a regular file")
             start = os.pread(descriptor, min(status.st_size, _START_BYTES), 0)
             image_format = _sniff(start[:_HEAD_BYTES])
-            _check_size(status.st_size)
+            check_size(status.st_size, MAX_FILE_BYTES)
             if len(start) == status.st_size:
                 return start, image_format
             with os.fdopen(descriptor, "rb", closefd=False) as opened:

@@ -79,7 +79,7 @@ class Archives:
                 continue
             yield Group(Document(path.name), self._elements(path, name))
 
-    def nothing(self) -> UsageError:
+    def empty_error(self) -> UsageError:
         """The error if no member is an image by name."""
         return UsageError("--input", self._path, "no member has the ending of an image")
 

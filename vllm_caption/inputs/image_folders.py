@@ -124,7 +124,7 @@ class ImageFolder:
             pass
         return entry.name if is_image_name(entry.name) else None
 
-    def nothing(self) -> UsageError:
+    def empty_error(self) -> UsageError:
         """The error if no file is an image by name."""
         for name in sorted(os.listdir(self._folder)):  # noqa: PTH208
             path = Path(self._folder, name)

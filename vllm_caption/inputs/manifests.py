@@ -45,7 +45,7 @@ class Manifests:
             except DocumentError as error:
                 yield SkippedDocument(encodable_name(name), error.kind, error.reason)
 
-    def nothing(self) -> UsageError:
+    def empty_error(self) -> UsageError:
         """The error if no document has an element."""
         number = counted(self.num_documents(), "document")
         return UsageError("--jsons", self._config.jsons, f"its {number} list no images")

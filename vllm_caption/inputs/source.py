@@ -149,5 +149,5 @@ class Source(Protocol):
     def documents(self) -> Iterator[Group | SkippedDocument]:
         """Yield one document after the other; whatever they contain, this does not raise."""
 
-    def nothing(self) -> UsageError:
-        """The error if the whole input was read and has no element."""
+    def empty_error(self) -> UsageError:
+        """The mistake to report if the whole input was read and has no element."""

@@ -85,7 +85,7 @@ class Table:
             except FAULTS as error:
                 yield SkippedDocument(name, "unreadable", reason(error))
 
-    def nothing(self) -> UsageError:
+    def empty_error(self) -> UsageError:
         """The error if it has no rows."""
         return UsageError("--input", self._path, "has no rows")
 

@@ -87,7 +87,7 @@ class CaptionFiles:
             reason = f"with {CAPTION_SUFFIX} the name is over {MAX_NAME_BYTES} bytes; shorten it"
             raise ItemError("bad_name", reason)
         if (other := self.claims.claim(file)) is not None:
-            raise _met(other, same_name=name == self.name(other))
+            raise _collision(other, same_name=name == self.name(other))
 
     def name(self, file: str) -> str:
         """The path of the caption of ``file``, relative to the output folder."""
@@ -347,7 +347,7 @@ def _conflict() -> ItemError:
     return ItemError("output_conflict", reason)
 
 
-def _met(other: str, *, same_name: bool) -> ItemError:
+def _collision(other: str, *, same_name: bool) -> ItemError:
     """``other`` already has this .txt."""
     shown = printable(other)
     if same_name:

@@ -171,8 +171,8 @@ def _in_use(folder: Path) -> UsageError:
 
 
 def check_count(root: Path, shard: Shard | None) -> None:
-    """Raise UsageError where shards of another number run in the folder, or have rows there that
-    are not merged: an item is in a shard of each, and would be captioned or recorded twice."""
+    """Raise UsageError if shards of another count run in the folder, or have unmerged rows there:
+    an item is in a shard of each count, and would be captioned or recorded twice."""
     for other, folder in shard_folders(root).items():
         if shard is None or other.count == shard.count:
             continue

@@ -127,8 +127,8 @@ def record_naming(root: Path, naming: CaptionName, number: int) -> None:
 
 
 def _is_bound(root: Path) -> bool:
-    """Whether the folder has a caption, or a shard is at work that may be about to write one. A run
-    that captioned nothing, as over a wrong images root, has chosen nothing."""
+    """Whether the folder has a caption, or a shard is running and may be about to write one. A run
+    that captioned nothing, as over a wrong images root, does not fix the naming."""
     if any(map(is_held_by_another, shard_folders(root).values())):
         return True
     try:

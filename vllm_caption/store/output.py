@@ -23,7 +23,7 @@ from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folder_identity import FolderIdentity
-from vllm_caption.store.disk.folding import ask_disk
+from vllm_caption.store.disk.folding import probe_folding
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
 from vllm_caption.store.layout import (
@@ -90,7 +90,7 @@ class Output:
                 for name in TEMPORARY_FILES:  # left by a killed run
                     self._remove(self.root / name)
                 naming = self._settle_naming(choose_naming)
-                self.files = open_captions(root, naming, self._disk, ask_disk(root))
+                self.files = open_captions(root, naming, self._disk, probe_folding(root))
                 self._identity = FolderIdentity(root)
                 self._checkpoint = self._open_checkpoint(self.root, checkpoint_interval)
                 if shard is None:
@@ -168,7 +168,7 @@ class Output:
         folder's manifest."""
         with _stopping():
             states = self._disk.attempt("file", lambda: read_states(self._known_parts()))
-        self.files.claims.record(states.with_names())
+        self.files.claims.record(states.txt_owners())
         return states
 
     def captions_of(self, files: Container[str]) -> list[tuple[str, str]]:

@@ -227,7 +227,7 @@ class KnownItems(Mapping[str, ItemState]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def with_names(self) -> Iterator[str]:
+    def txt_owners(self) -> Iterator[str]:
         """The captioned items that own their .txt, unlike those that found its name taken."""
         for file, state in self.items():
             if state.status == "captioned" and state.error_kind != "output_conflict":

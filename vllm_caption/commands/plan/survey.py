@@ -39,7 +39,7 @@ from vllm_caption.formatting import printable
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.monitoring.samples import read_gpu_s
 from vllm_caption.store.caption_files import open_captions
-from vllm_caption.store.disk.folding import look_at_disk
+from vllm_caption.store.disk.folding import infer_folding
 from vllm_caption.store.layout import state_folder
 from vllm_caption.store.naming import naming_of_run
 from vllm_caption.store.recipe import ids_of, make_recipe
@@ -60,8 +60,8 @@ class Survey:
         runs = frozenset(earlier_runs(redo, config.resume, ids))
         self._prompt_name = prompt.name
         self._naming = naming_of_run(config.output, config.caption_name)
-        files = open_captions(config.output, self._naming, folding=look_at_disk(config.output))
-        files.claims.record(recorded.states.with_names())
+        files = open_captions(config.output, self._naming, folding=infer_folding(config.output))
+        files.claims.record(recorded.states.txt_owners())
         wanted = Wanted(config.resume, ids, runs)
         self._pass = Pass(config.input.named(self._naming), recorded.states, files, wanted)
         self._reader = self._pass.reader

@@ -30,7 +30,7 @@ from vllm_caption.images.files import check_name
 from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.store.caption_files import Inspected, open_captions
-from vllm_caption.store.disk.folding import look_at_disk
+from vllm_caption.store.disk.folding import infer_folding
 from vllm_caption.store.layout import CAPTION_SUFFIX
 from vllm_caption.store.lock import find_holder
 from vllm_caption.store.naming import naming_of
@@ -59,7 +59,7 @@ class Survey:
         self._files = (
             repair.files
             if repair
-            else open_captions(root, naming_of(root), folding=look_at_disk(root))
+            else open_captions(root, naming_of(root), folding=infer_folding(root))
         )
         self._named: set[str] = set()
         """Captions of items, where their names do not tell the items."""

@@ -33,7 +33,7 @@ class Folding(NamedTuple):
         return name.casefold() if self.case else name
 
 
-def ask_disk(folder: Path) -> Folding:
+def probe_folding(folder: Path) -> Folding:
     """What the file system of a folder treats as equal. Writes and removes a probe file."""
     probe = folder / PROBE
     try:
@@ -43,14 +43,14 @@ def ask_disk(folder: Path) -> Folding:
             accents=_exists(folder / normalize("NFD", PROBE)),
         )
     except OSError:  # the file system does not allow accents
-        return look_at_disk(folder)
+        return infer_folding(folder)
     finally:
         for _ in range(2):  # try again if the disk fails for a moment
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
 
 
-def look_at_disk(folder: Path) -> Folding:
+def infer_folding(folder: Path) -> Folding:
     """The same without writing, and only case: looks for the lock file of an earlier run."""
     return Folding(case=_exists(folder / LOCK) and _exists(folder / _other_case(LOCK)))
 
