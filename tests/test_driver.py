@@ -403,7 +403,7 @@ def test_the_same_error_for_all_items_stops_the_run_and_charges_none(
 ) -> None:
     files = [f"{name}/{number}.png" for number in range(80)]
     run = Run(tmp_path, files)
-    with pytest.raises(RunStopped, match=rf"the same error for everyone, 64 answers .*: {said}"):
+    with pytest.raises(RunStopped, match=rf"the same error for all items, 64 answers .*: {said}"):
         asyncio.run(run.run())
     assert rows(run.config.output) == captions(run.config.output) == {}
     assert run.stats.failed == 0

@@ -53,7 +53,7 @@ def test_lost_captions_are_restored_from_their_rows_without_an_engine(tmp_path: 
     assert (result.exit_code, result.stderr) == (0, "")
     assert "Items: 12, captioned 12 (0 in this run), failed 0" in result.stdout
     assert (
-        "6 caption files missing or empty: 6 written again from their rows, 0 captioned again"
+        "6 caption files missing or empty: 6 restored from their rows, 0 captioned again"
         in result.stdout
     )
     assert captions(tmp_path / "out") == made
@@ -79,7 +79,7 @@ def test_lost_captions_of_another_recipe_are_captioned_again(tmp_path: Path) -> 
     result = job(tmp_path, OTHER_RECIPE)
     assert result.exit_code == 0
     assert "captioned 4 (1 in this run)" in result.stdout
-    assert "1 caption file missing or empty: 0 written again from their rows, 1 " in result.stdout
+    assert "1 caption file missing or empty: 0 restored from their rows, 1 " in result.stdout
     assert "3 kept captions were made with a different recipe" in result.stdout
     made = rows(tmp_path / "out")
     assert len({made[file]["recipe_id"] for file in files}) == 2

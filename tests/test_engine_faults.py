@@ -94,7 +94,9 @@ def test_model_that_answers_nothing_stops_the_run_and_leaves_every_item_pending(
     arguments = ("--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
     result = run_here(*arguments, "--stop", *ascii_letters, "--max-same-errors=32")
     assert result.exit_code == 3
-    (said,) = (line for line in result.stderr.splitlines() if "the same error for everyone" in line)
+    (said,) = (
+        line for line in result.stderr.splitlines() if "the same error for all items" in line
+    )
     assert "a caption without a word; the model says nothing: is it an instruct model" in said
     assert rows(tmp_path / "out") == captions(tmp_path / "out") == {}
     assert run_here(*arguments).exit_code == 0

@@ -243,7 +243,7 @@ def test_name_that_the_file_system_does_not_allow_fails_only_its_item(
         assert_captioned(tmp_path, files)
         row = rows(tmp_path / "out")[odd]
         assert (row["status"], row["error_kind"]) == ("failed", "bad_name")
-        assert "takes no such name (Invalid argument)" in row["error"]
+        assert "does not allow such a name (Invalid argument)" in row["error"]
 
 
 @needs_compiler

@@ -372,7 +372,7 @@ def test_damaged_file_is_replaced_and_reported(
     made = watched(tmp_path, monkeypatch, lambda _: CALM)
     made.close()
     (told,) = made.take_notes()
-    assert "monitor.parquet cannot be read and is started afresh" in told
+    assert "monitor.parquet cannot be read and is replaced" in told
     assert pq.read_table(tmp_path / SAMPLES).num_rows >= 1
 
 
@@ -407,7 +407,7 @@ def test_missing_folder_leaves_a_run_without_monitor(
 ) -> None:
     made = watched(tmp_path / "nowhere", monkeypatch, lambda _: CALM)
     made.close()
-    assert [note.partition(":")[0] for note in made.take_notes()] == ["There is no monitor"]
+    assert [note.partition(":")[0] for note in made.take_notes()] == ["The monitor cannot start"]
 
 
 def job(folder: Path, *flags: str) -> Result:

@@ -93,7 +93,7 @@ def test_run_without_txt_files_is_resumed_verified_and_given_its_files_later(
 
     later = job(tmp_path, "--caption-name=stem", OTHER_RECIPE)
     assert "captioned 12 (0 in this run)" in later.stdout
-    assert "12 written again from their rows" in later.stdout
+    assert "12 restored from their rows" in later.stdout
     assert txt_files(tmp_path) == {
         file.replace(".png", ".txt"): f"caption of {file}" for file in files
     }

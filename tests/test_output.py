@@ -337,7 +337,7 @@ def test_run_whose_folder_another_run_took_stops_and_overwrites_no_part(
         (tmp_path / name).unlink()
     second = Output(tmp_path, checkpoint_interval=10)
     second.save_caption(row("b"))
-    with pytest.raises(RunStopped, match="another run may have begun in "):
+    with pytest.raises(RunStopped, match="another run may have started in "):
         first.replace("status.json", b"{}")
     first.close(complete=False)
     second.close(complete=True)

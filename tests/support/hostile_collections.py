@@ -268,13 +268,13 @@ def tars(folder: Path) -> Iterator[Case]:
     image = member("0.png", png(0))
     for name, content, said in (
         ("empty", b"", "cannot be read as a tar"),
-        ("zeros", END, "no member has the ending of an image"),
-        ("one_zero_block", bytes(BLOCK), "no member has the ending of an image"),
+        ("zeros", END, "no member is named like an image"),
+        ("one_zero_block", bytes(BLOCK), "no member is named like an image"),
         ("text", b"these are no headers\n" * 100, "cannot be read as a tar"),
         ("gzip", gzip.compress(tar(image)), "unpack a compressed one"),
         ("half_a_header", tar(image)[:300], "cannot be read as a tar"),
         ("damaged_first_header", b"x" + tar(image)[1:], "cannot be read as a tar"),
-        ("no_image", tar(member("0.json", b"{}")), "no member has the ending of an image"),
+        ("no_image", tar(member("0.json", b"{}")), "no member is named like an image"),
     ):
         path = folder / f"{name}.tar"
         path.write_bytes(content)
@@ -391,7 +391,7 @@ def csv_tables(folder: Path) -> Iterator[Case]:
         ("t.csv", b"\n\n\n", "has no column image"),
         ("t.csv", b"image\n", "has no rows"),
         ("t.csv", b"image\n\n\n", "has no rows"),
-        ("t.csv", b"title,size\nx,y\n", "name it by --image-column: title, size"),
+        ("t.csv", b"title,size\nx,y\n", "name it with --image-column: title, size"),
         ("t.csv", b"image\nx.png\ny.png\n", "none of the first images is there"),
         ("t.csv", b"x" * (2**20 + 1), "field larger than field limit"),
         ("t.csv", b"x" * (2**24 + 1), "a line has more than 16 MiB"),
@@ -456,7 +456,7 @@ def json_tables(folder: Path) -> Iterator[Case]:
         ("t.jsonl", b"image\na.png\n", "line 1 is not JSON"),
         ("t.jsonl", good.decode().encode("utf-16"), "line 1 is not JSON"),
         ("t.jsonl", gzip.compress(good), "line 1 is not JSON"),
-        ("t.jsonl", b'{"picture": "a.png"}\n', "name it by --image-column: picture"),
+        ("t.jsonl", b'{"picture": "a.png"}\n', "name it with --image-column: picture"),
         ("t.json", good, "write one object in each line"),
         ("t.jsonl.gz", gzip.compress(good), "unpack it first"),
         ("t.txt", good, "neither a folder nor a .jsonl"),
@@ -600,11 +600,11 @@ def parquet_tables(folder: Path) -> Iterator[Case]:
     path = folder / "invalid_name" / "t.parquet"
     _with_images(path.parent)
     _parquet(path, {"image": _invalid_text(b"a.png", b"\xff.png", b"c.png")})
-    yield Case("name that is no UTF-8", path, 2, ("bad_name",))
+    yield Case("name that is not UTF-8", path, 2, ("bad_name",))
     yield from _damaged_parquet(folder / "damaged", names)
     refused: list[tuple[str, Any, str]] = [
         ("empty", {"image": pa.array([], pa.string())}, "has no rows"),
-        ("no_column", {"title": names}, "name it by --image-column: title"),
+        ("no_column", {"title": names}, "name it with --image-column: title"),
         ("nothing", {}, "has no column image"),
         ("twice", pa.table([names, names], ["image", "image"]), "two columns image"),
         ("twice_other", pa.table([names] * 3, ["image", "x", "x"]), "two columns x"),
@@ -697,7 +697,7 @@ def images_in_parquet(folder: Path) -> Iterator[Case]:
     flags = (f"--images-root={elsewhere}",)
     yield Case("another root", typed, refused="is not below it", flags=flags)
     flags = ("--images-root=s3://bucket/x",)
-    yield Case("a root in a bucket", typed, refused="holds its images itself", flags=flags)
+    yield Case("a root in a bucket", typed, refused="contains its images", flags=flags)
 
 
 def _designs(folder: Path, images: Sequence[bytes], cell: pa.DataType) -> Iterator[Case]:
@@ -740,7 +740,7 @@ def image_folders(folder: Path) -> Iterator[Case]:
         ("empty", {}, "no file below it ends in one of"),
         ("text", {"a.txt": b"x"}, "no file below it ends in one of"),
         ("hidden", {".a.png": png(0), ".b/a.png": png(1)}, "no file below it ends in one of"),
-        ("list", {"list.csv": b"image\n"}, "holds no images, and list.csv; name that"),
+        ("list", {"list.csv": b"image\n"}, "holds no images, but list.csv; name that"),
         ("tars", {"train/0.tar": tar(member("0.png", png(0)))}, "and train; name that"),
         ("both", {"0.tar": tar(member("0.png", png(0))), "a.png": png(1)}, "and a.png beside them"),
         ("two", {"0.tar": END, "a.parquet": b""}, "and 0.tar beside them"),

@@ -155,7 +155,7 @@ def members_of(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     if block.strip(b"\0"):
         raise tarfile.ReadError("a header is damaged")
     if source.read(_LOOKED_AT).strip(b"\0"):
-        raise tarfile.ReadError("more follows, as where two tars were joined; unpack and repack it")
+        raise tarfile.ReadError("more follows, as if two tars were joined; unpack and repack it")
 
 
 def _member(inside: Inside) -> tuple[int, int]:

@@ -81,7 +81,7 @@ class Archives:
 
     def empty_error(self) -> UsageError:
         """The error if no member is an image by name."""
-        return UsageError("--input", self._path, "no member has the ending of an image")
+        return UsageError("--input", self._path, "no member is named like an image")
 
     def _paths(self) -> list[Path]:
         return files_in(self._path, ".tar") if self._path.is_dir() else [self._path]

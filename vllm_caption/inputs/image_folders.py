@@ -129,7 +129,7 @@ class ImageFolder:
         for name in sorted(os.listdir(self._folder)):  # noqa: PTH208
             path = Path(self._folder, name)
             if is_archive(path) or (path.is_file() and is_table(path)):
-                remedy = f"holds no images, and {printable(encodable_name(name))}; name that"
+                remedy = f"holds no images, but {printable(encodable_name(name))}; name that"
                 return UsageError("--input", self._folder, remedy)
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         return UsageError("--input", self._folder, f"no file below it ends in one of {known}")

@@ -187,7 +187,7 @@ def _open_text(path: Path) -> io.TextIOWrapper:
     with path.open("rb") as raw:
         head = raw.readline(2**16)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
-        raise TableError("it is UTF-16, or no text at all; save it as UTF-8")
+        raise TableError("it is UTF-16, or not text at all; save it as UTF-8")
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError as error:

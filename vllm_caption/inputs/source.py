@@ -112,11 +112,11 @@ def name_of_container(path: Path, config: InputConfig) -> str:
     an image; it must be below it, even as a link. Raises UsageError."""
     root = config.images_root
     if isinstance(root, str):
-        problem = f"is no folder of this machine, and {path} holds its images itself"
+        problem = f"is not a folder on this machine, but {path} contains its images"
         raise UsageError("--images-root", root, f"{problem}; leave the flag out")
     name = os.path.relpath(path.absolute(), root.absolute())
     if name.startswith("../"):
-        problem = f"{path} holds its images itself, and is not below it"
+        problem = f"{path} contains its images and is not below this folder"
         raise UsageError("--images-root", root, f"{problem}; leave the flag out")
     real, real_root = os.path.realpath(path), os.path.realpath(root)
     if not real.startswith(os.path.join(real_root, "")):  # noqa: PTH118

@@ -99,7 +99,7 @@ class Table:
             return given
         if found := next((name for name in IMAGE_COLUMNS if name in columns), None):
             return found
-        remedy = f"has no column {', '.join(IMAGE_COLUMNS)}; name it by --image-column"
+        remedy = f"has no column {', '.join(IMAGE_COLUMNS)}; name it with --image-column"
         raise UsageError("--input", path, f"{remedy}: {listed(columns)}")
 
     def _elements(self, path: Path, image: str) -> Iterator[Element]:

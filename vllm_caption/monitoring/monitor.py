@@ -86,7 +86,7 @@ class Monitor:
         try:
             self._folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            self._note(f"There is no monitor: {error}")
+            self._note(f"The monitor cannot start: {error}")
             return
         self._thread.start()
 
@@ -136,7 +136,7 @@ class Monitor:
         try:
             return Series(read_series(self._root))
         except FAULTS as error:
-            self._note(f"{self._root / SAMPLES} cannot be read and is started afresh: {error}")
+            self._note(f"{self._root / SAMPLES} cannot be read and is replaced: {error}")
             return Series()
 
     def _sample(self, series: Series, gpus: Gpus, host: Host, *, last: bool) -> None:

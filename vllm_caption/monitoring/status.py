@@ -152,7 +152,7 @@ def _look(root: Path) -> View:
     if status is None:
         remedy = f"holds no {STATUS}; name the folder of a run"
         if holder is not None:
-            remedy = f"is held by {holder}, which has no {STATUS} yet; ask again in a moment"
+            remedy = f"is held by {holder}, which has no {STATUS} yet; try again in a moment"
         raise UsageError("--output", root, remedy)
     return View(seen_state(status, holder), holder, _seconds_since(status.updated_at), status)
 

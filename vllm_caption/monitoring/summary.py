@@ -98,7 +98,7 @@ def _items(stats: RunStats) -> Iterator[str]:
     if stats.retried:
         yield f"  {stats.retried} attempts gave no caption and were retried."
     if missing := stats.restored + stats.gone:
-        how = f"{stats.restored} written again from their rows, {stats.gone} captioned again"
+        how = f"{stats.restored} restored from their rows, {stats.gone} captioned again"
         yield f"  {counted(missing, 'caption file')} missing or empty: {how}."
     if stats.adopted:
         yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."

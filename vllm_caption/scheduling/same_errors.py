@@ -2,7 +2,7 @@
 blame for an error.
 
 A mistake in the settings (a prompt that is too long, a chat template without system text, a model
-that overflows in 16 bit) causes the same error for every item. Failing a million items one by one
+that overflows in 16 bit) causes the same error for all items. Failing a million items one by one
 helps nobody: the run stops, reports the error once, and charges no item.
 
 Pure counting. Invariants:
@@ -143,6 +143,6 @@ class SameErrors:
         number = self._run.answers[_VARYING.sub("#", error.said)]
         since = "since the last caption" if self._run.any_success else "and none is a caption"
         return (
-            f"the same error for everyone, {number} answers {since}: {error.said}; {error.remedy}."
+            f"the same error for all items, {number} answers {since}: {error.said}; {error.remedy}."
             " No item is charged: run again. --max-same-errors 0 fails such items one by one"
         )

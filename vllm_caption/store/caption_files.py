@@ -164,7 +164,7 @@ class CaptionFiles:
             if not stat.S_ISREG(facts.st_mode):
                 return Inspected("unreadable", reason="it is not a regular file")
             if facts.st_size > MAX_CAPTION_BYTES:
-                reason = f"it has {facts.st_size:,} bytes; no caption does"
+                reason = f"it has {facts.st_size:,} bytes, too many for a caption"
                 return Inspected("unreadable", reason=reason)
             text = _text(descriptor, facts.st_size)
         except OSError as error:
@@ -320,7 +320,7 @@ def _read_text(path: str) -> str:
         if not stat.S_ISREG(facts.st_mode):
             raise ItemError("output_conflict", "its .txt is not a regular file")
         if facts.st_size > MAX_CAPTION_BYTES:
-            reason = f"its .txt has {facts.st_size:,} bytes; no caption does"
+            reason = f"its .txt has {facts.st_size:,} bytes, too many for a caption"
             raise ItemError("output_conflict", reason)
         return _text(descriptor, facts.st_size)
     finally:
@@ -360,7 +360,7 @@ def _collision(other: str, *, same_name: bool) -> ItemError:
 
 
 def _too_long() -> ItemError:
-    return ItemError("bad_name", "below --output its path is too long; take a shorter --output")
+    return ItemError("bad_name", "its path below --output is too long; choose a shorter --output")
 
 
 def _refusal(error: OSError) -> ItemError | None:
@@ -370,7 +370,7 @@ def _refusal(error: OSError) -> ItemError | None:
     if error.errno == errno.ENAMETOOLONG:
         return _too_long()
     if judge(error.errno, "caption") == "item":
-        reason = f"the file system of --output takes no such name ({error.strerror})"
+        reason = f"the file system of --output does not allow such a name ({error.strerror})"
         return ItemError("bad_name", f"{reason}; rename it, or choose another --output")
     return None
 
@@ -379,5 +379,5 @@ def _denied(what: str, error: OSError) -> ItemError:
     """A lasting denial, or an unexpected error, about one file or folder."""
     remedy = "give this user the rights to its folder"
     if error.errno not in DENIALS:
-        remedy = "look at its folder, or choose another --output"
+        remedy = "check its folder, or choose another --output"
     return ItemError("output_conflict", f"{what} ({error.strerror}); {remedy}")

@@ -85,7 +85,7 @@ class OutputLock:
             self._release()
             raise
         content = msgspec.json.encode(Owner.this_process())
-        without = f"{self._owner} cannot be written, so nobody sees who holds the folder"
+        without = f"{self._owner} cannot be written, so nobody can see who holds the folder"
         disk.try_once("inform", lambda: self._owner.write_bytes(content), without)
 
     def _hold(self, folder: Path, how: int) -> None:
@@ -103,8 +103,8 @@ class OutputLock:
                 continue
             if not is_ours and not self._hold_again(descriptor, folder, how):
                 raise RunStopped(
-                    f"another run may have begun in {folder}, where the lock file was removed; see"
-                    " to it that one run alone has the folder, and run again"
+                    f"another run may have started in {folder}, where the lock file was removed;"
+                    " make sure that only one run uses the folder, and run again"
                 )
 
     def _hold_again(self, descriptor: int, folder: Path, how: int) -> bool:

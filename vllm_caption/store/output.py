@@ -225,7 +225,7 @@ class Output:
             self._disk.attempt("file", lambda: write_file(self.root / name, content))
 
     def _inform(self, name: str, write: Callable[[], object]) -> None:
-        without = f"{self.root / name} cannot be written now, which costs the run nothing"
+        without = f"{self.root / name} cannot be written now; the run does not need it"
         self._disk.try_once("inform", write, without)
 
     def take_notes(self) -> Iterator[str]:

@@ -61,7 +61,7 @@ class UnreadablePart(RunStopped):
         super().__init__(
             f"{path} {what} ({self.reason}); {remedy}"
             if self.is_damaged
-            else f"{path} may not be read by this user; it is not damaged"
+            else f"{path} is not readable by this user; it is not damaged"
         )
 
 

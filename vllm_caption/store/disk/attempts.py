@@ -45,7 +45,7 @@ class Disk:
                     raise
                 where = f" at {os.fsdecode(error.filename)}" if error.filename else ""
                 text = f"The disk of --output failed for a moment ({error.strerror}{where})"
-                self.note(f"{text}; it is asked again after 1, 4 and 16 s.", str(error.errno))
+                self.note(f"{text}; it is retried after 1, 4 and 16 s.", str(error.errno))
                 self._sleep(wait_s)
         try:
             return action()
