@@ -33,13 +33,13 @@ from vllm_caption.messages import (
 JOIN_TIMEOUT_S = 10.0
 
 SlotState = Literal["waiting", "starting", "up", "stopped"]
-"""Waiting for room, starting its worker, taking requests, or none of these."""
+"""Waiting for room, starting its worker, accepting requests, or none of these."""
 Answer = Captioned | Failed | ImageRead | Cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The slot has changed its state. ``pid``: of its worker, once that is up."""
+    """The state of the slot changed. ``pid``: of its worker, once that is up."""
 
     slot: EngineSlot
     pid: int | None = None
@@ -47,7 +47,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A message of the worker about an item."""
+    """A message from the worker about an item."""
 
     slot: EngineSlot
     message: Answer
@@ -77,7 +77,7 @@ SlotEvent = Changed | Answered | Lost | Broken
 
 
 class EngineSlot:
-    """Slot ``number`` of a run; ``put`` takes its events."""
+    """Slot ``number`` of a run; ``put`` receives its events."""
 
     def __init__(
         self, number: int, put: Callable[[SlotEvent], None], start_timeout_s: float
@@ -180,7 +180,7 @@ class EngineSlot:
         return Lost(self, what, reason, explained=bool(error), gone=ended.gone)
 
     async def _listen(self, worker: WorkerHandle) -> str:
-        """Pass on messages until the worker is gone; returns the error it named, if any."""
+        """Pass on messages until the worker is gone; returns the error that it reported, if any."""
         while (message := await worker.receive()) is not None:
             self.touch()
             if isinstance(message, EngineDown):
@@ -210,9 +210,9 @@ async def close_all(slots: Sequence[EngineSlot], *, at_once: bool) -> None:
     if not tasks:
         return
     await asyncio.wait(tasks, timeout=JOIN_TIMEOUT_S)
-    for slot in slots:  # one that no longer listens must not hold the end of the run,
+    for slot in slots:  # one that stopped listening must not delay the end of the run,
         slot.kill()
     await asyncio.wait(tasks, timeout=2 * JOIN_TIMEOUT_S)
-    for task in tasks:  # nor one that does not even end
+    for task in tasks:  # nor one that cannot be killed
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -47,7 +47,7 @@ TICK_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Engines can start, or the future says why not."""
+    """Engines can start, or the future holds the error."""
 
     opening: asyncio.Future[Executor]
 
@@ -102,7 +102,7 @@ class Driver:
         self._started: set[EngineSlot] = set()
         """Slots that have been started and not been lost since."""
         self._none_is_usable = False
-        """Every slot is retired. Changes only when one is lost."""
+        """Whether every slot is retired. Changes only when one is lost."""
         self._start_errors = StartErrors(len(self._slots))
         self._failed_starts: dict[EngineSlot, str] = {}
         """Slots whose start failed while no engine has ever been up, and why."""
@@ -145,7 +145,7 @@ class Driver:
                 if task is not None:
                     task.cancel()
             await close_all(self._slots, at_once=self._must_leave())
-        while self._events:  # the last messages of the workers
+        while self._events:  # the workers' last messages
             self._handle(self._events.popleft())
         self._stats.scanning = False
         if self._stopped is not None:
@@ -155,7 +155,7 @@ class Driver:
             raise RunStopped(f"no engine is left; the last error was: {self._last_error}")
 
     def interrupt(self) -> None:
-        """Ctrl+C: the first time, hand out nothing more; the second time, leave now."""
+        """Ctrl+C: the first time, hand out no more items; the second time, leave now."""
         self.interrupts += 1
         if self._pending is not None:
             self._pending.leave()
@@ -311,7 +311,7 @@ class Driver:
     # --- slots ---------------------------------------------------------------------------------
 
     def _next_to_start(self) -> list[EngineSlot]:
-        """Which slots should start first: all, or only one until one is up."""
+        """The slots that should start first: all, or only one until one is up."""
         alone = self._first_alone and self._start_errors.none_was_up
         return self._held_back[: 1 if alone else None]
 
@@ -329,10 +329,10 @@ class Driver:
             self._feed(slot)
 
     def _feed(self, slot: EngineSlot) -> None:
-        """Send the engine as much as it has room for."""
+        """Send the engine as many items as it has room for."""
         if slot.state != "up" or self._must_leave():
             return
-        if not self._dispatcher.busy(slot.number):  # its clock starts with its work
+        if not self._dispatcher.busy(slot.number):  # its clock starts when it gets work
             slot.touch()
         if requests := self._recorder.requests(slot.number, self._config.window):
             slot.send(Lease(requests))
@@ -362,7 +362,7 @@ class Driver:
             self._drain_ends_s += pause_s
 
     def _limit_waiting(self, slot: EngineSlot, now_s: float) -> None:
-        """A slot may wait for room as long as others work."""
+        """A slot may wait for room as long as others are working."""
         waited_s = now_s - slot.since_s
         if any(other.has_worker for other in self._slots):
             slot.touch()

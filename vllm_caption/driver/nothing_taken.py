@@ -1,7 +1,7 @@
-"""When nothing of an input can be taken: the likeliest cause, as an error of usage.
+"""The likeliest cause if nothing in an input can be captioned, as a UsageError.
 
-A million items that fail one by one, or a run over nothing that ends well, are the same mistake: a
-folder that is not the one meant.
+A million items that fail one by one, and a run over nothing that succeeds, have the same cause: a
+wrong folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vllm_caption.items import BadEntry, SkippedDocument
 
 MAX_LISTED: Final = 3
 MAX_ENTRIES: Final = 200
-"""Of a folder, those that are looked at for a hint."""
+"""How many names in a folder are checked for a hint."""
 MAX_PARENTS: Final = 4
 
 
@@ -42,7 +42,7 @@ class Unusable:
         self.first_entry: BadEntry | None = None
 
     def add(self, entry: SkippedDocument | BadEntry) -> None:
-        """One more."""
+        """Count one more."""
         if isinstance(entry, BadEntry):
             self.first_entry = self.first_entry or entry
             return
@@ -119,7 +119,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def no_image(images_root: Path | str, files: Sequence[str]) -> UsageError:
-    """The first items have no image, all of them: one path that was tried, and what is near it."""
+    """None of the first items has an image: report one path that was tried, and similar ones."""
     root, file = public_root(images_root), files[0]
     tried = f"{counted(len(files), 'path')} tried, the first is {root}/{printable(file)}"
     what = f"none of the first images is there ({tried})"
@@ -134,7 +134,7 @@ def no_image(images_root: Path | str, files: Sequence[str]) -> UsageError:
 
 
 def _other_roots(root: Path, file: str) -> Iterator[Path]:
-    """Where the user may have meant: above the root, in it, or with a part of the name cut off."""
+    """Roots that the user may have meant: above this one, in it, or without a part of the names."""
     absolute = root.absolute()
     yield from list(absolute.parents)[:MAX_PARENTS]
     try:

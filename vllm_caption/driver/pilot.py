@@ -1,4 +1,4 @@
-"""Which items a pilot captions: a small run that shows what the large one will be like.
+"""Which items a pilot captions: a small run that shows what the full run will be like.
 
 The items are chosen from the whole input: each element type in proportion, with at least one item;
 within a type evenly across file sizes, from the smallest to the largest. Invariants: the same input
@@ -27,7 +27,7 @@ from vllm_caption.items import Item
 CANDIDATES_PER_ITEM: Final = 4
 MIN_CANDIDATES: Final = 256
 MAX_TYPES: Final = 64
-"""Types that are counted separately; all further ones count as one."""
+"""How many types are counted separately; all others count as one."""
 OTHER_TYPES: Final = ""
 
 
@@ -44,12 +44,12 @@ class Pilot:
 
     @property
     def size(self) -> int:
-        """Items chosen."""
+        """The number of chosen items."""
         return sum(self.by_type.values())
 
 
 class _Sample:
-    """A fair sample of the files of one type: those with the smallest hashes."""
+    """A representative sample of the files of one type: those with the smallest hashes."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -58,7 +58,7 @@ class _Sample:
 
     def add(self, file: str, document: str) -> None:
         self.seen += 1
-        # Python's own hash of a string differs from process to process.
+        # Python's hash of a string differs from process to process.
         digest = blake2b(file.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         entry = (-int.from_bytes(digest, "big"), file, document)
         if len(self._heap) < self._most:
@@ -67,12 +67,12 @@ class _Sample:
             heappushpop(self._heap, entry)
 
     def files(self) -> dict[str, str]:
-        """Each with its document."""
+        """The files, each with its document."""
         return {file: document for _, file, document in self._heap}
 
 
 def choose_pilot(config: InputConfig, size: int) -> Pilot:
-    """Read the whole input and choose ``size`` of its items, or all where there are fewer."""
+    """Read the whole input and choose ``size`` of its items, or all if there are fewer."""
     reader = InputReader(config)
     samples: dict[str, _Sample] = {}
     most = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * size)
@@ -91,7 +91,7 @@ def choose_pilot(config: InputConfig, size: int) -> Pilot:
         chosen.update((file, of_type[file]) for file in files)
         by_type[kind] = len(files)
     return Pilot(
-        # Without the limit: it would stop before the last of the chosen items.
+        # Without the limit, which would stop before the last chosen item.
         replace(config, only=frozenset(chosen), limit=None),
         num_items=reader.counts.items,
         num_documents=reader.counts.documents,
@@ -127,7 +127,7 @@ def spread(files: Sequence[str], number: int, images_root: str) -> list[str]:
 
 
 def _bytes(images_root: str, file: str) -> int:
-    """Size on disk; -1 for a file that will fail: those have their share in a pilot too."""
+    """Size on disk; -1 for a file that will fail, since those have their share in a pilot, too."""
     try:
         return num_bytes(images_root, file)
     except ItemError:

@@ -39,7 +39,7 @@ from vllm_caption.store.output import Output
 from vllm_caption.store.rows import Row, hash_of
 
 MAX_KEPT = 1000
-"""Failures that are written in one pass over the manifest."""
+"""How many failures are written per pass over the manifest."""
 
 
 class Recorder:
@@ -69,9 +69,9 @@ class Recorder:
         self._same_errors = same_errors
         self._failed_before: set[str] = set()
         self._open: list[tuple[GiveUp[Item], int]] = []
-        """Failures, each with its engine, that are the run's fault unless a good answer comes."""
+        """Failures, each with its engine, that the run is blamed for unless a good answer comes."""
         self._replaced: dict[str, int | None] = {}
-        """Items under way that have a caption: see `Batch`."""
+        """Pending items that already have a caption: see `Batch`."""
         self._kept: dict[str, tuple[GiveUp[Item], str | None]] = {}
         """Failures of items whose earlier caption stays, each with the text of its .txt."""
         self._flags_of_leaders: dict[str, tuple[str, ...]] = {}
@@ -183,19 +183,19 @@ class Recorder:
         return fault
 
     def settle_open(self) -> None:
-        """The failures that waited are the fault of their items."""
+        """Record the waiting failures: their items are to blame."""
         waiting, self._open = self._open, []
         for failure, engine in waiting:
             self.settle(failure, engine)
 
     def _all_gone(self, answer: Failed) -> bool:
-        """A folder is checked here; an object store by the worker, since it may be slow."""
+        """Check a folder here; an object store is checked by the worker, since it may be slow."""
         if self._images is None:
             return answer.root_gone
         return answer.kind in ABSENT_KINDS and not self._images.still_there()
 
     def image_read(self, engine: int, seen: ImageRead) -> bool:
-        """An image was read. True: it is a twin, and its attempt can be cancelled."""
+        """An image was read; returns whether it is a twin whose attempt can be cancelled."""
         item = self._dispatcher.held(engine, seen.lease)
         if item is None:
             return True
@@ -235,7 +235,7 @@ class Recorder:
             self._fail(decision, engine)
             waited = self._twins.end(decision.item, None)
             if decision.kind in INPUT_KINDS or decision.kind == "timeout":
-                # Its file is to blame, not the pixels that they share.
+                # Its file is to blame, not the pixels that its twins share.
                 self._dispatcher.add(twin.item for twin in waited)
                 return
             reason = f"the same image as {decision.item.file}: {decision.reason}"
@@ -245,7 +245,7 @@ class Recorder:
             self._stats.retried += 1
 
     def finish(self) -> None:
-        """No more answers will come: write what waits in memory."""
+        """No more answers will come: write the failures that wait in memory."""
         self.settle_open()
         self._record_kept()
 
@@ -256,7 +256,7 @@ class Recorder:
             row = rows.get(file)
             if row is None and caption is not None:
                 row = self._make.adopted(failure.item, caption)
-            if row is None:  # somebody changed the manifest meanwhile
+            if row is None:  # somebody has changed the manifest
                 self._output.save_row(self._make.given_up(failure, None))
             else:
                 self._output.save_row(self._make.kept(row, failure))
@@ -295,12 +295,12 @@ class Recorder:
             self._fail(
                 GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result), engine
             )
-            # Its name is to blame, not its pixels: caption those that waited for it.
+            # Its name is to blame, not its pixels: caption the twins that waited for it.
             left = self._twins.end(accepted.item, None)
             self._dispatcher.add(twin.item for twin in left)
             return
         result, now_s = accepted.result, asyncio.get_running_loop().time()
-        if saved.recipe_id is None:  # somebody was quicker, and theirs stays
+        if saved.recipe_id is None:  # somebody was faster, and theirs stays
             self._stats.adopted += 1
         else:
             self._stats.count_caption(

@@ -1,8 +1,8 @@
 """The progress of a ``--redo``: which runs have worked on it, kept in the output folder.
 
-A redo that was interrupted, or that takes N items at a time (``--limit``), goes on when the same
-line is run again: what a run of the same redo has settled is not taken again. Once a redo has seen
-the whole input it is finished, and the same line begins a new one.
+A redo that was interrupted, or that takes N items at a time (``--limit``), resumes when the same
+command runs again: items that a run of this redo has finished are not repeated. Once a redo has
+read the whole input it is finished, and the same command starts a new one.
 
 Invariant: rows decide what is done, so a kill at any moment repeats at most what was in flight.
 """
@@ -31,7 +31,7 @@ class RedoProgress(msgspec.Struct, frozen=True):
 
 
 def what_is_redone(resume: ResumeConfig) -> str:
-    """A redo by its flags, as "--redo all"; empty where there is none."""
+    """A redo as its flags, such as "--redo all"; empty if there is none."""
     if resume.redo_files:
         return f"--redo-file {' '.join(map(encodable_name, sorted(resume.redo_files)))}"
     if resume.redo_kinds:
@@ -42,19 +42,19 @@ def what_is_redone(resume: ResumeConfig) -> str:
 def earlier_runs(
     recorded: RedoProgress | None, resume: ResumeConfig, recipe_ids: frozenset[str]
 ) -> tuple[str, ...]:
-    """The runs whose work on a redo counts; none where it begins."""
+    """The earlier runs that count as part of a redo; none if it is new."""
     what = what_is_redone(resume)
     if recorded is None or not what or recorded.what != what:
         return ()
     if recorded.recipe_id not in recipe_ids:
         return ()
-    # What was spared the first time is all that is left for --overwrite-edited.
+    # Only what was spared the first time is left for --overwrite-edited.
     widened = resume.overwrite_edited and not recorded.overwrote
     return recorded.runs if not recorded.is_finished or widened else ()
 
 
 def read_redo(folder: Path) -> RedoProgress | None:
-    """The last redo of an output folder or a shard; None where it is not known."""
+    """The last redo of an output folder or a shard; None if unknown."""
     try:
         return msgspec.json.decode((folder / REDO).read_bytes(), type=RedoProgress)
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):

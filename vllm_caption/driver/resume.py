@@ -37,7 +37,7 @@ from vllm_caption.store.rows import ItemState, KnownItems, Row, hash_of
 BATCH_SIZE = 256
 MAX_MISSING = 1000
 MAX_MISSING_REMOTE = 100
-"""If so many images are missing before one is found, the images root must be wrong."""
+"""If this many images are missing before one is found, the images root must be wrong."""
 
 
 # --- one item ------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ class Keep(NamedTuple):
 
 
 class KeepFailure(NamedTuple):
-    """It failed before, with this kind, and is not tried again now."""
+    """It failed before, with this kind, and is not retried now."""
 
     kind: str
 
@@ -97,7 +97,7 @@ KEPT: dict[Origin, Keep] = {
     "edited": Keep("edited"),
     "adopted": Keep("adopted"),
 }
-"""Shared, since a resumed input needs one of these for almost every item."""
+"""Shared instances, since a resumed input needs one for almost every item."""
 
 Need = Keep | KeepFailure | Adopt | Restore | Caption | Refuse
 
@@ -135,7 +135,7 @@ class Wanted:
         return self.names_all or (redo == "flagged" and bool(state.flags))
 
     def retried(self, state: ItemState) -> bool:
-        """Whether an item with this row, which holds no caption, is tried again."""
+        """Whether an item with this row, which holds no caption, is retried."""
         if self.is_settled(state):
             return False
         return not self.resume.redo_kinds or self._is_of_kinds(state)
@@ -152,13 +152,13 @@ class Wanted:
 
 
 def decide(file: str, known: KnownItems, files: CaptionFiles, wanted: Wanted) -> Need:
-    """What an item needs, by its last row and by what is on disk."""
+    """What an item needs, judged by its last row and what is on disk."""
     state = known.get(file)
     try:
         check_name(file)
         files.check_name(file)
     except ItemError as error:
-        # Its caption may be in its row alone (--no-txt); a .txt would be another item's.
+        # Its caption may only be in its row (--no-txt); a .txt would be another item's.
         return Refuse(error, _has_caption(state) and not state.has_txt)
     try:
         if state is None or state.status != "captioned":
@@ -182,7 +182,7 @@ def _with_caption(
     again, is_current = wanted.again(state), state.recipe_id in wanted.recipe_ids
     text = files.compare(file, known.trace(file), surely=again)
     if text == "gone":
-        # Without a .txt from the beginning (--no-txt), nobody has removed it.
+        # If there never was a .txt (--no-txt), nobody has removed it.
         if (is_current or not state.has_txt) and not again:
             return Restore()
         if state.error_kind is not None and wanted.is_settled(state):
@@ -252,13 +252,13 @@ class Batch:
 
     @property
     def num_done(self) -> int:
-        """Captions that stay."""
+        """The number of captions that stay."""
         return self.kept.total()
 
 
 @dataclass(frozen=True, slots=True)
 class InputEnded:
-    """The input has ended, or could not be read further."""
+    """The input has ended, or reading it failed."""
 
     failure: CaptionJobError | None
 
@@ -291,7 +291,7 @@ class Pass:
         unusable, num_taken = Unusable(), 0
         max_missing = MAX_MISSING_REMOTE if is_remote(self._images_root) else MAX_MISSING
         unnamed: list[BadEntry] | None = []
-        """Held back until there is an item: until then, the folders may be the wrong ones."""
+        """Held back until there is an item: until then, the folders may be wrong."""
         missing: list[Decided] | None = None if self._wanted.resume.redo_files else []
         """Held back until an image is found; None from then on."""
         only_missing = True
@@ -312,7 +312,7 @@ class Pass:
                 unnamed = None
             found = Decided(entry, decide(entry.file, self._known, self._files, self._wanted))
             if entry.fault is not None and isinstance(found.need, Caption):
-                error = ItemError("engine_error", entry.fault)  # as where a prompt cannot be made
+                error = ItemError("engine_error", entry.fault)  # e.g. no prompt can be made
                 keeps_row = _has_caption(self._known.get(entry.file))
                 found = Decided(entry, Refuse(error, keeps_row))
             num_taken += isinstance(found.need, Caption)
@@ -375,7 +375,7 @@ class Pending:
         self._make = make
         self._captions_of = captions_of
         self._gone: dict[str, Item] = {}
-        """Items whose .txt is written again, all in one pass over the rows."""
+        """Items whose .txt is restored, all in one pass over the rows."""
         self._left = False
 
     def start(self, put: Callable[[Batch | InputEnded], None]) -> None:
@@ -409,7 +409,7 @@ class Pending:
             send(InputEnded(failure))
 
     def batches(self) -> Iterator[Batch]:
-        """The whole input, in its order."""
+        """Read the whole input in order."""
         batch, num_entries, started = Batch(), 0, False
         for entry in self._pass:
             if self._left:
@@ -421,12 +421,12 @@ class Pending:
             else:
                 self._take(*entry, batch)
             num_entries += 1
-            # The first pending item leaves at once: an engine can start while the rest is read.
+            # The first pending item is sent at once, so that an engine can start during the scan.
             if num_entries == BATCH_SIZE or (batch.pending and not started):
                 started = started or bool(batch.pending)
                 yield self._counted(batch)
                 batch, num_entries = Batch(), 0
-        self._known.clear()  # a million names are not needed any more
+        self._known.clear()  # a million names are no longer needed
         yield self._counted(batch)
         yield from map(self._counted, self._restored())
 

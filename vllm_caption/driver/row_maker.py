@@ -1,4 +1,4 @@
-"""An item and what became of it → the row that the manifest keeps."""
+"""An item and its result → its row in the manifest."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ class RowMaker:
         )
 
     def kept(self, row: Row, failure: GiveUp[Item]) -> Row:
-        """A caption that stays, since a new one was asked for and could not be made."""
+        """A caption that stays, since a new one was requested but could not be made."""
         return msgspec.structs.replace(
             row, run_id=self.run_id, error_kind=failure.kind, error=failure.reason
         )
 
     def adopted(self, item: Item, caption: str) -> Row:
-        """A .txt without a row: somebody's work, kept."""
+        """A .txt without a row, which is adopted."""
         return adopted(item, caption, self.images_root, self.run_id, self.naming)
 
     def same_as(self, twin: Twin, of: Made, caption: str, flags: tuple[str, ...]) -> Row:
-        """The caption of a byte-identical image that was asked the same."""
+        """The caption of a byte-identical image with the same prompt."""
         return self._row(
             twin.item,
             status="captioned",
@@ -87,7 +87,7 @@ class RowMaker:
         )
 
     def bad_entry(self, entry: BadEntry) -> Row:
-        """An element that names no file; it is told apart by its place in its document."""
+        """An element that names no file; it is identified by its index in its document."""
         return Row(
             file=bad_entry_name(entry),
             document=entry.document,
@@ -125,14 +125,14 @@ class RowMaker:
 
 
 def caption_path(file: str, naming: CaptionName) -> str | None:
-    """Where the .txt of a row lies, below the output folder; None where it has none."""
+    """The path of a row's .txt in the output folder; None if it has none."""
     return None if naming == "none" else caption_name(file, naming)
 
 
 def adopted(
     item: Item, caption: str, images_root: str, run_id: str, naming: CaptionName = "file"
 ) -> Row:
-    """The row of a .txt whose maker left none."""
+    """The row of a .txt whose author left none."""
     return Row(
         file=item.file,
         document=item.document.name,
@@ -149,7 +149,7 @@ def adopted(
 
 
 def bad_entry_name(entry: BadEntry) -> str:
-    """What stands for `file` in the row of an element that names none."""
+    """The value of `file` in the row of an element that names none."""
     return f"{entry.document}[{entry.element_index}]: {entry.file}"
 
 
@@ -161,7 +161,7 @@ def _facts(image: ImageFacts | None) -> dict[str, object]:
         "image_height": image.height,
         "backdrop": image.backdrop,
         "image_sha256": image.sha256,
-        "twin_key": image.twin_key.hex(),  # bytes would be no JSON
+        "twin_key": image.twin_key.hex(),  # bytes cannot be JSON
     }
 
 

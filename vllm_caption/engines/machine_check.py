@@ -1,4 +1,4 @@
-"""Whether engines can start on this machine, asked before one does.
+"""Checks whether engines can start on this machine, before one does.
 
 Facts are read at the edge (`read_machine`), verdicts are pure functions of them. A verdict is a
 problem only where no start could succeed: what is not known for certain is left to the engine.
@@ -59,7 +59,7 @@ LEAST_DRIVERS: Final = {12: "525", 13: "580"}
 GPU_MEMORY_UTILIZATION: Final = 0.92
 """vLLM's default (0.32)."""
 WORKING_BYTES: Final = GIB // 2
-"""What an engine takes at the least besides its weights: CUDA's context alone takes about that."""
+"""The least that an engine needs besides its weights: about what CUDA's context takes."""
 UNCOUNTED: Final = frozenset(
     {CONFIG_FILE, "offload_backend", "offload_group_size", "cpu_offload_params", "offload_params"}
     | {"hf_overrides", "quantization_config", "additional_config", "model_class_overrides"}
@@ -68,9 +68,9 @@ UNCOUNTED: Final = frozenset(
 """Flags that may make weights smaller, or take them out of the GPU's memory, by an amount that is
 not known here."""
 EIGHT_BITS: Final = ("fp8", "mxfp8", "int8", "experts_int8")
-"""How names of quantisations to 8 bits begin; of all others 4 bits are the least."""
+"""Prefixes of quantisations to 8 bits; all others use at least 4 bits."""
 OUTSIDE: Final = "ipc_cache"
-"""A format of weights that another process may hold on the same GPU for the engine."""
+"""A weight format that another process may hold for the engine on the same GPU."""
 MIB: Final = 2**20
 QUEUE_CHUNKS: Final = 10
 QUEUE_CHUNK_MIB: Final = 24
@@ -79,14 +79,14 @@ queue when it makes one, and a queue takes its room only as it fills."""
 QUEUE_VARIABLE: Final = "VLLM_MQ_MAX_CHUNK_BYTES_MB"
 """vLLM's variable for the chunks of the requests' queue."""
 PATIENCE_S: Final = 20.0
-"""The memory of a killed process is free again within seconds."""
+"""How long to wait: the memory of a killed process is free again within seconds."""
 SHM: Final = Path("/dev/shm")
 MOST_UUIDS: Final = 8
 _LEAVE_OUT: Final = f"leave this GPU out with {VISIBLE}"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One line of the verdict. ``passing``: the problem may be gone in a moment."""
+    """One line of the result. ``passing``: the problem may be gone in a moment."""
 
     subject: str
     state: State
@@ -94,7 +94,7 @@ class Check(msgspec.Struct, frozen=True):
     passing: bool = False
 
     def as_error(self) -> UsageError:
-        """The problem, as a run tells it."""
+        """The problem, as a run reports it."""
         return UsageError(self.subject, None, self.text)
 
 
@@ -169,7 +169,7 @@ def find_weights(config: EngineConfig) -> Weights | None:
     cached = cached_folder(model, flags)
     if is_offline():
         return None if cached is None else check_model_folder(str(cached), flags)
-    with contextlib.suppress(UsageError, OSError):  # a part is there: vLLM gets the rest
+    with contextlib.suppress(UsageError, OSError):  # partly there: vLLM downloads the rest
         if cached is not None and (found := read_weights(cached)):
             return found
     with contextlib.suppress(OSError, ImportError):
@@ -178,7 +178,7 @@ def find_weights(config: EngineConfig) -> Weights | None:
 
 
 def grouped(checks: Iterable[Check]) -> list[Check]:
-    """The same checks, in their order, where what is true of several GPUs is said once."""
+    """The same checks, in order, with those that several GPUs share merged into one."""
     subjects: dict[tuple[State, str, bool], list[str]] = {}
     for check in checks:
         listed = subjects.setdefault((check.state, check.text, check.passing), [])
@@ -191,7 +191,7 @@ def grouped(checks: Iterable[Check]) -> list[Check]:
 
 
 def _joined(subjects: Sequence[str]) -> str:
-    """As `GPU 0, 1, 2`; of UUIDs, the first few."""
+    """Such as `GPU 0, 1, 2`; of UUIDs, only the first few."""
     first, *more = subjects
     if len(more) >= MOST_UUIDS and not first.startswith("GPU "):
         more[MOST_UUIDS - 1 :] = [f"{len(subjects) - MOST_UUIDS} more"]
@@ -208,7 +208,7 @@ def problem_among(checks: Sequence[Check]) -> Check | None:
 
 
 def read_machine(gpus: Sequence[str]) -> Machine:
-    """Look at this machine; takes milliseconds and starts nothing."""
+    """Inspect this machine; takes milliseconds and starts nothing."""
     described = iter(describe_gpus([name for names in gpus for name in names.split(",")]))
     headers = _python_header()
     return Machine(
@@ -224,7 +224,7 @@ def read_machine(gpus: Sequence[str]) -> Machine:
 
 
 def torch_cuda() -> tuple[int, int] | None:
-    """The CUDA that torch is built for, without importing it; None where that cannot be read."""
+    """The CUDA that torch is built for, without importing it; None if unknown."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.submodule_search_locations:
         return None
@@ -244,7 +244,7 @@ def find_compiler() -> str | None:
 
 
 def _python_header() -> Path:
-    """`Python.h` of this Python where Triton looks for it, else where the compiler does."""
+    """`Python.h` of this Python, where Triton looks for it or else where the compiler does."""
     scheme = sysconfig.get_default_scheme()
     if scheme == "posix_local":  # Debian's: the headers are where its packages put them
         scheme = "posix_prefix"
@@ -282,7 +282,7 @@ def judge(machine: Machine, config: EngineConfig, weights: Weights | None) -> It
     """What these facts mean for these engines."""
     yield judge_driver(machine.driver, machine.cuda)
     if machine.driver.fault:
-        return  # the rest is not known
+        return  # nothing else is known
     per_engine = [list(_judge_gpus(gpus, machine, config, weights)) for gpus in machine.gpus]
     some_can = any(problem_among(checks) is None for checks in per_engine)
     for checks in per_engine:
@@ -298,7 +298,7 @@ def judge(machine: Machine, config: EngineConfig, weights: Weights | None) -> It
 
 
 def judge_driver(driver: GpuDriver, cuda: tuple[int, int] | None) -> Check:
-    """Whether there is a driver, new enough for the CUDA that torch is built for."""
+    """Whether there is a driver that is new enough for the CUDA that torch is built for."""
     if driver.fault and is_jetson():
         return Check("NVIDIA driver", "ok", "not asked, since a Jetson may have no NVML")
     if driver.fault:
@@ -377,7 +377,7 @@ class Budget:
 
     @staticmethod
     def of(gpus: Sequence[Gpu], config: EngineConfig) -> Budget | None:
-        """None where NVML does not know a GPU's memory."""
+        """None if NVML does not know a GPU's memory."""
         known = [(gpu.total_bytes, gpu.free_bytes) for gpu in gpus]
         sizes = [(total, free) for total, free in known if total is not None and free is not None]
         if len(sizes) < len(known):
@@ -433,7 +433,7 @@ def _judge_memory(
 
 
 def _in_use(gpus: Sequence[Gpu], wanted: int) -> tuple[str, str]:
-    """Those of an engine's GPUs that have less memory free, and who holds it, as text."""
+    """The GPUs of an engine that have less memory free, and who holds it, as text."""
     short = [gpu for gpu in gpus if gpu.free_bytes is not None and gpu.free_bytes < wanted]
     holders = [holder for gpu in short for holder in gpu.holders]
     return _joined([*map(_name, short)]), f", held by {_holders(holders)}" if holders else ""
@@ -444,7 +444,7 @@ def weight_bytes(weights: Weights, config: EngineConfig) -> int:
     flags = named_flags(config.engine_args)
     per_weight = 4.0 if flags.get("dtype") in ("float32", "float") else 2.0
     quantization = flags.get("quantization", "")
-    if quantization or weights.packed_on_load:  # while loading; what is stored so is counted so
+    if quantization or weights.packed_on_load:  # while loading; stored ones stay as they are
         per_weight = 1.0 if quantization.startswith(EIGHT_BITS) else 0.5
     offloaded = int((_number(flags.get("cpu_offload_gb")) or 0) * GIB)
     return max(weights.loaded_bytes(per_weight) // config.gpus_per_engine - offloaded, 0)
@@ -510,7 +510,7 @@ def _name(gpu: Gpu) -> str:
 
 
 def _holders(holders: Sequence[Holder]) -> str:
-    """As `process 4000 (python, 69.0 GiB)`; the first two."""
+    """Such as `process 4000 (python, 69.0 GiB)`; only the first two."""
     more = [f"{len(holders) - 2} more"] if len(holders) > 2 else []
     return " and ".join([*map(_in_words, holders[:2]), *more])
 
@@ -526,7 +526,7 @@ def _version(version: tuple[int, int]) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    """None where there is none; vLLM says what is wrong with it."""
+    """None if there is none; vLLM reports what is wrong with it."""
     try:
         number = math.nan if text is None else float(text)
     except ValueError:

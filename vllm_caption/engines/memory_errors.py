@@ -38,18 +38,18 @@ _ADVICE: Final[dict[Shortage, str]] = {
 
 
 def shortage(error: str) -> Shortage | None:
-    """What an engine's error says it lacks; None for any other error."""
+    """What an engine lacks according to its error; None for any other error."""
     if any(sign in error for sign in _OUT_OF_MEMORY):
         return "weights" if WHILE_LOADING in error else "work"
     return next((kind for sign, kind in _SIGNS if sign in error), None)
 
 
 def passes(error: str) -> bool:
-    """Whether the same start may succeed in a moment: memory that an ended process still holds."""
+    """Whether the same start may succeed in a moment: an ended process still holds the memory."""
     return shortage(error) == "taken"
 
 
 def with_advice(error: str) -> str:
-    """The error, and what to change where memory is its cause."""
+    """The error, and what to change if memory is the cause."""
     kind = shortage(error)
     return error if kind is None else f"{error}; {_ADVICE[kind]}"

@@ -1,7 +1,7 @@
 """Whether a model's folder is still as it was when the run began: an engine that is started again
 would otherwise caption with other weights than the others.
 
-Invariant: a file that no engine loads, as a log or a README, may change.
+Invariant: a file that no engine loads, such as a log or a README, may change.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _LOADED: Final = (
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
-    """The files of a model's folder: size and time of change of each, by its name."""
+    """The size and mtime of each file in a model's folder, by name."""
 
     folder: str
     facts: dict[str, tuple[int, int]]
 
     def check(self) -> None:
-        """Raise RunStopped where one of them is another now."""
+        """Raise RunStopped if one of them has changed."""
         present = _facts(self.folder)
         changed = [name for name, known in self.facts.items() if present.get(name) != known]
         if changed:
@@ -50,6 +50,6 @@ def _facts(folder: str) -> dict[str, tuple[int, int]]:
     try:
         with os.scandir(folder) as entries:
             found = {e.name: e.stat() for e in entries if e.name.endswith(_LOADED) and e.is_file()}
-    except OSError:  # whoever loads it says what is wrong
+    except OSError:  # whoever loads it reports what is wrong
         return {}
     return {name: (facts.st_size, facts.st_mtime_ns) for name, facts in found.items()}

@@ -28,10 +28,10 @@ WITHOUT_TOKENIZER: Final = frozenset(
 WITHOUT_WEIGHTS: Final = frozenset({"load_format", CONFIG_FILE})
 """Engine flags with which a folder may need no weights (dummy, streamed, …)."""
 OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""The first that is set counts, as in the Hub's library."""
+"""The first one that is set counts, as in the Hub's library."""
 _HUB_TIMEOUT_S: Final = 5.0
 _HUB_PATIENCE_S: Final = 12.0
-"""For what the timeout of a connection does not bound: names, redirects, slow answers."""
+"""Limits what a connection timeout does not: name lookup, redirects, slow answers."""
 
 
 def resolve_model(name: str) -> str:
@@ -43,7 +43,7 @@ def resolve_model(name: str) -> str:
 
 
 def needs_weights(engine_args: tuple[str, ...]) -> bool:
-    """Whether an engine loads weights as they lie in a model's folder."""
+    """Whether an engine loads the weight files in a model's folder."""
     return WITHOUT_WEIGHTS.isdisjoint(given_flags(engine_args))
 
 
@@ -63,7 +63,7 @@ def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | No
         remedy = "there is no such folder; give a folder or a name on the Hub"
         raise UsageError("--model", model, remedy) from None
     except OSError as error:
-        if not is_path:  # too long for a path, say
+        if not is_path:  # such as a path that is too long
             return None
         raise UsageError("--model", model, f"cannot be read ({error.strerror})") from error
     try:
@@ -98,7 +98,7 @@ def is_on_hub(model: str) -> bool:
 
 
 def is_offline() -> bool:
-    """Whether the user has forbidden to ask the Hub."""
+    """Whether the user has forbidden access to the Hub."""
     said = next(filter(None, map(os.environ.get, OFFLINE)), "")
     return said.lower() in ("1", "on", "yes", "true")
 
@@ -122,12 +122,12 @@ def cached_folder(model: str, engine_args: tuple[str, ...]) -> Path | None:
                 local_files_only=True,
             )
         )
-    except (OSError, ValueError):  # not there, or no name that the Hub could have
+    except (OSError, ValueError):  # not there, or not a possible name on the Hub
         return None
 
 
 def ask_hub(model: str, engine_args: tuple[str, ...]) -> Weights:
-    """What the Hub says of a model's weights. Raises OSError where it does not answer."""
+    """What the Hub reports of a model's weights. Raises OSError if it does not respond."""
     from huggingface_hub import HfApi
 
     told: list[Weights | OSError] = []
@@ -150,17 +150,17 @@ def ask_hub(model: str, engine_args: tuple[str, ...]) -> Weights:
 def _ask_hub(hub: HfApi, model: str, revision: str | None) -> Weights:
     try:
         found = hub.model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S)
-    except Exception as error:  # whatever client the Hub's library uses, it has errors of its own
+    except Exception as error:  # the HTTP client of the Hub's library has its own errors
         raise OSError(first_line(error)) from error
     config: dict[str, Any] = found.config or {}
     if found.safetensors is None or any("Omni" in name for name in config.get("architectures", ())):
-        return Weights({})  # not known, or counted with parts that an engine for images leaves out
+        return Weights({})  # unknown, or including parts that an engine for images leaves out
     counts = found.safetensors.parameters.items()
     by_dtype = {dtype: int(count * _bits_of(dtype)) // 8 for dtype, count in counts}
     return Weights(by_dtype, "quantization_config" in config and by_dtype.keys() <= FLOATS)
 
 
 def _bits_of(dtype: str) -> int:
-    """Bits of one number of a safetensors type, as `BF16`, `I32`, `F8_E4M3` or `F4`."""
+    """Bits per number of a safetensors type, such as `BF16`, `I32`, `F8_E4M3` or `F4`."""
     digits = dtype.partition("_")[0].lstrip("BFIU")
     return int(digits) if digits.isdecimal() else 8

@@ -1,6 +1,6 @@
-"""Threads for work that may hang, as on a network drive: whoever waits gives up after a time.
+"""Threads for work that may hang, for example on a network drive: a caller waits only so long.
 
-Invariants: at most as many are at work as were asked for, besides those that hang; time in which
+Invariants: besides threads that hang, no more than the given number work; time during which
 this process stood still (a suspended machine, SIGSTOP, a debugger) does not count.
 """
 
@@ -15,9 +15,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_HANGING: Final = 1000
-"""Threads that are left to themselves; all other work waits where even more hang."""
+"""Threads that may be abandoned; if even more hang, all other work waits."""
 SLICE_S: Final = 1.0
-"""Waiting is counted in slices of that: a longer one says that this process stood still."""
+"""Waiting is counted in slices of this length: a longer one means that this process stood still."""
 
 
 class PatientThreads:
@@ -30,7 +30,7 @@ class PatientThreads:
         self._turns = asyncio.Semaphore(number)
         self._threads = ThreadPoolExecutor(number + MAX_HANGING, thread_name_prefix=name)
         self._left_s: dict[asyncio.Future[Any], float] = {}
-        """What each call at work has left of its time."""
+        """The time that each running call has left."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
@@ -53,7 +53,7 @@ class PatientThreads:
                 del self._left_s[calling]
 
     def _count(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A slice of time is over, for all calls: one timer costs less than one for each."""
+        """A time slice is over for all calls: one timer is cheaper than one per call."""
         for calling in self._left_s:
             self._left_s[calling] -= self._slice_s
             if self._left_s[calling] <= 0:
@@ -62,7 +62,7 @@ class PatientThreads:
         self._timer = loop.call_later(self._slice_s, self._count, loop) if waits else None
 
     def shutdown(self) -> None:
-        """Begin nothing more; what hangs is not waited for."""
+        """Start nothing more; hanging threads are not awaited."""
         if self._timer is not None:
             self._timer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)

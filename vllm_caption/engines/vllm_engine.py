@@ -1,6 +1,6 @@
 """The only module that knows vLLM: checks its flags, starts one engine, asks it for captions.
 
-`AsyncLLM` and not `LLM`: after the death of an engine core the synchronous loop hangs for ever.
+`AsyncLLM` and not `LLM`: after the death of an engine core the synchronous loop hangs forever.
 Shapes: one request is one chat turn with one RGB image; one answer is one caption.
 """
 
@@ -58,16 +58,16 @@ DEFAULTS = {
 """Every image is seen once, so caches only cost; a caption needs one image and no video; statistics
 that nobody reads take 4 % of the front end. As everywhere, a flag that the user gives wins."""
 COMPACT_BACKENDS = (("xgrammar", True), ("guidance", True))
-"""Backends of structured outputs that can forbid blanks between the fields, the fastest first."""
+"""Structured output backends that can forbid blanks between the fields, fastest first."""
 DEATH_S = 1.0
 PROMPT_END_TOKENS = 24
-"""Of a prompt, where a chat template may open the model's reasoning."""
+"""Tokens at the end of a prompt, where a chat template may open the model's reasoning."""
 ASKED = "Describe this design element: a red circle on white."
 MIN_DISTINCT_TOKENS = 5
 TOO_LONG = "maximum context length"
-"""In vLLM's error over a text for which a model has no room."""
+"""Part of vLLM's error for a text that exceeds the model's context."""
 MIN_TOKENS = 16
-"""A caption of fewer tokens is no remedy."""
+"""Fewer tokens for a caption are not advised."""
 DEMO_CACHE_BYTES = 256 << 20
 """KV cache of the bundled model on a GPU. A block of it (16 tokens × 768 bytes) is so small that an
 80 GB GPU has room for six million, each a Python object; these are 21,845, enough for 170 sequences
@@ -79,7 +79,7 @@ ADVICE = (
 
 
 _REFUSALS = (ValueError, OSError, ImportError, NotImplementedError, VLLMClientError)
-"""What vLLM, pydantic and the hub raise for a setting that cannot be used."""
+"""What vLLM, pydantic and the Hub raise for an unusable setting."""
 _MODEL_REFUSALS = (*_REFUSALS, AttributeError, LookupError, RuntimeError, TypeError)
 """What processors and chat templates raise besides, for a model that vLLM cannot ask."""
 
@@ -147,7 +147,7 @@ def check_engine_args(
 
 
 def check_cuda() -> None:
-    """Initialise CUDA, which no check before knows to work, and take no memory of a GPU.
+    """Initialise CUDA, which no earlier check has tried, without allocating GPU memory.
 
     For a process of its own. Raises UsageError with the reason: every engine would fail alike.
     """
@@ -172,7 +172,7 @@ def defaults(model: str, given: set[str], *, on_cpu: bool) -> dict[str, object]:
 
 
 def _check_gpus(parallel: Any, flags: tuple[str, ...]) -> None:
-    """Raise UsageError where vLLM would use other GPUs for an engine than we give it."""
+    """Raise UsageError if vLLM would use other GPUs for an engine than those we assign."""
     used, given = parallel.world_size_across_dp, gpus_per_engine(flags)
     if used != given:
         remedy = (
@@ -196,7 +196,7 @@ def _try_request(model: str, config: Any, options: RequestOptions) -> Any:
 
     try:
         renderer = renderer_from_config(config)
-        InputProcessor(config, renderer)  # counts the tokens of an image, as each start does
+        InputProcessor(config, renderer)  # counts the tokens of an image, like each start
     except _MODEL_REFUSALS as error:
         architecture = config.model_config.hf_config.architectures[0]
         why = f"vLLM cannot prepare images for {architecture} ({_reason(_root(error))})"
@@ -243,7 +243,7 @@ class _Trial:
             raise UsageError("--max-tokens", max_tokens, self._no_room(needed, max_tokens))
         try:
             longest = len(self._tokens(name, question.longest, side))
-        except UsageError:  # longer than vLLM even tokenises
+        except UsageError:  # longer than vLLM will even tokenise
             longest = self._max_model_len
         if longest + max_tokens <= self._max_model_len:
             return ""
@@ -263,7 +263,7 @@ class _Trial:
         )
 
     def _tokens(self, name: str, text: RenderedPrompt, side: int = 224) -> list[int]:
-        """Of the whole request, about a square image. Raises UsageError."""
+        """Tokens of the whole request with a square image. Raises UsageError."""
         from PIL import Image
 
         messages = _messages(text.user, text.system, Image.new("RGB", (side, side)))
@@ -327,7 +327,7 @@ def _choose_backend(
 
 
 def _check_template_arguments(question: Question, model_config: Any, renderer: Any) -> None:
-    """Raise UsageError for variables that the chat template does not have; vLLM drops them."""
+    """Raise UsageError for variables that the chat template does not have: vLLM would drop them."""
     given = dict(question.options.chat_template_kwargs)
     template = _template_of(renderer, model_config) if given else None
     if template is None:
@@ -340,7 +340,7 @@ def _check_template_arguments(question: Question, model_config: Any, renderer: A
 
 
 def _template_of(renderer: Any, model_config: Any) -> str | None:
-    """A model's chat template; None where it is code of vLLM's."""
+    """A model's chat template; None if it is code in vLLM."""
     if not isinstance(renderer, HfRenderer):
         return None
     tokenizer = renderer.get_tokenizer()
@@ -372,7 +372,7 @@ def _pixel_bounds(processor: Any, image: ImageConfig) -> dict[str, Any] | None:
     takes = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
     if not {"min_pixels", "max_pixels"} <= set(getattr(takes, "__annotations__", ())):
         return None
-    # These processors name their bounds on the number of pixels after edges.
+    # These processors name their pixel bounds after edges.
     return {"size": {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}}
 
 
@@ -385,7 +385,7 @@ def start_engine(
     """
     args: AsyncEngineArgs = pickle.loads(engine_args)
     config = args.create_engine_config(UsageContext.LLM_CLASS)
-    if on_cpu:  # after the configuration, which sets spawn: an import of vLLM less
+    if on_cpu:  # after the configuration, which sets spawn: saves an import of vLLM
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     llm = AsyncLLM.from_vllm_config(
         config,
@@ -404,7 +404,7 @@ def _answer_text(config: Any, tokenizer: Any, options: RequestOptions) -> Answer
 
 
 def _reasoning_parser(name: str, tokenizer: Any, options: RequestOptions) -> Any:
-    """None for one that can only follow an answer while it is generated."""
+    """None for a parser that can only follow an answer while it is generated."""
     make = ReasoningParserManager.get_reasoning_parser(name)
     parser = make(tokenizer, chat_template_kwargs=dict(options.chat_template_kwargs))
     try:
@@ -429,7 +429,7 @@ class AnswerText:
         self._is_json = options.schema is not None and not parser
         special = set(getattr(tokenizer, "all_special_tokens", ()))
         self.keeps_special_tokens = bool(self._parser) or any(map(is_mark, special))
-        # The longest first: one may begin another.
+        # The longest first: one may be a prefix of another.
         dropped = sorted((t for t in special if not is_part_of_mark(t)), key=len, reverse=True)
         self._dropped = re.compile("|".join(map(re.escape, dropped)) or r"(?!)")
         self._opened = lru_cache(maxsize=64)(self._opened_by)
@@ -466,8 +466,8 @@ class VllmEngine:
         self._tokenize = _tokenization(llm.renderer)
         manager = getattr(getattr(llm.engine_core, "resources", None), "engine_manager", None)
         self._processes = tuple(getattr(manager, "processes", ()))
-        # vLLM warms its processor in a thread of its own, beside which nothing may be rendered.
-        # This waits behind it: there is no other public way to know its end.
+        # vLLM warms up its processor in another thread, during which nothing may be rendered.
+        # This waits for it: there is no other public way to know when it ends.
         self._warm = asyncio.run_coroutine_threadsafe(
             llm.renderer.clear_mm_cache_async(), asyncio.get_running_loop()
         )
@@ -511,13 +511,13 @@ class VllmEngine:
             raise EngineLost(str(error)) from error
         except VLLMClientError as error:
             raise RequestRefused(_reason(_root(error)), retryable=False) from error
-        except Exception as error:  # whatever vLLM or a model's processor raises is told in a row
+        except Exception as error:  # whatever vLLM or a model's processor raises goes into a row
             if self._llm.errored:
                 raise EngineLost(_reason(error)) from error
             raise RequestRefused(_reason(_root(error)), retryable=retryable) from error
 
     def progress(self) -> object:
-        """Which requests the core works at, and how many tokens of each it has generated."""
+        """The requests that the core works on, with the number of generated tokens of each."""
         states = self._llm.output_processor.request_states.items()
         return [
             (request_id, state.detokenizer and state.detokenizer.num_output_tokens())
@@ -525,8 +525,8 @@ class VllmEngine:
         ]
 
     def exit_codes(self) -> tuple[int, ...]:
-        """Of its cores that have ended."""
-        for process in self._processes:  # a death is seen before the process can be waited for
+        """The exit codes of its cores that have ended."""
+        for process in self._processes:  # a death is noticed before the process can be reaped
             process.join(DEATH_S)
         return tuple(p.exitcode for p in self._processes if p.exitcode is not None)
 
@@ -563,7 +563,7 @@ def sampling_params(
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first cause: vLLM wraps what a processor says."""
+    """The first cause: vLLM wraps the errors of processors."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

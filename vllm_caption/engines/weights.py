@@ -32,12 +32,12 @@ NO_WEIGHTS: Final = (
     "scheduler.pt",
     "scaler.pt",
 )
-"""A trainer's files, which vLLM passes over."""
+"""A trainer's files, which vLLM skips."""
 UNLOADED: Final = frozenset({"mtp", "talker", "token2wav", "code2wav", "audio_tower"})
 """Parts of models, first in a weight's name, that an engine for images may leave out."""
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 MAX_HEADER_BYTES: Final = 100_000_000
-"""As in safetensors itself."""
+"""The same limit as in safetensors."""
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 """Types that an engine converts to its own precision."""
 _DOWNLOAD: Final = "download the model again (hf download)"
@@ -53,7 +53,7 @@ class Weights(msgspec.Struct, frozen=True):
 
     @property
     def stored_bytes(self) -> int:
-        """On disk."""
+        """The size on disk."""
         return sum(self.by_dtype.values())
 
     @property
@@ -78,7 +78,7 @@ def _width(dtype: str) -> int:
 
 
 def read_weights(folder: Path) -> Weights | None:
-    """The weights of a model folder; None where it holds none.
+    """The weights of a model folder; None if it holds none.
 
     Raises UsageError for a file that is missing, cut short, or only a pointer to the real one.
     """
@@ -102,9 +102,9 @@ def read_weights(folder: Path) -> Weights | None:
 
 
 def check_pointer(path: Path) -> None:
-    """Raise UsageError for a Git LFS pointer in place of the file."""
+    """Raise UsageError if a Git LFS pointer is in place of the file."""
     try:
-        if not path.is_file():  # opening a pipe would wait
+        if not path.is_file():  # opening a pipe would block
             raise UsageError("--model", path, f"is no file, or a link to none; {_DOWNLOAD}")
         with path.open("rb") as file:
             is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
@@ -116,13 +116,13 @@ def check_pointer(path: Path) -> None:
 
 
 def _chosen_files(folder: Path) -> list[Path]:
-    """The safetensors files that vLLM loads; empty where it loads another format."""
+    """The safetensors files that vLLM loads; empty if it loads another format."""
     for pattern, index in ((MISTRAL, MISTRAL_INDEX), (SAFETENSORS, INDEX)):
         if files := sorted(folder.glob(pattern)):
             return _named_by_index(folder / index) or files
     if _of_other_format(folder, "*.bin") or _of_other_format(folder, "*.pt"):
         return []
-    return _named_by_index(folder / INDEX)  # to name what is missing
+    return _named_by_index(folder / INDEX)  # to report what is missing
 
 
 def _of_other_format(folder: Path, pattern: str) -> list[Path]:
@@ -147,7 +147,7 @@ def _named_by_index(path: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> dict[str, tuple[str, int]]:
-    """Type and bytes of each tensor. Raises UsageError for a file that is not whole."""
+    """Type and bytes of each tensor. Raises UsageError for an incomplete file."""
     check_pointer(path)
     try:
         size = path.stat().st_size
@@ -201,7 +201,7 @@ def check_config(path: Path) -> None:
 
 
 def num_attention_heads(folder: Path) -> int | None:
-    """Of the language model in a folder; None where its config.json does not say."""
+    """The attention heads of the language model in a folder; None if config.json does not say."""
     config = _read_config(folder)
     text = config.get("text_config", config)
     heads = text.get("num_attention_heads") if isinstance(text, dict) else None
@@ -209,9 +209,9 @@ def num_attention_heads(folder: Path) -> int | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json; empty where it cannot be read."""
+    """The model's config.json; empty if it cannot be read."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))  # it may say Infinity
+        config = json.loads((folder / "config.json").read_text("utf-8"))  # it may contain Infinity
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -48,7 +48,7 @@ class EngineLost(Exception):
 
 
 class RootGone(ItemError):
-    """Not only this image: nothing below the images root can be read. May pass."""
+    """Not only this image: nothing below the images root can be read, perhaps temporarily."""
 
 
 class RequestRefused(Exception):
@@ -85,7 +85,7 @@ class CaptionEngine(Protocol):
         """A value that changes whenever the engine makes progress on a request."""
 
     def exit_codes(self) -> tuple[int, ...]:
-        """Those of its processes that have ended; negative: killed by that signal."""
+        """The exit codes of its processes that have ended; negative: killed by that signal."""
 
     def shutdown(self) -> None:
         """Stop the engine and its processes."""
@@ -95,7 +95,7 @@ class DriverLink(Protocol):
     """The worker's end of the connection to the driver."""
 
     async def receive(self) -> DriverMessage | None:
-        """The next message; None when the driver is gone."""
+        """The next message; None if the driver is gone."""
 
     def send(self, message: WorkerMessage) -> None:
         """Queue a message; messages arrive in order."""
@@ -176,7 +176,7 @@ class Worker:
         self._link.send(await self._attempt(request, received))
 
     def _answered(self, lease: int, task: asyncio.Task[None]) -> None:
-        """If a task ends without an answer, the worker ends: no item may vanish silently."""
+        """If a task ends without an answer, end the worker: no item may vanish silently."""
         del self._tasks[lease]
         self._in_engine.discard(lease)
         if task.cancelled():

@@ -1,1 +1,1 @@
-"""Where workers run. Every executor runs the same worker body and looks the same to the driver."""
+"""Where workers run. Every executor runs the same worker code and looks the same to the driver."""

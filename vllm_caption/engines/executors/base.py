@@ -1,4 +1,4 @@
-"""What the driver needs of an executor, and what a worker needs to begin."""
+"""What the driver needs from an executor, and what a worker needs to start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllm_caption.messages import DriverMessage, FlagsChecked, WorkerMessage
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that a worker is told at its start; the same for every engine of a run."""
+    """Everything that a worker gets at its start; the same for every engine of a run."""
 
     images_root: str
     image: ImageConfig
@@ -29,7 +29,7 @@ class WorkerSpec:
     find_twins: bool = True
     item_timeout_s: float = EngineConfig().item_timeout_s
     model_files: ModelFiles | None = None
-    """Of a model folder on this machine, which no engine may load after a change."""
+    """The files of a model folder on this machine, which no engine may load after a change."""
 
 
 def start_vllm(spec: WorkerSpec) -> CaptionEngine:
@@ -52,20 +52,20 @@ class WorkerHandle(Protocol):
     """The driver's end of one worker."""
 
     async def receive(self) -> WorkerMessage | None:
-        """The next message in order; None when the worker is gone."""
+        """The next message in order; None if the worker is gone."""
 
     def send(self, message: DriverMessage) -> None:
         """Queue a message; never blocks."""
 
     def kill(self) -> None:
-        """End the worker and everything it started, at once; `receive` ends soon, come what may."""
+        """Kill the worker and everything it started, at once; `receive` ends soon in any case."""
 
     async def join(self, timeout_s: float) -> Ended:
         """Wait for the worker to leave, kill what is left, and say how it ended."""
 
 
 class Executor(Protocol):
-    """Starts workers. ``spec``: what the next ones are told; set before the first start."""
+    """Starts workers. ``spec``: what the next ones get; set before the first start."""
 
     spec: WorkerSpec | None
     on_cpu: bool
@@ -88,4 +88,4 @@ class Executor(Protocol):
         Raises OSError."""
 
     def close(self) -> None:
-        """Let go of what was needed to start workers."""
+        """Release what was needed to start workers."""

@@ -1,4 +1,4 @@
-"""A two-way stream of messages over a socket: msgpack, each behind its length.
+"""A two-way stream of messages over a socket: msgpack, each preceded by its length.
 
 Sending never blocks: what waits is bounded by the window of items that a worker may hold.
 """
@@ -31,7 +31,7 @@ class Channel(Generic[Out, In]):
         self._encoder = msgspec.msgpack.Encoder()
 
     async def receive(self) -> In | None:
-        """The next message, or None when the other end is gone."""
+        """The next message; None if the other end is gone."""
         try:
             length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
             return self._decoder.decode(await self._reader.readexactly(length))
@@ -39,7 +39,7 @@ class Channel(Generic[Out, In]):
             return None
 
     def send(self, message: Out) -> None:
-        """Queue a message. A message to a dead end is dropped: its reader learns of the death."""
+        """Queue a message. It is dropped if the other end is dead, which the reader will notice."""
         payload = self._encoder.encode(message)
         self._writer.write(len(payload).to_bytes(LENGTH_BYTES, "big") + payload)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def default_data_parallel_size(
     executor: ExecutorName, ray_address: str, gpus_per_engine: int
 ) -> int:
-    """An engine for every group of GPUs that can be had. Raises UsageError."""
+    """An engine for every available group of GPUs. Raises UsageError."""
     match executor:
         case "local":
             return hardware.default_data_parallel_size(gpus_per_engine)
@@ -50,7 +50,7 @@ def first_starts_alone() -> bool:
 def make_executor(
     config: EngineConfig, gpus: list[str | None], logs: Path, tell: Callable[[str], None]
 ) -> Executor:
-    """``gpus``: as `local_gpus` gives them. Raises UsageError."""
+    """``gpus``: as returned by `local_gpus`. Raises UsageError."""
     match config.executor:
         case "local":
             from vllm_caption.engines.executors.local import LocalExecutor

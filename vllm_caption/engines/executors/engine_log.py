@@ -1,4 +1,4 @@
-"""An engine's own log: where its output goes, and the error in it that explains its end."""
+"""The log of an engine: where its output goes, and the error in it that explains its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAIL_BYTES = 64 * 1024
 _ERROR_LINE = re.compile(rb"(?:^|\] )([\w.]*(?:Error|Exception|Interrupt): .+)$", re.MULTILINE)
 """At the start of a line, or after the prefix of vLLM's logger."""
 _ELSEWHERE = "root cause"
-"""What vLLM's errors say when the cause is in another process's traceback."""
+"""What vLLM's errors say if the cause is in another process's traceback."""
 _LOADING: Final = re.compile(rb", in load_model\s*$", re.MULTILINE)
 """A line of the traceback of an error that came while the engine loaded its weights."""
 _NO_CAUSE = "its process ended without an error of its own"
@@ -30,7 +30,7 @@ class EngineLog:
     """The log of one process; earlier processes of the same engine may have written to it."""
 
     def __init__(self, path: str) -> None:
-        """Send this process's output, and that of what it starts, there, not to the terminal."""
+        """Redirect the output of this process and its children to the log."""
         self.path = path
         self._oom_kills = OomKills.now()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

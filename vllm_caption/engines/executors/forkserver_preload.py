@@ -23,7 +23,7 @@ os.close(_nowhere)
 
 import vllm_caption.engines.vllm_engine  # noqa: E402, F401
 
-# What every engine, and every check of its flags, would import for itself.
+# What every engine and every flag check would otherwise import itself.
 for _module in (
     "vllm.model_executor.layers.quantization.online.base",
     "vllm.model_executor.model_loader",

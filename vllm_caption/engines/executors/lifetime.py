@@ -35,7 +35,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """The same for this process alone."""
+    """The same for this process only."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before it could be watched
         os._exit(1)
@@ -49,7 +49,7 @@ def guard_session() -> None:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.closerange(0, 4096)  # no end of a pipe or socket stays open for the guardian's sake
+    os.closerange(0, 4096)  # the guardian must not keep pipes or sockets open
     if os.getppid() == leader:
         signal.sigwait({signal.SIGTERM})
     os.killpg(leader, signal.SIGKILL)  # the guardian is in it
@@ -62,7 +62,7 @@ def _note_parent() -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Start processes in here: signals that mean the driver reach neither them nor this thread."""
+    """Start processes in here: signals meant for the driver reach neither them nor this thread."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_BY_WORKERS)
     try:
         resource_tracker.ensure_running()  # its own start would unblock SIGINT
@@ -73,7 +73,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def lead_session() -> None:
-    """Leave the driver's session; signals that came before and meant the driver are dropped."""
+    """Leave the driver's session; earlier signals that were meant for the driver are dropped."""
     os.setsid()
     for number in _DRIVERS_SIGNALS:  # ignoring a signal discards a pending one: signal(7)
         handler = signal.signal(number, signal.SIG_IGN)
@@ -84,7 +84,7 @@ def lead_session() -> None:
 
 
 def kill_session(leader_pid: int) -> None:
-    """SIGKILL a session leader's whole process group; gone already is fine."""
+    """SIGKILL a session leader's whole process group; it may already be gone."""
     try:
         os.killpg(leader_pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -68,11 +68,11 @@ CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model runs in the core's process, as with a GPU
 }
 CUDA_ENVIRONMENT = {
-    # FlashInfer's sampler compiles with nvcc and ninja at warm-up; vLLM's own is always there.
+    # FlashInfer's sampler compiles with nvcc and ninja at warm-up; vLLM's is always available.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    # Where NVML cannot count the GPUs, torch does so through CUDA, after which no fork works.
+    # If NVML cannot count the GPUs, torch does so through CUDA, after which no fork works.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # NVML's order, by which GPUs are given to engines
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # NVML's order, by which GPUs are assigned to engines
 }
 
 
@@ -155,7 +155,7 @@ class LocalExecutor:
         return answer
 
     async def place(self, engine: int) -> None:
-        """There is room: the GPUs were counted before."""
+        """Do nothing: the GPUs have been counted, so there is room."""
 
     async def start(self, engine: int) -> LocalWorker:
         """Start one worker process."""
@@ -186,7 +186,7 @@ class LocalExecutor:
         return process
 
     def close(self) -> None:
-        """Let the starting thread end; no worker may be alive any more."""
+        """End the starting thread; no worker may still be alive."""
         self._starter.shutdown(wait=False, cancel_futures=True)
 
 
@@ -230,7 +230,7 @@ class LocalWorker:
         kill_session(self.pid)
         if self._process.exitcode is None:  # it may not lead a session yet
             self._process.kill()
-        # A process in the kernel's hands may not end; the driver must not wait for its last word.
+        # A process stuck in the kernel may never end; do not wait for its last message.
         asyncio.get_running_loop().call_later(KILL_GRACE_S, self._channel.close)
 
     async def join(self, timeout_s: float) -> Ended:
@@ -253,7 +253,7 @@ class LocalWorker:
 
 
 def _start(process: Any) -> None:
-    """Start a process. Raises OSError also where the fork server went away meanwhile."""
+    """Start a process. Raises OSError, also if the fork server is gone."""
     try:
         with signals_blocked():
             process.start()
@@ -312,11 +312,11 @@ def _preflight_main(
         message = Refused.of(UsageError("--model", named_flags(flags).get("model"), reason))
     answer.send_bytes(msgspec.msgpack.encode(message))
     sys.stdout.flush()
-    os._exit(0)  # nothing that vLLM left running may hold the answer back
+    os._exit(0)  # nothing that vLLM left running may delay the answer
 
 
 def _parent(forked: bool) -> int:
-    """Who this process must not outlive: the fork server, as it is, or the driver."""
+    """The process that this one must not outlive: the fork server, or the driver."""
     driver = multiprocessing.parent_process()
     return os.getppid() if forked or driver is None or driver.pid is None else driver.pid
 
@@ -336,18 +336,18 @@ def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | Non
         if exit_code:
             traceback.print_exc()
         sys.stdout.flush()
-        os._exit(exit_code)  # neither threads nor processes of an engine may hold this one
+        os._exit(exit_code)  # neither threads nor processes of an engine may keep this one alive
 
 
 async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
     link = await worker_channel(end)
     try:
         log = EngineLog(log_path)
-    except OSError as refusal:  # the output folder is full or gone, as the driver will see too
+    except OSError as refusal:  # the output folder is full or gone; the driver will see
         link.send(EngineDown(f"its log {log_path} cannot be written ({refusal.strerror})"))
         await link.flush()
         return
-    with suppress(OSError):  # cleaned since the run began; whoever writes there would say so
+    with suppress(OSError):  # cleaned since the run started; whoever writes there reports it
         Path(tempfile.gettempdir()).mkdir(parents=True, exist_ok=True)
     files = spec.model_files
     try:

@@ -34,9 +34,9 @@ except ImportError:
 PATIENCE_S: Final = 5.0
 ANSWER_S: Final = 5.0
 FORWARDED: Final = ("VLLM_", "HF_", "HUGGING_FACE_", "AWS_")
-"""Beginnings of the driver's environment variables that each node gets where it has none."""
+"""Prefixes of the driver's environment variables that each node gets unless it has its own."""
 OWN: Final = ("VLLM_HOST_IP", "VLLM_HOST_PORT", "VLLM_PORT", "VLLM_RPC_BASE_PATH")
-"""What is each node's own, as vLLM has it (vllm/v1/executor/ray_utils.py)."""
+"""Variables that differ between nodes, as in vLLM (vllm/v1/executor/ray_utils.py)."""
 
 
 class RayExecutor:
@@ -54,7 +54,7 @@ class RayExecutor:
         self._config = config
         self._logs = str(logs.absolute())  # a node has another working directory
         self._actors: dict[int, Any] = {}
-        """Those that have no worker yet."""
+        """Actors that have no worker yet."""
         # vLLM's own Ray backend takes the GPUs of an engine that spans nodes.
         spans_nodes = _has_ray_backend(config.engine_args)
         self._num_gpus = 0 if on_cpu or spans_nodes else config.gpus_per_engine
@@ -127,7 +127,7 @@ class RayExecutor:
             refusal = await actor.start.remote(self.spec)
         except RayError as error:
             refusal = first_line(error)
-        except BaseException:  # it took too long, or the run ends: it must not keep its GPU
+        except BaseException:  # it took too long, or the run is ending: it must not keep its GPU
             ray.kill(actor)
             raise
         if refusal is not None:
@@ -136,7 +136,7 @@ class RayExecutor:
         return RayWorker(actor)
 
     def close(self) -> None:
-        """Leave the cluster; actors without a worker go too."""
+        """Leave the cluster; actors without a worker are ended, too."""
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors.clear()
@@ -155,14 +155,14 @@ class RayWorker:
         self._last_words = ""
 
     async def receive(self) -> WorkerMessage | None:
-        """The next message in order; None when the worker, its actor or its node is gone."""
+        """The next message in order; None if the worker, its actor or its node is gone."""
         if not self._received:
             self._received = await self._unless_gone(self._actor.collect.remote()) or [None]
             self._received.reverse()
         return self._received.pop()
 
     def send(self, message: DriverMessage) -> None:
-        """Queue a message; whatever is queued goes as one call after the one before."""
+        """Queue a message; everything queued is sent in one call after the previous one."""
         self._waiting.append(message)
         if self._delivering is None or self._delivering.done():
             self._delivering = asyncio.ensure_future(self._deliver())
@@ -216,7 +216,7 @@ def connect(address: str) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself asks a port where nobody listens for minutes."""
+    """Fail fast: Ray itself would retry a dead port for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return

@@ -1,4 +1,4 @@
-"""One engine's hand on a node of a Ray cluster: what `ray.py` makes an actor of.
+"""The part of an engine on a node of a Ray cluster, which `ray.py` turns into an actor.
 
 It starts the same worker process that `local.py` starts on this machine and carries its messages,
 so that an engine has a main thread and a session of its own, and dies with its actor.
@@ -20,10 +20,10 @@ from vllm_caption.messages import DriverMessage, FlagsChecked, Refused, WorkerMe
 
 
 class EngineActor:
-    """One engine's hand on a node; Ray makes it an actor."""
+    """Starts and holds the worker process of one engine on a node."""
 
     def __init__(self, engine: int, logs: str, environment: dict[str, str], on_cpu: bool) -> None:
-        """``logs``: the driver's folder, if the node has it mounted; else the node's own."""
+        """``logs``: the driver's log folder, if the node has it mounted; else one on the node."""
         for name, value in environment.items():
             os.environ.setdefault(name, value)
         gpus = None if on_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -32,12 +32,12 @@ class EngineActor:
         if not os.access(folder, os.W_OK):
             folder = Path(tempfile.gettempdir(), f"vllm_caption-{os.getuid()}")
             folder.mkdir(exist_ok=True)
-        # The same GPUs whatever the number of the engine, which its log is named by.
+        # The same GPUs whatever the engine's number, which only names its log.
         self._executor = LocalExecutor([gpus] * (engine + 1), folder)
         self._messages: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()
 
     async def placed(self) -> None:
-        """Answers once the actor has its place."""
+        """Returns once the actor has been placed."""
 
     async def check_flags(
         self,
@@ -46,7 +46,7 @@ class EngineActor:
         sampling: SamplingConfig,
         question: Question,
     ) -> FlagsChecked | Refused | str:
-        """As the executor's; errors as values."""
+        """Like the executor's, but errors are returned."""
         try:
             return await self._executor.check_flags(flags, image, sampling, question)
         except UsageError as error:
@@ -55,7 +55,7 @@ class EngineActor:
             return str(error)
 
     async def start(self, spec: WorkerSpec) -> str | None:
-        """Start the worker process; returns why it could not be."""
+        """Start the worker process; returns the reason if that failed."""
         self._executor.spec = spec
         try:
             self._worker = await self._executor.start(self._engine)
@@ -76,12 +76,12 @@ class EngineActor:
             self._worker.send(message)
 
     async def collect(self) -> list[WorkerMessage | None]:
-        """What the worker said since the last call, at least one message; None is its end."""
+        """The worker's messages since the last call, at least one; None marks its end."""
         messages = [await self._messages.get()]
         while not self._messages.empty():
             messages.append(self._messages.get_nowait())
         return messages
 
     async def join(self, timeout_s: float) -> Ended:
-        """As the worker's."""
+        """Like the worker's."""
         return await self._worker.join(timeout_s)
