@@ -7,7 +7,7 @@ Invariants:
 - a slot has at most one worker, and is the only place that knows whether it is up;
 - each `start` ends with exactly one `Lost`, unless the slot was closed or given up meanwhile;
 - a worker that was started is joined, and nothing waits without a limit, not even for a process
-  that SIGKILL does not end. Only placing an engine may take for ever: the driver limits it.
+  that SIGKILL does not end. Only placing an engine may take forever: the driver limits it.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The slot has no worker any more. ``what``: verb phrase for a message; ``explained``: the
-    engine named the error itself; ``gone``: False where even SIGKILL does not end its process, so
-    that its GPU is not free."""
+    """The slot has lost its worker. ``what``: verb phrase for a message; ``explained``: the engine
+    reported the error; ``gone``: False if not even SIGKILL ends its process, so that its GPU is not
+    free."""
 
     slot: EngineSlot
     what: Literal["found no room", "did not start", "died"]

@@ -50,9 +50,9 @@ class Unusable:
         self.first_document = self.first_document or entry
 
     def check(self, config: InputConfig, counts: InputCounts) -> None:
-        """Raise UsageError where the whole input was read and not one item was in it. Of a shard,
-        the items of the others count too. Elements that name no file are items that fail, unless
-        the folders are mixed up."""
+        """Raise UsageError if the whole input was read and has no item. For a shard, the items of
+        other shards count, too. Elements that name no file are failed items, unless the folders are
+        mixed up."""
         if counts.shape_references == counts.bad_entries:
             cause = _mixed_up_folders(config) or self._cause(config, counts)
             if cause is not None:

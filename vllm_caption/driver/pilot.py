@@ -2,8 +2,8 @@
 
 The items are chosen from the whole input: each element type in proportion, with at least one item;
 within a type evenly across file sizes, from the smallest to the largest. Invariants: the same input
-gives the same pilot, so a pilot that is run again resumes; a bounded number of candidates is in
-memory, however large the input is.
+gives the same pilot, so a repeated pilot resumes; the number of candidates in memory is bounded,
+however large the input.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ OTHER_TYPES: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """The chosen items: ``input`` reads only these, which lie in ``documents``. The numbers are
-    those of the whole input, but for ``by_type``."""
+    """The chosen items: ``input`` reads only these, from ``documents``. The numbers are those of
+    the whole input, except ``by_type``."""
 
     input: InputConfig
     num_items: int

@@ -264,10 +264,10 @@ class InputEnded:
 
 
 class Pass:
-    """One pass over the input, in its order: every item with what it needs.
+    """One pass over the input, in order: every item with what it needs.
 
     A pass that finds nothing to caption raises UsageError: at once if the first images are all
-    missing, at its end if there was no item. With ``--redo``, ``--limit`` counts the items for an
+    missing, at its end if there was no item. With ``--redo``, ``--limit`` counts only items for an
     engine, so that the same command takes the next ones, whatever is refused each time.
     """
 

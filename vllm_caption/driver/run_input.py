@@ -1,8 +1,8 @@
-"""The input of an output folder's last run, kept there, so that `verify` and `export` need no more
-than ``--output``.
+"""The input of an output folder's last run, recorded there so that `verify` and `export` need only
+``--output``.
 
-Invariant: what a command line names counts; a line that names another input takes nothing from the
-last run.
+Invariant: the command line wins; a command that names another input takes nothing from the last
+run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Why a process died, in words and with a remedy, from its exit code and the kernel's counters.
 
-Linux says of an out-of-memory kill only SIGKILL to those who wait for the process; that it was one
-shows in a counter, of the control group (a container's or a batch job's memory limit) or of the
-machine, that has grown since the process was started.
+A parent sees an out-of-memory kill only as SIGKILL; what shows the cause is that a counter of the
+control group (a container's or a batch job's memory limit) or of the machine has grown since the
+process was started.
 """
 
 from __future__ import annotations

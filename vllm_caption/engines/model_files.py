@@ -1,5 +1,5 @@
-"""Whether a model's folder is still as it was when the run began: an engine that is started again
-would otherwise caption with other weights than the others.
+"""Checks that a model's folder has not changed since the run started: a restarted engine would
+otherwise caption with other weights than the others.
 
 Invariant: a file that no engine loads, such as a log or a README, may change.
 """

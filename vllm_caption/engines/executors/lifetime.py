@@ -1,4 +1,4 @@
-"""No process outlives its parent, and none takes a signal that was meant for the driver.
+"""No process outlives its parent, and none receives a signal that was meant for the driver.
 
 Parent-death signals (prctl(2), PR_SET_PDEATHSIG) are set for us and for every fork. They fire when
 the *thread* that started the process ends, so processes are started from threads that live as long

@@ -1,8 +1,8 @@
 """Workers on an existing Ray cluster: one actor per engine, placed where GPUs are free.
 
 Invariants: Ray repeats nothing (no restarts, no retries), so only the dispatcher decides what is
-asked again; one call in each direction is under way at a time, so messages keep their order; an
-actor dies with the driver. Ray is known to this module alone.
+retried; there is one call at a time in each direction, so messages keep their order; an actor dies
+with the driver. Only this module knows Ray.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The part of an engine on a node of a Ray cluster, which `ray.py` turns into an actor.
 
-It starts the same worker process that `local.py` starts on this machine and carries its messages,
-so that an engine has a main thread and a session of its own, and dies with its actor.
+It starts the same worker process that `local.py` starts and forwards its messages, so that an
+engine has its own main thread and session, and dies with its actor.
 """
 
 from __future__ import annotations
