@@ -59,11 +59,7 @@ def test_out_of_memory_kill_gives_no_advice_about_gpu_memory() -> None:
     ("cgroup", "counter", "content"),
     [
         ("0::/job/step", "job/step/memory.events", "low 0\noom 2\noom_kill 2\n"),
-        (
-            "0::/job/step",
-            "memory.events",
-            "oom_kill 2\n",
-        ),  # a container sees only its own group group
+        ("0::/job/step", "memory.events", "oom_kill 2\n"),  # a container sees only its own
         ("4:memory:/job\n0::/", "memory/job/memory.oom_control", "under_oom 0\noom_kill 2\n"),
         ("4:memory:/job", "memory/memory.oom_control", "oom_kill 2\n"),
         ("", "none", ""),
