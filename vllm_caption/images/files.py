@@ -84,7 +84,7 @@ def resolve_image(images_root: str, file: str) -> str:
         path = os.path.join(root, file)  # noqa: PTH118
         mode = os.lstat(path).st_mode
         if stat.S_ISLNK(mode) or _leads_through_link(root, file):
-            # The kernel bounds chains of links; realpath alone would follow them without end.
+            # The kernel limits chains of links; realpath alone would follow them endlessly.
             mode = os.stat(path).st_mode  # noqa: PTH116
             path = os.path.realpath(path, strict=True)
     except OSError as error:
