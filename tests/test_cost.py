@@ -49,7 +49,7 @@ def test_gpus_of_all_engines_count() -> None:
 
 
 @pytest.mark.parametrize("price", ["0", "-1", "nan", "inf", "much", ""])
-def test_price_is_more_than_0(price: str) -> None:
+def test_price_must_be_above_0(price: str) -> None:
     result = run_here(f"--gpu-hour-price={price}")
     assert result.exit_code == 2
     assert "--gpu-hour-price" in result.stderr
@@ -91,7 +91,7 @@ def test_summary_says_the_cost_of_a_run_whose_engines_captioned_nothing() -> Non
     assert cost_of("waiting") == []  # none was needed
 
 
-def test_pilot_says_the_cost_of_the_full_run() -> None:
+def test_pilot_shows_the_cost_of_the_full_run() -> None:
     text = describe_pilot(
         run_of(100, 100),
         chosen={"Svg": 100},
