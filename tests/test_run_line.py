@@ -102,6 +102,17 @@ def test_captions_beside_their_images_are_named_twice_by_the_command_of_the_run(
     shutil.copytree("images", "o", dirs_exist_ok=True)
     result = run_here(command, "o", "--model=demo", "--output=o")
     assert result.exit_code == 0, result.stderr
+    assert "holds no output" not in result.stderr
+
+
+def test_folder_that_is_not_merged_is_named(done: Path) -> None:
+    result = run_here("merge", "images", "--output=o")
+    assert result.exit_code == 0
+    assert result.stderr == "images holds no output of a run, so it is taken for the run's input.\n"
+
+
+def test_empty_word_is_shown_as_one() -> None:
+    assert "error: '': unexpected argument" in run_here("status", "").stderr
 
 
 def test_default_output_is_used_if_the_command_names_only_the_input(done: Path) -> None:

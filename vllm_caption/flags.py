@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
             remedy = did_you_mean(flag, self.flags) or f"see {self.prog} --help"
             if not flag.startswith("-") and "--input" in self.flags:
                 remedy = "name the input with --input"
-            raise UsageError(flag, None, f"{what}; {remedy}")
+            raise UsageError(flag or "''", None, f"{what}; {remedy}")
         return options
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -15,6 +16,7 @@ from typing import Final, Literal
 from vllm_caption.config import RunConfig
 from vllm_caption.engine_flags import check_names, is_value
 from vllm_caption.flags import Parser, dashed, run_parser
+from vllm_caption.process import say
 from vllm_caption.store.layout import MANIFEST, SHARDS, STATUS
 
 First = Literal["input", "folders", "file"]
@@ -45,7 +47,10 @@ def parse_line(
     options = parser.parse_args(rest)
     named = _named(parser, words)
     if first == "folders" and starts_with_path and _is_input(options, named):
-        options.folders.pop(0)
+        word = options.folders.pop(0)
+        if not _holds_output(word):
+            text = f"{word} holds no output of a run, so it is taken for the run's input."
+            say(text, sys.stderr)
     return options, named
 
 
