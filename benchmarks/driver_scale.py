@@ -1,11 +1,12 @@
 """How much one driver can carry: items per second through 16 workers that answer at once.
 
-`python benchmarks/driver_scale.py [--items 60000] [--engines 16] [--profile]`
+`python benchmarks/driver_scale.py [--items 60000] [--engines 16] [--file-cost-us 100] [--profile]`
 
-Processes, messages, files and Parquet parts are the job's own; the engines are fakes that answer
-in no time and the images are not opened, so what is measured is the driver (and the machine's
-cores, which the workers share with it). Reports items/s in the steady state and the driver's CPU
-per item; `--profile` adds what each part of the driver takes of it.
+Processes, messages, files and Parquet parts are the job's own; the workers answer at once and use
+as little of the processor as they can, so what is measured is the driver (and the machine's cores,
+which the workers share with it). Reports items/s in the steady state and the driver's CPU per item;
+`--profile` adds what each part of the driver takes of it. With `--file-cost-us`, each new file of
+the driver takes so much longer: of waiting, or of the processor's time (`--file-cost spin`).
 """
 
 from __future__ import annotations
@@ -51,10 +52,27 @@ def make_input(folder: Path, num_items: int, per_document: int = 50) -> None:
         (folder / "json_detail" / name).write_text(json.dumps(detail))
 
 
-def run_job(folder: Path, num_engines: int, *, profile: bool) -> dict[str, float]:
+def costly_files(folder: Path, cost_us: int, kind: str) -> dict[str, str]:
+    """The environment of a process for which each new file costs so much more."""
+    if not cost_us:
+        return {}
+    library, source = folder / "file_cost.so", HERE / "file_cost.c"
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
+    return {"LD_PRELOAD": str(library), "FILE_COST_US": str(cost_us), "FILE_COST_KIND": kind}
+
+
+def run_job(
+    folder: Path, num_engines: int, environment: dict[str, str], *, profile: bool
+) -> dict[str, float]:
     """One whole run in a process of its own; figures of its steady state."""
     command = [sys.executable, __file__, "--job", str(folder), "--engines", str(num_engines)]
-    driver = psutil.Popen(command + ["--profile"] * profile, stdout=subprocess.PIPE, text=True)
+    driver = psutil.Popen(
+        command + ["--profile"] * profile,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
     seen: list[tuple[float, float, int]] = []
     while driver.poll() is None:
         try:
@@ -126,6 +144,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=60_000)
     parser.add_argument("--engines", type=int, default=16)
+    parser.add_argument("--file-cost-us", type=int, default=0, metavar="US")
+    parser.add_argument("--file-cost", choices=("sleep", "spin"), default="sleep")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -133,7 +153,8 @@ def main() -> None:
         job(arguments.job, arguments.engines, profile=arguments.profile)
     with tempfile.TemporaryDirectory() as name:
         make_input(Path(name), arguments.items)
-        found = run_job(Path(name), arguments.engines, profile=arguments.profile)
+        environment = costly_files(Path(name), arguments.file_cost_us, arguments.file_cost)
+        found = run_job(Path(name), arguments.engines, environment, profile=arguments.profile)
     print(json.dumps({name: round(value, 1) for name, value in found.items()}))
 
 

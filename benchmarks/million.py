@@ -198,6 +198,7 @@ def rows(sizes: list[int], done: float, work: Path) -> Iterator[dict[str, float 
         folder = work / str(size)
         make_input(folder, size)
         make_output(folder / "out", int(size * done))
+        os.sync()  # else the first step shares the disk with the writing of all these files
         for step in STEPS:
             command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
             done_step = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

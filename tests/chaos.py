@@ -24,7 +24,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ from support.job import captions, draw_shape, input_flags, rows, write_document
 
 from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import is_temporary
-from vllm_caption.store.output import Output
+from vllm_caption.store.output import NewCaption, Output
 from vllm_caption.store.rows import Row
 
 MARK = "VLLM_CAPTION_CHAOS"
@@ -205,16 +205,17 @@ def die_before_event(number: int, below: str) -> None:
 
 def tell_what_is_saved(path: Path) -> None:
     """Have this process record each caption that was saved."""
-    save = Output.save_caption
+    save = Output.save_captions
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def save_and_tell(output: Output, row: Row, *rest: Any) -> Row:
-        saved = save(output, row, *rest)
-        os.write(descriptor, f"{row.file}\n".encode())
+    def save_and_tell(output: Output, batch: Sequence[NewCaption]) -> list[Any]:
+        outcomes = save(output, batch)
+        saved = [outcome.file for outcome in outcomes if isinstance(outcome, Row)]
+        os.write(descriptor, "".join(f"{file}\n" for file in saved).encode())
         sys.audit(SAVED, str(output.root))
-        return saved
+        return list(outcomes)
 
-    Output.save_caption = save_and_tell  # type: ignore[method-assign]
+    Output.save_captions = save_and_tell  # type: ignore[method-assign]
 
 
 def check_saved(folder: Path, output: Path) -> None:

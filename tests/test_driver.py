@@ -71,6 +71,18 @@ def test_twin_of_an_earlier_runs_image_gets_its_caption_and_keeps_its_own_facts(
     assert again.stats.twins == again.stats.captioned == 1
 
 
+def test_twin_of_an_item_whose_caption_cannot_be_written_is_captioned_though_all_else_is_done(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, [*names(1), "copy.png"], num_engines=1)
+    (tmp_path / "raw/copy.png").write_bytes((tmp_path / "raw/a/0.png").read_bytes())
+    (run.config.output / "a/0.png.txt").mkdir(parents=True)
+    asyncio.run(run.run())
+    made = rows(run.config.output)
+    assert made["a/0.png"]["error_kind"] == "output_conflict"
+    assert made["copy.png"]["status"] == "captioned"
+
+
 def test_twins_of_poison_fail_with_it_and_nobody_else_is_blamed(tmp_path: Path) -> None:
     run = Run(tmp_path, [*names(8, n2="poison.png"), "poison_too.png"])
     (tmp_path / "raw/poison_too.png").write_bytes((tmp_path / "raw/poison.png").read_bytes())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import resource
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,9 +24,10 @@ from support.job import as_older_version, captions, rows
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.disk.helpers import NUM_HELPERS
 from vllm_caption.store.layout import TEMPORARY_FILES, part_name, parts, temporary_name
 from vllm_caption.store.lock import find_holder
-from vllm_caption.store.output import Output
+from vllm_caption.store.output import NewCaption, Output
 from vllm_caption.store.reader import FolderRows
 from vllm_caption.store.rows import Row, hash_of
 
@@ -284,6 +289,71 @@ def test_row_is_recorded_only_after_its_caption_file_is_in_place(tmp_path: Path)
     output.close(complete=True)
 
 
+def test_captions_that_are_saved_together_have_rows_in_their_order_but_for_those_refused(
+    tmp_path: Path,
+) -> None:
+    output = Output(tmp_path, checkpoint_interval=10)
+    output.save_caption(row("x"))
+    (tmp_path / "theirs.txt").write_text("by hand")
+    files = ["a", "x.txt/y", "theirs", *(f"d/{number}" for number in range(20))]
+    outcomes = output.save_captions([NewCaption(row(file)) for file in files])
+    assert [isinstance(outcome, ItemError) for outcome in outcomes] == [
+        file == "x.txt/y" for file in files
+    ]
+    output.close(complete=True)
+    written = {file: f"caption of {file}" for file in ("x", *files) if file != "x.txt/y"}
+    assert captions(tmp_path) == written | {"theirs": "by hand"}
+    made = rows(tmp_path)
+    assert list(made) == ["x", *(file for file in files if file != "x.txt/y")]
+    assert {file: one["caption"] for file, one in made.items()} == captions(tmp_path)
+    assert [file for file, one in made.items() if one["run_id"] != "run"] == []
+
+
+def test_full_disk_leaves_a_row_for_each_caption_that_was_written_before_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(tmp_path, checkpoint_interval=10)
+    write, begun = CaptionFiles.write, itertools.count()
+
+    def write_until_full(files: CaptionFiles, file: str, caption: str) -> None:
+        if next(begun) >= 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(files, file, caption)
+
+    monkeypatch.setattr(CaptionFiles, "write", write_until_full)
+    outcomes = output.save_captions([NewCaption(row(str(number))) for number in range(30)])
+    written = [outcome.file for outcome in outcomes if isinstance(outcome, Row)]
+    others = [str(outcome) for outcome in outcomes if not isinstance(outcome, Row)]
+    assert len(others) == 25
+    assert all("No space left on device; what was finished is saved" in text for text in others)
+    assert journal(tmp_path) == written
+    assert set(captions(tmp_path)) == set(written)
+    output.close(complete=False)
+
+
+def test_captions_on_a_slow_disk_are_written_several_at_once_before_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(tmp_path, checkpoint_interval=1000)
+    write, together = CaptionFiles.write, threading.Barrier(NUM_HELPERS + 1)
+
+    def write_when_all_are_there(files: CaptionFiles, file: str, caption: str) -> None:
+        if file == "0":  # it is tried alone
+            time.sleep(0.01)
+        else:
+            together.wait(timeout=60)
+        assert journal(tmp_path) == recorded
+        write(files, file, caption)
+
+    recorded: list[str] = []
+    monkeypatch.setattr(CaptionFiles, "write", write_when_all_are_there)
+    batch = [str(number) for number in range(1 + 3 * (NUM_HELPERS + 1))]
+    outcomes = output.save_captions([NewCaption(row(file)) for file in batch])
+    assert [outcome.file for outcome in outcomes if isinstance(outcome, Row)] == batch
+    assert journal(tmp_path) == batch
+    output.close(complete=True)
+
+
 def test_second_run_in_one_folder_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:
     output = Output(tmp_path, checkpoint_interval=10)
     code = (
@@ -525,6 +595,39 @@ def test_caption_whose_run_was_killed_before_its_row_gets_its_row_and_is_not_an_
     assert output.item_states()["a"].recipe_id == ("r1" if edited else "r2")
     output.close(complete=True)
     assert rows(tmp_path)["a"]["caption"] == ("old" if edited else "new")
+    assert not (tmp_path / ".rewriting.json").exists()
+
+
+KILLED_BETWEEN_CAPTIONS_AND_ROWS = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_output import row
+from vllm_caption.store.journal import Journal
+from vllm_caption.store.output import NewCaption, Output
+output = Output(Path(sys.argv[1]), 100)
+append = Journal.append
+def die_before_rows(journal, rows):
+    if journal is output._checkpoint._journal:
+        os.kill(os.getpid(), signal.SIGKILL)
+    append(journal, rows)
+Journal.append = die_before_rows
+output.save_captions([NewCaption(row(name, recipe_id="r1")) for name in "abc"])
+"""
+
+
+def test_captions_whose_run_was_killed_before_their_rows_get_the_rows_that_they_were_to_have(
+    tmp_path: Path,
+) -> None:
+    code = [sys.executable, "-c", KILLED_BETWEEN_CAPTIONS_AND_ROWS, str(tmp_path)]
+    assert subprocess.run(code, cwd=Path(__file__).parents[1], check=False).returncode == -9
+    assert sorted(captions(tmp_path)) == ["a", "b", "c"]
+    assert journal(tmp_path) == []
+    (tmp_path / "b.txt").write_text("by hand")
+    (tmp_path / "c.txt").unlink()
+    output = Output(tmp_path, 100)
+    states = output.item_states()
+    assert {file: states[file].recipe_id for file in states} == {"a": "r1"}
+    output.close(complete=True)
     assert not (tmp_path / ".rewriting.json").exists()
 
 

@@ -209,3 +209,17 @@ def test_no_test_file_imports_vllm_before_a_test_runs() -> None:
                 found = ast.unparse(node)
                 heavy = re.match(r"(import|from) (vllm|ray)\b", found) or "vllm_engine" in found
                 assert not heavy, f"{path}: {found}"
+
+
+def test_first_run_into_a_folder_opens_it_without_importing_pandas(tmp_path: Path) -> None:
+    """As pyarrow does when it first makes a table, which takes a third of a run's imports."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import vllm_caption.job\n"
+        "from vllm_caption.store.output import Output\n"
+        "assert not Output(Path(sys.argv[1]), 10).item_states()\n"
+        "print(*{'pandas'} & sys.modules.keys())\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == []

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
-from PIL.Image import new as new_image
 
 from vllm_caption.captions.fields import samples
 from vllm_caption.config import ImageConfig
@@ -23,7 +22,15 @@ from vllm_caption.engines.executors.base import WorkerSpec
 from vllm_caption.engines.worker import Generation, RequestRefused
 from vllm_caption.errors import ItemError
 from vllm_caption.images.decode import PreparedImage, prepare_image
-from vllm_caption.messages import CaptionRequest
+from vllm_caption.messages import (
+    Cancel,
+    Captioned,
+    CaptionRequest,
+    ImageFacts,
+    ImageRead,
+    Lease,
+    Timings,
+)
 
 
 class FakeEngine:
@@ -164,22 +171,25 @@ def start_with_odd_decoder(spec: WorkerSpec) -> FakeEngine:
     return start_fake(spec)
 
 
-class InstantEngine(FakeEngine):
-    """Answers at once."""
+class InstantWorker(worker.Worker):
+    """Answers each request as it comes, and uses as little of the processor as it can."""
 
-    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
-        return Generation(f"caption of {request.file}", "stop", 10, 4)
+    async def _receive(self) -> None:
+        while isinstance(message := await self._link.receive(), Lease | Cancel):
+            for request in message.requests if isinstance(message, Lease) else ():
+                digest = sha256(request.file.encode()).hexdigest()
+                facts = ImageFacts(16, 16, "none", digest, bytes.fromhex(digest[:32]))
+                self._link.send(ImageRead(request.lease, facts))
+                caption, no_time = f"caption of {request.file}", Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+                self._link.send(Captioned(request.lease, caption, "stop", 10, 4, facts, no_time))
 
 
 def start_instant(spec: WorkerSpec) -> FakeEngine:
-    """An engine that answers at once, in whose worker no image is opened."""
+    """An engine that answers at once; no image is opened."""
+    from vllm_caption.engines.executors import local
 
-    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
-        return PreparedImage(blank, 16, 16, "none", sha256(file.encode()).hexdigest())
-
-    blank = new_image("RGB", (16, 16))
-    worker.prepare_image = prepare  # type: ignore[attr-defined]
-    return InstantEngine(Path(spec.images_root) / "gate")
+    local.Worker = InstantWorker  # type: ignore[misc]
+    return FakeEngine(Path(spec.images_root) / "gate")
 
 
 def start_broken(spec: WorkerSpec) -> FakeEngine:

@@ -9,7 +9,7 @@ Only the loop calls the dispatcher, which decides about items, and the recorder,
 it starts and feeds the slots. It runs in one asyncio thread.
 
 Invariants: whatever stops the run stops it at once; every wait has a limit; a decision about an
-item is on disk before the next event is handled.
+item is on disk before the loop waits, a caption after at most MAX_UNWRITTEN others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vllm_caption.driver.engine_slot import (
     SlotEvent,
     close_all,
 )
-from vllm_caption.driver.recorder import Recorder
+from vllm_caption.driver.recorder import MAX_UNWRITTEN, Recorder
 from vllm_caption.driver.resume import Batch, InputEnded, Pending
 from vllm_caption.engines.executors.base import Executor
 from vllm_caption.engines.memory_errors import passes, with_advice
@@ -133,13 +133,16 @@ class Driver:
         pending.start(self._put)
         try:
             while not self._is_over():
-                if self._events:
+                if self._events and self._recorder.num_unwritten < MAX_UNWRITTEN:
                     self._handle(self._events.popleft())
+                elif self._recorder.num_unwritten:
+                    self._write()
                 else:
                     self._arrived.clear()
                     await self._arrived.wait()
         finally:
             self._closing = True
+            self._write()
             pending.leave()
             for task in (ticking, self._opening):
                 if task is not None:
@@ -147,6 +150,7 @@ class Driver:
             await close_all(self._slots, at_once=self._must_leave())
         while self._events:  # the workers' last messages
             self._handle(self._events.popleft())
+        self._write()
         self._stats.scanning = False
         if self._stopped is not None:
             raise self._stopped
@@ -180,7 +184,11 @@ class Driver:
     # --- the end -------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
-        if self._must_leave() or self._dispatcher.finished:
+        if self._must_leave():
+            return True
+        if self._recorder.num_unwritten:  # one that cannot be written may leave its twins to do
+            return False
+        if self._dispatcher.finished:
             return True
         return self._none_is_usable and all(map(self._is_spent, self._slots))
 
@@ -208,6 +216,12 @@ class Driver:
     def _handle(self, event: Event) -> None:
         try:
             self._react(event)
+        except RunStopped as stopped:
+            self._stopped = self._stopped or stopped
+
+    def _write(self) -> None:
+        try:
+            self._recorder.write()
         except RunStopped as stopped:
             self._stopped = self._stopped or stopped
 

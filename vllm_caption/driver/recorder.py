@@ -1,15 +1,21 @@
 """The recorder: leases → requests, answers → decisions → output.
 
 It decides nothing: it carries out the decisions of the dispatcher, the caption rules and the search
-for duplicates, and counts them. Invariant: when a method returns, its decision is on disk; only
-failures that may be the run's fault wait in memory, until later answers show who is to blame.
+for duplicates, and counts them.
+
+Invariants: when a method returns, its decision is on disk, but for captions, which are written
+together by `write`, before the driver waits for the next event, and for failures that may be the
+run's fault, which wait until later answers show who is to blame; what follows from a caption (its
+count, its twins) follows once it is on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,11 +41,21 @@ from vllm_caption.scheduling.same_errors import (
     engine_error,
 )
 from vllm_caption.store.disk.folder_identity import FolderIdentity
-from vllm_caption.store.output import Output
+from vllm_caption.store.output import NewCaption, Output
 from vllm_caption.store.rows import Row, hash_of
 
 MAX_KEPT = 1000
 """How many failures are written per pass over the manifest."""
+MAX_UNWRITTEN = 64
+"""Captions that are written together, at most."""
+
+
+class _Unwritten(NamedTuple):
+    """A caption to write, and what follows once that is known to have worked, or not."""
+
+    row: Row
+    saved: Callable[[Row], None]
+    refused: Callable[[ItemError], None]
 
 
 class Recorder:
@@ -68,6 +84,7 @@ class Recorder:
         self._twins = twins
         self._same_errors = same_errors
         self._failed_before: set[str] = set()
+        self._unwritten: list[_Unwritten] = []
         self._open: list[tuple[GiveUp[Item], int]] = []
         """Failures, each with its engine, that the run is blamed for unless a good answer comes."""
         self._replaced: dict[str, int | None] = {}
@@ -215,11 +232,14 @@ class Recorder:
         return True
 
     def _fan_out(self, twin: Twin, of: Made, caption: str, flags: tuple[str, ...]) -> None:
-        try:
-            saved = self._save(self._make.same_as(twin, of, caption, flags))
-        except ItemError as error:
-            self._fail(GiveUp(twin.item, 0, error.kind, error.reason), None)
-            return
+        row = self._make.same_as(twin, of, caption, flags)
+        saved = partial(self._twin_saved, flags)
+        self._unwritten.append(_Unwritten(row, saved, partial(self._twin_refused, twin)))
+
+    def _twin_refused(self, twin: Twin, error: ItemError) -> None:
+        self._fail(GiveUp(twin.item, 0, error.kind, error.reason), None)
+
+    def _twin_saved(self, flags: tuple[str, ...], saved: Row) -> None:
         if saved.recipe_id is None:
             self._stats.adopted += 1
             return
@@ -228,9 +248,12 @@ class Recorder:
         self._stats.flags.update(flags)
 
     def settle(self, decision: Decision[Item], engine: int) -> None:
-        """Write the result of an item."""
+        """Record the result of an item."""
         if isinstance(decision, Accept):
-            self._save_caption(decision, engine)
+            row = self._make.captioned(decision, engine)
+            saved = partial(self._caption_saved, decision, engine)
+            refused = partial(self._caption_refused, decision, engine)
+            self._unwritten.append(_Unwritten(row, saved, refused))
         elif isinstance(decision, GiveUp):
             self._fail(decision, engine)
             waited = self._twins.end(decision.item, None)
@@ -281,24 +304,44 @@ class Recorder:
         example = f"{printable(failure.item.file)}: {failure.reason}"
         self._stats.count_failure(failure.kind, example)
 
-    def _save(self, row: Row) -> Row:
-        had_caption = row.file in self._replaced
-        saved = self._output.save_caption(row, self._replaced.get(row.file), had_caption)
-        self._replaced.pop(row.file, None)
-        return saved
+    @property
+    def num_unwritten(self) -> int:
+        """Captions that wait for `write`."""
+        return len(self._unwritten)
 
-    def _save_caption(self, accepted: Accept[Item], engine: int) -> None:
-        try:
-            saved = self._save(self._make.captioned(accepted, engine))
-        except ItemError as error:
-            kind, reason = error.kind, error.reason
-            self._fail(
-                GiveUp(accepted.item, accepted.attempts, kind, reason, accepted.result), engine
+    def write(self) -> None:
+        """Write the captions that wait, and those of their twins."""
+        while batch := self._unwritten[:MAX_UNWRITTEN]:
+            del self._unwritten[: len(batch)]
+            files = [new.row.file for new in batch]
+            outcomes = self._output.save_captions(
+                [
+                    NewCaption(new.row, self._replaced.get(file), file in self._replaced)
+                    for new, file in zip(batch, files, strict=True)
+                ]
             )
-            # Its name is to blame, not its pixels: caption the twins that waited for it.
-            left = self._twins.end(accepted.item, None)
-            self._dispatcher.add(twin.item for twin in left)
-            return
+            stopped: RunStopped | None = None
+            for new, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, RunStopped):
+                    stopped = outcome
+                elif isinstance(outcome, ItemError):
+                    new.refused(outcome)
+                else:
+                    self._replaced.pop(outcome.file, None)
+                    new.saved(outcome)
+            if stopped is not None:
+                raise stopped
+
+    def _caption_refused(self, accepted: Accept[Item], engine: int, error: ItemError) -> None:
+        failure = GiveUp(
+            accepted.item, accepted.attempts, error.kind, error.reason, accepted.result
+        )
+        self._fail(failure, engine)
+        # Its name is to blame, not its pixels: caption the twins that waited for it.
+        left = self._twins.end(accepted.item, None)
+        self._dispatcher.add(twin.item for twin in left)
+
+    def _caption_saved(self, accepted: Accept[Item], engine: int, saved: Row) -> None:
         result, now_s = accepted.result, asyncio.get_running_loop().time()
         if saved.recipe_id is None:  # somebody was faster, and theirs stays
             self._stats.adopted += 1

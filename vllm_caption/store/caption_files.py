@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -223,7 +224,7 @@ class CaptionFiles:
 
     def _root_takes_files(self) -> bool:
         """Whether the output folder can be written, so that an error is about one path only."""
-        name = temporary_caption_name("0" * 40)
+        name = temporary_caption_name(f"{threading.get_ident():020x}")
         try:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o666, dir_fd=self._root_fd))
             os.unlink(name, dir_fd=self._root_fd)

@@ -57,15 +57,18 @@ class Checkpoint:
         self._journal = Journal(root, disk)
         self.write_part()  # what a killed run left in its journal
 
-    def append(self, row: Row) -> None:
-        """Record one row; once this returns, the row survives the death of this process."""
+    def append(self, *rows: Row) -> None:
+        """Record rows in this order; once this returns, they survive the death of this process."""
         if self._journal.was_removed():  # its rows are only in memory
             self.write_part()
             self._journal.open_again()
-        self._journal.append(row)
-        self._rows.append(row)
-        if len(self._rows) >= self._interval:
-            self.write_part()
+        while rows:
+            room = max(self._interval - len(self._rows), 1)
+            fitting, rows = rows[:room], rows[room:]
+            self._journal.append(fitting)
+            self._rows += fitting
+            if len(self._rows) >= self._interval:
+                self.write_part()
 
     def write_part(self) -> None:
         """Write the rows of the journal as a Parquet part and empty it."""

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +29,12 @@ class JournalRows(NamedTuple):
     torn: int
 
 
-def read_journal(folder: Path) -> JournalRows:
+def read_journal(folder: Path, name: str = JOURNAL) -> JournalRows:
     """The journal of an output folder or a shard; empty if there is none."""
     decoder = msgspec.json.Decoder(Row)
     rows, torn = [], 0
     try:
-        lines = (folder / JOURNAL).read_bytes().splitlines()
+        lines = (folder / name).read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         lines = []
     for line in filter(None, lines):
@@ -41,7 +42,7 @@ def read_journal(folder: Path) -> JournalRows:
             rows.append(decoder.decode(line))
         except (ValueError, RecursionError):  # msgspec's DecodeError, or bytes that are not UTF-8
             torn += 1
-    if not fits_table(rows):
+    if rows and not fits_table(rows):
         whole = [row for row in rows if fits_table([row])]
         rows, torn = whole, torn + len(rows) - len(whole)
     return JournalRows(rows, torn)
@@ -50,9 +51,9 @@ def read_journal(folder: Path) -> JournalRows:
 class Journal:
     """The journal of one folder, opened for appending."""
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
+    def __init__(self, folder: Path, disk: Disk, name: str = JOURNAL) -> None:
         self._disk = disk
-        self._path = folder / JOURNAL
+        self._path = folder / name
         self._descriptor = self._open()
         self._encoder = msgspec.json.Encoder()
         self._torn = True
@@ -81,19 +82,19 @@ class Journal:
         self.close()
         self._descriptor = self._open()
 
-    def append(self, row: Row) -> None:
-        """Add one row."""
-        line = self._encoder.encode(row) + b"\n"
-        self._disk.attempt("file", lambda: self._append(line))
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows: all of them, or none."""
+        lines = b"".join(self._encoder.encode(row) + b"\n" for row in rows)
+        self._disk.attempt("file", lambda: self._append(lines))
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, lines: bytes) -> None:
         size = os.fstat(self._descriptor).st_size
         if self._torn and size:
-            line = b"\n" + line
+            lines = b"\n" + lines
         try:
             self._torn = True
-            while line:  # a full disk may accept part of a write without an error
-                line = line[os.write(self._descriptor, line) :]
+            while lines:  # a full disk may accept part of a write without an error
+                lines = lines[os.write(self._descriptor, lines) :]
             self._torn = False
         except OSError:
             with contextlib.suppress(OSError):

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Collection, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
-
-import msgspec
+from typing import Final, NamedTuple, TypeVar
 
 from vllm_caption.config import CaptionName, Shard
 from vllm_caption.errors import ItemError, RunStopped, UsageError
@@ -24,8 +22,10 @@ from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folder_identity import FolderIdentity
 from vllm_caption.store.disk.folding import probe_folding
+from vllm_caption.store.disk.helpers import Helpers
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
+from vllm_caption.store.journal import Journal, read_journal
 from vllm_caption.store.layout import (
     DAMAGED_PARTS,
     DOCUMENTS,
@@ -52,6 +52,18 @@ _REMEDIES: Final = {
 }
 
 
+class NewCaption(NamedTuple):
+    """A row whose caption is to be written as a .txt, after which the row is recorded.
+
+    ``replaced``: the hash of the text to replace; None if there was none. ``had_caption``:
+    whether the item's row already holds a caption, even if its .txt is missing.
+    """
+
+    row: Row
+    replaced: int | None = None
+    had_caption: bool = False
+
+
 class Output:
     """One output folder, locked from construction to `close`."""
 
@@ -75,6 +87,8 @@ class Output:
         self.shard = shard
         self.writing_s = 0.0
         self._disk = Disk()
+        self._helpers = Helpers()
+        self._announced: Journal | None = None
         try:
             make = partial(self.logs.mkdir, parents=True, exist_ok=True)
             self._disk.attempt("start", make)
@@ -112,19 +126,15 @@ class Output:
         return checkpoint
 
     def _finish_rewriting(self, folder: Path, checkpoint: Checkpoint) -> None:
-        """If a run was killed while it replaced a caption and the new text is on disk, add its row:
-        otherwise the text would count as an edit of the old caption."""
-        path = folder / REWRITING
-        try:
-            content = self._disk.attempt("file", path.read_bytes)
-            row = msgspec.json.decode(content, type=Row)
-        except (FileNotFoundError, ValueError, RecursionError):
-            return
-        with suppress(ItemError):
-            if self.files.read(row.file) == row.caption:
-                checkpoint.append(row)
-                checkpoint.write_part()
-        self._remove(path)
+        """Add the rows of captions that a killed run had announced and written: otherwise their
+        texts would count as edits, or as captions of unknown origin."""
+        announced = self._disk.attempt("file", lambda: read_journal(folder, REWRITING))
+        for row in announced.rows:
+            with suppress(ItemError):
+                if self.files.read(row.file) == row.caption:
+                    checkpoint.append(row)
+        checkpoint.write_part()
+        self._remove(folder / REWRITING)
 
     def _reconcile(self, row: Row) -> Row:
         """Compare a row from a killed run's journal with its .txt. A .txt lost in a power failure
@@ -239,35 +249,73 @@ class Output:
         return None
 
     def save_caption(self, row: Row, replaced: int | None = None, had_caption: bool = False) -> Row:
-        """Write a caption, then its row; returns the row as recorded. If somebody wrote a caption
-        while the item was in flight, theirs stays: any text other than the one to replace, whatever
-        its mtime.
-
-        ``replaced``: the hash of the text to replace; None if there was none. ``had_caption``:
-        whether the item's row already holds a caption, even if its .txt is missing.
+        """Write one caption, then its row; returns the row as recorded (see `save_captions`).
 
         Raises ItemError if this caption cannot be written, RunStopped if none can.
         """
+        (outcome,) = self.save_captions([NewCaption(row, replaced, had_caption)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def save_captions(self, batch: Sequence[NewCaption]) -> list[Row | ItemError | RunStopped]:
+        """Write captions of different items, several at once, then the rows of those that were
+        written. If somebody wrote a caption while the item was in flight, theirs stays: any text
+        other than the one to replace, whatever its mtime.
+
+
+        Returns for each caption its row as recorded, an ItemError if this caption cannot be
+        written, or a RunStopped if none can; after the first such error no other caption is begun.
+        """
+        began_s = time.perf_counter()
+        failed: list[OSError] = []
+
+        def write(new: NewCaption) -> Row | ItemError | OSError:
+            try:
+                return failed[0] if failed else self._write_caption(new.row, new.replaced)
+            except ItemError as error:
+                return error
+            except OSError as error:
+                failed.append(error)
+                return error
+
+        try:
+            with _stopping():
+                is_announced = len(batch) > 1 or any(new.had_caption for new in batch)
+                if is_announced:
+                    self._announcements().append([new.row for new in batch])
+                outcomes = self._helpers.each(write, batch)
+                if failed and any(isinstance(found, Row) for found in outcomes):
+                    failed.clear()  # the disk took others: what failed beside them is tried alone
+                    outcomes = [
+                        write(new) if isinstance(found, OSError) else found
+                        for new, found in zip(batch, outcomes, strict=True)
+                    ]
+                self._checkpoint.append(*(row for row in outcomes if isinstance(row, Row)))
+                if is_announced:
+                    self._announcements().clear()
+        except RunStopped as stopped:
+            return [stopped] * len(batch)
+        finally:
+            self.writing_s += time.perf_counter() - began_s
+        return [_stopped_by(found) if isinstance(found, OSError) else found for found in outcomes]
+
+    def _write_caption(self, row: Row, replaced: int | None) -> Row:
+        """The row to record. Raises ItemError, and OSError for the disk."""
         caption = row.caption
         assert caption is not None
-        began_s = time.perf_counter()
-        with _stopping():
-            present = self.files.read(row.file)
-            if present is not None and hash_of(present) != replaced:
-                row = row if present == caption else row.of_unknown_origin(present)
-            else:
-                if had_caption or present is not None:
-                    self._announce(row)
-                self.files.write(row.file, caption)
-            self._checkpoint.append(row)
-        self.writing_s += time.perf_counter() - began_s
-        return row
+        present = self.files.read(row.file)
+        if present is None or hash_of(present) == replaced:
+            self.files.write(row.file, caption)
+            return row
+        return row if present == caption else row.of_unknown_origin(present)
 
-    def _announce(self, row: Row) -> None:
-        """Store the row of a caption that is about to replace another: see `_finish_rewriting`."""
-        content, path = msgspec.json.encode(row), self.root / REWRITING
-        without = f"{path} cannot be written, so a kill may leave one new caption with its old row"
-        self._disk.try_once("inform", lambda: write_file(path, content), without)
+    def _announcements(self) -> Journal:
+        """Rows of captions that are being written, if a kill could leave several captions without
+        their rows, or a new caption with its old row: see `_finish_rewriting`."""
+        if self._announced is None:
+            self._announced = Journal(self.root, self._disk, REWRITING)
+        return self._announced
 
     def restore_caption(self, file: str, caption: str) -> bool:
         """Restore the .txt of a row; False if somebody has put one there meanwhile, which stays.
@@ -302,6 +350,9 @@ class Output:
 
     def finish(self, *, complete: bool) -> None:
         """Write the last part; after a complete run, compact to one row per item."""
+        self._helpers.close()
+        if self._announced is not None:
+            self._announced.close()
         with _stopping():
             self._remove(self.root / REWRITING)
             if complete:
@@ -326,9 +377,13 @@ def _stopping() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
-        remedy = _REMEDIES.get(error.errno or 0, "fix the folder")
-        raise RunStopped(
-            f"the output cannot be written{where}: {error.strerror};"
-            f" what was finished is saved; {remedy}, and run again"
-        ) from error
+        raise _stopped_by(error) from error
+
+
+def _stopped_by(error: OSError) -> RunStopped:
+    where = f" at {error.filename}" if error.filename else ""
+    remedy = _REMEDIES.get(error.errno or 0, "fix the folder")
+    return RunStopped(
+        f"the output cannot be written{where}: {error.strerror};"
+        f" what was finished is saved; {remedy}, and run again"
+    )

@@ -18,7 +18,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from vllm_caption.errors import RunStopped
@@ -129,6 +128,8 @@ def _read(
     """Like `read_part` on each part, but reads only these columns, which is much faster."""
     schema = pa.schema([whole.field(name) for name in columns])
     for first in range(0, len(paths), _PARTS_AT_A_TIME):
+        import pyarrow.dataset as ds  # imports pandas too, which a first run need not wait for
+
         names = [os.fspath(path.absolute()) for path in paths[first : first + _PARTS_AT_A_TIME]]
         dataset = ds.dataset(names, schema=whole, format="parquet")
         for fragment in dataset.get_fragments():

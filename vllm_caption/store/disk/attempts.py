@@ -2,12 +2,13 @@
 
 Invariants: retries of an error that may pass take at most 21 s per operation, in the thread that
 writes, so that the order of writes is kept and nothing is written twice; each thing that the run
-has to do without, and each error that was retried, is noted once.
+has to do without, and each error that was retried, is noted once, whichever thread met it.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ class Disk:
         self._sleep = sleep
         self._notes: deque[str] = deque()
         self._noted: set[str] = set()
+        self._noting = threading.Lock()
         self._lasting: set[int] = set()
         """Denials that outlasted all retries: if a folder of a million items is not writable, only
         the first item waits."""
@@ -75,9 +77,10 @@ class Disk:
 
     def note(self, text: str, subject: str) -> None:
         """Keep a sentence for the user, the first time that its subject comes up."""
-        if subject not in self._noted:
-            self._noted.add(subject)
-            self._notes.append(text)
+        with self._noting:
+            if subject not in self._noted:
+                self._noted.add(subject)
+                self._notes.append(text)
 
     def take_notes(self) -> Iterator[str]:
         """The sentences for the user, once each."""
