@@ -3,7 +3,8 @@
 The engine is the real one, with a tiny model and without its arithmetic (throughput/sleepy.py).
 `h100`: it sleeps as long as a 7B model takes on an H100. `free`: kernels cost nothing, so that the
 speed is that of what feeds them. Against the job, in turn, in processes of their own: vLLM with the
-same requests, rendered before and all queued at once, and one `LLM.chat` with decoded images.
+same requests, rendered before and all queued at once; one `LLM.chat` with images that were decoded
+before; and one over image files, which it has to decode as the job does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.throughput.report import as_table
 
 RENDERED = Entry("a rendered", "ceiling", options={"rendered": True})
 CHAT = Entry("c chat", "chat", options={"images": "ready"})
+CHAT_FILES = Entry("d chat, files", "chat", options={"images": "lazy"})
 BOUNDS = {
     "h100": {8: Target("b job", "a rendered", 0.97), 64: Target("b job", "a rendered", 0.95)},
     "free": {8: Target("b job", "c chat", 0.95), 64: Target("b job", "c chat", 0.9)},
@@ -33,7 +35,7 @@ def contests(kinds: list[str], sequences: list[int], rounds: int) -> list[Contes
         Contest(
             name=f"{kind}-{count}",
             title=f"{WORKERS[kind]}, --max-num-seqs {count}, 32 tokens each",
-            entries=(RENDERED, JOB, CHAT),
+            entries=(RENDERED, JOB, CHAT, CHAT_FILES),
             targets=(BOUNDS[kind][count],) if count in BOUNDS[kind] else (),
             count=250,
             copies=COPIES.get(count, 4),

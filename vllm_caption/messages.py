@@ -84,7 +84,7 @@ class Cancelled(msgspec.Struct, frozen=True, tag=True):
 
 class Timings(msgspec.Struct, frozen=True, gc=False):
     """Seconds that an attempt waited for a preparing thread, was prepared, waited for the rendering
-    thread, was rendered, and was generated."""
+    thread (decoded, or held back because it is behind), was rendered, and was generated."""
 
     queue_s: float = 0.0
     prepare_s: float = 0.0

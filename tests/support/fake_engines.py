@@ -120,7 +120,7 @@ def slow_down(stage: str) -> None:
         write = CaptionFiles.write
 
         def write_slowly(files: CaptionFiles, file: str, caption: str) -> None:
-            time.sleep(0.02)
+            time.sleep(0.08)
             write(files, file, caption)
 
         CaptionFiles.write = write_slowly  # type: ignore[method-assign]

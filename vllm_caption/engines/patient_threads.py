@@ -52,6 +52,10 @@ class PatientThreads:
             finally:
                 del self._left_s[calling]
 
+    def all_busy(self) -> bool:
+        """Whether a call would have to wait for its turn."""
+        return self._turns.locked()
+
     def _count(self, loop: asyncio.AbstractEventLoop) -> None:
         """A time slice is over for all calls: one timer is cheaper than one per call."""
         for calling in self._left_s:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vllm_caption.config import ImageConfig, is_remote
 from vllm_caption.engines.patient_threads import PatientThreads
@@ -39,6 +40,8 @@ from vllm_caption.scheduling.duplicates import twin_key
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
+T = TypeVar("T")
 
 BEAT_S = 1.0
 
@@ -121,6 +124,9 @@ class Worker:
         self._find_twins = find_twins
         self._item_timeout_s = item_timeout_s
         self._threads = PatientThreads(prepare_threads, item_timeout_s, "prepare")
+        # Decoding waits for rendering: what is further ahead would only hold memory and, while it
+        # is decoded, take the interpreter's lock from the rendering thread.
+        self._ahead = asyncio.Semaphore(2 * prepare_threads)
         # One thread, as in vLLM, whose processors are not thread-safe.
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._fetching: PatientThreads | None = None
@@ -186,35 +192,33 @@ class Worker:
             self._down.set_result(error)
 
     async def _attempt(self, request: CaptionRequest, received: float) -> WorkerMessage:
+        facts = None
         try:
-            started, prepared = await self._prepared(request)
+            fetch_s, prepare = await self._fetched(request.file)
+            fetched_at = time.perf_counter()
+            async with self._ahead:
+                held_s = 0.0 if self._threads.all_busy() else time.perf_counter() - fetched_at
+                prepare_at, prepared = await self._threads.run(_timed, prepare)
+                prepared_at = time.perf_counter()
+                del prepare  # and with it the bytes of the file
+                facts = self._read(request, prepared)
+                render_at, rendered = await self._rendered(request, prepared.image)
+                rendered_at = time.perf_counter()
+            answer = await self._engine.generate(request, rendered)
         except ItemError as error:
             gone = isinstance(error, RootGone)
             return Failed(request.lease, error.kind, error.reason, error.transient, root_gone=gone)
         except TimeoutError:
             reason = f"reading and decoding it took more than {self._item_timeout_s:g} s"
             return Failed(request.lease, "timeout", f"{reason} (--item-timeout)", retryable=True)
-        self._in_engine.add(request.lease)
-        key = twin_key(prepared.sha256, request.system, request.user)
-        facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
-        if self._find_twins:
-            self._link.send(ImageRead(request.lease, facts))
-        prepared_at = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        try:
-            render_at, rendered = await loop.run_in_executor(
-                self._renderer, self._render, request, prepared.image
-            )
-            rendered_at = time.perf_counter()
-            self._num_rendered += 1
-            answer = await self._engine.generate(request, rendered)
         except RequestRefused as refused:
             reason, retryable = encodable(str(refused)), refused.retryable
             return Failed(request.lease, "engine_error", reason, retryable, facts)
+        prepare_s = fetch_s + prepared_at - prepare_at
         timings = Timings(
-            queue_s=started - received,
-            prepare_s=prepared_at - started,
-            render_queue_s=render_at - prepared_at,
+            queue_s=prepared_at - received - prepare_s - held_s,
+            prepare_s=prepare_s,
+            render_queue_s=held_s + render_at - prepared_at,
             render_s=rendered_at - render_at,
             generate_s=time.perf_counter() - rendered_at,
         )
@@ -228,16 +232,31 @@ class Worker:
             timings,
         )
 
-    async def _prepared(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
-        """When its turn came, and the image. Threads of their own wait for the network, so that the
-        few decoding threads always have something to decode."""
+    async def _fetched(self, file: str) -> tuple[float, Callable[[], PreparedImage]]:
+        """The seconds that the network took, and what remains to do. Threads of their own wait for
+        the network, so that the few decoding threads always have something to decode."""
         if self._fetching is None:
-            return await self._threads.run(self._prepare, request)
-        started = time.perf_counter()
-        read = await self._fetching.run(self._fetch, request.file)
-        decode = partial(decode_image, *read, self._image_config)
-        del read  # frees the bytes once they are decoded
-        return started, await self._threads.run(decode)
+            return 0.0, partial(prepare_image, self._images_root, file, self._image_config)
+        started, read = await self._fetching.run(_timed, partial(self._fetch, file))
+        fetch_s = time.perf_counter() - started
+        return fetch_s, partial(decode_image, *read, self._image_config)
+
+    def _read(self, request: CaptionRequest, prepared: PreparedImage) -> ImageFacts:
+        """From here on, the engine is what the item waits for."""
+        self._in_engine.add(request.lease)
+        key = twin_key(prepared.sha256, request.system, request.user)
+        facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
+        if self._find_twins:
+            self._link.send(ImageRead(request.lease, facts))
+        return facts
+
+    async def _rendered(self, request: CaptionRequest, image: Image) -> tuple[float, object]:
+        """When the rendering thread began, and the engine's input."""
+        render = partial(self._engine.render, request, image)
+        running = asyncio.get_running_loop().run_in_executor(self._renderer, _timed, render)
+        started, rendered = await running
+        self._num_rendered += 1
+        return started, rendered
 
     def _fetch(self, file: str) -> tuple[bytes, str]:
         try:
@@ -247,10 +266,7 @@ class Worker:
                 raise RootGone(error.kind, error.reason, transient=True) from error
             raise
 
-    def _prepare(self, request: CaptionRequest) -> tuple[float, PreparedImage]:
-        started = time.perf_counter()
-        return started, prepare_image(self._images_root, request.file, self._image_config)
 
-    def _render(self, request: CaptionRequest, image: Image) -> tuple[float, object]:
-        started = time.perf_counter()
-        return started, self._engine.render(request, image)
+def _timed(call: Callable[[], T]) -> tuple[float, T]:
+    """When a call began, and what it returned."""
+    return time.perf_counter(), call()

@@ -1,0 +1,105 @@
+"""What a worker does with its leases beside the engine, without processes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vllm_caption.config import ImageConfig
+from vllm_caption.engines.worker import Generation, Worker
+from vllm_caption.messages import Beat, Captioned, CaptionRequest, ImageRead, Lease
+
+NUM_ITEMS = 40
+THREADS = 3
+RENDER_S = 0.02
+"""Longer than an image takes to decode here."""
+
+
+class HeldEngine:
+    """Renders one image, then no more until the gate opens, and slowly from then on."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.num_rendered = 0
+
+    def render(self, request: CaptionRequest, image: Any) -> object:
+        if self.num_rendered:
+            self.gate.wait()
+            time.sleep(RENDER_S)
+        self.num_rendered += 1
+        return request.file
+
+    async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        return Generation(str(rendered), "stop", 10, 4)
+
+    def progress(self) -> object:
+        return self.num_rendered
+
+    def exit_codes(self) -> tuple[int, ...]:
+        return ()
+
+    def shutdown(self) -> None:
+        return
+
+
+class Link:
+    """The driver's end: what the worker sends is looked at, one by one."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._inbox: asyncio.Queue[Lease | None] = asyncio.Queue()
+        self._inbox.put_nowait(lease)
+        self.sent: list[Any] = []
+        self._told = asyncio.Event()
+
+    async def receive(self) -> Lease | None:
+        return await self._inbox.get()
+
+    def send(self, message: Any) -> None:
+        if not isinstance(message, Beat):
+            self.sent.append(message)
+            self._told.set()
+
+    def end(self) -> None:
+        self._inbox.put_nowait(None)
+
+    async def until(self, done: Callable[[list[Any]], bool]) -> None:
+        while not done(self.sent):
+            self._told.clear()
+            await asyncio.wait_for(self._told.wait(), 30)
+
+
+def count(messages: list[Any], kind: type) -> int:
+    return sum(isinstance(message, kind) for message in messages)
+
+
+def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_need(
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "x.png")
+    requests = tuple(CaptionRequest(n, "x.png", "?") for n in range(NUM_ITEMS))
+
+    async def serve() -> tuple[int, list[Captioned]]:
+        engine, link = HeldEngine(), Link(Lease(requests))
+        worker = Worker(link, engine, str(tmp_path), ImageConfig(), THREADS, 30.0, True)
+        serving = asyncio.ensure_future(worker.serve())
+        most = 1 + 2 * THREADS  # the rendered one, and those that are ahead of the renderer
+        await link.until(lambda sent: count(sent, ImageRead) >= most)
+        await asyncio.sleep(0.2)  # in which all forty would be decoded
+        num_decoded = count(link.sent, ImageRead)
+        engine.gate.set()
+        await link.until(lambda sent: count(sent, Captioned) == NUM_ITEMS)
+        link.end()
+        await serving
+        return num_decoded, [sent for sent in link.sent if isinstance(sent, Captioned)]
+
+    num_decoded, captioned = asyncio.run(serve())
+    assert num_decoded == 1 + 2 * THREADS
+    # The others waited for the renderer, and say so, whether or not they were decoded already.
+    waited_s = sum(answer.timings.render_queue_s for answer in captioned)
+    assert waited_s > 5 * sum(answer.timings.queue_s for answer in captioned)
