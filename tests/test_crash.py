@@ -10,7 +10,6 @@ import os
 import resource
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Any
 
 import msgspec
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from support.faulty_disk import needs_compiler
 from support.job import (
@@ -81,39 +78,6 @@ def test_driver_killed_at_random_moments_loses_tears_and_repeats_nothing(
         assert half.returncode == 0, stderr[-3000:]
         assert stdout.startswith(f"{kills} kills ")
         assert "nothing lost" in stdout
-
-
-@pytest.mark.parametrize("kind", ["x.tar", "x.parquet"])
-def test_run_over_images_inside_one_file_resumes_after_a_kill_and_repeats_nothing(
-    tmp_path: Path, kind: str
-) -> None:
-    make_input(tmp_path, 60)
-    drawn = sorted((tmp_path / "raw").rglob("*.png"))
-    held = tmp_path / kind
-    if kind == "x.tar":
-        with tarfile.open(held, "w") as opened:
-            for path in drawn:
-                opened.add(path, path.name)
-    else:
-        cells = [{"bytes": path.read_bytes(), "path": path.name} for path in drawn]
-        pq.write_table(pa.table({"image": cells}), held, row_group_size=7)
-    output = tmp_path / "out"
-    arguments = (f"--input={held}", f"--output={output}", *QUICK)
-    slow = {"FAKE_SLOW_STAGE": "engine"}
-    process = start(*arguments, command=FAKE, environment=slow)
-    wait_until(lambda: len(list(output.rglob("*.txt"))) >= 15, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.communicate()
-    assert not psutil.wait_procs(family, timeout=5)[1]
-    written = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
-    assert 15 <= len(written) < 60
-    result = run(*arguments, command=FAKE)
-    assert result.exit_code == 0, result.stderr
-    assert set(captions(output)) == set(rows(output))
-    assert len({row["image_sha256"] for row in rows(output).values()}) >= 60 - 3
-    assert len(rows(output)) == 60
-    assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
 def test_caption_lost_in_a_power_failure_is_restored_from_its_row(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import tarfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import CRELLO_LIKE
@@ -311,6 +313,33 @@ def test_repeatedly_killed_driver_leaves_no_process_and_repeats_nothing(
     assert {path: path.stat().st_mtime_ns for path in written} == written
     unknown = [row for row in rows(output).values() if row["recipe_id"] is None]
     assert len(unknown) <= 3  # those between their .txt and their row, if a kill hit there
+
+
+@pytest.mark.parametrize("kind", ["x.tar", "x.parquet"])
+def test_run_over_images_inside_one_file_resumes_after_a_kill_and_repeats_nothing(
+    tmp_path: Path, kind: str
+) -> None:
+    make_input(tmp_path, 60)
+    drawn = sorted((tmp_path / "raw").rglob("*.png"))
+    held = tmp_path / kind
+    if kind == "x.tar":
+        with tarfile.open(held, "w") as opened:
+            for path in drawn:
+                opened.add(path, path.name)
+    else:
+        cells = [{"bytes": path.read_bytes(), "path": path.name} for path in drawn]
+        pq.write_table(pa.table({"image": cells}), held, row_group_size=7)
+    output = tmp_path / "out"
+    arguments = [str(held), MODEL, f"--output={output}", "-dp=2", *LONG]
+    start_and_kill(arguments, output, 15)
+    written = {path: path.stat().st_mtime_ns for path in output.rglob("*.txt")}
+    assert 15 <= len(written) < 60
+    result = run_here(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert set(captions(output)) == set(rows(output))
+    assert len({row["image_sha256"] for row in rows(output).values()}) >= 60 - 3
+    assert len(rows(output)) == 60
+    assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
 def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Path) -> None:
