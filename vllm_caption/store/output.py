@@ -263,7 +263,6 @@ class Output:
         written. If somebody wrote a caption while the item was in flight, theirs stays: any text
         other than the one to replace, whatever its mtime.
 
-
         Returns for each caption its row as recorded, an ItemError if this caption cannot be
         written, or a RunStopped if none can; after the first such error no other caption is begun.
         """
