@@ -29,14 +29,15 @@ EIGHT = Billing(2.5, 8)
 
 def test_time_of_all_gpus_counts_and_the_rest_is_extrapolated() -> None:
     costs = EIGHT.costs(gpu_s=8 * 1800, num_left=360_000, images_per_s=100.0)
-    assert costs == Costs(done=10.0, left=pytest.approx(20.0), per_million=pytest.approx(55.5556))
-    assert str(costs) == ("10.00 so far, about 20.00 for what is left, 55.56 per million captions")
-    assert costs.ahead == "about 20.00 for what is left, 55.56 per million captions"
+    assert costs == Costs(10.0, pytest.approx(20.0), pytest.approx(55.5556), 100.0, "so far")
+    ahead = "about 20.00 for what is left, 55.56 per million captions at 100.0 images/s"
+    assert (costs.ahead, str(costs)) == (ahead, f"10.00 so far; {ahead}")
 
 
 def test_unknown_costs_are_left_out() -> None:
     assert str(EIGHT.costs(gpu_s=3600)) == "2.50 so far"
-    assert str(EIGHT.costs(images_per_s=100.0)) == "55.56 per million captions"
+    assert str(EIGHT.costs(images_per_s=100.0)) == ("55.56 per million captions at 100.0 images/s")
+    assert str(Billing(1.0, 1).costs(images_per_s=0.012)).endswith(" at 0.012 images/s")
     assert str(Billing(0.01, 1).costs(gpu_s=36)) == "0.0001 so far"
     assert str(Billing(1e9, 8).costs(gpu_s=3600, images_per_s=0.0)) == "1,000,000,000.00 so far"
 
@@ -74,8 +75,8 @@ def summary(billing: Billing | None) -> str:
 
 def test_summary_shows_the_cost_of_the_run_with_its_start_and_of_what_is_left() -> None:
     assert (
-        "Cost: 0.25 for this run, about 2.50 for what is left, 694.44 per million captions"
-        in summary(Billing(2.5, 1)).splitlines()
+        "Cost: 0.25 for this run; about 2.50 for what is left, 694.44 per million captions"
+        " at 1.0 images/s" in summary(Billing(2.5, 1)).splitlines()
     )
     assert "Cost" not in summary(None)
 
@@ -101,7 +102,10 @@ def test_pilot_shows_the_cost_of_the_full_run() -> None:
         arguments=(),
         billing=Billing(2.5, 1),
     )
-    assert "Its cost: about 2.50 for what is left, 694.44 per million captions." in text
+    assert (
+        "Its cost: about 2.50 for what is left, 694.44 per million captions at 1.0 images/s."
+        in text
+    )
 
 
 def test_plan_shows_the_cost_of_what_is_left_and_of_earlier_runs(tmp_path: Path) -> None:
@@ -109,14 +113,14 @@ def test_plan_shows_the_cost_of_what_is_left_and_of_earlier_runs(tmp_path: Path)
     flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1", "--quiet"]
     price = ["--images-per-s=1", "--gpu-hour-price=100", f"--json={tmp_path / 'p.json'}"]
     result = run_here("plan", "--model=demo", *flags, *price)
-    line = "Cost       about 1.00 for what is left, 27,777.78 per million captions"
+    line = "Cost       about 1.00 for what is left, 27,777.78 per million captions at 1.0 images/s"
     assert line in result.stdout.splitlines()
     costs = msgspec.json.decode((tmp_path / "p.json").read_bytes())["time"]["costs"]
     assert (costs["done"], costs["left"]) == (None, pytest.approx(1.0))
     (tmp_path / "out").mkdir()
     write_series(tmp_path / "out", 10, num_engines=2, runs=1)
     result = run_here("plan", "--model=demo", *flags, *price)
-    assert "Cost       5.00 so far, about 1.00" in result.stdout
+    assert "Cost       5.00 for earlier runs; about 1.00" in result.stdout
     assert "Cost" not in run_here("plan", "--model=demo", *flags, "--images-per-s=1").stdout
 
 
@@ -135,16 +139,50 @@ def test_report_shows_the_cost_of_a_folder(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "out", many_rows(100))
     write_series(root, 19, num_engines=2, runs=1)  # 180 s, 2 engines of 2 GPUs
     stats = RunStats([EngineFigures(0), EngineFigures(1)], total=199, scanning=False)
-    stats.gpus_per_engine = 2
-    (root / "status.json").write_bytes(encode_status(make_status("run-0", "ended", stats, 0, "")))
+    stats.gpus_per_engine, stats.captioned = 2, 101
+    stats.first_caption_s, stats.last_caption_s = 60.0, 110.0
+    status = make_status("run-0", "finished", stats, 0, "")
+    (root / "status.json").write_bytes(encode_status(status))
 
     def page(price: float | None) -> str:
         make_report([root], root / "page.html", 0, gpu_hour_price=price)
         return (root / "page.html").read_text("utf-8")
 
-    assert "<b>0.50</b><span>cost so far</span>" in page(2.5)
-    assert "about 0.50 for what is left, 5,050.51 per million captions" in page(2.5)
-    assert "cost so far" not in page(None)
+    assert "<b>0.50</b><span>cost for all runs</span>" in page(2.5)
+    ahead = "about 0.14 for what is left, 1,388.89 per million captions at 2.0 images/s"
+    assert ahead in page(2.5)
+    assert "cost for" not in page(None)
+
+
+def test_summary_status_plan_and_report_say_the_same_cost_of_a_million_captions(
+    tmp_path: Path,
+) -> None:
+    """At one speed, from the first caption to the last, however long the start and the tail are."""
+    stats, billing = run_of(101, 101), Billing(2.5, 1)
+    stats.gpu_hour_price = 2.5
+    root = write_folder(tmp_path / "out", many_rows(100))
+    make_input(tmp_path, 3)
+    write_series(root, 40, num_engines=1, runs=1)
+    status = make_status("run-0", "finished", stats, 900.0, "")
+    assert status.images_per_s == 0
+    (root / "status.json").write_bytes(encode_status(status))
+    make_report([root], root / "page.html", 0, gpu_hour_price=2.5)
+    flags = ["--model=demo", *input_flags(tmp_path), f"--output={root}", "-dp=1", "--quiet"]
+    for said in (
+        summarise(
+            stats,
+            InputRead(InputCounts(), True, ()),
+            990.0,
+            output=root,
+            state=root,
+            billing=billing,
+        ),
+        run_here("status", f"--output={root}").stdout,
+        run_here("plan", *flags, "--gpu-hour-price=2.5").stdout,
+        (root / "page.html").read_text("utf-8"),
+    ):
+        assert "694.44 per million captions at 1.0 images/s" in said
+        assert "so far" not in said
 
 
 def test_gpus_of_all_shards_are_paid_for_and_each_engine_by_its_own_number(tmp_path: Path) -> None:
@@ -163,7 +201,7 @@ def test_gpus_of_all_shards_are_paid_for_and_each_engine_by_its_own_number(tmp_p
         (folder / "status.json").write_bytes(content)
     assert read_gpu_s(root) == 2 * 90.0 * (1 + 2 + 4)
     make_report([root], root / "page.html", 0, gpu_hour_price=10)
-    assert "<b>3.50</b><span>cost so far</span>" in (root / "page.html").read_text("utf-8")
+    assert "<b>3.50</b><span>cost for all runs</span>" in (root / "page.html").read_text("utf-8")
     (root / "monitor.parquet").write_text("damaged")
     assert read_gpu_s(root) == 2 * 90.0 * (2 + 4)
     assert read_gpu_s(tmp_path) is None

@@ -169,7 +169,7 @@ def test_cost_uses_the_price_of_the_run_or_of_the_viewer() -> None:
         if line.startswith("Cost")
     )
     assert line == (
-        "Cost       960.00 so far, about 805.40 for what is left, 1,388.89 per million c…"
+        "Cost       960.00 so far; about 805.40 for what is left, 1,388.89 per million c…"
     )
     views: Views = {Shard(n, 2): view(**a_day) for n in (1, 2)}
     assert overview(views).costs is None
@@ -177,13 +177,16 @@ def test_cost_uses_the_price_of_the_run_or_of_the_viewer() -> None:
         done=pytest.approx(2 * 8 * 24),
         left=pytest.approx(1_159_776 / 3600),
         per_million=pytest.approx(1e6 / 3600),
+        images_per_s=16.0,
     )
 
 
-def test_ended_run_shows_its_final_cost() -> None:
+def test_ended_run_shows_its_final_cost_and_that_of_a_million_captions() -> None:
     times = {"started_at": "2026-11-30T08:53:00+00:00", "updated_at": "2026-11-30T10:53:00+00:00"}
     views: Views = {None: view("stopped", gpu_hour_price=2.5, **times)}
-    assert overview(views).costs == Costs(done=pytest.approx(40.0))
+    a_million = pytest.approx(1e6 * 8 * 2.5 / 3600 / 6.01)
+    wanted = Costs(pytest.approx(40.0), None, a_million, 6.01, "for this run")
+    assert overview(views).costs == wanted
 
 
 # --- shards --------------------------------------------------------------------------------------

@@ -450,7 +450,7 @@ def test_table_and_file_hold_every_setting_and_the_command_to_run(
     assert lines[1].split() == ["8", "8.00", "64", "1.00", "2.00", "engine", "–", "–", "30", "s"]
     assert lines[3].split()[:4] == ["32", "out", "of", "memory:"]
     assert "Fastest: --max-num-seqs=16, 2.00 times as fast as 8." in lines
-    assert "  Cost: 43.40 per million captions." in lines
+    assert "  Cost: 43.40 per million captions at 16.0 images/s." in lines
     found = tuning_in(tmp_path)
     assert f"Run: {found.command}" in lines
     assert found.command is not None

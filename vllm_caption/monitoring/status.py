@@ -7,9 +7,10 @@ Invariants: the state is "running" until everything is saved, then how the run e
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import msgspec
 
@@ -57,6 +58,11 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     last_captions: list[LastItem] = msgspec.field(default_factory=list)
     last_failures: list[LastItem] = msgspec.field(default_factory=list)
 
+    @property
+    def num_gpus(self) -> int:
+        """Of all engines."""
+        return len(self.engines) * self.gpus_per_engine
+
     def as_dict(self) -> dict[str, Any]:
         """The fields for JSON, in the order of the file: the run, its figures, then the rest."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
@@ -95,7 +101,7 @@ def make_status(
         warnings=list(stats.warnings),
         reason=reason,
         images_per_s_5_min=round(stats.pace.images_per_s(now_s, PACE_S), 2),
-        images_per_s_of_run=round(stats.mean_images_per_s or 0.0, 2),
+        images_per_s_of_run=round(stats.mean_images_per_s or 0.0, 4),
         last_captions=list(stats.last_captions),
         last_failures=list(stats.last_failures),
     )
@@ -112,6 +118,22 @@ def read_status(root: Path) -> RunStatus | None:
         return msgspec.json.decode((root / STATUS).read_bytes(), type=RunStatus)
     except (OSError, ValueError, RecursionError):
         return None
+
+
+class SteadySpeed(NamedTuple):
+    """From the first caption to the last, of these GPUs together."""
+
+    images_per_s: float
+    num_gpus: int
+
+
+def steady_speed(statuses: Iterable[RunStatus]) -> SteadySpeed:
+    """Of all runs together; those that have no speed yet do not count."""
+    known = [status for status in statuses if status.images_per_s_of_run]
+    return SteadySpeed(
+        sum(status.images_per_s_of_run for status in known),
+        sum(status.num_gpus for status in known),
+    )
 
 
 # --- seen from outside -----------------------------------------------------------------------

@@ -61,10 +61,11 @@ def summarise(
     if billing is not None and (stats.captioned or held):
         costs = billing.costs(
             gpu_s=seconds * billing.num_gpus,
+            spent_on="for this run",
             num_left=stats.total - stats.finished,
             images_per_s=stats.mean_images_per_s,
         )
-        lines.append(f"Cost: {costs.in_words('for this run')}")
+        lines.append(f"Cost: {costs}")
     lines += _where(output, state, shard, naming)
     if interrupted:
         lines.append("Interrupted: run the same command line again to resume; nothing is lost.")

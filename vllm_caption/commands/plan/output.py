@@ -35,7 +35,8 @@ class Recorded(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """Captions per second of one engine in the folder's last run."""
+    """Captions per second of one engine in the folder's last run, from its first caption to its
+    last."""
 
     images_per_s: float
     source: str
@@ -67,9 +68,10 @@ def read_rate(root: Path) -> Rate | None:
     """The rate in the folder's status; None where it has none."""
     status = read_status(root)
     busy = sum(engine.captioned > 0 for engine in status.engines) if status else 0
-    if status is None or not busy or status.images_per_s <= 0:
+    images_per_s = (status.images_per_s_of_run or status.images_per_s) if status else 0.0
+    if status is None or not busy or images_per_s <= 0:
         return None
-    return Rate(status.images_per_s / busy, f"{STATUS} of {status.updated_at}")
+    return Rate(images_per_s / busy, f"{STATUS} of {status.updated_at}")
 
 
 def is_writable(folder: Path) -> bool:

@@ -221,6 +221,7 @@ def _costs(config: RunConfig, images: int, rate: Rate | None) -> Costs | None:
     num_engines = config.engine.data_parallel_size
     return billing.costs(
         gpu_s=read_gpu_s(config.output, config.engine.gpus_per_engine),
+        spent_on="for earlier runs",
         num_left=images,
         images_per_s=None if rate is None else rate.images_per_s * num_engines,
     )

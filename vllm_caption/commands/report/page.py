@@ -31,6 +31,8 @@ from vllm_caption.commands.tune.record import read_tuning, tune_folder
 from vllm_caption.cost import Billing, Costs, money
 from vllm_caption.formatting import duration
 from vllm_caption.monitoring.samples import read_gpu_s
+from vllm_caption.monitoring.status import read_status, steady_speed
+from vllm_caption.store.layout import state_folders
 
 FOLDER: Final = Path(__file__).parent / "page"
 MAX_BARS: Final = 24
@@ -160,16 +162,17 @@ def _tuning(records: Records) -> list[str]:
 
 
 def _costs(records: Records, gpu_hour_price: float) -> Costs | None:
-    """By the samples of all runs; None without any."""
+    """By the samples of all runs, and the speed of the last one; None without samples."""
     if not (gpu_s := read_gpu_s(records.root)):
         return None
     status, rows = records.status, records.rows
     num_left = 0 if status is None or status.scanning else status.total - len(rows)
-    made = pc.sum(pc.and_(pc.is_valid(rows["engine"]), pc.equal(rows["status"], "captioned")))
-    return Billing(gpu_hour_price, num_gpus=1).costs(
+    speed = steady_speed(filter(None, map(read_status, state_folders(records.root))))
+    return Billing(gpu_hour_price, speed.num_gpus).costs(
         gpu_s=gpu_s,
+        spent_on="so far" if records.state == "running" else "for all runs",
         num_left=max(num_left, 0),
-        images_per_s=(made.as_py() or 0) / gpu_s,
+        images_per_s=speed.images_per_s,
     )
 
 

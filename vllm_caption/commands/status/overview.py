@@ -15,7 +15,7 @@ from vllm_caption.config import Shard
 from vllm_caption.cost import Billing, Costs
 from vllm_caption.formatting import tally
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem
-from vllm_caption.monitoring.status import RunStatus, State, View
+from vllm_caption.monitoring.status import RunStatus, State, View, steady_speed
 
 Views = Mapping[Shard | None, View]
 """None is the run of the whole folder, which stands alone."""
@@ -102,16 +102,13 @@ def _costs(views: Sequence[View], price: float | None) -> Costs | None:
         return None
     running = [view.status for view in views if view.state == "running"]
     scanning = any(status.scanning for status in running)
-    billing = Billing(price, sum(map(_num_gpus, running)))
-    return billing.costs(
-        gpu_s=sum(_num_gpus(status) * _seconds(status) for status in statuses),
+    speed = steady_speed(running or statuses)
+    return Billing(price, speed.num_gpus).costs(
+        gpu_s=sum(status.num_gpus * _seconds(status) for status in statuses),
+        spent_on="so far" if running else "for this run",
         num_left=0 if scanning else sum(max(s.total - s.finished, 0) for s in running),
-        images_per_s=sum(status.images_per_s_of_run for status in running),
+        images_per_s=speed.images_per_s,
     )
-
-
-def _num_gpus(status: RunStatus) -> int:
-    return len(status.engines) * status.gpus_per_engine
 
 
 def _seconds(status: RunStatus) -> float:
