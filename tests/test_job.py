@@ -184,7 +184,10 @@ def test_changed_prompt_keeps_what_is_done_and_redo_stale_recaptions_it(
     brief = captions(tmp_path)
     kept = run_here(*base, "--prompt=shape-zh")
     assert captions(tmp_path) == brief
-    assert "4 kept captions were made with a different recipe; --redo stale" in kept.stdout
+    assert (
+        "4 kept captions are stale: made with another model, prompt or sampling; --redo stale"
+        in kept.stdout
+    )
     anew = run_here(*base, "--prompt=shape-zh", "--redo=stale")
     assert "captioned 4 (4 in this run)" in anew.stdout
     assert all(captions(tmp_path)[file] != text for file, text in brief.items())

@@ -148,6 +148,15 @@ def test_first_images_that_are_all_missing_stop_the_run_before_an_engine_starts(
     assert run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}").exit_code == 2
 
 
+def test_name_that_is_refused_does_not_show_that_the_root_is_right(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    shutil.rmtree(tmp_path / "raw")
+    (tmp_path / "raw").mkdir()
+    write_document(tmp_path, "odd", ["../own/x.png"], ["SvgElement"])
+    with pytest.raises(UsageError, match=f"3 paths tried, the first is .*{files[0]}"):
+        scan(tmp_path)
+
+
 def test_items_of_a_run_that_found_no_image_are_not_charged(tmp_path: Path) -> None:
     files = make_input(tmp_path, 3)
     (tmp_path / "raw").rename(tmp_path / "images")

@@ -185,6 +185,36 @@ def test_limit_and_type_names_that_skip_nothing_are_reported(tmp_path: Path) -> 
     assert plan_of(tmp_path).no_type_was_skipped
 
 
+def next_step(folder: Path, *flags: str) -> str:
+    return describe(plan_of(folder, *flags)).splitlines()[-1].removeprefix("Next       ")
+
+
+def test_next_step_names_the_root_where_most_images_are_missing(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 5)
+    for file in files[2:]:
+        (tmp_path / "raw" / file).unlink()
+    wanted = "check --images-root: 3 of 5 images are not there; then plan again"
+    assert next_step(tmp_path) == wanted
+
+
+def test_next_step_is_never_that_nothing_is_left_while_items_fail(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 3)
+    leave(tmp_path, *(row_of(file, recipe_id=plan_of(tmp_path).recipe_id) for file in files[:2]))
+    (tmp_path / "raw" / files[2]).unlink()
+    assert next_step(tmp_path) == "fix the 1 item that will fail, then plan again"
+    draw_shape(0).save(tmp_path / "raw" / files[2])
+    assert next_step(tmp_path).endswith("run the same command without `plan`")
+    txt_of(tmp_path, files[2]).write_text("A shape.")
+    assert next_step(tmp_path) == "nothing is left to caption"
+
+
+def test_next_step_names_redo_where_captions_are_stale(tmp_path: Path) -> None:
+    leave(tmp_path, *map(row_of, make_input(tmp_path, 2)))
+    assert "2 of the captions are stale: made with another model" in describe(plan_of(tmp_path))
+    step = "nothing is left to caption; --redo stale would re-caption the 2 stale captions"
+    assert next_step(tmp_path) == step
+
+
 # --------------------------------------------------------------------- what is done already
 
 

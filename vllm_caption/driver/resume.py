@@ -319,7 +319,8 @@ class Pass:
             if missing is None:
                 yield found
             elif not self._looks_for_image(found):
-                only_missing = False
+                # A name that is refused says nothing about the folder.
+                only_missing = only_missing and isinstance(found.need, Refuse)
                 yield found
             elif self._has_no_image(entry):
                 missing.append(found)

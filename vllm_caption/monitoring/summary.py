@@ -113,8 +113,8 @@ def _captions(stats: RunStats) -> Iterator[str]:
         yield f"Rejected answers: {rejected} of {stats.rejections.answers} ({flags})"
     if stale := stats.kept["stale"]:
         yield (
-            f"{stale} kept captions were made with a different recipe; --redo stale re-captions"
-            " them."
+            f"{stale} kept captions are stale: made with another model, prompt or sampling;"
+            " --redo stale re-captions them."
         )
     if theirs := people_wrote(stats.kept["edited"], stats.kept["adopted"] + stats.adopted):
         yield f"{theirs}: kept, also by --redo."

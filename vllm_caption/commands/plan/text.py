@@ -78,8 +78,8 @@ def _items(items: Items) -> Iterator[str]:
     if items.adopted:
         yield f"{INDENT}{counted(items.adopted, 'caption')} without a record will be kept"
     if items.stale:
-        text = "made with a different recipe; --redo stale re-captions them"
-        yield f"{INDENT}{items.stale:,} of the captioned were {text}"
+        text = "made with another model, prompt or sampling; --redo stale re-captions them"
+        yield f"{INDENT}{items.stale:,} of the captions are stale: {text}"
     if theirs := people_wrote(items.edited, items.adopted_before + items.adopted):
         yield f"{INDENT}{theirs}: kept, also by --redo"
     if items.spared:
@@ -159,8 +159,22 @@ def _disk(disk: Disk) -> Iterator[str]:
 
 
 def _next(plan: Plan) -> Iterator[str]:
-    if not plan.items.to_caption and not plan.items.restored:
-        step = "nothing is left to caption"
+    items = plan.items
+    failing = sum(problem.count for problem in items.problems)
+    missing = sum(problem.count for problem in items.problems if problem.kind == "missing_file")
+    if 2 * missing > items.total:
+        step = (
+            f"check --images-root: {missing:,} of {counted(items.total, 'image')} are not there;"
+            " then plan again"
+        )
+    elif not items.to_caption and not items.restored:
+        if failing:
+            step = f"fix the {counted(failing, 'item')} that will fail, then plan again"
+        elif items.stale:
+            stale = counted(items.stale, "stale caption")
+            step = f"nothing is left to caption; --redo stale would re-caption the {stale}"
+        else:
+            step = "nothing is left to caption"
     elif not plan.disk.writable:
         step = "fix the permissions of --output, or choose another; then run without `plan`"
     elif not plan.disk.fits:
