@@ -591,7 +591,7 @@ def test_ctrl_c_before_the_first_setting_leaves_an_earlier_file(
     result = tune(after(then=KeyboardInterrupt()))
     assert (result.exit_code, result.stdout) == (
         130,
-        "Interrupted before a setting was measured.\n",
+        "Interrupted before a setting was measured: run the same command line again.\n",
     )
     assert tuning_in(tmp_path) == before
 
@@ -677,7 +677,6 @@ def test_report_has_a_chart_of_what_was_measured_for_its_folder(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("others", "remark"),
     [
-        ({"steady_s": 0.5}, "Measured for only 500 ms: "),
         ({"limited_by": "decode"}, "The engine is not the bottleneck, decode is. Faster with: "),
         ({}, None),
     ],
@@ -691,6 +690,18 @@ def test_result_says_why_it_may_not_be_the_engines(
     remarks = [line for line in text.conclusion(tuning, Path("t")) if line.startswith("  ")]
     assert len(remarks) == (remark is not None)
     assert remark is None or remarks[0].startswith(f"  {remark}")
+
+
+def test_unreliable_figures_are_said_before_the_result_with_the_flag_to_raise() -> None:
+    tuning = Tuning(
+        flag="x", started_at="", num_sampled=9, settings=[measured(8, 100.0, steady_s=0.5)]
+    )
+    _, warning, fastest, *_ = text.conclusion(tuning, Path("t"))
+    assert warning == (
+        "Not reliable: --x=8 was measured for only 500 ms; raise --sample (9 items now), or"
+        " give a larger input."
+    )
+    assert fastest.startswith("Fastest: --x=8")
 
 
 # --- the whole command -------------------------------------------------------------------------
@@ -712,7 +723,7 @@ def test_killed_tune_resumes_with_the_same_line(tmp_path: Path) -> None:
     assert "Resuming the call of " in result.stderr
     assert "Measuring --max-num-seqs=1 " not in result.stderr
     assert tuning_in(tmp_path).settings[:1] == killed
-    assert "Stopped: 4 takes 28 items to measure, and the sample has 14." in result.stdout
+    assert "Done: 4 takes 28 items to measure, and the sample has 14." in result.stdout
     assert not out.exists()
 
 

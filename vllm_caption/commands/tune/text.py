@@ -67,16 +67,18 @@ def _percent(value: float | None) -> str:
 def conclusion(tuning: Tuning, folder: Path, gpu_hour_price: float | None = None) -> Iterator[str]:
     """Why it ended, and what to do with the result."""
     if tuning.ended != INTERRUPTED:
-        yield f"Stopped: {tuning.ended}."
+        yield f"Done: {tuning.ended}."
     elif tuning.settings:
         yield "Interrupted: run the same command line again to measure the rest."
     else:
-        yield "Interrupted before a setting was measured."
+        yield "Interrupted before a setting was measured: run the same command line again."
         return
     best = fastest(tuning.flag, tuning.settings)
     if best is None:
         yield "No setting could be measured."
     elif best.figures is not None:
+        if is_too_short(best.figures):
+            yield _unreliable(tuning, best.value, best.figures.steady_s)
         yield f"Fastest: {word(tuning.flag, best.value)}{gain_of(best, tuning.settings)}."
         yield from _remarks(best.figures, gpu_hour_price)
         yield f"Run: {tuning.command}"
@@ -89,6 +91,9 @@ def _remarks(best: Figures, gpu_hour_price: float | None) -> Iterator[str]:
         yield f"  Cost: {billing.costs(images_per_s=best.images_per_s)}."
     if best.limited_by is not None and (remedy := REMEDIES.get(best.limited_by)):
         yield f"  The engine is not the bottleneck, {best.limited_by} is. Faster with: {remedy}."
-    if is_too_short(best):
-        seconds = duration(best.steady_s)
-        yield f"  Measured for only {seconds}: with more items, the figures would be reliable."
+
+
+def _unreliable(tuning: Tuning, value: str, seconds: float) -> str:
+    measured = f"{word(tuning.flag, value)} was measured for only {duration(seconds)}"
+    sample = f"{counted(tuning.num_sampled, 'item')} now"
+    return f"Not reliable: {measured}; raise --sample ({sample}), or give a larger input."
