@@ -443,9 +443,32 @@ def parse_known(
         raise _no_command(arguments[0])
     options, engine_args = parser.parse_known_args(_with_input_flag(arguments))
     if engine_args and not engine_args[0].startswith("-"):
-        raise _no_command(engine_args[0])
+        raise _one_value(parser, arguments, engine_args[0]) or _no_command(engine_args[0])
     check_names(engine_args, parser.flags)
     return options, tuple(engine_args)
+
+
+def _one_value(parser: Parser, arguments: Sequence[str], word: str) -> UsageError | None:
+    """The mistake of a second value after a flag that takes one; None if the word is another."""
+    if word in COMMANDS or _exists(word) or did_you_mean(word, COMMANDS):
+        return None
+    values: list[str] = []
+    for before in reversed(arguments[: len(arguments) - arguments[::-1].index(word)]):
+        if before.startswith("-"):
+            break
+        values.insert(0, before)
+    else:
+        return None
+    flag, equals, value = before.partition("=")
+    flag, values = dashed(flag), [value, *values] if equals else values
+    action = parser.flags.get(flag)
+    if action is None or action.nargs is not None or len(values) < 2:
+        return None
+    remedy = "takes one value"
+    if "--try" in parser.flags:
+        name = action.option_strings[0].lstrip("-")
+        remedy = f"{remedy}; to measure several: --try {name}={','.join(values)}"
+    return UsageError(flag, " ".join(values), remedy)
 
 
 def _no_command(word: str) -> UsageError:
@@ -455,7 +478,7 @@ def _no_command(word: str) -> UsageError:
         return UsageError("--input", word, "put it before all flags, or after --input")
     hint = did_you_mean(word, COMMANDS)
     if hint or "/" not in word:
-        remedy = f"is neither a command ({', '.join(COMMANDS)}) nor an existing file or folder"
+        remedy = f"is neither a command ({', '.join(COMMANDS[1:])}) nor an existing file or folder"
         return UsageError("command", word, f"{remedy}; {hint}" if hint else remedy)
     return UsageError("--input", word, "does not exist; name a folder of images, a table or a tar")
 
