@@ -235,7 +235,7 @@ def test_many_refusals_leak_no_descriptor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "empty"),
+        (b"", "the file is empty"),
         (b"just text\n" * 9, "none of the formats"),
         (b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='s'>", "SVG"),
         (b"<!DOCTYPE html><title>404</title>", "web page"),

@@ -46,7 +46,6 @@ _MAGIC: Final = re.compile(
 )
 _FORMATS: Final = ", ".join(_MAGIC.groupindex)
 _NOT_IMAGES: Final = {
-    "empty": rb"\Z",
     "an SVG drawing": rb".*<svg[\s>]",
     "a web page": rb"\s*<(?:!doctype html|html)",
     "a PDF document": rb"%PDF",
@@ -211,6 +210,8 @@ def _sniff(head: bytes) -> str:
     if found := _MAGIC.match(head):
         assert found.lastgroup is not None
         return found.lastgroup
+    if not head:
+        raise ItemError("not_an_image", "the file is empty")
     looks = (what for what, start in _NOT_IMAGES.items() if re.match(start, head, re.S | re.I))
     what = next(looks, "none of the formats that are read")
     raise ItemError("not_an_image", f"its content is {what}; give it as one of {_FORMATS}")
