@@ -85,7 +85,7 @@ def test_elements_of_manifests_have_records_except_for_skipped_types(
     [
         ("e.txt", [], "must end in one of .jsonl, .csv, .parquet"),
         ("no/e.csv", [], "is in a folder that does not exist"),
-        ("e.csv", ["--output={}/nowhere"], "--output {}/nowhere: is not a folder"),
+        ("e.csv", ["--output={}/nowhere"], "--output {}/nowhere: does not exist"),
     ],
 )
 def test_impossible_export_is_a_mistake(

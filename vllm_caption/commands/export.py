@@ -21,7 +21,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.commands.run_line import parse_line
+from vllm_caption.commands.run_line import check_is_folder, parse_line
 from vllm_caption.config import ALL_COLUMNS, InputConfig
 from vllm_caption.driver.run_input import as_in_last_run
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
@@ -70,8 +70,7 @@ def run_export(arguments: Sequence[str]) -> int:
     _check_target(target, config)
     source = open_source(config)
     source.check()
-    if not options.output.is_dir():
-        raise UsageError("--output", options.output, "is not a folder; name one that a run wrote")
+    check_is_folder(options.output)
     results = _Results(options.output)
     records = partial(_records, config, results, target.name == METADATA)
     names = () if target.suffix == ".jsonl" else _names(records())

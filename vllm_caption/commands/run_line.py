@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from vllm_caption.config import RunConfig
 from vllm_caption.engine_flags import check_names, is_value
+from vllm_caption.errors import UsageError
 from vllm_caption.flags import Parser, dashed, run_parser
 from vllm_caption.process import say
 from vllm_caption.store.layout import MANIFEST, SHARDS, STATUS
@@ -52,6 +53,13 @@ def parse_line(
             text = f"{word} holds no output of a run, so it is taken for the run's input."
             say(text, sys.stderr)
     return options, named
+
+
+def check_is_folder(output: Path) -> None:
+    """Raise UsageError where no run can have written: the same for every command."""
+    if not output.is_dir():
+        problem = "is not a folder" if output.exists() else "does not exist"
+        raise UsageError("--output", output, f"{problem}; name the folder that a run wrote")
 
 
 def _without_vllm(

@@ -15,6 +15,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from vllm_caption.commands.run_line import check_is_folder
 from vllm_caption.errors import CaptionJobError, RunStopped, UsageError
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.samples import FAULTS, read_series
@@ -60,9 +61,7 @@ def _labels(roots: list[Path]) -> list[str]:
 
 
 def _read(root: Path, label: str) -> Records:
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError("--output", root, f"{problem}; name the folder that a run wrote")
+    check_is_folder(root)
     rows = read_folder(root, lambda folder: folder.last(COLUMNS))
     if not len(rows):
         remedy = "holds no rows yet; run the job first, or wait for its first captions"

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, TextIO
 
-from vllm_caption.commands.run_line import parse_line
+from vllm_caption.commands.run_line import check_is_folder, parse_line
 from vllm_caption.commands.status.overview import Views
 from vllm_caption.commands.status.shards import look_at
 from vllm_caption.commands.status.states import EXIT_CODES_IN_WORDS, exit_code
@@ -45,6 +45,7 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     price: float | None = options.gpu_hour_price
     stream = stream or sys.stdout
     try:
+        check_is_folder(options.output)
         views = look_at(options.output)
         if options.watch:
             views = _watch(options.output, views, stream, in_json=options.json, price=price)

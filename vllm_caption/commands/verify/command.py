@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_caption.commands.json_file import check_json_file, write_json_file
-from vllm_caption.commands.run_line import parse_line
+from vllm_caption.commands.run_line import check_is_folder, parse_line
 from vllm_caption.commands.verify.repair import Repair
 from vllm_caption.commands.verify.survey import Survey
 from vllm_caption.commands.verify.text import describe
@@ -94,9 +94,7 @@ def verify(
     started_s = time.monotonic()
     source = open_source(config)
     source.check()
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError("--output", root, f"{problem}; name the folder that a run wrote")
+    check_is_folder(root)
     progress = DocumentProgress(source.num_documents(), quiet=quiet)
     try:
         with _repairing(config, root, wanted=repair) as repairing:
