@@ -35,7 +35,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
 
 
 def _output(verdict: Verdict) -> Iterator[str]:
-    yield section("Output", f"{verdict.output}: rows of {verdict.rows:,} items")
+    yield section("Output", f"{verdict.output}: {counted(verdict.rows, 'row')} in {MANIFEST}")
     if verdict.holder is not None:
         yield f"{INDENT}In use by {verdict.holder}: items it has not finished still diverge."
 
