@@ -235,7 +235,6 @@ def test_many_refusals_leak_no_descriptor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "the file is empty"),
         (b"just text\n" * 9, "none of the formats"),
         (b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='s'>", "SVG"),
         (b"<!DOCTYPE html><title>404</title>", "web page"),
@@ -253,6 +252,11 @@ def test_content_that_is_not_an_image_is_named_in_the_reason(
     error = refusal(tmp_path, put(tmp_path, "a.png", content))
     assert error.kind == "not_an_image"
     assert words in error.reason and "PNG, JPEG" in error.reason
+
+
+def test_empty_file_is_said_to_be_empty_and_no_more(tmp_path: Path) -> None:
+    error = refusal(tmp_path, put(tmp_path, "a.png", b""))
+    assert (error.kind, error.reason) == ("not_an_image", "the file is empty")
 
 
 @pytest.mark.parametrize(
