@@ -144,7 +144,7 @@ def test_a_partial_cache_is_completed_by_a_run_but_not_offline(
     assert exit_code == 0
     assert any(line.endswith("weights of 1.0 GiB; a run downloads the rest") for line in said)
     monkeypatch.setattr(machine_check, "ask_hub", silent)
-    assert "only in part in the Hub's cache" in the_problem(*flags)
+    assert "is incomplete in the Hub's cache" in the_problem(*flags)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "holds no weights" in the_problem(*flags)
 

@@ -66,20 +66,40 @@ def test_default_number_of_engines_and_their_gpus_follow_from_all_sizes(gpus: li
 @pytest.mark.parametrize(
     ("flags", "named", "remedy"),
     [
-        ("--data-parallel-size-local 2", "--data-parallel-size-local 2", "--data-parallel-size is"),
-        ("-dpl=2", "--data-parallel-size-local 2", "--data-parallel-size is"),
-        ("-dpn 1", "--data-parallel-rank 1", "--data-parallel-size is"),
-        ("--data_parallel_start_rank=4", "--data-parallel-start-rank 4", "--data-parallel-size is"),
-        ("--data-parallel-backend ray", "--data-parallel-backend ray", "--data-parallel-size is"),
-        ("--data-parallel-hybrid-lb", "--data-parallel-hybrid-lb:", "--data-parallel-size is"),
-        ("--enable-elastic-ep", "--enable-elastic-ep:", "--data-parallel-size is"),
+        (
+            "--data-parallel-size-local 2",
+            "--data-parallel-size-local 2",
+            "set their number with --data-parallel-size",
+        ),
+        ("-dpl=2", "--data-parallel-size-local 2", "set their number with --data-parallel-size"),
+        ("-dpn 1", "--data-parallel-rank 1", "set their number with --data-parallel-size"),
+        (
+            "--data_parallel_start_rank=4",
+            "--data-parallel-start-rank 4",
+            "set their number with --data-parallel-size",
+        ),
+        (
+            "--data-parallel-backend ray",
+            "--data-parallel-backend ray",
+            "set their number with --data-parallel-size",
+        ),
+        (
+            "--data-parallel-hybrid-lb",
+            "--data-parallel-hybrid-lb:",
+            "set their number with --data-parallel-size",
+        ),
+        (
+            "--enable-elastic-ep",
+            "--enable-elastic-ep:",
+            "set their number with --data-parallel-size",
+        ),
         ("--nnodes 2", "--nnodes 2", "--executor ray"),
         ("-n 2 -r 1", "--nnodes 2", "--executor ray"),
         ("--device-ids 2,3", "--device-ids 2,3", "CUDA_VISIBLE_DEVICES"),
         (
             "--distributed-executor-backend=external_launcher",
             "--distributed-executor-backend external_launcher",
-            "starts its engines itself",
+            "this job starts its engines",
         ),
     ],
 )

@@ -59,7 +59,7 @@ def test_every_row_of_hostile_collections_is_accounted_for_exactly_once(folder: 
             _check(case, output)
         except (AssertionError, OSError, ValueError, KeyError) as error:
             problems.append(f"{case.name} ({case.path}): {error}")
-    assert problems == []
+    assert problems == [], "\n".join(problems)
     assert num_defects >= 300
 
 

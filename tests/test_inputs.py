@@ -295,7 +295,7 @@ def test_table_in_a_folder_does_not_include_captions_among_its_parts(tmp_path: P
     write_table(tmp_path / "t/a.parquet", [{"image": "a.png"}])
     result = job(tmp_path / "t", tmp_path / "t")
     assert "--output" in result.stderr
-    assert (result.exit_code, "is the table of --input too" in result.stderr) == (2, True)
+    assert (result.exit_code, "is also the folder of --input" in result.stderr) == (2, True)
 
 
 # --- images inside other files -------------------------------------------------------------------

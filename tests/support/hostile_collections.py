@@ -283,7 +283,10 @@ def tars(folder: Path) -> Iterator[Case]:
     upper.write_bytes(tar(image, member("0.png", png(1))))
     yield Case("tar with a member twice", upper, 1, again=1)
     yield Case(
-        "tar and a column of images", upper, refused="belongs to", flags=("--type-column=a",)
+        "tar and a column of images",
+        upper,
+        refused="applies to a table",
+        flags=("--type-column=a",),
     )
     large = folder / "large.tar"
     with large.open("wb") as opened:
@@ -695,7 +698,7 @@ def images_in_parquet(folder: Path) -> Iterator[Case]:
     )
     elsewhere = _with_images(folder / "elsewhere")
     flags = (f"--images-root={elsewhere}",)
-    yield Case("another root", typed, refused="is not below it", flags=flags)
+    yield Case("another root", typed, refused="is not below this folder", flags=flags)
     flags = ("--images-root=s3://bucket/x",)
     yield Case("a root in a bucket", typed, refused="contains its images", flags=flags)
 
@@ -741,7 +744,7 @@ def image_folders(folder: Path) -> Iterator[Case]:
         ("text", {"a.txt": b"x"}, "no file below it ends in one of"),
         ("hidden", {".a.png": png(0), ".b/a.png": png(1)}, "no file below it ends in one of"),
         ("list", {"list.csv": b"image\n"}, "holds no images, but list.csv; name that"),
-        ("tars", {"train/0.tar": tar(member("0.png", png(0)))}, "and train; name that"),
+        ("tars", {"train/0.tar": tar(member("0.png", png(0)))}, "but train; name that"),
         ("both", {"0.tar": tar(member("0.png", png(0))), "a.png": png(1)}, "and a.png beside them"),
         ("two", {"0.tar": END, "a.parquet": b""}, "and 0.tar beside them"),
         ("half", {"a.parquet": b"", "b.jpg": b""}, "and b.jpg beside them"),
