@@ -811,7 +811,7 @@ def other_paths(folder: Path) -> Iterator[Case]:
     images = _with_images(folder / "csv.csv", "a.png")
     yield Case("folder that is called as a table", images, 1)
     for flag in ("--id-column=x", "--image-column=x", "--type-column=x"):
-        yield Case(f"folder and {flag}", images, refused="applies to a table", flags=(flag,))
+        yield Case(f"folder and {flag}", images, refused="applies to a table, and", flags=(flag,))
 
 
 if __name__ == "__main__":
