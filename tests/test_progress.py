@@ -133,12 +133,12 @@ def test_quiet_shows_only_messages() -> None:
 
 def test_line_shows_the_phase_until_the_first_caption() -> None:
     made = stats()
-    made.begin("loading vLLM to check its flags", 3.0)
-    assert describe_run(made.figures(15.0), made.engines) == "loading vLLM to check its flags, 12 s"
+    made.begin("checking flags (loading vLLM)", 3.0)
+    assert describe_run(made.figures(15.0), made.engines) == "checking flags (loading vLLM), 12 s"
     made.count_failure("missing_file", "a.png: there is no such file")
     assert (
         describe_run(made.figures(15.0), made.engines)
-        == "loading vLLM to check its flags, 12 s, failed 1"
+        == "checking flags (loading vLLM), 12 s, failed 1"
     )
 
 
@@ -146,7 +146,7 @@ def test_line_shows_the_phase_until_the_first_caption() -> None:
     ("step", "num_up", "seconds", "text"),
     [
         ("reading the input", 0, None, "reading the input"),
-        ("loading vLLM to check its flags", 0, 7.4, "loading vLLM to check its flags, 7 s"),
+        ("checking flags (loading vLLM)", 0, 7.4, "checking flags (loading vLLM), 7 s"),
         ("loading", 0, 0.0, "loading 0/8 engines, 0 s"),
         ("loading", 2, 41.0, "loading 2/8 engines, 41 s"),
         ("loading", 2, 161.0, "loading 2/8 engines, 02:41"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,27 @@ RENDER_S = 0.02
 
 
 class HeldEngine:
-    """Renders one image, then no more until the gate opens, and slowly from then on."""
+    """Renders one image, then no more until the gate opens, and slowly from then on. Its answers
+    come when all images are rendered."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.num_rendered = 0
+        self.images: list[weakref.ref[Any]] = []
+        self.most_images = 0
 
     def render(self, request: CaptionRequest, image: Any) -> object:
         if self.num_rendered:
             self.gate.wait()
             time.sleep(RENDER_S)
         self.num_rendered += 1
+        self.images.append(weakref.ref(image))
         return request.file
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        while self.num_rendered < NUM_ITEMS:
+            await asyncio.sleep(0.01)
+        self.most_images = max(self.most_images, sum(ref() is not None for ref in self.images))
         return Generation(str(rendered), "stop", 10, 4)
 
     def progress(self) -> object:
@@ -84,7 +92,7 @@ def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_n
     Image.new("RGB", (32, 32), "red").save(tmp_path / "x.png")
     requests = tuple(CaptionRequest(n, "x.png", "?") for n in range(NUM_ITEMS))
 
-    async def serve() -> tuple[int, list[Captioned]]:
+    async def serve() -> tuple[int, int, list[Captioned]]:
         engine, link = HeldEngine(), Link(Lease(requests))
         worker = Worker(link, engine, str(tmp_path), ImageConfig(), THREADS, 30.0, True)
         serving = asyncio.ensure_future(worker.serve())
@@ -96,10 +104,15 @@ def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_n
         await link.until(lambda sent: count(sent, Captioned) == NUM_ITEMS)
         link.end()
         await serving
-        return num_decoded, [sent for sent in link.sent if isinstance(sent, Captioned)]
+        return (
+            num_decoded,
+            engine.most_images,
+            [sent for sent in link.sent if isinstance(sent, Captioned)],
+        )
 
-    num_decoded, captioned = asyncio.run(serve())
+    num_decoded, most_images, captioned = asyncio.run(serve())
     assert num_decoded == 1 + 2 * THREADS
+    assert most_images <= 2 * THREADS  # of forty in the engine
     # The others waited for the renderer, and say so, whether or not they were decoded already.
     waited_s = sum(answer.timings.render_queue_s for answer in captioned)
     assert waited_s > 5 * sum(answer.timings.queue_s for answer in captioned)

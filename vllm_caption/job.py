@@ -322,7 +322,7 @@ class _Job:
     async def _open_engines(self) -> Executor:
         """Have vLLM check its flags, and settle what every worker is started with."""
         config, logs, loop = self._config, self._output.logs, asyncio.get_running_loop()
-        self.stats.begin("loading vLLM to check its flags", loop.time())
+        self.stats.begin("checking flags (loading vLLM)", loop.time())
         await await_machine(config.engine, self._gpus, self._progress.warn)
         self._executor = executor = make_executor(
             config.engine, self._gpus, logs, self._progress.warn

@@ -40,8 +40,7 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 
 def model_files(model: str) -> ModelFiles | None:
-    """The files of a folder; None for a model that is none, as one of the Hub's cache, where a file
-    never changes."""
+    """The files of a folder; None for a name on the Hub, whose cached files never change."""
     folder = Path(model)
     return ModelFiles(model, _facts(model)) if folder.is_absolute() else None
 

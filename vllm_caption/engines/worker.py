@@ -201,9 +201,10 @@ class Worker:
                 prepare_at, prepared = await self._threads.run(_timed, prepare)
                 prepared_at = time.perf_counter()
                 del prepare  # and with it the bytes of the file
-                facts = self._read(request, prepared)
+                facts = self._image_read(request, prepared)
                 render_at, rendered = await self._rendered(request, prepared.image)
                 rendered_at = time.perf_counter()
+                del prepared  # and with it the pixels, which the engine has in its own form
             answer = await self._engine.generate(request, rendered)
         except ItemError as error:
             gone = isinstance(error, RootGone)
@@ -241,8 +242,8 @@ class Worker:
         fetch_s = time.perf_counter() - started
         return fetch_s, partial(decode_image, *read, self._image_config)
 
-    def _read(self, request: CaptionRequest, prepared: PreparedImage) -> ImageFacts:
-        """From here on, the engine is what the item waits for."""
+    def _image_read(self, request: CaptionRequest, prepared: PreparedImage) -> ImageFacts:
+        """Count the item as the engine's from here on, and tell the driver about its image."""
         self._in_engine.add(request.lease)
         key = twin_key(prepared.sha256, request.system, request.user)
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from vllm_caption.formatting import clock
 from vllm_caption.monitoring.figures import EngineFigures, num_up
 
-Step = Literal["reading the input", "loading vLLM to check its flags", "loading", "saving"]
+Step = Literal["reading the input", "checking flags (loading vLLM)", "loading", "saving"]
 _SECONDS_UP_TO: Final = 100
 
 
