@@ -24,7 +24,7 @@ from support.job import as_older_version, captions, rows
 from vllm_caption.errors import ItemError, RunStopped, UsageError
 from vllm_caption.store.caption_files import CaptionFiles
 from vllm_caption.store.checkpoint import Checkpoint
-from vllm_caption.store.disk.helpers import NUM_HELPERS
+from vllm_caption.store.disk.helper_threads import NUM_HELPERS
 from vllm_caption.store.layout import TEMPORARY_FILES, part_name, parts, temporary_name
 from vllm_caption.store.lock import find_holder
 from vllm_caption.store.output import NewCaption, Output

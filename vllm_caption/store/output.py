@@ -22,7 +22,7 @@ from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folder_identity import FolderIdentity
 from vllm_caption.store.disk.folding import probe_folding
-from vllm_caption.store.disk.helpers import Helpers
+from vllm_caption.store.disk.helper_threads import HelperThreads
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.earlier_captions import EarlierCaptions, read_earlier
 from vllm_caption.store.journal import Journal, read_journal
@@ -87,7 +87,7 @@ class Output:
         self.shard = shard
         self.writing_s = 0.0
         self._disk = Disk()
-        self._helpers = Helpers()
+        self._helpers = HelperThreads()
         self._announced: Journal | None = None
         try:
             make = partial(self.logs.mkdir, parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ WORTH_HELP_S: Final = 50e-6
 faster, since Python threads take turns."""
 
 
-class Helpers:
+class HelperThreads:
     """Helper threads for one caller, started when first needed."""
 
     def __init__(self, num_helpers: int = NUM_HELPERS) -> None:
