@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -208,6 +209,16 @@ def test_invalid_front_matter_is_refused_naming_key_and_cause(
     write: Write, front_matter: str, words: str
 ) -> None:
     assert words in refusal(write(f"---\n{front_matter}\n---\nDescribe it."))
+
+
+def test_front_matter_is_read_alike_whatever_other_libraries_make_of_yaml(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constructors = yaml.SafeLoader.yaml_constructors
+    as_text = constructors["tag:yaml.org,2002:str"]
+    monkeypatch.setitem(constructors, "tag:yaml.org,2002:timestamp", as_text)
+    problem = refusal(write("---\ndate: 2024-13-45\n---\nDescribe it."))
+    assert "the front matter is not YAML (month must be" in problem
 
 
 def test_front_matter_that_is_never_closed_is_refused(write: Write) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import jinja2
 import msgspec
@@ -182,6 +182,15 @@ def _read(path: Path, reference: str) -> str:
         raise _refusal(reference, f"cannot be read ({error.strerror})") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader as documented: a library that vLLM imports changes how it reads
+    dates."""
+
+    yaml_constructors: ClassVar = yaml.SafeLoader.yaml_constructors | {
+        "tag:yaml.org,2002:timestamp": yaml.constructor.SafeConstructor.construct_yaml_timestamp
+    }
+
+
 def _split(source: str, reference: str) -> tuple[str, str, int]:
     """Front matter, body, and the line on which the body starts."""
     lines = source.split("\n")
@@ -195,7 +204,7 @@ def _split(source: str, reference: str) -> tuple[str, str, int]:
 
 def _settings(front_matter: str, reference: str) -> _FrontMatter:
     try:
-        found = yaml.safe_load(front_matter)
+        found = yaml.load(front_matter, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 2}: " if mark else ""
@@ -271,7 +280,7 @@ def _template_arguments(
 
 def _line(front_matter: str, *path: str | int) -> str:
     """The line that these keys, as far as they exist, lead to; for messages."""
-    node, line = yaml.compose(front_matter, yaml.SafeLoader), 0
+    node, line = yaml.compose(front_matter, _Loader), 0
     for part in path:
         found = []
         if isinstance(node, yaml.MappingNode):
