@@ -1,6 +1,6 @@
 """Kill the driver at random moments, again and again, and check what it leaves.
 
-`python tests/chaos.py --kills 1000 [--seed N]` is the long proof; the tests run sixty. Half of
+`python tests/chaos.py --kills 1000 [--seed N]` is the long proof; the tests run a hundred. Half of
 the kills come at a random time, half before a random file operation of the driver, so that each
 gap between two operations is hit. With `--faulty`, each 50th operation of each kind on the output
 also fails with EIO once (needs a C compiler). After every kill: nothing of the run is alive, no

@@ -58,9 +58,9 @@ def assert_all_captioned(folder: Path, files: list[str]) -> None:
 @pytest.mark.parametrize(
     ("kills", "options"),
     [
-        (30, ()),
-        pytest.param(6, ("--no-txt",), id="without .txt files"),
-        pytest.param(6, ("--faulty",), marks=needs_compiler, id="on a faulty disk"),
+        (50, ()),
+        pytest.param(10, ("--no-txt",), id="without .txt files"),
+        pytest.param(10, ("--faulty",), marks=needs_compiler, id="on a faulty disk"),
     ],
 )
 def test_driver_killed_at_random_moments_loses_tears_and_repeats_nothing(
