@@ -188,14 +188,18 @@ def test_block_that_is_not_run_has_no_command_or_says_what_it_needs(page: Path) 
         assert kind not in NO_COMMANDS or not COMMAND.search(text), f"mark as console:\n{text}"
 
 
-def test_run_that_needs_a_gpu_or_a_cluster_has_flags_that_exist() -> None:
+def test_run_that_needs_a_gpu_or_a_cluster_has_flags_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
     texts = [text for page in PAGES for kind, text in blocks(page) if kind in RUN_ELSEWHERE]
     lines = "".join(texts).replace("\\\n", " ").splitlines()
     runs = [line.partition("python -m vllm_caption ")[2] for line in lines]
     given = [shlex.split(re.sub(r"\$\w+", "1", run)) for run in runs if run]
     assert given
     for arguments in given:
-        assert parse_run(["--data-parallel-size=1", *arguments]).engine.engine_args == ()
+        assert parse_run([*arguments, "--data-parallel-size=1"]).engine.engine_args == ()
 
 
 def test_output_is_compared_without_its_numbers_and_left_out_lines() -> None:
