@@ -1,7 +1,7 @@
 """Python values → the command line of a run.
 
-Invariant: a value reaches the command line's parser as one word, or as words of which none can be
-taken for a flag; the parser alone decides whether the value is right.
+Invariant: a value becomes one word, or several words that cannot be taken for flags. Only the
+parser of the command line decides whether the value is right.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Value = (
     | Mapping[str, object]
     | None
 )
-"""What a flag can be given."""
+"""The types of a flag's value."""
 _PRINTS_AND_EXITS: Final = ("help", "version")
 
 
 def as_arguments(values: Mapping[str, Value]) -> list[str]:
     """The words for flags by their names, with `_` for `-`. Raises UsageError.
 
-    None: as if the flag was not given. Flags that ours do not include are vLLM's: a list becomes
-    several words, a mapping JSON, and False `--no-NAME`.
+    None leaves the flag out. Unknown flags are vLLM's: a list becomes several words, a mapping
+    JSON, and False `--no-NAME`.
     """
     known = run_parser().flags
     words: list[str] = []

@@ -1,10 +1,10 @@
-"""`caption`: one run, as a process of its own that this one waits for.
+"""`caption`: one run, in a process of its own.
 
-So nothing of the caller changes (signal handlers, environment, event loops, descriptors, fork
-servers), and a run has a main thread for its signals wherever it is called.
+So nothing changes in the caller's process (signal handlers, environment, event loops, descriptors,
+fork servers), and the run has a main thread for its signals, wherever it is called.
 
-Invariants: the call returns after its process has ended; Ctrl+C reaches that process through this
-one alone, and is raised again when it has drained.
+Invariants: the call returns after the process of the run has ended; Ctrl+C reaches that process
+only through this one, and is raised again when it has drained.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CODE: Final = (
 module of this process."""
 _CHUNK_BYTES: Final = 65536
 Readers = dict[int, Callable[[bytes], object]]
-"""Descriptor → what takes the bytes that are read there."""
+"""Descriptor → the function that gets the bytes read there."""
 _decoder: msgspec.msgpack.Decoder[RunMessage] = msgspec.msgpack.Decoder(RunMessage)
 
 
@@ -49,11 +49,11 @@ class RunResult(RunEnded, frozen=True, kw_only=True, dict=True, tag="RunEnded"):
     """How a run ended: the counts of its summary, and where its captions are.
 
     `exit_code`: 0 all items have a caption, 1 some failed, 130 interrupted by a signal that was
-    sent to the process of the run. `items` were found in the input; of these `captioned` have a
-    caption now, `captioned_now` of them by this run, `failed` have none, and `not_tried` were left
-    when it was interrupted. `documents` were read, `skipped_documents` of them left out.
-    `failures`: kind → items; `flags`: broken rule → captions of this run. `seconds`: from start to
-    end; `prompt_tokens` and `output_tokens` of this run.
+    sent to the process of the run. `items`: found in the input; `captioned`: those that have a
+    caption now; `captioned_now`: those that this run captioned; `failed`: those without a caption;
+    `not_tried`: those that were left when the run was interrupted. `documents`: read;
+    `skipped_documents`: left out. `failures`: kind → items; `flags`: broken rule → captions of this
+    run. `seconds`: from start to end; `prompt_tokens` and `output_tokens`: of this run.
     """
 
     output: Path
@@ -61,7 +61,7 @@ class RunResult(RunEnded, frozen=True, kw_only=True, dict=True, tag="RunEnded"):
 
     @cached_property
     def table(self) -> pa.Table:
-        """The last row of every item of the output folder, read when first asked for: `read`."""
+        """The last row of every item in the output folder, read on first use: see `read`."""
         return read(self.output)
 
 
@@ -73,27 +73,27 @@ def caption(
     prompt: str | os.PathLike[str] | None = None,
     **flags: Value,
 ) -> RunResult:
-    """Caption everything in the input that is not done; returns when it is, or raises.
+    """Caption everything in the input that is not done yet; returns when the run has ended.
 
     Args:
-        input: a folder of images, or a table of them; without it, manifests, by `jsons=`,
+        input: a folder of images, a table or a tar; without it, the designs of `jsons=`,
             `json_detail=` and `images_root=`.
-        output: folder of captions; an earlier run's is continued.
-        model: name or folder; the command line's default without it. `"demo"` is the bundled one.
+        output: folder of captions; if it is that of an earlier run, finished items are skipped.
+        model: name or folder; None is the command line's default, `"demo"` the bundled model.
         prompt: a prompt file, or the name of one in prompts/.
         **flags: every other flag of `python -m vllm_caption --help`, with `_` for `-`, and every
-            engine flag of vLLM. A switch takes True or False, a list a list (`skip_types=["A"]`,
-            `stop=["."]`), JSON a dict; None is the default. Units are the command line's: seconds
-            for timeouts, pixels for sizes, tokens for `max_tokens`.
+            engine flag of vLLM. Use True or False for a switch, a list for several values
+            (`skip_types=["A"]`, `stop=["."]`), a dict for JSON, and None for the default. Units are
+            the command line's: seconds for timeouts, pixels for sizes, tokens for `max_tokens`.
 
     Progress is written to `sys.stderr` and the summary to `sys.stdout`, as on the command line.
-    The run is a process of its own: call this from any thread, inside a running event loop, and
-    without a main guard. It ends with this process. Ctrl+C finishes the items in flight (twice:
-    stops now), then KeyboardInterrupt is raised; what is finished is kept, and the next call
-    resumes.
+    The run has a process of its own, so this can be called from any thread, inside a running event
+    loop, and without a main guard. That process ends with this one. Ctrl+C finishes the items in
+    flight (a second Ctrl+C stops at once), then KeyboardInterrupt is raised; what is finished is
+    kept, and the next call resumes.
 
     Raises:
-        UsageError: a setting, or an input of which nothing can be taken; nothing was captioned.
+        UsageError: a setting is wrong, or nothing in the input can be used; nothing was captioned.
         RunStopped: the run could not continue (no engine left, disk full); what is done is kept.
     """
     given = {"input": input, "output": output, "model": model, "prompt": prompt}
@@ -129,8 +129,8 @@ def _run(arguments: list[str]) -> RunMessage:
 
 
 def _pipe() -> tuple[int, int]:
-    """Its ends for reading and for writing; the latter keeps its number in the run, so it is none
-    of a standard stream that is closed here."""
+    """The ends for reading and for writing. The latter has the same number in the run, so it must
+    not be that of a standard stream that is closed here."""
     ours, theirs = os.pipe()
     try:
         return ours, fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -150,7 +150,7 @@ def _start(arguments: list[str], answer: int) -> subprocess.Popen[bytes]:
             pass_fds=[answer],
             start_new_session=True,  # a terminal's Ctrl+C reaches it through this process, once
         )
-    except OSError as error:  # also where the arguments are longer than the system takes
+    except OSError as error:  # also if the arguments are longer than the system allows
         raise RunStopped(f"the process of the run cannot be started: {error.strerror}") from None
 
 
@@ -167,7 +167,7 @@ def _target(stream: TextIO | None, original: TextIO | None) -> int | None:
 
 
 class _Writer:
-    """Bytes of the run → text on a stream of this process, which may no longer take any."""
+    """Bytes of the run → text on a stream of this process, which may be closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -180,10 +180,10 @@ class _Writer:
 
 
 def _relay(process: subprocess.Popen[bytes], readers: Readers, until: int) -> None:
-    """Hand on what the process writes until it ends, which closes ``until``.
+    """Pass on what the process writes until it ends, which closes ``until``.
 
-    Whatever is raised meanwhile (KeyboardInterrupt, or by a signal handler of the caller) has the
-    process drain, the second time leave at once, and is raised again when it has ended.
+    Whatever is raised meanwhile (KeyboardInterrupt, or by a signal handler of the caller) makes the
+    process drain, and the second time exit at once; it is raised again when the process has ended.
     """
     raised: list[BaseException] = []
     num_sent = 0

@@ -85,8 +85,8 @@ class EngineSlot:
         self.number = number
         self.state: SlotState = "waiting"
         self.since_s = 0.0
-        """When the slot entered its state, or its worker last said something or was given work
-        after a pause; of the loop's clock."""
+        """When the slot entered its state, or its worker last sent something or got work after a
+        pause; by the loop's clock."""
         self._put = put
         self._start_timeout_s = start_timeout_s
         self._task: asyncio.Task[Lost] | None = None
@@ -137,7 +137,7 @@ class EngineSlot:
     def close(self, *, at_once: bool) -> asyncio.Task[Lost] | None:
         """Ask the worker to exit, or kill it; returns the task that ends with it, if there is one.
 
-        A worker that is being started is killed as soon as it is there.
+        A worker that is being started is killed as soon as it exists.
         """
         self._closing = True
         if self._task is None or self._task.done():

@@ -186,7 +186,7 @@ class Driver:
     def _is_over(self) -> bool:
         if self._must_leave():
             return True
-        if self._recorder.num_unwritten:  # one that cannot be written may leave its twins to do
+        if self._recorder.num_unwritten:  # if one cannot be written, its twins are left to do
             return False
         if self._dispatcher.finished:
             return True
@@ -369,7 +369,7 @@ class Driver:
         self._on_tick(now_s)
 
     def _forgive(self, pause_s: float, now_s: float) -> None:
-        """Time in which this process itself stood still counts for no limit."""
+        """Time during which this process stood still does not count towards any limit."""
         for slot in self._slots:
             slot.since_s = min(slot.since_s + pause_s, now_s)
         if self._drain_ends_s is not None:

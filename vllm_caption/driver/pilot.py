@@ -101,7 +101,8 @@ def choose_pilot(config: InputConfig, size: int) -> Pilot:
 
 
 def share_out(size: int, available: dict[str, int]) -> dict[str, int]:
-    """``size`` shared in proportion to what is available, at least one each as far as it goes."""
+    """Share out ``size`` in proportion to what is available, with at least one each as far as
+    possible."""
     kinds = sorted(available, key=lambda kind: (-available[kind], kind))[:size]
     size = min(size, sum(available.values()))
     shares = dict.fromkeys(kinds, 1)

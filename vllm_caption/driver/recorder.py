@@ -3,10 +3,10 @@
 It decides nothing: it carries out the decisions of the dispatcher, the caption rules and the search
 for duplicates, and counts them.
 
-Invariants: when a method returns, its decision is on disk, but for captions, which are written
-together by `write`, before the driver waits for the next event, and for failures that may be the
-run's fault, which wait until later answers show who is to blame; what follows from a caption (its
-count, its twins) follows once it is on disk.
+Invariants: when a method returns, its decision is on disk, with two exceptions. Captions are
+written together by `write`, before the driver waits for the next event. Failures that may be the
+run's fault wait until later answers show who is to blame. What follows from a caption (its count,
+its twins) follows once it is on disk.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MAX_UNWRITTEN = 64
 
 
 class _Unwritten(NamedTuple):
-    """A caption to write, and what follows once that is known to have worked, or not."""
+    """A caption to write, and what to do once it is written or has failed."""
 
     row: Row
     saved: Callable[[Row], None]
@@ -86,7 +86,8 @@ class Recorder:
         self._failed_before: set[str] = set()
         self._unwritten: list[_Unwritten] = []
         self._open: list[tuple[GiveUp[Item], int]] = []
-        """Failures, each with its engine, that the run is blamed for unless a good answer comes."""
+        """Failures, each with its engine, that count as the run's fault unless a good answer
+        comes."""
         self._replaced: dict[str, int | None] = {}
         """Pending items that already have a caption: see `Batch`."""
         self._kept: dict[str, tuple[GiveUp[Item], str | None]] = {}
@@ -129,7 +130,7 @@ class Recorder:
         self._stats.done_before += 1
         if is_restored:
             self._stats.restored += 1
-        else:  # somebody was quicker
+        else:  # somebody else wrote it first
             self._stats.kept["edited"] += 1
 
     def requests(self, engine: int, window: int) -> tuple[CaptionRequest, ...]:
@@ -224,7 +225,7 @@ class Recorder:
         if standing.of is not None:
             of, text_hash, kept, _ = standing.of
             caption = self._output.read_caption(of) if kept is None else kept
-            if caption is None or hash_of(caption) != text_hash:  # somebody took or changed it
+            if caption is None or hash_of(caption) != text_hash:  # somebody removed or changed it
                 self._twins.lead(twin)
                 return False
             self._fan_out(twin, standing.of, caption, self._flags_of_leaders.get(of, ()))
@@ -343,7 +344,7 @@ class Recorder:
 
     def _caption_saved(self, accepted: Accept[Item], engine: int, saved: Row) -> None:
         result, now_s = accepted.result, asyncio.get_running_loop().time()
-        if saved.recipe_id is None:  # somebody was faster, and theirs stays
+        if saved.recipe_id is None:  # somebody else wrote it first, and theirs stays
             self._stats.adopted += 1
         else:
             self._stats.count_caption(

@@ -20,8 +20,8 @@ from vllm_caption.store.layout import REDO
 
 class RedoProgress(msgspec.Struct, frozen=True):
     """One redo. ``what``: what is captioned again; ``recipe_id``: what makes the captions;
-    ``runs``: the runs that have worked on it; ``overwrote``: the last of them was to replace
-    captions of people too."""
+    ``runs``: the runs that have worked on it; ``overwrote``: whether the last of them replaced
+    captions of people, too."""
 
     what: str
     recipe_id: str

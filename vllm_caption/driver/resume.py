@@ -1,7 +1,7 @@
 """What is left to do: compares the input with the results of earlier runs.
 
-`decide` alone says what an item needs, for a run as for its plan. An item is done when it has a
-caption: a .txt that is not empty, whatever made it. A "captioned" row whose .txt is gone is not
+`decide` alone says what an item needs, both for a run and for `plan`. An item is done when it has a
+caption: a .txt that is not empty, whoever wrote it. A "captioned" row whose .txt is gone is not
 done, unless no .txt files are written (--no-txt). Failed items are tried again; the user chooses
 what else is captioned again.
 
@@ -226,16 +226,16 @@ def _without_caption(
 
 @dataclass(slots=True)
 class Batch:
-    """A stretch of the input, decided: items for the engines, rows and .txt files that need no
-    engine, and counts.
+    """A stretch of the input with its decisions: items for the engines, rows and .txt files that
+    need no engine, and counts.
 
-    ``failed_before``: files that are pending and have failed in an earlier run. ``replaced``: of
-    those that are pending, the ones that have a caption in a row or a .txt, with the hash of the
-    text that may be replaced, None where the .txt is gone. ``refused``: failures of items whose
-    row holds a caption. ``restored``: items with the caption of their row, whose .txt is to be
-    written again. ``failures_kept``: kind and file. ``kept``: captions that stay, by what made
-    them; ``num_spared``: captions that --overwrite-edited would replace. ``num_gone``: of the
-    pending items, those whose .txt is gone. ``num_found``: items found so far, here and before.
+    ``failed_before``: pending files that have failed in an earlier run. ``replaced``: pending files
+    that have a caption in a row or a .txt, with the hash of the text that may be replaced; None if
+    the .txt is gone. ``refused``: failures of items whose row holds a caption. ``restored``: items
+    whose .txt is written again, with the caption of their row. ``failures_kept``: kind and file.
+    ``kept``: captions that stay, by what made them; ``num_spared``: captions that
+    --overwrite-edited would replace. ``num_gone``: pending items whose .txt is gone. ``num_found``:
+    items found so far, here and before.
     """
 
     pending: list[Item] = field(default_factory=list)

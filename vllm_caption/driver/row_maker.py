@@ -132,7 +132,7 @@ def caption_path(file: str, naming: CaptionName) -> str | None:
 def adopted(
     item: Item, caption: str, images_root: str, run_id: str, naming: CaptionName = "file"
 ) -> Row:
-    """The row of a .txt whose author left none."""
+    """The row of a .txt that no run made."""
     return Row(
         file=item.file,
         document=item.document.name,

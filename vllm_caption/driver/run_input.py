@@ -26,7 +26,7 @@ _COLUMNS: Final = ("image_column", "id_column", "type_column")
 
 def encode_input(config: InputConfig) -> bytes:
     """The content of the file: the flags that name the input, by their names, with absolute paths;
-    not those that take a part of it."""
+    not those that select a part of it."""
     folders = ("jsons", "json_detail") if config.input is None else ("input",)
     paths = {name: os.path.abspath(getattr(config, name)) for name in folders}  # noqa: PTH100
     columns = {name: value for name in _COLUMNS if (value := getattr(config, name)) is not None}
@@ -38,8 +38,8 @@ def encode_input(config: InputConfig) -> bytes:
 def as_in_last_run(
     values: Mapping[str, Any], named: Collection[str], root: Path
 ) -> tuple[dict[str, Any], str]:
-    """The values of a command line, those that it does not name as in the last run of ``root``;
-    and a line about the paths among these, empty for none."""
+    """The values of a command line, with those that it does not name taken from the last run of
+    ``root``; and a line about the paths that were taken, empty if there are none."""
     kept = {} if not set(_NAME_AN_INPUT).isdisjoint(named) else _read(root)
     taken = {name: value for name, value in kept.items() if name not in named}
     flags = [f"{flag_of(name)}={shlex.quote(str(taken[name]))}" for name in _PATHS if name in taken]
@@ -47,8 +47,8 @@ def as_in_last_run(
 
 
 def _read(root: Path) -> dict[str, Any]:
-    """What the last run of the folder, or of one of its shards, has kept; nothing of a file that
-    somebody else wrote."""
+    """What the last run of the folder, or of one of its shards, recorded; empty if the file is not
+    one that a run wrote."""
     files = [folder / INPUT for folder in state_folders(root)]
     try:
         newest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_mtime)

@@ -1,8 +1,8 @@
 """Why a process died, in words and with a remedy, from its exit code and the kernel's counters.
 
-A parent sees an out-of-memory kill only as SIGKILL; what shows the cause is that a counter of the
-control group (a container's or a batch job's memory limit) or of the machine has grown since the
-process was started.
+A parent sees an out-of-memory kill only as SIGKILL. What shows the cause is a counter of the
+control group (the memory limit of a container or a batch job) or of the machine that has grown
+since the process started.
 """
 
 from __future__ import annotations

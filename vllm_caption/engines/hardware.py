@@ -1,4 +1,4 @@
-"""What this machine offers engines: which build of vLLM is installed, and which GPUs each gets."""
+"""Which build of vLLM this machine has, and which of its GPUs each engine gets."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def explain_fault(fault: str) -> str:
 
 
 def first_that_answer(gpus: Sequence[str | None]) -> str | None:
-    """The GPUs of the first engine all of whose GPUs answer NVML, else those of the first engine.
+    """The GPUs of the first engine whose GPUs all answer NVML, or else those of the first engine.
 
-    One GPU that has fallen off the bus must not speak for the others. ``gpus``: as `assign_gpus`
-    gives them.
+    One GPU that has fallen off the bus must not decide for all engines. ``gpus``: as `assign_gpus`
+    returns them.
     """
     for names in filter(None, gpus):
         if not any(gpu.fault for gpu in describe_gpus(names.split(","))):

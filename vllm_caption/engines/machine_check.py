@@ -1,8 +1,8 @@
 """Checks whether engines can start on this machine, before one does.
 
-Facts are read at the edge (`read_machine`), verdicts are pure functions of them. A verdict is a
-problem only where no start could succeed: what is not known for certain is left to the engine.
-Each sentence says what is wrong, where, and what to do.
+`read_machine` reads the facts; the verdicts are pure functions of them. A verdict is a problem only
+if no start could succeed; whatever is uncertain is left to the engine. Each sentence says what is
+wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -65,19 +65,18 @@ UNCOUNTED: Final = frozenset(
     | {"hf_overrides", "quantization_config", "additional_config", "model_class_overrides"}
     | {"language_model_only", "mm_encoder_only", "limit_mm_per_prompt", "worker_cls"}
 )
-"""Flags that may make weights smaller, or take them out of the GPU's memory, by an amount that is
-not known here."""
+"""Flags that may shrink the weights, or move them out of GPU memory, by an unknown amount."""
 EIGHT_BITS: Final = ("fp8", "mxfp8", "int8", "experts_int8")
 """Prefixes of quantisations to 8 bits; all others use at least 4 bits."""
 OUTSIDE: Final = "ipc_cache"
-"""A weight format that another process may hold for the engine on the same GPU."""
+"""A load format whose weights another process may already hold on the same GPU."""
 MIB: Final = 2**20
 QUEUE_CHUNKS: Final = 10
 QUEUE_CHUNK_MIB: Final = 24
-"""Chunks of the answers' queue of an engine with several workers. vLLM wants room for the largest
-queue when it makes one, and a queue takes its room only as it fills."""
+"""Size of a chunk in the queue of answers, in an engine with several workers. vLLM requires room
+for the largest queue when it makes one, although a queue takes up memory only as it fills."""
 QUEUE_VARIABLE: Final = "VLLM_MQ_MAX_CHUNK_BYTES_MB"
-"""vLLM's variable for the chunks of the requests' queue."""
+"""vLLM's variable for the size of a chunk in the queue of requests."""
 PATIENCE_S: Final = 20.0
 """How long to wait: the memory of a killed process is free again within seconds."""
 SHM: Final = Path("/dev/shm")
@@ -102,9 +101,9 @@ class Check(msgspec.Struct, frozen=True):
 class Machine:
     """What engines of the CUDA build would find here.
 
-    ``gpus``: of each engine; ``visible``: how many GPUs an engine could have; ``compiler`` and
-    ``headers``: None where there is none; ``kernels``: whether Triton's own helper was compiled
-    here before; ``shm_bytes``: free in /dev/shm, None where that cannot be asked.
+    ``gpus``: those of each engine; ``visible``: how many GPUs an engine could have; ``compiler``
+    and ``headers``: None if there is none; ``kernels``: whether Triton's own helper was compiled
+    here before; ``shm_bytes``: free in /dev/shm, None if unknown.
     """
 
     driver: GpuDriver
@@ -132,9 +131,9 @@ def check_machine(
 async def await_machine(
     config: EngineConfig, gpus: Sequence[str | None], tell: Callable[[str], None]
 ) -> None:
-    """Return when engines can start; memory that an ended process still holds is waited for.
+    """Return when engines can start, after waiting for memory that an ended process still holds.
 
-    Raises UsageError with the reason why none can.
+    Raises UsageError with the reason if none can start.
     """
     if not any(gpus):  # engines on the CPU, or on other machines
         return
@@ -159,8 +158,8 @@ async def await_machine(
 
 
 def find_weights(config: EngineConfig) -> Weights | None:
-    """The model's weights, in its folder, in the Hub's cache or as the Hub describes them; None
-    where none of them says. Raises UsageError for a folder that cannot be loaded."""
+    """The model's weights, from its folder, the Hub's cache or the Hub itself; None if none of them
+    has any. Raises UsageError for a folder that cannot be loaded."""
     model, flags = resolve_model(config.model), config.engine_args
     if os.path.exists(model) or model.startswith(("/", ".", "~")):  # noqa: PTH110 (never raises)
         return check_model_folder(model, flags)
@@ -169,7 +168,7 @@ def find_weights(config: EngineConfig) -> Weights | None:
     cached = cached_folder(model, flags)
     if is_offline():
         return None if cached is None else check_model_folder(str(cached), flags)
-    with contextlib.suppress(UsageError, OSError):  # partly there: vLLM downloads the rest
+    with contextlib.suppress(UsageError, OSError):  # incomplete: vLLM downloads the rest
         if cached is not None and (found := read_weights(cached)):
             return found
     with contextlib.suppress(OSError, ImportError):
@@ -199,7 +198,7 @@ def _joined(subjects: Sequence[str]) -> str:
 
 
 def problem_among(checks: Sequence[Check]) -> Check | None:
-    """The first problem that will not pass by itself, else the first that may."""
+    """The first problem that will not go away by itself, or else the first of the others."""
     problems = [check for check in checks if check.state == "problem"]
     return min(problems, key=lambda check: check.passing, default=None)
 
@@ -244,7 +243,7 @@ def find_compiler() -> str | None:
 
 
 def _python_header() -> Path:
-    """`Python.h` of this Python, where Triton looks for it or else where the compiler does."""
+    """`Python.h` of this Python: where Triton looks for it, or else where the compiler does."""
     scheme = sysconfig.get_default_scheme()
     if scheme == "posix_local":  # Debian's: the headers are where its packages put them
         scheme = "posix_prefix"
@@ -368,7 +367,7 @@ def _judge_gpu(gpu: Gpu, machine: Machine) -> Check:
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Memory of the smallest GPU of an engine, in bytes: ``total`` and ``free`` of the GPU, how
-    much must be free before vLLM starts, and how much it then takes for everything at the most."""
+    much must be free before vLLM starts, and the most that vLLM then takes for everything."""
 
     total: int
     free: int
@@ -393,9 +392,9 @@ class Budget:
 def _judge_memory(
     gpus: Sequence[Gpu], budget: Budget, config: EngineConfig, weights: Weights | None, most: int
 ) -> Iterator[Check]:
-    """Whether the weights fit, and whether others have left what vLLM asks for.
+    """Whether the weights fit, and whether other processes leave the memory that vLLM requires.
 
-    ``most``: GPUs that one engine could have.
+    ``most``: how many GPUs one engine could have.
     """
     flags = named_flags(config.engine_args)
     known = weights is not None and UNCOUNTED.isdisjoint(given_flags(config.engine_args))

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Final, Literal
 
 Shortage = Literal["taken", "weights", "cache", "work"]
-"""What an engine has too little of: memory that other processes left free, room for the weights,
-for the KV cache, or to work in."""
+"""What an engine lacks: memory that other processes have taken, or room for the weights, for the KV
+cache, or to work in."""
 
 WHILE_LOADING: Final = "while the weights were loaded"
-"""`EngineLog.explain` says this of an error that came before the engine had its weights: torch's
-text is the same then as later, but no setting of the cache makes the weights smaller."""
+"""`EngineLog.explain` adds this to an error that occurred before the weights were loaded: torch's
+text is the same as later, but no setting of the cache makes the weights smaller."""
 
 _OUT_OF_MEMORY: Final = ("out of memory", "OutOfMemoryError")
 _SIGNS: Final[tuple[tuple[str, Shortage], ...]] = (
@@ -45,7 +45,8 @@ def shortage(error: str) -> Shortage | None:
 
 
 def passes(error: str) -> bool:
-    """Whether the same start may succeed in a moment: an ended process still holds the memory."""
+    """Whether the same start may succeed in a moment, when an ended process no longer holds
+    memory."""
     return shortage(error) == "taken"
 
 

@@ -1,5 +1,5 @@
-"""Checks that a model's folder has not changed since the run started: a restarted engine would
-otherwise caption with other weights than the others.
+"""Checks that a model's folder has not changed since the run started: otherwise a restarted engine
+would have different weights from the others.
 
 Invariant: a file that no engine loads, such as a log or a README, may change.
 """
@@ -49,6 +49,6 @@ def _facts(folder: str) -> dict[str, tuple[int, int]]:
     try:
         with os.scandir(folder) as entries:
             found = {e.name: e.stat() for e in entries if e.name.endswith(_LOADED) and e.is_file()}
-    except OSError:  # whoever loads it reports what is wrong
+    except OSError:  # the engine that loads it reports what is wrong
         return {}
     return {name: (facts.st_size, facts.st_mtime_ns) for name, facts in found.items()}

@@ -48,9 +48,9 @@ def needs_weights(engine_args: tuple[str, ...]) -> bool:
 
 
 def check_model_folder(model: str, engine_args: tuple[str, ...]) -> Weights | None:
-    """The weights in a model's folder. None for a name on the Hub, and where none are needed.
+    """The weights in a model's folder; None for a name on the Hub, and if none are needed.
 
-    Raises UsageError for a folder that is missing, holds no model or only a part of one.
+    Raises UsageError for a folder that is missing, or holds no model or only a part of one.
     """
     folder, given = Path(model), given_flags(engine_args)
     is_path = model.startswith(("/", ".", "~"))
@@ -91,8 +91,8 @@ def _check_config(folder: Path) -> None:
 
 
 def is_on_hub(model: str) -> bool:
-    """Whether a name that is no folder would be looked for on the Hub of Hugging Face. An address
-    is not, nor what a plugin of vLLM may read otherwise (`REPOSITORY:QUANTISATION`)."""
+    """Whether vLLM would look on the Hugging Face Hub for a name that is not a folder. It would not
+    for an address, or for what a plugin of vLLM may read (`REPOSITORY:QUANTISATION`)."""
     elsewhere = os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
     return ":" not in model and not elsewhere
 
@@ -104,9 +104,9 @@ def is_offline() -> bool:
 
 
 def cached_folder(model: str, engine_args: tuple[str, ...]) -> Path | None:
-    """Where the Hub's cache holds a model by this name, whole or in part; None where it does not.
+    """The folder in the Hub's cache with this model, complete or not; None if there is none.
 
-    Without a network; vLLM's ``--revision`` counts and, unless it is offline, ``--download-dir``.
+    Uses no network. Respects vLLM's ``--revision`` and, unless offline, ``--download-dir``.
     """
     try:
         from huggingface_hub import snapshot_download

@@ -1,11 +1,11 @@
-"""A model's weights as files: how many bytes they are in memory, and whether the files are whole.
+"""The files of a model's weights: how much memory they take, and whether they are complete.
 
-Reads headers, never a weight: some kilobytes of each file. The format is safetensors' own (eight
-bytes of length, a JSON header, the data); files of other formats are counted by their size. Which
-files count is what vLLM's loader decides (`--load-format auto`): Mistral's format before others,
-safetensors before PyTorch's; an index leaves out the files that it does not list.
+Only headers are read, some kilobytes of each file. The format is that of safetensors (eight bytes
+of length, a JSON header, the data); files of other formats are counted by their size. The files are
+those that vLLM's loader chooses (`--load-format auto`): Mistral's format before others, safetensors
+before PyTorch's; files that an index does not list are left out.
 
-Invariant: too little is counted rather than too much, and only a file that vLLM reads is faulted.
+Invariants: rather too little is counted than too much; only files that vLLM reads are reported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NO_WEIGHTS: Final = (
 )
 """A trainer's files, which vLLM skips."""
 UNLOADED: Final = frozenset({"mtp", "talker", "token2wav", "code2wav", "audio_tower"})
-"""Parts of models, first in a weight's name, that an engine for images may leave out."""
+"""Parts of models, as a weight's name begins, that an engine for images may leave out."""
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 MAX_HEADER_BYTES: Final = 100_000_000
 """The same limit as in safetensors."""
@@ -44,9 +44,9 @@ _DOWNLOAD: Final = "download the model again (hf download)"
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """Bytes of the weights by safetensors' name of their type (`BF16`, `I32`, ...). In files of
-    other formats they are taken for `F32`, so that too little is counted rather than too much.
-    ``packed_on_load``: floats that the model's config.json wants quantised by the engine."""
+    """Bytes of the weights by type, as safetensors names it (`BF16`, `I32`, ...). Files of other
+    formats count as `F32`, since too little is better than too much. ``packed_on_load``: whether
+    config.json makes the engine quantise floats."""
 
     by_dtype: Mapping[str, int]
     packed_on_load: bool = False
@@ -62,8 +62,8 @@ class Weights(msgspec.Struct, frozen=True):
         return 2 * sum(self.by_dtype.get(dtype, 0) for dtype in FLOATS) > self.stored_bytes
 
     def loaded_bytes(self, bytes_per_weight: float) -> int:
-        """In memory, where floating-point weights of 16 bits or more are held in so many bytes each
-        and everything else as it is stored."""
+        """The size in memory, if each floating-point weight of 16 bits or more takes
+        ``bytes_per_weight`` and everything else stays as it is stored."""
         return int(
             sum(
                 num_bytes / width * bytes_per_weight if (width := _width(dtype)) else num_bytes
@@ -177,8 +177,8 @@ def _spans(tensors: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str, int, 
 
 
 def _is_loaded(name: str, config: Mapping[str, Any]) -> bool:
-    """False for a weight that an engine may pass over: of a part for other tasks, or of an output
-    layer that shares the weights of the input's."""
+    """False for a weight that an engine may skip: of a part for other tasks, or of an output layer
+    that shares the weights of the input layer."""
     if not UNLOADED.isdisjoint(name.split(".")[:3]):
         return False
     return not name.endswith("lm_head.weight") or _says_untied(config)

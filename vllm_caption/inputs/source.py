@@ -109,7 +109,7 @@ def check_alone(folder: Path, suffix: str) -> None:
 
 def name_of_container(path: Path, config: InputConfig) -> str:
     """The name of a tar or table that contains its images, relative to the images root like that of
-    an image; it must be below it, even as a link. Raises UsageError."""
+    an image. It must be below that root, even if it is a link. Raises UsageError."""
     root = config.images_root
     if isinstance(root, str):
         problem = f"is not a folder on this machine, but {path} contains its images"

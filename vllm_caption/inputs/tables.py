@@ -123,7 +123,7 @@ class Table:
             yield Element(entry, kind, fault, row_of(row, config), row_id)
 
     def _name(self, value: object) -> object:
-        """The name relative to the images root, of `./x` as well as of an absolute path to x."""
+        """The name relative to the images root, also for `./x` and for an absolute path to x."""
         if isinstance(value, dict):
             value = value.get("path")  # Hugging Face's, without bytes
         if not isinstance(value, str):

@@ -25,7 +25,7 @@ from vllm_caption.captions.rules import verdict
 from vllm_caption.errors import CaptionFlag
 
 Fault = Literal["items", "engine", "run", "open"]
-"""Who is to blame for an error; open: later answers will tell."""
+"""Who is to blame for an error; open: later answers decide."""
 
 MIN_ITEMS: Final = 8
 """The errors must be those of at least this many items, since one item is tried several times."""

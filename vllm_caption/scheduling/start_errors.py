@@ -1,6 +1,6 @@
 """Decides from the errors of engines that did not start whether any engine can.
 
-If no engine can start on a machine, all fail with the same error; reporting that once, at once,
+If no engine can start on a machine, all fail with the same error. Reporting that once, at once,
 helps more than repeating it for every engine and every restart.
 """
 

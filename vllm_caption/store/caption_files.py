@@ -274,8 +274,8 @@ class CaptionFiles:
 
 
 class NoCaptionFiles(CaptionFiles):
-    """Stands in for them with --no-txt: no name is too long or taken, no caption is edited, and no
-    .txt is read, written or missed; an item is done when its row holds a caption."""
+    """Replaces `CaptionFiles` with --no-txt: no name is too long or taken, no caption is edited,
+    and no .txt is read, written or missed; an item is done when its row holds a caption."""
 
     def check_name(self, file: str) -> None:
         """Accept every name."""

@@ -20,7 +20,7 @@ _FAULTS: Final = (pa.ArrowException, OSError, ValueError, KeyError)
 
 
 def write_documents(root: Path, skipped: Sequence[SkippedDocument]) -> None:
-    """Replace the file. It is not synced, since the next run writes it anew."""
+    """Replace the file. It is not synced, since the next run replaces it."""
     columns = [pa.array([getattr(s, name) for s in skipped], pa.string()) for name in _COLUMNS]
     table = pa.table(columns, schema=_SCHEMA)
 

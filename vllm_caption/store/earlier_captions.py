@@ -25,7 +25,7 @@ _COLUMNS: Final = ("file", "status", "caption", "structured", "flags", "recipe_i
 
 
 class EarlierCaptions:
-    """Files by twin key: of images with the same key, one that has a caption."""
+    """Twin key → one of the files with this key that has a caption."""
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class Journal:
             there = self._path.stat()
         except FileNotFoundError:
             return True
-        except OSError:  # the next write will tell
+        except OSError:  # the next write reports it
             return False
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 

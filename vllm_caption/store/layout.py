@@ -57,7 +57,8 @@ def temporary_name(name: str) -> str:
 
 
 def numbered_temporary_name(name: str, number: int) -> str:
-    """The same if several processes may write the file at once, each with a different number."""
+    """The same for a file that several processes may write at once, each with a different
+    number."""
     return temporary_name(f"{name}.{number}")
 
 

@@ -99,7 +99,7 @@ class OutputLock:
                 is_ours = _same_file((folder / LOCK).stat(), os.fstat(descriptor))
             except FileNotFoundError:
                 is_ours = False
-            except OSError:  # it may be there; the next check will tell
+            except OSError:  # it may still be there; the next check decides
                 continue
             if not is_ours and not self._hold_again(descriptor, folder, how):
                 raise RunStopped(

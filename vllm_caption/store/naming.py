@@ -134,7 +134,7 @@ def _is_bound(root: Path) -> bool:
     try:
         if any("captioned" in row for row in FolderRows(root).tuples(("status",))):
             return True
-    except (RunStopped, FileNotFoundError):  # damaged, or replaced meanwhile: captions all the same
+    except (RunStopped, FileNotFoundError):  # damaged, or replaced meanwhile: there are captions
         return True
     return any(not is_temporary for _, is_temporary in CaptionFiles(root).walk())
 

@@ -285,7 +285,7 @@ class Output:
                     self._announcements().append([new.row for new in batch])
                 outcomes = self._helpers.each(write, batch)
                 if failed and any(isinstance(found, Row) for found in outcomes):
-                    failed.clear()  # the disk took others: what failed beside them is tried alone
+                    failed.clear()  # the disk accepted others: try the failed ones once more
                     outcomes = [
                         write(new) if isinstance(found, OSError) else found
                         for new, found in zip(batch, outcomes, strict=True)

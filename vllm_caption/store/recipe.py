@@ -74,8 +74,8 @@ def make_recipe(
 
 
 def ids_of(recipe: Recipe, root: Path) -> frozenset[str]:
-    """The ids that a recipe has in an output folder: an earlier version may have given it another
-    one, by also counting settings that change no caption."""
+    """The ids that a recipe has in an output folder: an earlier version, which also counted
+    settings that change no caption, may have given it another one."""
     ids = {recipe.id}
     for folder in state_folders(root):
         with contextlib.suppress(RunStopped):  # a damaged file adds no ids

@@ -29,7 +29,8 @@ class WorkerSpec:
     find_twins: bool = True
     item_timeout_s: float = EngineConfig().item_timeout_s
     model_files: ModelFiles | None = None
-    """The files of a model folder on this machine, which no engine may load after a change."""
+    """The files of a model folder on this machine; no engine may load them once they have
+    changed."""
 
 
 def start_vllm(spec: WorkerSpec) -> CaptionEngine:
@@ -41,8 +42,8 @@ def start_vllm(spec: WorkerSpec) -> CaptionEngine:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker ended. ``gone``: False for a process that even SIGKILL does not end, as where
-    its GPU has fallen off the bus."""
+    """How a worker ended. ``gone``: False for a process that even SIGKILL does not end, for example
+    if its GPU has fallen off the bus."""
 
     how: str
     gone: bool = True
@@ -77,14 +78,14 @@ class Executor(Protocol):
         sampling: SamplingConfig,
         question: Question,
     ) -> FlagsChecked:
-        """Have vLLM check its flags, and whether the model can be asked what the run will ask,
-        where the engines will run. Raises UsageError, RunStopped."""
+        """Have vLLM check its flags, and a request like those of the run, where the engines will
+        run. Raises UsageError, RunStopped."""
 
     async def place(self, engine: int) -> None:
         """Wait until there is room for an engine, however long. Raises OSError."""
 
     async def start(self, engine: int) -> WorkerHandle:
-        """Start the worker of a slot that has its place; returns before the engine is ready.
+        """Start the worker of a slot that has been placed; returns before the engine is ready.
         Raises OSError."""
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """A two-way stream of messages over a socket: msgpack, each preceded by its length.
 
-Sending never blocks: what waits is bounded by the window of items that a worker may hold.
+Sending never blocks. A worker holds a bounded number of items, so few messages wait to be sent.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Channel(Generic[Out, In]):
             return
 
     def close(self) -> None:
-        """Close this end now, whatever waits to be sent; a `receive` that waits gets None."""
+        """Close this end now, without sending what is queued; a waiting `receive` returns None."""
         self._writer.transport.abort()
 
 

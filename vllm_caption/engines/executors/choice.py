@@ -42,8 +42,8 @@ def local_gpus(config: EngineConfig) -> list[str | None]:
 
 
 def first_starts_alone() -> bool:
-    """Whether the others start once the first engine is up, wherever they run: on GPUs it compiles,
-    and they find the result in the cache."""
+    """Whether the other engines start only once the first one is up, wherever they run: on GPUs it
+    compiles, and they find the result in the cache."""
     return not hardware.runs_on_cpu()
 
 

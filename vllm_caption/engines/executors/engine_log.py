@@ -41,9 +41,9 @@ class EngineLog:
         os.close(log)
 
     def explain(self, error: BaseException, exit_codes: Callable[[], Sequence[int]] = tuple) -> str:
-        """One line for the end of an engine: its error, or the last one that another process of
-        the engine has written, where the error only says that the cause is there; where none has,
-        how that process ended, by its exit code."""
+        """One line for the end of an engine: its error. If that only refers to another process of
+        the engine, the last error in the log; if there is none, how that process ended, by its exit
+        code."""
         said = f"{type(error).__name__}: {error}"
         if _ELSEWHERE in said:
             written = self._written()

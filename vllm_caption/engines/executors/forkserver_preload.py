@@ -1,9 +1,9 @@
-"""Imported by the fork server alone: import vLLM once, so that N workers start by fork.
+"""Imported only by the fork server: imports vLLM once, so that all workers start by fork.
 
-Importing has effects on purpose: the server gets a session of its own, so that Ctrl+C or a
-SIGTERM to the job's process group leaves the drain to the driver; it dies with the driver; and
-what the import prints does not run over the progress line. A failing import is repeated, and
-logged, by every process that is forked. No import may leave a thread: it would not be forked.
+Importing this module has effects on purpose: the server gets a session of its own, so that Ctrl+C
+or a SIGTERM to the job's process group reaches only the driver; it dies with the driver; and output
+of the import does not overwrite the progress line. If an import fails, every forked process repeats
+it and logs the error. No import may leave a thread: it would not be forked.
 """
 
 from __future__ import annotations

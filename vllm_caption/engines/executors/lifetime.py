@@ -1,9 +1,9 @@
 """No process outlives its parent, and none receives a signal that was meant for the driver.
 
-Parent-death signals (prctl(2), PR_SET_PDEATHSIG) are set for us and for every fork. They fire when
-the *thread* that started the process ends, so processes are started from threads that live as long
-as the process. Until a new process leads a session of its own, Ctrl+C reaches it too: it is
-started with those signals blocked, a mask that it inherits, and drops what came meanwhile.
+Parent-death signals (prctl(2), PR_SET_PDEATHSIG) are set for this process and for every fork. They
+fire when the *thread* that started the process ends, so processes are started from threads that
+live as long as the process. Until a new process leads a session of its own, Ctrl+C reaches it too:
+so it starts with those signals blocked, and then drops those that have arrived.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ DRIVER_PID = "VLLM_CAPTION_DRIVER_PID"
 
 
 def die_with_parent(parent: int) -> None:
-    """SIGKILL this process when its parent (that process id) dies, or leave now if it is dead
-    already; its forks die with it in turn."""
+    """SIGKILL this process when its parent (that process id) dies, or exit now if it is dead
+    already; forks of this process die with it in turn."""
     end_with_parent(parent)
     os.register_at_fork(
         before=_note_parent, after_in_child=lambda: end_with_parent(_parent_of_fork)
@@ -35,7 +35,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """The same for this process only."""
+    """Like `die_with_parent`, for this process only."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before it could be watched
         os._exit(1)
@@ -43,7 +43,7 @@ def end_with_parent(parent: int) -> None:
 
 def guard_session() -> None:
     """Have this process' session killed when it dies. Programs that it executes (spawned engine
-    cores) carry no parent-death signal: a guardian, forked here, waits for one in their place."""
+    cores) have no parent-death signal: a guardian, forked here, waits for one in their place."""
     leader = os.getpid()
     if os.fork():
         return

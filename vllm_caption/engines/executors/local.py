@@ -1,7 +1,7 @@
 """Workers as processes of this machine, one per engine, each with a session of its own.
 
 On a GPU workers are spawned (a forked CUDA context is unusable); on CPU they are forked from a
-server that has imported vLLM once, since the import costs more than the start of an engine.
+server that has imported vLLM once, since the import takes longer than starting an engine.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class LocalExecutor:
     ) -> FlagsChecked:
         """Have vLLM check its flags, and try the question, in a process of its own.
 
-        Raises UsageError, also where that process dies; RunStopped where it cannot be started or
-        does not answer.
+        Raises UsageError, also if that process dies, and RunStopped if it cannot be started or does
+        not answer.
         """
         ours, theirs = self._context.Pipe(duplex=False)
         log = self._logs / PREFLIGHT_LOG
@@ -179,7 +179,7 @@ class LocalExecutor:
         process = self._context.Process(target=_worker_main, name=name, args=arguments)
         try:
             _start(process)
-        except FileNotFoundError:  # somebody has cleaned the folder of the fork server's socket
+        except FileNotFoundError:  # the fork server's socket was deleted
             spawn: Any = multiprocessing.get_context("spawn")
             process = spawn.Process(target=_worker_main, name=name, args=arguments)
             _start(process)
@@ -201,8 +201,8 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 
 def _set_environment(of_build: dict[str, str]) -> None:
-    """What workers inherit; what the user has set stays. The environment's own programs (ninja) are
-    on the PATH also where Python is called by its path, without activation."""
+    """Set what workers inherit, except what the user has set. The environment's own programs
+    (ninja) are on the PATH even if Python was called by its path, without activation."""
     for name, value in (COMMON_ENVIRONMENT | of_build).items():
         os.environ.setdefault(name, value)
     programs = str(Path(sys.executable).parent)
@@ -290,8 +290,8 @@ def _preflight_main(
     question: Question,
     gpus: str | None,
 ) -> None:
-    """The preflight process: a check of the flags, one message. ``gpus``: what it sees, an engine's
-    `CUDA_VISIBLE_DEVICES`."""
+    """The preflight process: checks the flags and sends one message. ``gpus``: its
+    `CUDA_VISIBLE_DEVICES`, as an engine's."""
     lead_session()
     die_with_parent(_parent(gpus is None))
     if gpus is not None:
@@ -312,7 +312,7 @@ def _preflight_main(
         message = Refused.of(UsageError("--model", named_flags(flags).get("model"), reason))
     answer.send_bytes(msgspec.msgpack.encode(message))
     sys.stdout.flush()
-    os._exit(0)  # nothing that vLLM left running may delay the answer
+    os._exit(0)  # nothing that vLLM left running may delay the end
 
 
 def _parent(forked: bool) -> int:
@@ -347,7 +347,7 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         link.send(EngineDown(f"its log {log_path} cannot be written ({refusal.strerror})"))
         await link.flush()
         return
-    with suppress(OSError):  # cleaned since the run started; whoever writes there reports it
+    with suppress(OSError):  # deleted since the run started; who writes there reports it
         Path(tempfile.gettempdir()).mkdir(parents=True, exist_ok=True)
     files = spec.model_files
     try:

@@ -45,7 +45,7 @@ class RayExecutor:
     def __init__(
         self, config: EngineConfig, logs: Path, tell: Callable[[str], None], *, on_cpu: bool
     ) -> None:
-        """``tell`` shows one line to the user. Raises UsageError where no cluster answers."""
+        """``tell`` shows one line to the user. Raises UsageError if no cluster answers."""
         connect(config.ray_address)
         self._tell = tell
         self._told = False
@@ -121,7 +121,7 @@ class RayExecutor:
         return actor.remote(engine, self._logs, environment, self.on_cpu)
 
     async def start(self, engine: int) -> RayWorker:
-        """Start the worker of a slot that has its place. Raises OSError."""
+        """Start the worker of a slot that has been placed. Raises OSError."""
         actor = self._actors.pop(engine)
         try:
             refusal = await actor.start.remote(self.spec)
@@ -173,8 +173,7 @@ class RayWorker:
             await self._unless_gone(self._actor.deliver.remote(messages))
 
     async def _unless_gone(self, call: Any) -> Any:
-        """The result of a call; None as soon as the worker was killed, or where Ray says that it is
-        dead."""
+        """The result of a call; None as soon as the worker is killed, or Ray reports it dead."""
         calling = asyncio.ensure_future(call)
         gone = asyncio.ensure_future(self._gone.wait())
         try:

@@ -23,7 +23,8 @@ class EngineActor:
     """Starts and holds the worker process of one engine on a node."""
 
     def __init__(self, engine: int, logs: str, environment: dict[str, str], on_cpu: bool) -> None:
-        """``logs``: the driver's log folder, if the node has it mounted; else one on the node."""
+        """``logs``: the driver's log folder; if the node does not have it, the log is on the
+        node."""
         for name, value in environment.items():
             os.environ.setdefault(name, value)
         gpus = None if on_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -32,7 +33,7 @@ class EngineActor:
         if not os.access(folder, os.W_OK):
             folder = Path(tempfile.gettempdir(), f"vllm_caption-{os.getuid()}")
             folder.mkdir(exist_ok=True)
-        # The same GPUs whatever the engine's number, which only names its log.
+        # The engine's number only names its log: the GPUs are the same for any number.
         self._executor = LocalExecutor([gpus] * (engine + 1), folder)
         self._messages: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()
 

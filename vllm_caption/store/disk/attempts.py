@@ -1,8 +1,8 @@
 """Operations on the output's disk, retried as the verdict on their errors allows.
 
 Invariants: retries of an error that may pass take at most 21 s per operation, in the thread that
-writes, so that the order of writes is kept and nothing is written twice; each thing that the run
-has to do without, and each error that was retried, is noted once, whichever thread met it.
+writes, so the order of writes is kept and nothing is written twice; each missing feature, and each
+error that was retried, is noted once, whichever thread met it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Disk:
 
     def try_once(self, operation: Operation, action: Callable[[], object], without: str) -> bool:
         """Call ``action``, with one retry after an outage; returns whether it succeeded. If the run
-        can do without, ``without`` is noted: what failed, or what follows. Raises OSError if the
-        run cannot."""
+        can continue without it, ``without`` is noted: what failed, or the consequence. Raises
+        OSError if it cannot."""
         try:
             try:
                 action()

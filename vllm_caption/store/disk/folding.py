@@ -1,9 +1,9 @@
 """Which captions would share one .txt, and which item owns it.
 
-Whether the file system folds case or composes accents is tested once: a file is created, and looked
-up under another spelling. If so, `Star.png` and `star.png` share a .txt; if captions are named by
-stem, `star.png` and `star.jpg` do on every file system. It belongs to the item whose row holds a
-caption, else to the one that comes first in the input.
+Whether the file system folds case or composes accents is tested once, by creating a file and
+looking it up under another spelling. If so, `Star.png` and `star.png` share a .txt; if captions are
+named by stem, `star.png` and `star.jpg` do on every file system. The .txt belongs to the item whose
+row holds a caption, or else to the one that comes first in the input.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def probe_folding(folder: Path) -> Folding:
 
 
 def infer_folding(folder: Path) -> Folding:
-    """The same without writing, and only case: looks for the lock file of an earlier run."""
+    """Like `probe_folding`, but only for case and without writing: looks for the lock file of an
+    earlier run."""
     return Folding(case=_exists(folder / LOCK) and _exists(folder / _other_case(LOCK)))
 
 

@@ -15,8 +15,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 NUM_HELPERS: Final = 3
 WORTH_HELP_S: Final = 50e-6
-"""Of one operation, spent waiting rather than on the processor. Below that one thread alone is
-faster, since Python threads take turns."""
+"""How long an operation must wait, not counting its time on the processor, for helpers to be worth
+it. Below that, one thread alone is faster, since Python threads take turns."""
 
 
 class HelperThreads:
@@ -26,7 +26,7 @@ class HelperThreads:
         self._num_helpers = num_helpers
         self._pool = ThreadPoolExecutor(num_helpers, "output")
         self._usual_s = 0.0
-        """Recent average of what the first operation of a batch waits; it runs alone."""
+        """Recent average wait of the first operation of a batch, which runs alone."""
 
     def each(self, do: Callable[[T], R], batch: Sequence[T]) -> list[R]:
         """Call ``do``, which must not raise, on each element; returns the results in order."""
