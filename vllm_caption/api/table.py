@@ -17,10 +17,10 @@ def read(output: str | os.PathLike[str]) -> pa.Table:
     """The last row of every item in an output folder, in the order of the documents.
 
     One row per item that was captioned or has failed, with the columns of `store.rows.Row`:
-    `file`, `status` (`captioned` or `failed`), `caption` (null where it failed), `error_kind`, ….
-    Sizes are in pixels, times in seconds, `finished_at` is UTC. The table is complete at this
-    moment also while a run writes to the folder, and includes shards that are not merged yet; a
-    folder in which nothing has finished yet gives a table of no rows.
+    `file`, `status` (`captioned` or `failed`), `caption` (null if it failed), `error_kind`, ….
+    Sizes are in pixels, times in seconds, and `finished_at` is UTC. Even during a run, the table
+    has every row that is finished at this moment, including those of shards that are not merged
+    yet; it is empty if nothing has finished.
 
     A million rows take about 0.6 GB of memory, twice that while they are read. `pyarrow.dataset`
     or DuckDB on `OUTPUT/manifest.parquet` reads parts of a larger manifest.

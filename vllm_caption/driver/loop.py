@@ -199,7 +199,7 @@ class Driver:
         """Whether a retired slot has nothing left to report."""
         return slot.is_idle or not self._dispatcher.busy(slot.number)
 
-    # --- beside the loop -----------------------------------------------------------------------
+    # --- outside the loop ----------------------------------------------------------------------
 
     async def _tick(self) -> None:
         while True:

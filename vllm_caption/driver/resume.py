@@ -77,7 +77,7 @@ class Restore(NamedTuple):
 class Caption(NamedTuple):
     """An engine captions it: it is "new" (or has failed), its .txt is "gone" and the caption in its
     row is of another recipe, or the user wants it "again". ``replaces``: the hash of the text in
-    its .txt; None where there is none."""
+    its .txt; None if there is none."""
 
     cause: Literal["new", "gone", "again"]
     replaces: int | None = None

@@ -432,7 +432,8 @@ def _judge_memory(
 
 
 def _in_use(gpus: Sequence[Gpu], wanted: int) -> tuple[str, str]:
-    """The GPUs of an engine that have less memory free, and who holds it, as text."""
+    """The GPUs of an engine with less free memory than ``wanted``, and the processes that hold it,
+    as text."""
     short = [gpu for gpu in gpus if gpu.free_bytes is not None and gpu.free_bytes < wanted]
     holders = [holder for gpu in short for holder in gpu.holders]
     return _joined([*map(_name, short)]), f", held by {_holders(holders)}" if holders else ""

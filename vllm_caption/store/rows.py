@@ -28,7 +28,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     element_index: int
     """Its place there, from 0."""
     element_type: str
-    """As in the input; empty where it has no types."""
+    """As in the input; empty if it has no types."""
     item_id: str | None = None
     """The value of ``--id-column``, as text."""
     image_path: str | None = None
@@ -90,7 +90,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The run that made it."""
 
     def of_unknown_origin(self, caption: str) -> Row:
-        """The same item with a caption of which only the text is known."""
+        """The same item with a caption of unknown origin."""
         return msgspec.structs.replace(
             self,
             status="captioned",
