@@ -14,6 +14,7 @@ died is gone or made again.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import importlib
 import os
@@ -41,6 +42,7 @@ from vllm_caption.store.output import NewCaption, Output
 from vllm_caption.store.rows import Row
 
 MARK = "VLLM_CAPTION_CHAOS"
+PR_SET_NAME = 15
 UNFORESEEN = 70
 """The exit code of a driver that raises."""
 SAID = "stderr.txt"
@@ -130,7 +132,7 @@ class Chaos:
         return found
 
     def _one_run(self, folder: Path, output: Path, *, kill: bool) -> int:
-        mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        mark = f"{os.getpid():x}-{self.kills:x}-{self.rounds:x}"  # a name has at most 15 bytes
         by_event = kill and self.random.random() < 0.5
         last_event = self.random.randrange(self.most_events) if by_event else None
         began = time.monotonic()
@@ -171,6 +173,7 @@ def start_driver(
     if pid:
         return pid
     os.environ[MARK] = mark
+    name_process(mark)
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(os.open(folder / SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
@@ -189,12 +192,19 @@ def start_driver(
     os._exit(code)
 
 
+def name_process(name: str) -> None:
+    """Give this process a name, which its forks inherit."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
+
+
 def die_before_event(number: int, below: str) -> None:
     """SIGKILL this process before its n-th file operation below a folder."""
-    count = 0
+    count, driver = 0, os.getpid()
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal count
+        if os.getpid() != driver:  # in one of its workers
+            return
         if event in FILE_EVENTS and any(str(a).startswith(below) for a in arguments):
             count += 1
             if count > number:
@@ -252,10 +262,11 @@ def nothing_is_alive(mark: str) -> None:
 
 
 def marked(mark: str) -> Iterator[psutil.Process]:
-    """Processes with this mark in their environment."""
+    """Processes that were forked with this name or executed with this mark."""
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            is_marked = process.name() == mark or process.environ().get(MARK) == mark
+            if is_marked and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
         except psutil.Error:
             continue
@@ -339,7 +350,8 @@ def main() -> None:
         again = [sys.executable, "-c", "import chaos; chaos.main()", *sys.argv[1:]]
         os.chdir(Path(__file__).parent)
         os.execve(sys.executable, again, os.environ | faulty_disk())
-    importlib.import_module("vllm_caption.job")  # once, not in every driver
+    for name in ("pandas", "vllm_caption.job"):  # once, not in every driver
+        importlib.import_module(name)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         chaos = Chaos(

@@ -8,9 +8,12 @@ With `FAKE_WAITS_S` set, a disk that fails is waited for that long before each a
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from multiprocessing import forkserver, util
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 from support.fake_engines import slow_down, start_fake
 from vllm_caption.engines.executors.base import WorkerSpec
@@ -23,10 +26,32 @@ class FakeExecutor(LocalExecutor):
     """Real worker processes that do not import vLLM; flags are not checked."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        forkserver.util = SimpleNamespace(**vars(util) | {"spawnv_passfds": _fork_server})
         super().__init__(*arguments, preload="support.fake_preload", **options)
 
     async def check_flags(self, *_: Any) -> FlagsChecked:
         return FlagsChecked(b"", bounds_pixels=True)
+
+
+def _fork_server(_: object, command: list[str], descriptors: Sequence[int]) -> int:
+    """Start multiprocessing's fork server as a fork of this process, which has imported what the
+    server is to import. The last word of its command is Python code."""
+    if pid := os.fork():
+        return pid
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.set_wakeup_fd(-1)
+    first = 3
+    for descriptor in sorted(descriptors):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, 1 << 16)
+    try:
+        exec(command[-1], {})
+    finally:
+        os._exit(0)
 
 
 def fake_main(
@@ -61,11 +86,16 @@ def use_fakes(
         hardware.runs_on_cpu = lambda: False  # the cluster's GPUs are counted, not there
 
 
-if __name__ == "__main__":
+def run_fake(*arguments: str) -> NoReturn:
+    """The process of `python -m support.fake_job`."""
     from vllm_caption.cli import command
 
-    use_fakes(*sys.argv[1:])
+    use_fakes(*arguments)
     # After `tune`, or after an input.
-    place = 2 if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else 1
-    sys.argv[place:place] = ["--model=demo"]
+    place = 1 if arguments and not arguments[0].startswith("-") else 0
+    sys.argv[1:] = [*arguments[:place], "--model=demo", *arguments[place:]]
     command()
+
+
+if __name__ == "__main__":
+    run_fake(*sys.argv[1:])

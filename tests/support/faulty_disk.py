@@ -57,7 +57,12 @@ def faulty_disk(*faults: Fault) -> dict[str, str]:
 def set_faults(*faults: Fault) -> None:
     """These faults, from now on, in this process, which must have been started with `faulty_disk()`
     as its environment, and in what it forks."""
-    ctypes.CDLL(None).set_faults(";".join(map(str, faults)).encode())
+    set_rules(";".join(map(str, faults)))
+
+
+def set_rules(rules: str) -> None:
+    """The same, as `FAULTY_DISK` holds them."""
+    ctypes.CDLL(None).set_faults(rules.encode())
 
 
 def folding_disk(folder: Path, *, composes: bool = False) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from support.forked_job import ForkedJob, can_fork
 from vllm_caption.cli import main
 from vllm_caption.store.layout import parts
 from vllm_caption.store.rows import SCHEMA
@@ -68,13 +69,15 @@ def start(
     **options: Any,
 ) -> subprocess.Popen[str]:
     """Start the command line as a process in its own process group."""
+    variables = environment or {}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    if command == FAKE and not options and can_fork(variables):
+        return ForkedJob(arguments, env=ENVIRONMENT | variables, **pipes)
     return subprocess.Popen(
         [sys.executable, *command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT | (environment or {}),
+        env=ENVIRONMENT | variables,
         start_new_session=True,
+        **pipes,
         **options,
     )
 
