@@ -46,7 +46,12 @@ _PREFACES: Final = re.compile(
 )
 _TEMPLATE: Final = re.compile(r"\baddCriterion\b|<\|[a-z_]+\|>")
 """Pieces of a chat template, anywhere in the text."""
+_SIGNS: Final = ("addCriterion", "<|")
+"""Every such piece contains one of these."""
+_BLANKS: Final = re.compile(r" [^\S\n]+|[^\S\n ][^\S\n]*")
+"""Blanks in a line that are not a single space."""
 _FENCE: Final = re.compile(r"^[ \t]*```|```\s*$", re.MULTILINE)
+_EMPHASIS: Final = re.compile(r"\*\*|__")
 _MARKUP: Final = "*_#> \t\n"
 INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _MAX_CHARS: Final = 400
@@ -60,9 +65,11 @@ def has_preface(caption: str) -> bool:
     if not plain.isascii():
         plain = INVISIBLE.sub("", unicodedata.normalize("NFKC", plain)).replace("’", "'")
     plain = plain.casefold()
-    plain = re.sub(r"[^\S\n]+", " ", plain)
-    start = re.sub(r"\*\*|__", "", plain).lstrip(_MARKUP)
-    return bool(_PREFACES.match(start) or _TEMPLATE.search(caption))
+    plain = _BLANKS.sub(" ", plain)
+    start = _EMPHASIS.sub("", plain).lstrip(_MARKUP)
+    if _PREFACES.match(start):
+        return True
+    return any(sign in caption for sign in _SIGNS) and bool(_TEMPLATE.search(caption))
 
 
 def has_fence(caption: str) -> bool:

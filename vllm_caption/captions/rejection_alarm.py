@@ -12,6 +12,7 @@ from typing import Final
 
 from vllm_caption.captions.rules import verdict
 from vllm_caption.errors import CaptionFlag
+from vllm_caption.formatting import printable
 
 MIN_ANSWERS: Final = 50
 WINDOW: Final = 200
@@ -60,7 +61,7 @@ class Rejections:
             return
         self.rejected += 1
         self.by_flag.update(flag for flag in broken if flag != "cut_off")
-        self._examples[worst] = (file, caption)
+        self._examples[worst] = (printable(file), caption)
 
     def alarm(self) -> str | None:
         """The warning to log now, if any: once per run, as soon as enough answers call for it."""

@@ -68,6 +68,7 @@ _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _OUTER: Final = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u200b\ufeff"
 # The same few characters over and over, for text without words: "aaaa…", "-=-=-=…".
 _CHARACTER_LOOP: Final = re.compile(r"(\S)\1{11,}|(\S{2,12}?)\2{5,}")
+_MIN_CHARACTER_LOOP: Final = 12
 
 _CANNOT: Final = (
     r"(?:can't|cannot|can\ not|could\ not|couldn't|won't|don't|do\ not|unable\ to|not\ able\ to)"
@@ -79,14 +80,11 @@ _REFUSALS: Final = re.compile(
     |^i(?:'m|\ am)?\ {_CANNOT}\ (?:\w+\ )?(?:see|view|help|assist|describe|identify|provide|
         determine|process|access|analy[sz]e|fulfil|comply|open|display|generate|recogni[sz]e)
     |^as\ an?\ (?:ai|artificial|language\ model|large\ language|text-based)\b
-    |\bplease\ (?:provide|upload|share|attach)\ (?:the|an|your)\ (?:image|picture|design)\b
-    |\bno\ (?:image|picture)\ (?:was\ |is\ |has\ been\ )?(?:provided|attached|uploaded|shared)\b
     |^(?:我)?(?:很|非常|十分)?(?:抱歉|对不起|對不起|遗憾|遺憾)[，,。！!：:\s]*
         (?:但|我(?!们|們)|作为|作為|由于|由於|无法|無法|不能)
     |^(?:我|作[为為][^，,]{{0,12}}[，,]\s*我)(?:无法|無法|不能|没办法|沒辦法)(?:\w{{0,4}})
         (?:看|查|识别|識別|描述|提供|访问|打开|打開|分析|回答|协助|協助)
     |^作[为為](?:一个|一個|一名|一款)?\s*(?:ai|人工智能|人工智慧|语言模型|語言模型|大语言|大語言)
-    |[请請](?:您)?(?:提供|上传|上傳)(?:一张|一張|该|該|您的|具体的?)?(?:图片|圖片|图像|圖像|照片)
     |^(?:申し訳|すみません|ごめんなさい).{{0,24}}(?:できません|ありません|いたしかねます)
     |^(?:죄송|미안).{{0,24}}(?:없습니다|없어요|못합니다)
     |^(?:lo\ siento|lamentablemente)\W{{1,3}}(?:pero\ )?no\ (?:puedo|tengo)
@@ -97,6 +95,16 @@ _REFUSALS: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_REQUESTS: Final = re.compile(
+    r"""
+    \bplease\ (?:provide|upload|share|attach)\ (?:the|an|your)\ (?:image|picture|design)\b
+    |\bno\ (?:image|picture)\ (?:was\ |is\ |has\ been\ )?(?:provided|attached|uploaded|shared)\b
+    |[请請](?:您)?(?:提供|上传|上傳)(?:一张|一張|该|該|您的|具体的?)?(?:图片|圖片|图像|圖像|照片)
+    """,
+    re.VERBOSE,
+)
+_SIGNS_OF_REQUESTS: Final = ("please ", "no image ", "no picture ", "请", "請")
+"""Every request for the image contains one of these."""
 
 
 class Rules(Protocol):
@@ -179,12 +187,12 @@ def check_caption(
         "bad_json": False,  # see `structured.judge_answer`
         "loop": _is_loop(caption, found),
         "refusal": is_refusal(caption),
-        "prompt_echo": is_echo(found, _prompt_words(prompt_text)),
+        "prompt_echo": is_echo(found, prompt_text),
         "wrong_script": _is_in_other_script(caption, found, rules.language),
         "preface": has_preface(caption),
         "code_fence": has_fence(caption),
         "punctuation_tail": has_tail(caption),
-        "forbidden_opening": any(opens_with(caption, o) for o in rules.forbid_openings),
+        "forbidden_opening": opens_with(caption, *rules.forbid_openings),
         "too_long": rules.max_words is not None and len(found) > rules.max_words,
         "cut_off": finish_reason == "length",
     }
@@ -196,11 +204,6 @@ def _is_in_other_script(caption: str, found: list[str], language: str | None) ->
         return False
     own = without_quotations(caption)
     return in_other_script(found if own == caption else words(own), language)
-
-
-@lru_cache(maxsize=64)
-def _prompt_words(prompt: str) -> list[str]:
-    return words(prompt)
 
 
 def verdict(flags: Iterable[CaptionFlag]) -> Verdict:
@@ -220,32 +223,41 @@ def rank(flags: Iterable[CaptionFlag]) -> int:
 
 def words(text: str) -> list[str]:
     """The words of a text, casefolded and without punctuation."""
-    stripped = (_EDGES.sub("", word) for word in _WORD.findall(text.casefold()))
+    text = text.casefold()
+    found = text.split() if text.isascii() else _WORD.findall(text)
+    stripped = (word if word.isalnum() else _EDGES.sub("", word) for word in found)
     return [word for word in stripped if word]
 
 
 def _is_loop(text: str, found: list[str]) -> bool:
     """Whether a block of words is repeated in a row, or the text has hardly any variety."""
-    if _CHARACTER_LOOP.search(text):
+    runs = (run for run in text.split() if len(run) >= _MIN_CHARACTER_LOOP)
+    if any(map(_CHARACTER_LOOP.search, runs)):
         return True
     found = found[:MAX_LOOP_WORDS]
-    if len(set(found)) == len(found):  # no word is repeated, as in most captions
+    num_again = len(found) - len(set(found))
+    if not num_again:
         return False
     is_han = _is_han(found)
-    longest = min(len(found) // 2, MAX_BLOCK_WORDS)
-    if any(_repeats(found, size, is_han) for size in range(1, longest + 1)):
+    longest = min(len(found) // 2, MAX_BLOCK_WORDS, num_again)
+    if any(_repeats(found, size, is_han, num_again) for size in range(1, longest + 1)):
         return True
     return _said_twice(found) or _lacks_variety(found, 6 if is_han else 4)
 
 
 def _is_han(found: Sequence[str]) -> bool:
+    if all(map(str.isascii, found)):
+        return False
     return sum(bool(_HAN_CHAR.match(word)) for word in found) * 2 > len(found)
 
 
-def _repeats(found: Sequence[str], size: int, is_han: bool) -> bool:
+def _repeats(found: Sequence[str], size: int, is_han: bool, num_again: int) -> bool:
+    """``num_again``: how many words have come before."""
     # A Chinese word has about one and a half characters.
     size_in_words = math.ceil(size / 1.5) if is_han else size
     needed = next(times for at_least, times in LOOP_REPEATS if size_in_words >= at_least)
+    if num_again < size * (needed - 1):  # as in nearly all captions
+        return False
     num_equal = 0
     for word, earlier in zip(found[size:], found, strict=False):
         num_equal = num_equal + 1 if word == earlier else 0
@@ -260,22 +272,29 @@ def _said_twice(found: Sequence[str]) -> bool:
 
 
 def _lacks_variety(found: Sequence[str], size: int) -> bool:
-    if len(found) < MIN_WORDS_FOR_VARIETY:
+    num_runs = len(found) - size + 1
+    # Runs that start with different words differ, so nearly all captions need not be cut into runs.
+    if len(found) < MIN_WORDS_FOR_VARIETY or len(set(found[:num_runs])) >= MIN_VARIETY * num_runs:
         return False
-    return len(_runs(found, size)) < MIN_VARIETY * (len(found) - size + 1)
+    return len(_runs(found, size)) < MIN_VARIETY * num_runs
 
 
 def _runs(found: Sequence[str], size: int) -> set[tuple[str, ...]]:
     return {tuple(found[i : i + size]) for i in range(len(found) - size + 1)}
 
 
-def is_echo(caption_words: Sequence[str], prompt_words: Sequence[str]) -> bool:
+@lru_cache(maxsize=64)
+def _prompt_runs(prompt: str, size: int) -> set[tuple[str, ...]]:
+    return _runs(words(prompt), size)
+
+
+def is_echo(caption_words: Sequence[str], prompt: str) -> bool:
     """Whether a caption contains a long run of the prompt's words, or is a piece of the prompt."""
     run, whole = ECHO_CHARACTERS if _is_han(caption_words) else ECHO_WORDS
     if len(caption_words) < whole:
         return False
     size = min(run, len(caption_words))
-    return not _runs(caption_words, size).isdisjoint(_runs(prompt_words, size))
+    return not _runs(caption_words, size).isdisjoint(_prompt_runs(prompt, size))
 
 
 def is_refusal(caption: str) -> bool:
@@ -283,29 +302,44 @@ def is_refusal(caption: str) -> bool:
 
     Leading quotes count: "Sorry, I can't" in quotes is lettering on a design.
     """
-    return _REFUSALS.search(_comparable(caption).lstrip("*_#> -")) is not None
+    text = _comparable(caption).lstrip("*_#> -")
+    if _REFUSALS.match(text):
+        return True
+    return any(sign in text for sign in _SIGNS_OF_REQUESTS) and bool(_REQUESTS.search(text))
 
 
-def opens_with(caption: str, opening: str) -> bool:
+def opens_with(caption: str, *openings: str) -> bool:
     """Whether a caption starts with an opening, regardless of case, leading quotes and markup.
 
     An opening that ends in a letter must end a word: "sure" matches "Sure, a dot", not "Surely".
     Chinese has no such limit.
     """
-    wanted = _comparable(opening)
-    text = _comparable(caption)
-    if not text.startswith(wanted):
-        text = _LEADING.sub("", text)
-    if not wanted or not text.startswith(wanted):
-        return False
-    following = text[len(wanted) : len(wanted) + 1]
-    runs_on = following.isalnum() and not _HAN_CHAR.match(following)
-    return not (runs_on and wanted[-1].isalnum() and not _HAN_CHAR.match(wanted[-1]))
+    wanted, text = _comparables(openings), _comparable(caption)
+    texts = (text,) if text[:1].isalnum() else (text, _LEADING.sub("", text))
+    return any(
+        not _runs_on(opening, text[len(opening) :])
+        for text in texts
+        if text.startswith(wanted)
+        for opening in wanted
+        if text.startswith(opening)
+    )
+
+
+def _runs_on(opening: str, following: str) -> bool:
+    """Whether the word at the end of an opening is longer in the text."""
+    pair = opening[-1], following[:1]
+    return all(char.isalnum() and not _HAN_CHAR.match(char) for char in pair)
+
+
+@lru_cache(maxsize=16)
+def _comparables(openings: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(filter(None, map(_comparable, openings)))
 
 
 @lru_cache(maxsize=256)
 def _comparable(text: str) -> str:
     """The text casefolded, with compatibility forms (full-width letters, ligatures) as plain
     letters, and without invisible characters."""
-    plain = INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
-    return " ".join(plain.replace("’", "'").split())
+    if not text.isascii():
+        text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
+    return " ".join(text.casefold().split())
