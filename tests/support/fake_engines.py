@@ -176,12 +176,14 @@ class InstantWorker(worker.Worker):
 
     async def _receive(self) -> None:
         while isinstance(message := await self._link.receive(), Lease | Cancel):
+            answers: list[ImageRead | Captioned] = []
             for request in message.requests if isinstance(message, Lease) else ():
-                digest = sha256(request.file.encode()).hexdigest()
+                lease, digest = request.lease, sha256(request.file.encode()).hexdigest()
                 facts = ImageFacts(16, 16, "none", digest, bytes.fromhex(digest[:32]))
-                self._link.send(ImageRead(request.lease, facts))
                 caption, no_time = f"caption of {request.file}", Timings(0.0, 0.0, 0.0, 0.0, 0.0)
-                self._link.send(Captioned(request.lease, caption, "stop", 10, 4, facts, no_time))
+                answers.append(ImageRead(lease, facts))
+                answers.append(Captioned(lease, caption, "stop", 10, 4, facts, no_time))
+            self._link.send(*answers)
 
 
 def start_instant(spec: WorkerSpec) -> FakeEngine:

@@ -99,6 +99,9 @@ class Driver:
         ]
         self._held_back = list(self._slots)
         """Slots that have not been started yet."""
+        self._hungry: dict[EngineSlot, None] = {}
+        """Slots with an answer since they were last fed. Answers that come together make room for
+        one message of several requests, sent before the loop writes captions or waits."""
         self._started: set[EngineSlot] = set()
         """Slots that have been started and not been lost since."""
         self._none_is_usable = False
@@ -134,23 +137,25 @@ class Driver:
         try:
             while not self._is_over():
                 if self._events and self._recorder.num_unwritten < MAX_UNWRITTEN:
-                    self._handle(self._events.popleft())
+                    self._do(self._react, self._events.popleft())
+                elif self._hungry:
+                    self._do(self._feed, self._hungry.popitem()[0])
                 elif self._recorder.num_unwritten:
-                    self._write()
+                    self._do(self._recorder.write)
                 else:
                     self._arrived.clear()
                     await self._arrived.wait()
         finally:
             self._closing = True
-            self._write()
+            self._do(self._recorder.write)
             pending.leave()
             for task in (ticking, self._opening):
                 if task is not None:
                     task.cancel()
             await close_all(self._slots, at_once=self._must_leave())
         while self._events:  # the workers' last messages
-            self._handle(self._events.popleft())
-        self._write()
+            self._do(self._react, self._events.popleft())
+        self._do(self._recorder.write)
         self._stats.scanning = False
         if self._stopped is not None:
             raise self._stopped
@@ -213,15 +218,9 @@ class Driver:
 
     # --- events --------------------------------------------------------------------------------
 
-    def _handle(self, event: Event) -> None:
+    def _do(self, step: Callable[..., object], *arguments: object) -> None:
         try:
-            self._react(event)
-        except RunStopped as stopped:
-            self._stopped = self._stopped or stopped
-
-    def _write(self) -> None:
-        try:
-            self._recorder.write()
+            step(*arguments)
         except RunStopped as stopped:
             self._stopped = self._stopped or stopped
 
@@ -267,7 +266,7 @@ class Driver:
             same = f"gives the same error again and again while others caption ({error})"
             self._tell(f"Engine {slot.number} {same} and is killed.")
             slot.kill()
-        self._feed(slot)
+        self._hungry[slot] = None
 
     def _note_change(self, event: Changed) -> None:
         slot, figures = event.slot, self._stats.engines[event.slot.number]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,51 +20,78 @@ Out = TypeVar("Out")
 LENGTH_BYTES = 4
 
 
-class Channel(Generic[Out, In]):
+class Channel(asyncio.Protocol, Generic[Out, In]):
     """One end of a socket pair."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incoming: Any
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, incoming: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(incoming)
         self._encoder = msgspec.msgpack.Encoder()
+        self._incomplete = b""
+        self._payloads: deque[bytes] = deque()
+        self._arrived = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def receive(self) -> In | None:
         """The next message; None if the other end is gone."""
-        try:
-            length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
-            return self._decoder.decode(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
+        while not self._payloads:
+            if self._ended.is_set():
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._decoder.decode(self._payloads.popleft())
 
-    def send(self, message: Out) -> None:
-        """Queue a message. It is dropped if the other end is dead, which the reader will notice."""
-        payload = self._encoder.encode(message)
-        self._writer.write(len(payload).to_bytes(LENGTH_BYTES, "big") + payload)
+    def send(self, *messages: Out) -> None:
+        """Queue messages, dropped if the other end is dead, which the reader will notice."""
+        if not self._transport.is_closing():
+            payloads = map(self._encoder.encode, messages)
+            self._transport.write(
+                b"".join(len(p).to_bytes(LENGTH_BYTES, "big") + p for p in payloads)
+            )
 
     async def flush(self) -> None:
         """Wait until everything sent has left this process, or the other end is gone."""
-        try:
-            await self._writer.drain()
-            self._writer.close()
-            await self._writer.wait_closed()
-        except ConnectionError:
-            return
+        self._transport.close()
+        await self._ended.wait()
 
     def close(self) -> None:
         """Close this end now, without sending what is queued; a waiting `receive` returns None."""
-        self._writer.transport.abort()
+        self._transport.abort()
+
+    # --- called by the transport ---------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """The socket is ready."""
+        self._transport: asyncio.Transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Cut what has arrived into messages."""
+        data, begin = self._incomplete + data, LENGTH_BYTES
+        while len(data) >= begin:
+            end = begin + int.from_bytes(data[begin - LENGTH_BYTES : begin], "big")
+            if len(data) < end:
+                break
+            self._payloads.append(data[begin:end])
+            begin = end + LENGTH_BYTES
+        self._incomplete = data[begin - LENGTH_BYTES :]
+        self._arrived.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The other end is gone, or this one was closed."""
+        self._ended.set()
+        self._arrived.set()
 
 
 async def driver_channel(end: socket.socket) -> Channel[DriverMessage, WorkerMessage]:
     """The driver's end of a socket pair."""
-    reader, writer = await asyncio.open_connection(sock=end)
-    return Channel(reader, writer, WorkerMessage)
+    return await _channel(end, WorkerMessage)
 
 
 async def worker_channel(end: socket.socket) -> Channel[WorkerMessage, DriverMessage]:
     """The worker's end of a socket pair."""
-    reader, writer = await asyncio.open_connection(sock=end)
-    return Channel(reader, writer, DriverMessage)
+    return await _channel(end, DriverMessage)
+
+
+async def _channel(end: socket.socket, incoming: Any) -> Channel[Any, Any]:
+    loop = asyncio.get_running_loop()
+    _, channel = await loop.create_connection(lambda: Channel[Any, Any](incoming), sock=end)
+    return channel
