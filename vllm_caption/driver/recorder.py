@@ -169,7 +169,7 @@ class Recorder:
             caption, flags = judged.caption, judged.flags
             error = caption_error(answer.caption, flags)
             if item is not None:
-                self._stats.rejections.count(printable(item.file), caption, flags)
+                self._stats.rejections.count(item.file, caption, flags)
                 if error is None:
                     self._same_errors.clear(engine)
                     self.settle_open()

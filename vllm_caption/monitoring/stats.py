@@ -36,7 +36,11 @@ NUM_LAST: Final = 3
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return _shown(datetime.now(UTC))
+
+
+def _shown(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +163,12 @@ class RunStats:
     pace: Pace = field(default_factory=Pace)
     step: Step = "reading the input"
     step_since_s: float | None = None
-    last_captions: deque[LastItem] = field(default_factory=lambda: deque(maxlen=NUM_LAST))
     last_failures: deque[LastItem] = field(default_factory=lambda: deque(maxlen=NUM_LAST))
     limited_by: Limit | None = None
     limits_s: dict[Limit, float] = field(default_factory=dict)
+    _last_captions: deque[tuple[datetime, str, str]] = field(
+        default_factory=lambda: deque(maxlen=NUM_LAST)
+    )
     _judged: tuple[float, float, float] | None = None
 
     @property
@@ -199,7 +205,15 @@ class RunStats:
 
     def keep_caption(self, file: str, caption: str) -> None:
         """Keep a caption, to be shown until three more have come."""
-        self.last_captions.append(LastItem(_now(), f"{printable(file)}: {printable(caption)}"))
+        self._last_captions.append((datetime.now(UTC), file, caption))
+
+    @property
+    def last_captions(self) -> list[LastItem]:
+        """The captions that came last."""
+        return [
+            LastItem(_shown(then), f"{printable(file)}: {printable(caption)}")
+            for then, file, caption in self._last_captions
+        ]
 
     def begin(self, step: Step, now_s: float) -> None:
         """Set what the run does from now on, unless it is captioning."""

@@ -102,7 +102,7 @@ def make_status(
         reason=reason,
         images_per_s_5_min=round(stats.pace.images_per_s(now_s, PACE_S), 2),
         images_per_s_of_run=round(stats.mean_images_per_s or 0.0, 4),
-        last_captions=list(stats.last_captions),
+        last_captions=stats.last_captions,
         last_failures=list(stats.last_failures),
     )
 

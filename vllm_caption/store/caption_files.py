@@ -103,17 +103,16 @@ class CaptionFiles:
 
         Raises ItemError if this one file cannot be read, OSError if the disk is at fault.
         """
+        path = self.path(file)
         try:
-            text = self._disk.attempt("caption", lambda: _read_text(self.path(file)))
-        except FileNotFoundError:
-            return None
+            text = self._disk.attempt("caption", lambda: _read_text(path))
         except OSError as error:
             if judge(error.errno, "caption") == "item":  # no caption can be at such a path
                 return None
             if error.errno not in OUTAGES:
                 raise _denied("its .txt cannot be read", error) from error
             raise
-        return None if is_blank(text) else text
+        return None if text is None or is_blank(text) else text
 
     def compare(self, file: str, trace: CaptionTrace, *, surely: bool) -> Comparison:
         """Compare a .txt with the row that it was written from: still the "same" text, "edited" by
@@ -194,10 +193,10 @@ class CaptionFiles:
 
         Raises ItemError if this path cannot be written, OSError if the disk is at fault.
         """
-        if len(os.fsencode(self.path(file))) > MAX_PATH_BYTES:  # nobody could open it by its path
-            raise _too_long()
         path = self.name(file)
-        folder, name = os.path.split(path)
+        if len(os.fsencode(f"{self._root}/{path}")) > MAX_PATH_BYTES:  # no path could open it
+            raise _too_long()
+        folder, _, name = path.rpartition("/")
         temporary = temporary_caption_name(hashlib.sha1(os.fsencode(name)).hexdigest())
         temporary = f"{folder}/{temporary}" if folder else temporary
         content = caption.encode("utf-8")
@@ -311,9 +310,13 @@ def open_captions(
     return kind(root, disk, folding, naming)
 
 
-def _read_text(path: str) -> str:
-    """The content of a regular file; any other kind might block its reader forever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+def _read_text(path: str) -> str | None:
+    """The content of a regular file, None if there is no file; any other kind might block its
+    reader forever."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:  # as for nearly all captions
+        return None
     try:
         facts = os.fstat(descriptor)
         if stat.S_ISDIR(facts.st_mode):

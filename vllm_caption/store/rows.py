@@ -7,7 +7,7 @@ add a column, add a field with a default, which older parts and journals then ha
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, Final, NamedTuple, get_args, get_type_hints
 
@@ -129,12 +129,16 @@ SCHEMA: Final = pa.schema(
 """The schema of every part of a manifest."""
 
 
-def to_table(rows: Iterable[Row]) -> pa.Table:
+def to_table(rows: Sequence[Row]) -> pa.Table:
     """Convert rows to columns."""
-    return pa.Table.from_pylist([msgspec.structs.asdict(row) for row in rows], SCHEMA)
+    if not rows:
+        return SCHEMA.empty_table()
+    columns = zip(*map(msgspec.structs.astuple, rows), strict=True)
+    arrays = [pa.array(*column) for column in zip(columns, SCHEMA.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def fits_table(rows: Iterable[Row]) -> bool:
+def fits_table(rows: Sequence[Row]) -> bool:
     """Whether the numbers in these rows fit their columns."""
     try:
         to_table(rows)

@@ -50,7 +50,7 @@ def judge(number: int | None, operation: Operation) -> Verdict:
         return "optional"
     if operation == "sync" and number in UNKNOWN | DENIALS | {errno.EISDIR}:
         return "optional"
-    if operation == "caption" and number in NAMES | CONFLICTS:
+    if operation == "caption" and (number in NAMES or number in CONFLICTS):
         return "item"
     if number in OUTAGES or (number in DENIALS and operation != "start"):
         return "passing"
