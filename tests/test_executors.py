@@ -4,8 +4,7 @@ this machine, on the nodes of a Ray cluster."""
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,9 +55,14 @@ def make_executor(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(scope="module")
 def inline_captions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the real engine says in its driver's process: not in this one, which has Ray's threads,
-    and vLLM forks."""
+    and vLLM forks, but in one from the fork server of the engines, which has imported vLLM."""
     folder = tmp_path_factory.mktemp("inline")
-    subprocess.run([sys.executable, __file__, folder], check=True, capture_output=True)
+    LocalExecutor([None], folder).close()  # starts the server
+    context = multiprocessing.get_context("forkserver")
+    driver = context.Process(target=run_real_engine, args=(folder, inline))
+    driver.start()
+    driver.join()
+    assert driver.exitcode == 0
     return captions(folder / "out")
 
 
@@ -178,7 +182,3 @@ def test_real_engine_gives_the_same_captions_on_ray(
     tmp_path: Path, cluster: RayCluster, inline_captions: dict[str, str]
 ) -> None:
     assert run_real_engine(tmp_path, on_ray_on_cpu) == inline_captions
-
-
-if __name__ == "__main__":
-    run_real_engine(Path(sys.argv[1]), inline)
