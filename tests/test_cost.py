@@ -16,6 +16,7 @@ from vllm_caption.commands.run import parse_run
 from vllm_caption.config import EngineConfig, RunConfig, Shard
 from vllm_caption.cost import Billing, Costs
 from vllm_caption.inputs.reader import InputCounts
+from vllm_caption.inputs.source import Nouns
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.samples import SCHEMA, engine_s, read_gpu_s
 from vllm_caption.monitoring.stats import RunStats
@@ -98,6 +99,7 @@ def test_pilot_shows_the_cost_of_the_full_run() -> None:
         chosen={"Svg": 100},
         num_items=3700,
         num_documents=20,
+        nouns=Nouns(),
         output=Path("out"),
         arguments=(),
         billing=Billing(2.5, 1),
@@ -122,6 +124,25 @@ def test_plan_shows_the_cost_of_what_is_left_and_of_earlier_runs(tmp_path: Path)
     result = run_here("plan", "--model=demo", *flags, *price)
     assert "Cost       5.00 for earlier runs; about 1.00" in result.stdout
     assert "Cost" not in run_here("plan", "--model=demo", *flags, "--images-per-s=1").stdout
+
+
+def test_plan_without_a_speed_says_how_to_learn_the_cost(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1", "--quiet"]
+    flags += ["--model=demo", "--gpu-hour-price=100", f"--json={tmp_path / 'p.json'}"]
+    unknown = "not known without the speed: --pilot or `tune` measures it"
+    assert f"Cost       {unknown}" in run_here("plan", *flags).stdout.splitlines()
+    costs = msgspec.json.decode((tmp_path / "p.json").read_bytes())["time"]["costs"]
+    assert (costs["done"], costs["left"], costs["per_million"]) == (None, None, None)
+    (tmp_path / "out").mkdir()
+    write_series(tmp_path / "out", 10, num_engines=2, runs=1)
+    line = f"Cost       5.00 for earlier runs; what is left is {unknown}"
+    assert line in run_here("plan", *flags).stdout.splitlines()
+
+
+def test_cost_of_next_to_nothing_is_not_shown_as_zero() -> None:
+    assert str(Billing(1.0, 1).costs(gpu_s=0.01)) == "under 0.0001 so far"
+    assert str(Billing(1.0, 1).costs(gpu_s=0.0)) == "0.00 so far"
 
 
 def sample(at_s: float, run: str, num_engines: int) -> dict[str, object]:

@@ -149,11 +149,11 @@ def test_copies_of_an_image_share_a_caption_of_this_run_or_of_an_earlier_one(
 ) -> None:
     make(tmp_path, "a.png", "b.png")
     (tmp_path / "raw/b.png").write_bytes((tmp_path / "raw/a.png").read_bytes())
-    assert "1 share the caption" in job(tmp_path, "--no-txt", "-dp=1").stdout
+    assert "1 shares the caption" in job(tmp_path, "--no-txt", "-dp=1").stdout
     (tmp_path / "raw/c.png").write_bytes((tmp_path / "raw/a.png").read_bytes())
     draw_shape(7).save(tmp_path / "raw/d.png")
     write_document(tmp_path, "more", ["c.png", "d.png"], ["SvgElement"] * 2)
-    assert "1 share the caption" in job(tmp_path, "--no-txt", "-dp=1").stdout
+    assert "1 shares the caption" in job(tmp_path, "--no-txt", "-dp=1").stdout
     made = rows(tmp_path / "out")
     assert len({made[file]["caption"] for file in ("a.png", "b.png", "c.png")}) == 1
     assert made["c.png"]["same_as"] in ("a.png", "b.png")

@@ -22,6 +22,7 @@ from vllm_caption.driver.pilot import (
 )
 from vllm_caption.flags import without_flags
 from vllm_caption.inputs.reader import InputReader
+from vllm_caption.inputs.source import Nouns
 from vllm_caption.items import Item
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
@@ -175,6 +176,7 @@ def said(captioned: int, every_s: float, arguments: tuple[str, ...] = ("--pilot"
         chosen={"Svg": 8, "": 1},
         num_items=100_009,
         num_documents=20,
+        nouns=Nouns(),
         output=Path("my out"),
         arguments=arguments,
     )

@@ -26,6 +26,7 @@ from vllm_caption.commands.plan.images import num_vision_tokens
 from vllm_caption.commands.plan.output import Room, read_rate, read_recorded
 from vllm_caption.commands.plan.report import VERSION, Plan
 from vllm_caption.commands.plan.text import describe
+from vllm_caption.commands.tune.record import Figures, Setting, Tuning, write_tuning
 from vllm_caption.config import RunConfig
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
@@ -446,6 +447,15 @@ def test_progress_is_a_plain_line_now_and_then_elsewhere_and_nothing_when_quiet(
     assert run_here("plan", *flags, "--quiet").stderr == ""
 
 
+def test_progress_over_a_folder_of_images_counts_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        make_parent(tmp_path / name / "x.png").touch()
+    monkeypatch.setattr("vllm_caption.monitoring.progress.PLAIN_EVERY_S", 0.0)
+    assert "2 folders\n" in run_here("plan", str(tmp_path), f"--output={tmp_path / 'o'}").stderr
+
+
 def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -474,15 +484,64 @@ def test_twins_cost_no_engine_time_unless_dedup_is_off(tmp_path: Path) -> None:
     for file in files:
         draw_shape(1).save(tmp_path / "raw" / file)
     write_document(tmp_path, "design", files, ["SvgElement"] * 3)
-    assert plan_of(tmp_path, open_images=True).time.images == 1
-    assert plan_of(tmp_path, "--no-dedup", open_images=True).time.images == 3
+    plan = plan_of(tmp_path, open_images=True)
+    assert plan.time.images == 1
+    same = "3 files have the same content: "
+    assert f"{same}2 copy their captions from another, so 1 image left" in describe(plan)
+    plan = plan_of(tmp_path, "--no-dedup", open_images=True)
+    assert plan.time.images == 3
+    assert f"{same}all are captioned (--no-dedup, or different prompts)" in describe(plan)
+    assert "3 have the same size as another; --images finds" in describe(plan_of(tmp_path))
 
 
-def test_without_a_rate_the_text_says_how_to_get_one(tmp_path: Path) -> None:
-    make_input(tmp_path, 2)
-    result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+@pytest.mark.parametrize(("number", "how"), [(39, "a run or"), (60, "a run with --pilot 20 or")])
+def test_without_a_rate_the_text_says_how_to_get_one(tmp_path: Path, number: int, how: str) -> None:
+    make_input(tmp_path, number)
+    result = run_here("plan", *input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1")
+    assert (
+        f"unknown for {number} images on 1 engine: the speed is not measured yet" in result.stdout
+    )
+    assert f"{how} `tune` measures it; then plan again" in result.stdout
     assert "--images-per-s" in result.stdout
     assert "hours" not in result.stdout
+
+
+def test_speed_of_several_engines_is_also_given_for_all_together(tmp_path: Path) -> None:
+    make_input(tmp_path, 36)
+    line = "36 images at 2.5 images/s (--images-per-s) on each of 8 engines, 20 images/s in all"
+    assert line in describe(plan_of(tmp_path, "-dp=8", images_per_s=2.5))
+
+
+def test_newest_of_the_last_run_the_shards_and_tune_gives_the_rate(tmp_path: Path) -> None:
+    make_input(tmp_path, 2)
+    figures = Figures(
+        images=99,
+        steady_s=9.0,
+        images_per_s=7.0,
+        tokens_per_s=1.0,
+        engine_s_p50=1.0,
+        engine_s_p95=1.0,
+        limited_by=None,
+        gpu_percent=None,
+        gpu_memory_percent=None,
+        start_s=1.0,
+    )
+    setting = Setting("16", "x", figures)
+    at = "2026-11-24T10:00:00+00:00"
+    tuning = Tuning(flag="max-num-seqs", started_at=at, num_sampled=99, settings=[setting])
+    (tmp_path / "out.tune").mkdir()
+    write_tuning(tmp_path / "out.tune", tuning)
+    assert plan_of(tmp_path).time.images_per_s is None  # measured at another --max-num-seqs
+    times = plan_of(tmp_path, "--max-num-seqs=16").time
+    assert (times.images_per_s, times.source) == (7.0, f"tune.json of {at}, --max-num-seqs 16")
+    shard = tmp_path / "out" / "shards" / "1-of-2"
+    shard.mkdir(parents=True)
+    stats = RunStats([EngineFigures(0, captioned=5)])
+    for moment, expected in (("2026-11-24T11:00:00+00:00", 3.0), ("2026-11-24", 7.0)):
+        status = make_status("run", "finished", stats, 0.0, moment)
+        written = encode_status(msgspec.structs.replace(status, images_per_s=3.0))
+        (shard / "status.json").write_bytes(written)
+        assert plan_of(tmp_path, "--max-num-seqs=16").time.images_per_s == expected
 
 
 def test_rate_of_the_last_run_is_divided_among_its_busy_engines(

@@ -10,10 +10,12 @@ not count. The speed stands beside the estimate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
+LEAST: Final = 0.0001
+"""The smallest sum that is shown."""
 SpentOn = Literal["so far", "for this run", "for earlier runs", "for all runs"]
 """What GPU time was spent on: "so far" only while a run is going."""
 
@@ -34,7 +36,10 @@ class Costs(msgspec.Struct, frozen=True):
         """The estimates, in words."""
         if self.per_million is None or self.images_per_s is None:
             return ""
-        left = "" if self.left is None else f"about {money(self.left)} for what is left, "
+        left = ""
+        if self.left is not None:
+            about = "" if self.left < LEAST else "about "
+            left = f"{about}{money(self.left)} for what is left, "
         speed = f"{self.images_per_s:,.{1 if self.images_per_s >= 1 else 3}f} images/s"
         return f"{left}{money(self.per_million)} per million captions at {speed}"
 
@@ -69,4 +74,6 @@ class Billing:
 
 def money(cost: float) -> str:
     """Such as 1,234.50, or 0.0012."""
-    return f"{cost:,.2f}" if cost >= 0.1 else f"{cost:.4f}"
+    if 0 < cost < LEAST:
+        return f"under {LEAST}"
+    return f"{cost:,.2f}" if cost >= 0.1 or not cost else f"{cost:.4f}"

@@ -164,6 +164,7 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
             chosen=pilot.by_type,
             num_items=pilot.num_items,
             num_documents=pilot.num_documents,
+            nouns=read.counts.nouns,
             output=config.output,
             arguments=config.arguments,
             billing=config.billing,

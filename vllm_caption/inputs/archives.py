@@ -21,6 +21,7 @@ from vllm_caption.images.containers import TAR_FAULTS, member_name, members_of
 from vllm_caption.inputs.source import (
     Element,
     Group,
+    Nouns,
     check_alone,
     check_column,
     id_of,
@@ -47,6 +48,7 @@ class Archives:
     def __init__(self, config: InputConfig, path: Path) -> None:
         self._config = config
         self._path = path
+        self.nouns = Nouns("tar", "image")
 
     def check(self) -> None:
         """Check that each tar can be opened and that the first images have the given columns."""

@@ -41,6 +41,12 @@ def holds_images(path: Path, column: str) -> bool:
     return _is_image(pq.read_schema(path.absolute()).field(column).type)
 
 
+def holds_lists(path: Path, column: str) -> bool:
+    """Whether the cells of a column hold lists of images."""
+    kind = pq.read_schema(path.absolute()).field(column).type
+    return _is_list(kind) and _is_image(kind)
+
+
 def _is_image(kind: pa.DataType) -> bool:
     if _is_list(kind) or pa.types.is_dictionary(kind):
         return _is_image(kind.value_type)

@@ -20,6 +20,7 @@ from vllm_caption.inputs.source import (
     IMAGE_SUFFIXES,
     Element,
     Group,
+    Nouns,
     is_image_name,
     refuse_columns,
 )
@@ -53,6 +54,7 @@ class ImageFolder:
 
     def __init__(self, config: InputConfig, folder: Path) -> None:
         self._config = config
+        self.nouns = Nouns("folder", "image")
         self._folder = os.fspath(folder)
         self._name = encodable_name(os.path.basename(os.path.abspath(folder)))  # noqa: PTH100, PTH119
         self._without: frozenset[tuple[int, int]] = frozenset()

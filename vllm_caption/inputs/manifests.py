@@ -10,7 +10,7 @@ from vllm_caption.config import InputConfig, check_folder
 from vllm_caption.errors import DocumentError, UsageError
 from vllm_caption.formatting import counted, encodable_name
 from vllm_caption.inputs.documents import SUFFIX, read_document
-from vllm_caption.inputs.source import Group
+from vllm_caption.inputs.source import Group, Nouns
 from vllm_caption.items import SkippedDocument
 
 
@@ -19,6 +19,7 @@ class Manifests:
 
     def __init__(self, config: InputConfig) -> None:
         self._config = config
+        self.nouns = Nouns()
 
     def check(self) -> None:
         """Check that both are folders and that there is a document."""

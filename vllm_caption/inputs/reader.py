@@ -19,7 +19,7 @@ from vllm_caption.errors import ItemError
 from vllm_caption.formatting import JSON_TYPES, printable
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.documents import LONE_SURROGATE, MAX_TEXT_CHARS
-from vllm_caption.inputs.source import Element, Group
+from vllm_caption.inputs.source import Element, Group, Nouns
 from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
 
@@ -38,6 +38,8 @@ class InputCounts:
     bad_entries: int = 0
     elements_by_type: Counter[str] = field(default_factory=Counter)
     skipped_elements: Counter[str] = field(default_factory=Counter)
+    nouns: Nouns = field(default_factory=Nouns)
+    """What documents and elements are called in this input."""
 
 
 class Names(Protocol):
@@ -59,7 +61,7 @@ class InputReader:
         self.config = config
         self.source = open_source(config)
         self._new_seen = seen
-        self.counts = InputCounts()
+        self.counts = InputCounts(nouns=self.source.nouns)
         self.complete = False
         self._shard = config.shard
         self._skip_types = frozenset(name.casefold() for name in config.skip_types)
@@ -84,7 +86,8 @@ class InputReader:
         return file in self._seen
 
     def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
-        self.counts, self.complete, self._seen = InputCounts(), False, self._new_seen()
+        self.counts = InputCounts(nouns=self.counts.nouns)
+        self.complete, self._seen = False, self._new_seen()
         limit = self.config.limit
         if limit is not None and limit <= 0:
             return

@@ -128,6 +128,13 @@ def name_of_container(path: Path, config: InputConfig) -> str:
     return name
 
 
+class Nouns(msgspec.Struct, frozen=True):
+    """What one ``document`` and one ``element`` of an input are called, where people read it."""
+
+    document: str = "document"
+    element: str = "element"
+
+
 class Group(NamedTuple):
     """An accepted document with its elements, in order."""
 
@@ -139,6 +146,10 @@ class Group(NamedTuple):
 
 class Source(Protocol):
     """One kind of input."""
+
+    @property
+    def nouns(self) -> Nouns:
+        """What is counted in this kind of input."""
 
     def check(self) -> None:
         """Raise UsageError, before anything starts, if this cannot be an input of this kind."""

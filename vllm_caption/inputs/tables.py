@@ -15,11 +15,12 @@ from typing import Final
 from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import JSON_TYPES, encodable_name
-from vllm_caption.inputs.cells import holds_images, read_cells
+from vllm_caption.inputs.cells import holds_images, holds_lists, read_cells
 from vllm_caption.inputs.rows import FAULTS, PARQUET, Broken, read_columns, read_rows, reason
 from vllm_caption.inputs.source import (
     Element,
     Group,
+    Nouns,
     check_alone,
     check_column,
     id_of,
@@ -84,6 +85,18 @@ class Table:
                 yield SkippedDocument(name, "missing_key", error.remedy)
             except FAULTS as error:
                 yield SkippedDocument(name, "unreadable", reason(error))
+
+    @property
+    def nouns(self) -> Nouns:
+        """As the first file has it: a row with a list of images is a document of its own."""
+        try:
+            path = self._paths()[0]
+            is_list = path.suffix.lower() == PARQUET and holds_lists(
+                path, self._image_column(path, read_columns(path))
+            )
+        except (*FAULTS, IndexError, UsageError):
+            is_list = False
+        return Nouns("row", "image") if is_list else Nouns("table", "row")
 
     def empty_error(self) -> UsageError:
         """The error if it has no rows."""

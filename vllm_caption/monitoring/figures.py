@@ -19,6 +19,7 @@ import msgspec
 
 from vllm_caption.formatting import clock, moment
 
+NOT_STARTED: Final = "not started"
 EngineState = Literal["waiting", "starting", "up", "retired", "stopped"]
 _FAR_S: Final = 1e9
 """A longer ETA is cut to this, since no date can hold it."""
@@ -62,6 +63,13 @@ class EngineFigures(msgspec.Struct):
     gpu_temperature_c: Annotated[
         float | None, Figure("float32", "GPU at", "°C", "GPU temperature")
     ] = None
+
+    @property
+    def state_in_words(self) -> str:
+        """The state as a person reads it."""
+        if self.state == "waiting":
+            return "restarting" if self.restarts else NOT_STARTED
+        return "taken out" if self.state == "retired" else self.state
 
 
 class HostFigures(msgspec.Struct, frozen=True):

@@ -17,8 +17,15 @@ from typing import Any, Final, TextIO
 import msgspec
 from tqdm import tqdm
 
+from vllm_caption.formatting import counted
 from vllm_caption.monitoring.event_log import Event, EventLog, Level, as_line
-from vllm_caption.monitoring.figures import EngineFigures, measured, num_up, progress_line
+from vllm_caption.monitoring.figures import (
+    NOT_STARTED,
+    EngineFigures,
+    measured,
+    num_up,
+    progress_line,
+)
 from vllm_caption.monitoring.live.line import ASCII_BLOCKS, BLOCKS, live_line
 from vllm_caption.monitoring.stats import RunStats
 
@@ -86,7 +93,9 @@ class Progress:
                 self._show_engines(stats.engine_figures(now_s))
 
     def _show_engines(self, engines: list[EngineFigures]) -> None:
-        """Show the figures of each engine."""
+        """Show the figures of each engine, once one was started."""
+        if all(engine.state_in_words == NOT_STARTED for engine in engines):
+            return
         shown = "; ".join(f"{engine.engine}: {describe_engine(engine)}" for engine in engines)
         fields = [msgspec.structs.asdict(engine) for engine in engines]
         self._show_figures(Event("engines", f"Engines: {shown}", fields={"engines": fields}))
@@ -132,27 +141,40 @@ def _blocks(stream: TextIO) -> str:
 
 
 def describe_engine(engine: EngineFigures) -> str:
-    """The figures of one engine in a few words, except unknown ones."""
-    parts = [f"{engine.captioned:,} captioned", f"{engine.images_per_s:.1f} images/s"]
-    parts += [f"{engine.in_flight} in flight"]
-    if engine.state != "up":
-        parts.insert(0, engine.state)
+    """The figures of one engine in a few words, except unknown ones, and those that mean nothing
+    while it is not up."""
+    captioned, in_flight = f"{engine.captioned:,} captioned", f"{engine.in_flight} in flight"
+    if engine.state == "up":
+        parts = [captioned, f"{engine.images_per_s:.1f} images/s", in_flight]
+    else:
+        parts = [engine.state_in_words]
+        parts += [captioned] if engine.captioned else []
+        parts += [in_flight] if engine.in_flight else []
     if engine.restarts:
-        parts.append(f"{engine.restarts} restarts")
+        parts.append(counted(engine.restarts, "restart"))
     return ", ".join([*parts, *measured(engine)])
 
 
 class DocumentProgress:
     """Documents read so far: a bar on a terminal, a plain line every 10 s elsewhere, or nothing."""
 
-    def __init__(self, total: int | None, *, quiet: bool, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        total: int | None,
+        noun: str = "document",
+        *,
+        quiet: bool,
+        stream: TextIO | None = None,
+    ) -> None:
+        """``noun``: what one of them is called."""
         self._total = total
+        self._noun = noun
         self._quiet = quiet
         self._stream = stream or sys.stderr
         self._bar: tqdm[Any] | None = None
         self._shown_s = time.monotonic()
         if not quiet and self._stream.isatty():
-            self._bar = tqdm(total=total, unit="document", file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(total=total, unit=noun, file=self._stream, dynamic_ncols=True)
 
     def show(self, documents: int) -> None:
         """Show the count; cheap enough to call for every item."""
@@ -162,7 +184,7 @@ class DocumentProgress:
             self._shown_s = time.monotonic()
             with contextlib.suppress(*_UNWRITABLE):
                 of_all = "" if self._total is None else f"/{self._total}"
-                print(f"{documents}{of_all} documents", file=self._stream, flush=True)
+                print(f"{documents}{of_all} {self._noun}s", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""

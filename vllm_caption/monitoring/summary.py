@@ -17,6 +17,7 @@ from vllm_caption.cost import Billing
 from vllm_caption.flags import without_flags
 from vllm_caption.formatting import counted, duration, printable, tally, with_example
 from vllm_caption.inputs.reader import InputCounts, no_type_skipped
+from vllm_caption.inputs.source import Nouns
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.bottleneck import remedy
 from vllm_caption.monitoring.stats import RunStats
@@ -74,7 +75,8 @@ def summarise(
 
 def _documents(read: InputRead, *, is_news: bool) -> Iterator[str]:
     stopped = "" if read.is_complete else " (stopped before the end of the input)"
-    yield f"Documents: {read.counts.documents} read, {read.counts.skipped} skipped{stopped}"
+    noun = read.counts.nouns.document.capitalize()
+    yield f"{noun}s: {read.counts.documents} read, {read.counts.skipped} skipped{stopped}"
     for kind, number in Counter(s.kind for s in read.skipped).most_common():
         first = next(s for s in read.skipped if s.kind == kind)
         example = f"{printable(first.document)}: {first.reason}"
@@ -95,9 +97,11 @@ def _items(stats: RunStats) -> Iterator[str]:
     for kind, number in stats.failures.most_common():
         yield f"  {with_example(kind, number, stats.examples[kind])}"
     if stats.twins:
-        yield f"  {stats.twins} share the caption of a byte-identical image (see --no-dedup)."
+        share = "shares" if stats.twins == 1 else "share"
+        yield f"  {stats.twins} {share} the caption of a byte-identical image (see --no-dedup)."
     if stats.retried:
-        yield f"  {stats.retried} attempts gave no caption and were retried."
+        were = "was" if stats.retried == 1 else "were"
+        yield f"  {counted(stats.retried, 'attempt')} gave no caption and {were} retried."
     if missing := stats.restored + stats.gone:
         how = f"{stats.restored} restored from their rows, {stats.gone} captioned again"
         yield f"  {counted(missing, 'caption file')} missing or empty: {how}."
@@ -112,9 +116,9 @@ def _captions(stats: RunStats) -> Iterator[str]:
         flags = tally(stats.rejections.by_flag)
         yield f"Rejected answers: {rejected} of {stats.rejections.answers} ({flags})"
     if stale := stats.kept["stale"]:
+        kept = f"{counted(stale, 'kept caption')} {'is' if stale == 1 else 'are'} stale"
         yield (
-            f"{stale} kept captions are stale: made with another model, prompt or sampling;"
-            " --redo stale re-captions them."
+            f"{kept}: made with another model, prompt or sampling; --redo stale re-captions them."
         )
     if theirs := people_wrote(stats.kept["edited"], stats.kept["adopted"] + stats.adopted):
         yield f"{theirs}: kept, also by --redo."
@@ -168,6 +172,7 @@ def describe_pilot(
     chosen: Mapping[str, int],
     num_items: int,
     num_documents: int,
+    nouns: Nouns,
     output: Path,
     arguments: Iterable[str],
     billing: Billing | None = None,
@@ -179,10 +184,11 @@ def describe_pilot(
     """
     size = sum(chosen.values())
     types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(chosen).most_common())
+    of_types = f": {types}" if any(chosen) else ""
     full = shlex.join(["python", "-m", "vllm_caption", *without_flags(arguments, ("--pilot",))])
     lines = [
-        f"Pilot: {size} of {num_items:,} items in {num_documents:,} documents,"
-        f" across all file sizes: {types}",
+        f"Pilot: {size} of {num_items:,} items in {counted(num_documents, nouns.document)},"
+        f" across all file sizes{of_types}",
         f"  Report: {output}/{REPORT} (rebuild it with: python -m vllm_caption report"
         f" {shlex.join([f'--output={output}'])})",
         f"  Full run (keeps these captions): {full}",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.commands.json_file import check_json_file, write_json_file
-from vllm_caption.commands.plan.output import Rate, read_rate, read_recorded
+from vllm_caption.commands.plan.output import Rate, last_rate, read_recorded
 from vllm_caption.commands.plan.report import Plan
 from vllm_caption.commands.plan.survey import Survey
 from vllm_caption.commands.plan.text import describe
@@ -26,7 +26,7 @@ from vllm_caption.flags import Parser, above_zero, parse_known, parse_path, run_
 from vllm_caption.images.files import check_images_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
-from vllm_caption.process import show
+from vllm_caption.process import say, show
 from vllm_caption.store.lock import check_count
 
 
@@ -73,6 +73,8 @@ def run_plan(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted: nothing was planned.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    if config.pilot is not None:
+        say("--pilot is left out: this is the plan of the full run.", sys.stderr)
     show(describe(plan))
     write_json_file(json, plan)
     return EXIT_OK
@@ -90,11 +92,11 @@ def make_plan(
     check_images_root(config.input.images_root)
     check_count(config.output, config.input.shard)
     survey = Survey(config, prompt, read_recorded(config.output), open_images=open_images)
-    progress = DocumentProgress(source.num_documents(), quiet=config.quiet)
+    progress = DocumentProgress(source.num_documents(), source.nouns.document, quiet=config.quiet)
     try:
         survey.read(progress.show)
     finally:
         progress.close()
     if images_per_s is not None:
         return survey.plan(Rate(images_per_s, "--images-per-s"), started_s)
-    return survey.plan(read_rate(config.output), started_s)
+    return survey.plan(last_rate(config), started_s)

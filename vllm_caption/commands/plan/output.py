@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from vllm_caption.commands.plan.report import Disk
+from vllm_caption.commands.tune.record import TUNING, read_tuning, tune_folder
+from vllm_caption.commands.tune.settings import SEQS
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import UsageError
 from vllm_caption.monitoring.status import read_status
-from vllm_caption.store.layout import STATUS
+from vllm_caption.store.layout import STATUS, state_folders
 from vllm_caption.store.reader import FolderRows, num_rows, read_folder
 from vllm_caption.store.rows import KnownItems
 
@@ -35,11 +38,12 @@ class Recorded(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """Captions per second of one engine in the folder's last run, from its first caption to its
-    last."""
+    """Captions per second of one engine, from its first caption to its last. ``at``: when it was
+    measured."""
 
     images_per_s: float
     source: str
+    at: str = ""
 
 
 class Room(NamedTuple):
@@ -64,6 +68,13 @@ def _read_recorded(rows: FolderRows) -> Recorded:
     return Recorded(rows.states(), num_bytes / in_parts if in_parts else None)
 
 
+def last_rate(config: RunConfig) -> Rate | None:
+    """That of the last run or pilot in the output folder or of one of its shards, or what `tune`
+    has measured at the same --max-num-seqs, whichever is newer."""
+    found = [*map(read_rate, state_folders(config.output)), _read_tuned(config)]
+    return max(filter(None, found), key=attrgetter("at"), default=None)
+
+
 def read_rate(root: Path) -> Rate | None:
     """The rate in the folder's status; None where it has none."""
     status = read_status(root)
@@ -71,7 +82,18 @@ def read_rate(root: Path) -> Rate | None:
     images_per_s = (status.images_per_s_of_run or status.images_per_s) if status else 0.0
     if status is None or not busy or images_per_s <= 0:
         return None
-    return Rate(images_per_s / busy, f"{STATUS} of {status.updated_at}")
+    return Rate(images_per_s / busy, f"{STATUS} of {status.updated_at}", status.updated_at)
+
+
+def _read_tuned(config: RunConfig) -> Rate | None:
+    tuning = read_tuning(tune_folder(config.output))
+    if tuning is None or tuning.flag != SEQS:
+        return None
+    for setting in tuning.settings:
+        if setting.figures and setting.value == str(config.engine.max_num_seqs):
+            source = f"{TUNING} of {tuning.started_at}, --{SEQS} {setting.value}"
+            return Rate(setting.figures.images_per_s, source, tuning.started_at)
+    return None
 
 
 def is_writable(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from vllm_caption.cost import Costs
+from vllm_caption.inputs.source import Nouns
 
 VERSION: Final = 1
 """Changes when a field changes its name or its meaning, not when a field is added."""
@@ -135,7 +136,7 @@ class Time(msgspec.Struct, frozen=True):
     """``images`` reach an engine: the items to caption without the saved twins. ``engines`` of
     ``gpus_per_engine`` GPUs each caption ``images_per_s`` a piece, which ``source`` explains; that
     takes ``wall_hours``, and ``gpu_hours`` of all GPUs together; ``costs``: with
-    --gpu-hour-price, of these and of earlier runs."""
+    --gpu-hour-price, of these and of earlier runs; what needs the speed is null without one."""
 
     images: int
     engines: int
@@ -169,15 +170,20 @@ class Plan(msgspec.Struct, frozen=True):
     ``model``, ``prompt`` and ``recipe_id`` that it would use, and its ``documents``,
     ``element_types``, ``items``, ``images``, ``time`` and ``disk``.
 
+    ``holder``: the run that is at work in the output, in words. ``nouns``: what a
+    ``document`` and an ``element`` are called in this kind of input.
+
     ``no_type_was_skipped``: no element has a type of ``--skip-types``, so the names may differ.
     ``seconds``: that the plan took."""
 
     version: int
     output: str
+    holder: str | None
     model: str
     prompt: str
     recipe_id: str
     no_type_was_skipped: bool
+    nouns: Nouns
     documents: Documents
     element_types: list[ElementType]
     items: Items

@@ -41,6 +41,7 @@ from vllm_caption.monitoring.samples import read_gpu_s
 from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.disk.folding import infer_folding
 from vllm_caption.store.layout import state_folder
+from vllm_caption.store.lock import find_holder
 from vllm_caption.store.naming import naming_of_run
 from vllm_caption.store.recipe import ids_of, make_recipe
 
@@ -82,7 +83,8 @@ class Survey:
         try:
             for entry in self._pass:
                 if isinstance(entry, SkippedDocument):
-                    self._document_problems.add(entry.kind, f"{entry.document}: {entry.reason}")
+                    example = f"{printable(entry.document)}: {entry.reason}"
+                    self._document_problems.add(entry.kind, example)
                 elif isinstance(entry, BadEntry):
                     shown = f"{entry.document}[{entry.element_index}]: {entry.file}"
                     self._problems.add("bad_name", f"{shown}: {entry.reason}")
@@ -134,10 +136,12 @@ class Survey:
         return Plan(
             version=VERSION,
             output=os.fspath(config.output),
+            holder=find_holder(config.output),
             model=config.engine.model,
             prompt=self._prompt_name,
             recipe_id=self._recipe_id,
             no_type_was_skipped=self._reader.no_type_was_skipped,
+            nouns=self._reader.counts.nouns,
             documents=self._documents(),
             element_types=self._element_types(),
             items=items,

@@ -6,7 +6,16 @@ import shutil
 from collections.abc import Iterator
 from typing import Final
 
-from vllm_caption.commands.plan.report import Disk, Images, Items, Plan, Problem, Size, Time
+from vllm_caption.commands.plan.report import (
+    Disk,
+    Images,
+    Items,
+    Plan,
+    Problem,
+    Size,
+    Time,
+    TwinFiles,
+)
 from vllm_caption.formatting import (
     INDENT,
     byte_size,
@@ -22,6 +31,8 @@ from vllm_caption.monitoring.summary import people_wrote
 MAX_TYPES: Final = 8
 MAX_NAME_CHARS: Final = 32
 MIN_LINE_CHARS: Final = 120
+PILOTS: Final = (2000, 200, 20)
+"""Sizes to suggest."""
 
 
 def describe(plan: Plan) -> str:
@@ -33,8 +44,11 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _documents(plan)
     yield from _element_types(plan)
     yield from _items(plan.items)
+    if plan.holder is not None:
+        yield f"{INDENT}--output is in use by {plan.holder}: these numbers change meanwhile"
     yield from _images(plan.images)
     yield from _time(plan.time)
+    yield from _cost(plan.time)
     yield from _disk(plan.disk)
     yield from _next(plan)
 
@@ -46,22 +60,27 @@ def _documents(plan: Plan) -> Iterator[str]:
         text += f", {documents.without_shapes:,} with nothing to caption"
     if not documents.complete:
         text += " (stopped by --limit)"
-    yield section("Documents", text)
+    yield section(f"{plan.nouns.document.capitalize()}s", text)
     yield from _problems(documents.problems)
 
 
 def _element_types(plan: Plan) -> Iterator[str]:
     types = plan.element_types
+    if not any(kind.name for kind in types):  # the input has none
+        return
+    noun = plan.nouns.element
     skipped = sum(kind.skipped for kind in types)
     number = sum(kind.elements for kind in types)
-    yield section("Elements", f"{number:,}, of which {skipped:,} have a type that is skipped")
-    names = [(kind.name or "(empty)")[:MAX_NAME_CHARS] for kind in types[:MAX_TYPES]]
+    have = "has" if skipped == 1 else "have"
+    text = f"{number:,}, of which {skipped:,} {have} a type that is skipped"
+    yield section(f"{noun.capitalize()}s", text)
+    names = [(kind.name or "no type")[:MAX_NAME_CHARS] for kind in types[:MAX_TYPES]]
     width = max(map(len, names), default=0)
     for name, kind in zip(names, types, strict=False):
         what = "skipped" if kind.skipped else counted(kind.items, "item")
         yield f"{INDENT}{name:{width}}  {kind.elements:>11,}  {what}"
     if rest := types[MAX_TYPES:]:
-        yield f"{INDENT}{len(rest)} more types, {counted(sum(k.elements for k in rest), 'element')}"
+        yield f"{INDENT}{len(rest)} more types, {counted(sum(k.elements for k in rest), noun)}"
     if plan.no_type_was_skipped:
         yield INDENT + no_type_skipped()
 
@@ -117,31 +136,54 @@ def _images(images: Images) -> Iterator[str]:
         )
     if images.backdrops:
         yield f"{INDENT}backdrops: {tally(images.backdrops)}"
-    if (twins := images.twins) is not None and twins.files:
-        groups, saved = counted(twins.groups, "group"), counted(twins.saved, "caption")
-        yield f"{INDENT}twins: {twins.files:,} files in {groups} of equal bytes, {saved} saved"
+    if images.twins is not None and images.twins.files:
+        yield INDENT + _twins(images.twins, images.found)
     if images.equal_size and not images.opened:
-        yield f"{INDENT}twins: at most {images.equal_size:,} files (those of equal size)"
+        text = "have the same size as another; --images finds the copies among them"
+        yield f"{INDENT}{images.equal_size:,} {text}"
+
+
+def _twins(twins: TwinFiles, found: int) -> str:
+    """Why fewer images than items reach an engine, or why not."""
+    groups = "" if twins.groups == 1 else f" in {twins.groups:,} groups"
+    same = f"{twins.files:,} files{groups} have the same content: "
+    if not twins.saved:
+        return f"{same}all are captioned (--no-dedup, or different prompts)"
+    copies = "copies its caption" if twins.saved == 1 else "copy their captions"
+    left = counted(found - twins.saved, "image")
+    return f"{same}{twins.saved:,} {copies} from another, so {left} left for the engines"
 
 
 def _time(times: Time) -> Iterator[str]:
     if not times.images:
         return
-    engines = counted(times.engines, "engine")
+    engines, images = counted(times.engines, "engine"), counted(times.images, "image")
     if times.wall_hours is None or times.gpu_hours is None or times.images_per_s is None:
-        yield section("Time", f"{times.images:,} images on {engines}; the speed is not known yet:")
-        yield f"{INDENT}run a pilot (--pilot 2000), divide its images/s by its number of engines,"
-        yield f"{INDENT}and plan again with --images-per-s (captions per second of one engine)"
+        yield section("Time", f"unknown for {images} on {engines}: the speed is not measured yet")
+        how = next((f" with --pilot {n}" for n in PILOTS if 2 * n <= times.images), "")
+        yield f"{INDENT}a run{how} or `tune` measures it; then plan again"
+        yield f"{INDENT}(or give --images-per-s N, the captions per second of one engine)"
         return
     wall = duration(max(3600 * times.wall_hours, 1))
     yield section("Time", f"{wall}, {_figure(times.gpu_hours)} GPU hours, excluding start-up")
     gpus = "" if times.gpus_per_engine == 1 else f" of {times.gpus_per_engine} GPUs"
+    in_all = times.images_per_s * times.engines
+    together = f", {in_all:,.4g} images/s in all" if times.engines > 1 else ""
     yield (
-        f"{INDENT}{times.images:,} images at {times.images_per_s:g} images/s ({times.source})"
-        f" on {'each of ' if times.engines > 1 else ''}{engines}{gpus}"
+        f"{INDENT}{images} at {times.images_per_s:g} images/s ({times.source})"
+        f" on {'each of ' if times.engines > 1 else ''}{engines}{gpus}{together}"
     )
-    if times.costs is not None:
-        yield section("Cost", str(times.costs))
+
+
+def _cost(times: Time) -> Iterator[str]:
+    if times.costs is None:
+        return
+    parts = [str(times.costs)] if str(times.costs) else []
+    if times.images and times.images_per_s is None:
+        left = "what is left is" if parts else ""
+        parts.append(f"{left} not known without the speed: --pilot or `tune` measures it".strip())
+    if parts:
+        yield section("Cost", "; ".join(parts))
 
 
 def _disk(disk: Disk) -> Iterator[str]:
@@ -193,4 +235,4 @@ def _pixels(size: Size) -> str:
 
 
 def _figure(number: float) -> str:
-    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}" if number else "under 0.0001"

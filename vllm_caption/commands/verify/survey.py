@@ -200,6 +200,7 @@ class Survey:
             holder=self._holder,
             repaired=self._repair is not None,
             rows=self._num_rows,
+            nouns=counts.nouns,
             documents_read=counts.documents,
             documents_skipped=self._findings.documents(),
             no_type_was_skipped=self._reader.no_type_was_skipped,

@@ -45,7 +45,7 @@ def _documents(verdict: Verdict) -> Iterator[str]:
     text = f"{verdict.documents_read:,} read, {skipped:,} skipped"
     if skipped:
         text += "; their captions have no item here"
-    yield section("Documents", text)
+    yield section(f"{verdict.nouns.document.capitalize()}s", text)
     for found in verdict.documents_skipped:
         example = found.entries[0]
         shown = f"{printable(example.file)}: {example.detail}"

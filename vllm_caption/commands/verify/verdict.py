@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import msgspec
 
 from vllm_caption.formatting import encodable_name, printable
+from vllm_caption.inputs.source import Nouns
 from vllm_caption.store.layout import DAMAGED_PARTS
 
 VERSION: Final = 1
@@ -119,13 +120,15 @@ class Leftovers(msgspec.Struct):
 
 class Verdict(msgspec.Struct):
     """The whole comparison. ``holder``: who holds the folder, in words. ``complete``: false where
-    --limit was reached, so that orphans cannot be detected."""
+    --limit was reached, so that orphans cannot be detected. ``nouns``: what documents and elements
+    of this input are called."""
 
     output: str
     version: int = VERSION
     holder: str | None = None
     repaired: bool = False
     rows: int = 0
+    nouns: Nouns = Nouns()
     documents_read: int = 0
     documents_skipped: list[SkippedDocuments] = []
     no_type_was_skipped: bool = False
