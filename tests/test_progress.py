@@ -319,8 +319,24 @@ def test_engines_have_a_line_each_minute_with_share_rate_and_gpu() -> None:
     (line,) = (line for line in out.getvalue().splitlines() if line.startswith("Engines"))
     assert line == (
         "Engines: 0: 60 captioned, 1.0 images/s, 16 in flight, GPU 97 %, GPU memory 91 %,"
-        " GPU at 64 °C; 1: starting, 0 captioned, 0.0 images/s, 0 in flight, 2 restarts"
+        " GPU at 64 °C; 1: starting, 2 restarts"
     )
+
+
+def test_engines_are_not_shown_before_one_was_started_and_then_in_words() -> None:
+    out = io.StringIO()
+    progress = Progress(quiet=False, stream=out)
+    stats = RunStats([EngineFigures(0), EngineFigures(1)], total=5)
+    progress.update(stats, 0.0)
+    progress.update(stats, 60.0)
+    assert "Engines" not in out.getvalue()
+    stats.engines[0].state = "starting"
+    progress.update(stats, 120.0)
+    assert out.getvalue().splitlines()[-1] == "Engines: 0: starting; 1: not started"
+    stats.engines[0].state, stats.engines[0].restarts = "waiting", 1
+    stats.engines[1].state = "retired"
+    progress.update(stats, 180.0)
+    assert out.getvalue().splitlines()[-1] == "Engines: 0: restarting, 1 restart; 1: taken out"
 
 
 def test_log_file_holds_everything_with_times_even_if_quiet(tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def test_merge_names_the_shards_that_are_missing(tmp_path: Path) -> None:
         "Shards: 1 of 4; missing: 1, 3, 4"
         in run_here("merge", f"--output={tmp_path / 'out'}").stdout
     )
+    shown = run_here("status", f"--output={tmp_path / 'out'}").stdout
+    assert "No run yet here: shard 1, 3, 4 of 4" in shown.splitlines()
 
 
 def test_merge_says_which_shard_is_unfinished_and_how_many_items_it_lacks(tmp_path: Path) -> None:
@@ -216,6 +218,7 @@ def test_concurrent_shards_lock_out_a_whole_run_and_a_merge(tmp_path: Path) -> N
     assert (same.exit_code, f"process {process.pid}" in same.stderr) == (2, True)
     shown = run_here("status", f"--output={out}").stdout
     assert "All: 1 of 2 running" in shown
+    assert "No run yet here" not in shown
     views = json.loads(run_here("status", f"--output={out}", "--json").stdout)
     assert {view["shard"]: view["state"] for view in views} == {mine: "running", other: "finished"}
     os.kill(process.pid, signal.SIGINT)

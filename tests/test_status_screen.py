@@ -127,7 +127,7 @@ def test_low_terminal_still_shows_failures_and_engines_that_need_attention() -> 
 def test_unknown_figure_of_an_engine_is_a_dash() -> None:
     found = screen({None: view(engines=[EngineFigures(0)])})
     (line,) = (line for line in found if line.startswith("0 "))
-    assert line.split() == ["0", "waiting", "0.0", "0", "–", "–", "–", "0", "–"]
+    assert line.split() == ["0", "not", "started", "0.0", "0", "–", "–", "–", "0", "–"]
 
 
 def test_phase_is_shown_where_the_speed_will_be() -> None:

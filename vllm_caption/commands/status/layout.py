@@ -129,7 +129,7 @@ def _engines(engines: Sequence[tuple[str, EngineFigures]], room: int) -> Iterato
     shown = list(engines) if len(engines) <= room else _first_to_look_at(engines, room - 1)
     for name, engine in shown:
         cells = (f"{cell(engine):>{width}}" for _, width, cell in _COLUMNS)
-        text = " ".join((f"{name:{_NAME}}", f"{engine.state:{_STATE}}", *cells))
+        text = " ".join((f"{name:{_NAME}}", f"{engine.state_in_words:{_STATE}}", *cells))
         yield Text(text, "" if engine.state == "up" else "yellow")
     named = {name for name, _ in shown}
     if room and (others := [engine for name, engine in engines if name not in named]):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from vllm_caption.commands.status.overview import Views, overview
 from vllm_caption.commands.status.states import in_words
-from vllm_caption.formatting import clock, section, tally
-from vllm_caption.monitoring.figures import EngineFigures, measured, time_to_go
+from vllm_caption.config import Shard
+from vllm_caption.formatting import clock, counted, section, tally
+from vllm_caption.monitoring.figures import NOT_STARTED, EngineFigures, measured, time_to_go
 from vllm_caption.monitoring.status import RunStatus, View
+
+MAX_ABSENT: Final = 20
 
 
 def describe_all(views: Views, now: datetime, gpu_hour_price: float | None = None) -> str:
@@ -20,7 +24,7 @@ def describe_all(views: Views, now: datetime, gpu_hour_price: float | None = Non
         lines = [describe(views[None], now)]
     else:
         lines = [f"Shard {shard}: {view.one_line(now)}" for shard, view in views.items()]
-        lines.append(_sum(views))
+        lines += [*_absent(views), _sum(views)]
     if costs := overview(views, gpu_hour_price).costs:
         lines.append(section("Cost", str(costs)))
     return "\n".join(lines)
@@ -34,10 +38,21 @@ def one_line(views: Views) -> str:
 def _sum(views: Views) -> str:
     seen = overview(views)
     running = sum(view.state == "running" for view in views.values())
+    speed = f" {seen.images_per_s:g} images/s" if running else ""
     return (
-        f"All: {running} of {len(views)} running, {seen.finished}/{seen.total}"
-        f" {seen.images_per_s:g} images/s, failed {seen.failed}"
+        f"All: {running} of {len(views)} running, {seen.finished}/{seen.total}{speed},"
+        f" failed {seen.failed}"
     )
+
+
+def _absent(views: Views) -> Iterator[str]:
+    """Shards that have not run here."""
+    for count in sorted({shard.count for shard in views if shard is not None}):
+        absent = [n for n in range(1, count + 1) if Shard(n, count) not in views]
+        if absent:
+            more = ", …" if len(absent) > MAX_ABSENT else ""
+            shown = ", ".join(map(str, absent[:MAX_ABSENT]))
+            yield f"No run yet here: shard {shown}{more} of {count}"
 
 
 def describe(view: View, now: datetime | None = None) -> str:
@@ -80,10 +95,12 @@ def _items(status: RunStatus) -> str:
 def _engine(engine: EngineFigures, view: View) -> str:
     captioned = sum(other.captioned for other in view.status.engines)
     share = engine.captioned / captioned if captioned else 0.0
-    parts = [f"{engine.captioned:,} captioned ({share:.0%})", f"{engine.restarts} restarts"]
+    parts = [f"{engine.captioned:,} captioned ({share:.0%})", counted(engine.restarts, "restart")]
     if view.state == "running":
+        if engine.state_in_words == NOT_STARTED:
+            return NOT_STARTED
         process = "" if engine.pid is None else f", process {engine.pid}"
-        parts = [f"{engine.state}{process}", *parts, f"{engine.in_flight} in flight"]
+        parts = [f"{engine.state_in_words}{process}", *parts, f"{engine.in_flight} in flight"]
         parts += measured(engine)
     return ", ".join(parts)
 
