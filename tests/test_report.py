@@ -245,7 +245,7 @@ def test_failed_and_flagged_items_get_their_picture_first(tmp_path: Path) -> Non
 
 def test_each_kind_flag_and_type_has_its_turn_in_the_sample(tmp_path: Path) -> None:
     records = read_all([write_folder(tmp_path / "o", many_rows(20_000))])
-    items = align(records, 20_000)
+    items = align(records)
     chosen = choose(items, 300)
     assert len(chosen) == 300
     sample = items.sides[0].take(chosen)
@@ -306,6 +306,32 @@ def test_two_folders_are_compared_image_by_image(tmp_path: Path) -> None:
     assert data["file"] == ["0.png", "1.png", "2.png", "3.png", "9.png"]
     assert data["sides"][0]["status"] == [0, 0, 0, 0, -1]
     assert data["sides"][1]["status"] == [0, 0, 1, -1, 0]
+
+
+def test_items_that_only_one_of_two_folders_has_are_counted_on_the_page_and_in_the_terminal(
+    tmp_path: Path,
+) -> None:
+    a = write_folder(tmp_path / "a", [row(f"{n}.png") for n in range(5)])
+    b = write_folder(tmp_path / "b", [row("0.png"), row("9.png", error_kind="poison", error="x")])
+    same = write_folder(tmp_path / "same", [row(f"{n}.png") for n in range(5)])
+    told = run_here("report", str(a), str(b), str(same), "--items=3").stdout.splitlines()
+    assert told[1:] == ["1 item is in both a and b; 4 only in a, 1 only in b"]
+    page = (a / "compare.html").read_text()
+    assert "1 item is in both A and B; 4 only in A, 1 only in B." in page
+    assert "in both A and C" not in page
+    assert "not in every folder" in page
+    (line,) = run_here("report", str(a), str(same)).stdout.splitlines()
+    assert "5 items" in line
+    assert "not in every folder" not in (a / "compare.html").read_text()
+
+
+def test_comparison_counts_all_items_where_the_gallery_holds_a_sample(tmp_path: Path) -> None:
+    roots = [write_folder(tmp_path / name, many_rows(500)) for name in "ab"]
+    run_here("report", *map(str, roots), "--items=100", "--gallery=0")
+    page = (roots[0] / "compare.html").read_text()
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", page[page.index('id="compare"') :])
+    done = sum(made.status == "captioned" for made in many_rows(500))
+    assert cells[11] == f"{done}"
 
 
 def test_folders_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:

@@ -335,6 +335,17 @@ def test_filters_without_matches_are_not_shown(visit: Any) -> None:
     assert not page.locator("#pager").is_visible(), "there is one page"
 
 
+def test_filters_that_have_nothing_to_choose_from_yet_are_not_shown(
+    browser: Any, pages: Any
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["both"].as_uri())
+    labels = [text.split()[0] for text in page.locator("#filters label:visible").all_inner_texts()]
+    context.close()
+    assert labels == ["Search", "Difference", "Order"]
+
+
 def test_address_keeps_search_filters_and_page(visit: Any) -> None:
     page = visit("small")
     page.select_option("#backdrop", "white")

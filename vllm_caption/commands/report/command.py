@@ -13,12 +13,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vllm_caption.commands.report.items import align
+from vllm_caption.commands.report.compare import compare
+from vllm_caption.commands.report.items import align, sample
 from vllm_caption.commands.report.page import make_section, render
 from vllm_caption.commands.report.payload import make_payload
 from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.thumbnails import choose, make_thumbnails
 from vllm_caption.commands.run_line import parse_line
+from vllm_caption.commands.target import check_target
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, above_zero, natural, parse_images_root, parse_path, positive
@@ -39,8 +41,8 @@ def run_report(arguments: Sequence[str]) -> int:
         raise UsageError("--output", options.output, remedy)
     roots = _distinct(options.folders or [options.output or RunConfig().output])
     target: Path = options.html or roots[0] / _name(len(roots))
-    if options.html and not target.absolute().parent.is_dir():
-        raise UsageError("--html", target, "is in a folder that does not exist; create it first")
+    if options.html:
+        check_target("--html", target, replaces=True)
     root: Path | str | None = options.images_root
     if isinstance(root, Path) and not root.is_dir():
         raise UsageError(
@@ -59,24 +61,30 @@ def make_report(
     images_root: Path | str | None = None,
     gpu_hour_price: float | None = None,
 ) -> str:
-    """Write the page; returns one line about it. Raises UsageError and RunStopped."""
+    """Write the page; returns a line about it, and one about each folder whose items are not those
+    of the first. Raises UsageError and RunStopped."""
     started_s = time.monotonic()
     records = read_all(roots)
-    items = align(records, num_items)
+    labels = [of_folder.label for of_folder in records]
+    everything = align(records)
+    comparisons = compare(everything, labels)
+    items = sample(everything, num_items)
     sections = [make_section(of_folder, gpu_hour_price) for of_folder in records]
     recipes = {id_: recipe for r in records for id_, recipe in r.recipes.items()}
     chosen = choose(items, num_pictures)
     if len(chosen) > MANY_PICTURES:
         print(f"Making {len(chosen):,} pictures ...", file=sys.stderr, flush=True)
     thumbnails = make_thumbnails(items, chosen, recipes, images_root)
-    payload = make_payload(items, [r.label for r in records], recipes, thumbnails, images_root)
-    content = render(sections, items, payload, len(thumbnails.pictures)).encode()
+    payload = make_payload(items, labels, recipes, thumbnails, images_root)
+    content = render(sections, comparisons, items, payload, len(thumbnails.pictures)).encode()
     _write(target, content)
     shown = "" if len(items) == items.total else f" of {items.total:,}"
-    return (
+    line = (
         f"{target}: {len(items):,}{shown} items, {len(thumbnails.pictures):,} pictures,"
         f" {len(content) / 1e6:.1f} MB, {time.monotonic() - started_s:.1f} s"
     )
+    unlike = (c for c in comparisons if not c.same_items)
+    return "\n".join([line, *(c.describe_items(labels[0], c.label) for c in unlike)])
 
 
 def _parser() -> Parser:
@@ -154,4 +162,6 @@ def _write(target: Path, content: bytes) -> None:
     try:
         write_file(target, content, temporary=os.fspath(temporary))
     except OSError as error:
-        raise UsageError("--html", target, f"cannot be written ({error.strerror})") from error
+        remedy = "name another file, or fix its permissions"
+        problem = f"cannot be written ({error.strerror}); {remedy}"
+        raise UsageError("--html", target, problem) from error

@@ -15,11 +15,15 @@ from vllm_caption.errors import CAPTION_FLAGS
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The first folder against another, over items that both have captioned. ``words``: the mean
-    difference in length (other - first); ``flags``: each flag, with its items in the first folder
-    only and in the other only."""
+    """The first folder against another. ``in_both``, ``in_first``, ``in_other``: items with a row
+    in both, or in one of them only. The rest is about items that both have captioned: ``words``:
+    the mean difference in length (other - first); ``flags``: each flag, with its items in the first
+    folder only and in the other only."""
 
     label: str
+    in_both: int
+    in_first: int
+    in_other: int
     both: int
     only_first: int
     only_other: int
@@ -34,6 +38,17 @@ class Comparison:
         """Items whose captions differ."""
         return self.both - self.same
 
+    @property
+    def same_items(self) -> bool:
+        """Whether both folders have the same items."""
+        return not (self.in_first or self.in_other)
+
+    def describe_items(self, first: str, other: str) -> str:
+        """How many items both folders have, or only one, by the names of the folders."""
+        are = "item is" if self.in_both == 1 else "items are"
+        only = f"{self.in_first:,} only in {first}, {self.in_other:,} only in {other}"
+        return f"{self.in_both:,} {are} in both {first} and {other}; {only}"
+
 
 def compare(items: Items, labels: list[str]) -> list[Comparison]:
     """The first against each other folder."""
@@ -45,6 +60,7 @@ def compare(items: Items, labels: list[str]) -> list[Comparison]:
 def _compare(label: str, first: pa.Table, other: pa.Table) -> Comparison:
     done_first, done_other = (_is_captioned(rows) for rows in (first, other))
     both = done_first & done_other
+    has_first, has_other = (np.asarray(pc.is_valid(rows["status"])) for rows in (first, other))
     same = both & np.asarray(pc.fill_null(pc.equal(first["caption"], other["caption"]), False))
     difference = (num_words(other["caption"]) - num_words(first["caption"]))[both]
     flags: list[tuple[str, int, int]] = []
@@ -55,6 +71,9 @@ def _compare(label: str, first: pa.Table, other: pa.Table) -> Comparison:
             flags.append((flag, *counts))
     return Comparison(
         label=label,
+        in_both=int((has_first & has_other).sum()),
+        in_first=int((has_first & ~has_other).sum()),
+        in_other=int((has_other & ~has_first).sum()),
         both=int(both.sum()),
         only_first=int((done_first & ~done_other).sum()),
         only_other=int((done_other & ~done_first).sum()),

@@ -36,14 +36,12 @@ class Items:
         return len(self.shared)
 
 
-def align(records: list[Records], most: int) -> Items:
-    """At most ``most`` items of all the folders."""
+def align(records: list[Records]) -> Items:
+    """All items of all the folders."""
     if len(records) == 1:
         rows = records[0].rows  # one row of each item, in order already
-        items = Items(rows.select(["file", *SHARED]), [rows], total=len(rows))
-    else:
-        items = _side_by_side([r.rows for r in records])
-    return items if len(items) <= most else _sample(items, most)
+        return Items(rows.select(["file", *SHARED]), [rows], total=len(rows))
+    return _side_by_side([r.rows for r in records])
 
 
 def _side_by_side(tables: list[pa.Table]) -> Items:
@@ -65,7 +63,10 @@ def is_troubled(items: Items) -> np.ndarray:
     return troubled
 
 
-def _sample(items: Items, most: int) -> Items:
+def sample(items: Items, most: int) -> Items:
+    """At most ``most`` of the items."""
+    if len(items) <= most:
+        return items
     troubled = is_troubled(items)
     chosen = _evenly(np.flatnonzero(troubled), most)
     others = _evenly(np.flatnonzero(~troubled), most - len(chosen))

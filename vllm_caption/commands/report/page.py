@@ -23,7 +23,7 @@ from markupsafe import Markup
 from vllm_caption import __version__
 from vllm_caption.commands.report import facts, meanings
 from vllm_caption.commands.report.charts import bar_chart, histogram, short
-from vllm_caption.commands.report.compare import compare
+from vllm_caption.commands.report.compare import Comparison
 from vllm_caption.commands.report.items import Items
 from vllm_caption.commands.report.records import Records
 from vllm_caption.commands.report.series import charts_over_time
@@ -83,8 +83,14 @@ def make_section(records: Records, gpu_hour_price: float | None = None) -> Secti
     )
 
 
-def render(sections: list[Section], items: Items, payload: str, num_pictures: int) -> str:
-    """The page."""
+def render(
+    sections: list[Section],
+    comparisons: list[Comparison],
+    items: Items,
+    payload: str,
+    num_pictures: int,
+) -> str:
+    """The page. ``comparisons``: of the first folder with each of the others."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -100,10 +106,9 @@ def render(sections: list[Section], items: Items, payload: str, num_pictures: in
     script, style = (FOLDER / name for name in ("gallery.js", "page.css"))
     code = script.read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    labels = [section.records.label for section in sections]
     return environment.get_template("page.html.jinja").render(
         sections=sections,
-        comparisons=compare(items, labels),
+        comparisons=comparisons,
         items=items,
         num_pictures=num_pictures,
         payload=Markup(payload),  # base64 only

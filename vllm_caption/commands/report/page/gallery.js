@@ -107,6 +107,7 @@
     if (value("difference") === "text") all.push((i) => done(i) && text(i));
     if (value("difference") === "same") all.push((i) => done(i) && !text(i));
     if (value("difference") === "flags") all.push(differs((s, i) => s.flags[i]));
+    if (value("difference") === "only") all.push((i) => data.sides.some((s) => !hasRow(s, i)));
     if (value("difference") === "status") all.push(differs((s, i) => s.status[i]));
     terms = [...value("q").toLowerCase().matchAll(/"([^"]+)"?|([^\s"]+)/g)].map((m) => m[1] || m[2]);
     if (terms.length) all.push(hasTerms);
@@ -181,7 +182,8 @@
     button.dataset.item = i;
     button.append(picture(i, false), texts(i));
     const meta = make("div", "meta");
-    const where = `${nameOf(data.type, i) || "no type"} · ${nameOf(data.document, i)}`;
+    const kind = nameOf(data.type, i) || (data.type.names.some((name) => name) ? "no type" : "");
+    const where = [kind, nameOf(data.document, i)].filter((name) => name).join(" · ");
     meta.append(make("div", "", short(data.file[i], 48)), make("div", "", where));
     button.append(meta);
     button.addEventListener("click", () => open(place));
