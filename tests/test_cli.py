@@ -200,7 +200,9 @@ def test_missing_input_folder_is_reported_in_one_line_with_flag_value_and_remedy
         (["verify", "--ouput=o"], "error: --ouput: unknown flag; did you mean --output?"),
         (["export"], "error: FILE: is missing; see vllm-caption export --help"),
         (["merge", "--queit"], "error: --queit: unknown flag; did you mean --quiet?"),
-        (["status", "o"], "error: o: unexpected argument; see vllm-caption status --help"),
+        (["status", "o"], "error: --output o: does not exist; name the folder that a run wrote"),
+        (["demo", "images"], "error: images: the demo has its own images; for yours: python -m"),
+        (["demo", "--input=images"], "error: --input: the demo has its own images; for yours"),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from support.job import FAKE, run, run_here
 from vllm_caption import engine_flags
 from vllm_caption.flags import run_parser
 
-COMMANDS = ("status", "verify", "report", "merge", "export")
+READERS = ("status", "verify", "report", "merge", "export")
+COMMANDS = ("plan", *READERS)
 VALUES = {
     "--caption-name": "file",
     "--executor": "local",
@@ -69,6 +71,22 @@ def of(command: str, *line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flags", [["--caption-name=file"], [*OF_VLLM], ["--max_num_seqs", "1"]])
+def test_command_accepts_flags_of_a_line_that_runs(
+    done: Path, command: str, flags: list[str]
+) -> None:
+    line = ["--input=images", "--model=demo", "--output=o", "-dp=1", *flags]
+    result = run_here(*of(command, *line))
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("flags", [every_flag_of_run(), ["--no-txt"], [*OF_VLLM]])
+def test_tune_accepts_every_flag_of_run_and_of_vllm(flags: list[str]) -> None:
+    refused = run_here("tune", *flags, "--no-such-flag")
+    assert refused.stderr.startswith("vllm-caption: error: --no-such-flag: unknown flag")
+
+
+@pytest.mark.parametrize("command", READERS)
 @pytest.mark.parametrize(
     "flags", [every_flag_of_run(), ["--no-txt"], [*OF_VLLM], ["--max_num_seqs", "1"]]
 )
@@ -109,6 +127,93 @@ def test_folder_that_is_not_merged_is_named(done: Path) -> None:
     result = run_here("merge", "images", "--output=o")
     assert result.exit_code == 0
     assert result.stderr == "images holds no output of a run, so it is taken for the run's input.\n"
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_first_word_that_is_neither_input_nor_output_is_named(done: Path, command: str) -> None:
+    wanted = "does not exist; name the folder that a run wrote"
+    Path("o").rename("captions")
+    refused = run_here(command, "nowhere")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == f"vllm-caption: error: --output nowhere: {wanted}\n"
+    refused = run_here(command, "captoins")
+    assert refused.stderr.endswith(f"{wanted} (did you mean captions?)\n")
+    refused = run_here(command, "nowhere", "--output=captions")
+    assert "--input nowhere: does not exist; name the input of the run" in refused.stderr
+    refused = run_here(command, "images")
+    assert "--output images: holds no output of a run, and the default sh" in refused.stderr
+    assert refused.exit_code == 2
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("nowhere", "--output nowhere: does not exist; name the folder that a run wrote"),
+        ("images/a.png", "--output images/a.png: is not a folder; name the folder that"),
+    ],
+)
+def test_wrong_output_is_named_and_nothing_is_said_of_the_input(
+    done: Path, command: str, output: str, message: str
+) -> None:
+    refused = run_here(*of(command, f"--output={output}"))
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert message in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["verify", "export"])
+def test_folder_whose_input_is_not_known_is_named(done: Path, command: str) -> None:
+    Path("o/input.json").unlink()
+    refused = run_here(*of(command, "--output=o"))
+    assert refused.exit_code == 2
+    assert "--output o: does not say what the input of its last run was; give" in refused.stderr
+    assert run_here(*of(command, "--output=o", "--input=images")).exit_code == 0
+    refused = run_here(*of(command, "--output=images"))
+    assert "--output images: holds no output of a run; name the folder" in refused.stderr
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_folder_that_this_user_may_not_read_is_a_usage_error(
+    done: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    refused = run_here(*of(command, "--output=o"))
+    assert refused.exit_code == 2
+    assert "--output o: cannot be read; fix its permissions" in refused.stderr
+
+
+def test_merge_of_one_folder_merges_its_shards_and_makes_no_other(done: Path) -> None:
+    before = sorted(Path().rglob("*"))
+    for line in (["images"], ["--output=images"], ["images", "--output=new"], ["o", "o"]):
+        assert run_here("merge", *line).exit_code == 2, line
+    assert sorted(Path().rglob("*")) == before
+    merged = run_here("merge", "o")
+    assert merged.exit_code == 0
+    assert merged.stdout.splitlines()[-1] == "Manifest: o/manifest.parquet"
+    assert not Path("shape_descriptions").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "suffix"),
+    [("report", "--html", ".html"), ("export", "FILE", ".csv"), ("verify", "--json", ".json")],
+)
+def test_result_never_takes_the_place_of_a_folder_or_a_pipe(
+    done: Path, command: str, flag: str, suffix: str
+) -> None:
+    def result(name: str) -> str:
+        words = [name] if flag == "FILE" else [f"{flag}={name}"]
+        refused = run_here(command, *words, "--output=o")
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        return refused.stderr
+
+    if flag != "FILE":  # such a folder would be an input
+        Path(f"folder{suffix}").mkdir()
+        assert f"{flag} folder{suffix}: is a folder; name a file" in result(f"folder{suffix}")
+    if flag != "--json":  # which is written in place
+        os.mkfifo(f"pipe{suffix}")
+        assert f"{flag} pipe{suffix}: is not a regular file" in result(f"pipe{suffix}")
+        assert Path(f"pipe{suffix}").is_fifo()
 
 
 def test_empty_word_is_shown_as_one() -> None:

@@ -16,9 +16,10 @@ from typing import Any, Final
 from vllm_caption.commands.run import caption, make_page, parse_run
 from vllm_caption.config import DEFAULT_MODEL
 from vllm_caption.demo import MODEL_NAME, SAMPLE_DIR
+from vllm_caption.engine_flags import is_value
 from vllm_caption.engines.hardware import runs_on_cpu
-from vllm_caption.errors import EXIT_OK, EXIT_SOME_FAILED
-from vllm_caption.flags import Parser, parse_path
+from vllm_caption.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
+from vllm_caption.flags import Parser, dashed, parse_path
 from vllm_caption.process import say
 from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.layout import all_parts, caption_name
@@ -33,6 +34,7 @@ SHOWN: Final = 3
 def run_demo(arguments: Sequence[str]) -> int:
     """The command; further ``arguments`` are those of `run`. Returns the exit code."""
     options, of_run = _parser().parse_known_args(arguments)
+    _refuse_input(arguments)
     config = parse_run(
         [
             f"--model={MODEL_NAME}",
@@ -54,6 +56,17 @@ def run_demo(arguments: Sequence[str]) -> int:
         lines += what_next(config.output, config.prompt)
         say("\n".join(lines), sys.stdout)
     return outcome.exit_code
+
+
+def _refuse_input(arguments: Sequence[str]) -> None:
+    """Raise UsageError for images of the user: the demo has its own."""
+    flags = (dashed(word.partition("=")[0]) for word in arguments)
+    named = next((flag for flag in flags if flag == "--input"), None)
+    if arguments and is_value(arguments[0]):
+        named = arguments[0]
+    if named is not None:
+        yours = f"python -m vllm_caption IMAGES --model {MODEL_NAME}"
+        raise UsageError(named, None, f"the demo has its own images; for yours: {yours}")
 
 
 def _parser() -> Parser:

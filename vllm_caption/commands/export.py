@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,15 +20,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.commands.run_line import check_is_folder, parse_line
+from vllm_caption.commands.run_line import input_of_line, parse_line
+from vllm_caption.commands.target import check_target
 from vllm_caption.config import ALL_COLUMNS, InputConfig
-from vllm_caption.driver.run_input import as_in_last_run
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import (
     Parser,
     add_input,
     add_output_folder,
-    make_input_config,
     parse_path,
 )
 from vllm_caption.formatting import counted
@@ -37,7 +35,7 @@ from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.reader import usable_name
 from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import SkippedDocument
-from vllm_caption.process import say, show
+from vllm_caption.process import show
 from vllm_caption.store.reader import FolderRows, read_folder
 
 SUFFIXES: Final = (".jsonl", ".csv", ".parquet")
@@ -61,16 +59,11 @@ def run_export(arguments: Sequence[str]) -> int:
     target: Path = options.file
     if target.suffix not in SUFFIXES:
         raise UsageError("FILE", target, f"must end in one of {', '.join(SUFFIXES)}")
-    if not target.absolute().parent.is_dir():
-        raise UsageError("FILE", target, "is in a folder that does not exist; create it first")
-    values, note = as_in_last_run(vars(options), named, options.output)
-    if note:
-        say(note, sys.stderr)
-    config = replace(make_input_config(values), columns=(ALL_COLUMNS,))
+    check_target("FILE", target, replaces=True)
+    config = replace(input_of_line(options, named), columns=(ALL_COLUMNS,))
     _check_target(target, config)
     source = open_source(config)
     source.check()
-    check_is_folder(options.output)
     results = _Results(options.output)
     records = partial(_records, config, results, target.name == METADATA)
     names = () if target.suffix == ".jsonl" else _names(records())

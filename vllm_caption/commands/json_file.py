@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
+from vllm_caption.commands.target import check_target
 from vllm_caption.errors import UsageError
 
 
 def check_json_file(path: Path | None) -> None:
     """Raise UsageError before the work where the file could not be written after it."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise UsageError("--json", path, "is in a folder that does not exist; create it first")
+    if path is not None:
+        check_target("--json", path)
 
 
 def encode_json(content: msgspec.Struct) -> bytes:

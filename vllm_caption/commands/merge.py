@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from vllm_caption.commands.run_line import parse_line
+from vllm_caption.commands.run_line import check_holds_output, check_is_folder, parse_line
 from vllm_caption.config import CaptionName, RunConfig, Shard
 from vllm_caption.driver.row_maker import caption_path
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
@@ -60,18 +60,29 @@ def run_merge(arguments: Sequence[str]) -> int:
     )
     add_output_folder(parser)
     parser.add_argument(
-        "folders", nargs="*", type=parse_path, metavar="DIR", help="output folders of other runs"
+        "folders",
+        nargs="*",
+        type=parse_path,
+        metavar="DIR",
+        help="output folders of other runs; a single one without --output is the folder itself",
     )
-    options, _ = parse_line(parser, arguments, "folders")
-    merged = merge(options.output, options.folders)
-    say("\n".join(_lines(merged, options.output)), sys.stdout)
+    options, named = parse_line(parser, arguments, "folders")
+    root, folders = options.output, options.folders
+    if "output" not in named and len(folders) == 1:  # as after `status`, `verify` and `report`
+        root = folders.pop()
+    if "output" not in named and folders and not root.is_dir():
+        problem = "is the default and does not exist; name the folder to merge into with --output"
+        raise UsageError("--output", root, problem)
+    merged = merge(root, folders)
+    say("\n".join(_lines(merged, root)), sys.stdout)
     return EXIT_INCOMPLETE if merged.unfinished or any(_missing(merged).values()) else EXIT_OK
 
 
 def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
     """Merge everything into ``root``. Raises UsageError and RunStopped."""
-    if not folders and not root.is_dir():
-        raise UsageError("--output", root, "does not exist; name the output folder of the shards")
+    if not folders:
+        check_is_folder(root)
+        check_holds_output("--output", root)
     for folder in folders:
         _check(folder, root)
     shards = {
@@ -106,6 +117,7 @@ def _choose_naming(folders: Sequence[Path], root: Path) -> CaptionName:
 def _check(folder: Path, root: Path) -> None:
     if not folder.is_dir():
         raise UsageError("merge", folder, "is not a folder; name the output folder of a run")
+    check_holds_output("merge", folder)
     if folder.resolve() == root.resolve():
         raise UsageError("merge", folder, "is the folder to merge into; name only the others")
     if holder := find_holder(folder):

@@ -13,10 +13,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from vllm_caption.config import RunConfig
+from vllm_caption.config import InputConfig, RunConfig
+from vllm_caption.driver.run_input import NAME_AN_INPUT, as_in_last_run
 from vllm_caption.engine_flags import check_names, is_value
 from vllm_caption.errors import UsageError
-from vllm_caption.flags import Parser, dashed, run_parser
+from vllm_caption.flags import Parser, dashed, make_input_config, run_parser
+from vllm_caption.formatting import did_you_mean
 from vllm_caption.process import say
 from vllm_caption.store.layout import MANIFEST, SHARDS, STATUS
 
@@ -38,6 +40,8 @@ def parse_line(
     words, engine_args = _without_vllm(arguments, {*parser.flags, *run.flags})
     check_names(engine_args, run.flags, near=parser.flags)
     starts_with_path = bool(words) and is_value(words[0]) and os.path.exists(words[0])  # noqa: PTH110
+    if first == "input" and words and words[0] and is_value(words[0]) and not starts_with_path:
+        _refuse_absent(words[0], _named(run, words))
     if starts_with_path and (flag := _flag_of_first(words[0], first, _named(run, words))):
         words.insert(0, flag)
     others = Parser(prog=parser.prog, add_help=False)
@@ -47,19 +51,67 @@ def parse_line(
     _, rest = others.parse_known_args(words)
     options = parser.parse_args(rest)
     named = _named(parser, words)
+    if first == "input" and starts_with_path and "output" not in named:
+        _check_default(options.output, words[1])
     if first == "folders" and starts_with_path and _is_input(options, named):
         word = options.folders.pop(0)
-        if not _holds_output(word):
+        if not holds_output(word):
             text = f"{word} holds no output of a run, so it is taken for the run's input."
             say(text, sys.stderr)
     return options, named
+
+
+def _refuse_absent(word: str, named: Collection[str]) -> None:
+    """Raise UsageError for a first word that is neither an input nor an output."""
+    if "output" not in named:
+        check_is_folder(Path(word))
+    raise UsageError("--input", word, "does not exist; name the input of the run")
+
+
+def _check_default(output: Path, word: str) -> None:
+    """Raise UsageError if neither the first word nor the default is the output of a run."""
+    if not output.is_dir():
+        problem = f"holds no output of a run, and the default {output} does not exist"
+        raise UsageError("--output", word, f"{problem}; name the folder that a run wrote")
 
 
 def check_is_folder(output: Path) -> None:
     """Raise UsageError where no run can have written: the same for every command."""
     if not output.is_dir():
         problem = "is not a folder" if output.exists() else "does not exist"
-        raise UsageError("--output", output, f"{problem}; name the folder that a run wrote")
+        remedy = "name the folder that a run wrote"
+        if meant := did_you_mean(output.name, _outputs_beside(output)):
+            remedy += f" ({meant})"
+        raise UsageError("--output", output, f"{problem}; {remedy}")
+    if not os.access(output, os.R_OK | os.X_OK):
+        raise UsageError("--output", output, "cannot be read; fix its permissions")
+
+
+def _outputs_beside(output: Path) -> list[str]:
+    """The folders there that a run wrote."""
+    try:
+        names = os.listdir(output.absolute().parent)  # noqa: PTH208
+    except OSError:
+        return []
+    return [name for name in names if holds_output(output.absolute().parent / name)]
+
+
+def input_of_line(
+    options: argparse.Namespace, named: Collection[str], *, quiet: bool = False
+) -> InputConfig:
+    """The input that the line names, else that of the folder's last run, which is said unless
+    ``quiet``. Raises UsageError."""
+    check_is_folder(options.output)
+    values, note = as_in_last_run(vars(options), named, options.output)
+    if note and not quiet:
+        say(note, sys.stderr)
+    config = make_input_config(values)
+    is_guess = not note and config.input is None and set(named).isdisjoint(NAME_AN_INPUT)
+    if is_guess and not config.jsons.exists():
+        check_holds_output("--output", options.output)
+        problem = "does not say what the input of its last run was; give the input as for that run"
+        raise UsageError("--output", options.output, problem)
+    return config
 
 
 def _without_vllm(
@@ -87,7 +139,7 @@ def _flag_of_first(word: str, first: First, named: Collection[str]) -> str | Non
     """The flag that the first word of a line stands there without, if it is not the command's own
     kind of word."""
     if first == "input":
-        return "--output" if "output" not in named and _holds_output(word) else "--input"
+        return "--output" if "output" not in named and holds_output(word) else "--input"
     if first == "file" and Path(word).is_dir():  # a table could be the file to write
         return "--input"
     return None
@@ -98,11 +150,17 @@ def _is_input(options: argparse.Namespace, named: Collection[str]) -> bool:
     if not options.folders:  # the word was the value of a flag
         return False
     word, output = options.folders[0], options.output or RunConfig().output
-    if _holds_output(word):  # captions may lie beside their images
+    if holds_output(word):  # captions may lie beside their images
         return "output" in named and word.absolute() == output.absolute()
-    return "output" in named or _holds_output(output)
+    return "output" in named or holds_output(output)
 
 
-def _holds_output(folder: str | Path) -> bool:
+def check_holds_output(flag: str, folder: Path) -> None:
+    """Raise UsageError for a folder in which no run has written."""
+    if not holds_output(folder):
+        raise UsageError(flag, folder, "holds no output of a run; name the folder that a run wrote")
+
+
+def holds_output(folder: str | Path) -> bool:
     """Whether a run has written there."""
     return any(os.path.exists(f"{folder}/{name}") for name in (STATUS, f"{MANIFEST}/", SHARDS))  # noqa: PTH110

@@ -19,8 +19,8 @@ from vllm_caption.formatting import flag_of
 from vllm_caption.images.object_store import recorded_root
 from vllm_caption.store.layout import INPUT, state_folders
 
-_NAME_AN_INPUT: Final = ("input", "jsons", "json_detail")
-_PATHS: Final = (*_NAME_AN_INPUT, "images_root")
+NAME_AN_INPUT: Final = ("input", "jsons", "json_detail")
+_PATHS: Final = (*NAME_AN_INPUT, "images_root")
 _COLUMNS: Final = ("image_column", "id_column", "type_column")
 
 
@@ -40,7 +40,7 @@ def as_in_last_run(
 ) -> tuple[dict[str, Any], str]:
     """The values of a command line, with those that it does not name taken from the last run of
     ``root``; and a line about the paths that were taken, empty if there are none."""
-    kept = {} if not set(_NAME_AN_INPUT).isdisjoint(named) else _read(root)
+    kept = {} if not set(NAME_AN_INPUT).isdisjoint(named) else _read(root)
     taken = {name: value for name, value in kept.items() if name not in named}
     flags = [f"{flag_of(name)}={shlex.quote(str(taken[name]))}" for name in _PATHS if name in taken]
     return {**values, **taken}, f"As in the last run: {' '.join(flags)}" if flags else ""

@@ -13,25 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_caption.commands.json_file import check_json_file, write_json_file
-from vllm_caption.commands.run_line import check_is_folder, parse_line
+from vllm_caption.commands.run_line import check_is_folder, input_of_line, parse_line
 from vllm_caption.commands.verify.repair import Repair
 from vllm_caption.commands.verify.survey import Survey
 from vllm_caption.commands.verify.text import describe
 from vllm_caption.commands.verify.verdict import Verdict
 from vllm_caption.config import InputConfig, RunConfig
-from vllm_caption.driver.run_input import as_in_last_run
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import (
     Parser,
     add_input,
     add_output_folder,
-    make_input_config,
     parse_path,
 )
 from vllm_caption.images.object_store import recorded_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
-from vllm_caption.process import say, show
+from vllm_caption.process import show
 from vllm_caption.store.output import Output
 
 EXIT_DIVERGES = 1
@@ -41,12 +39,9 @@ def run_verify(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError."""
     parser = _parser()
     options, named = parse_line(parser, arguments)
-    values, note = as_in_last_run(vars(options), named, options.output)
-    if note and not options.quiet:
-        say(note, sys.stderr)
-    config = make_input_config(values)
     json: Path | None = options.json
     check_json_file(json)
+    config = input_of_line(options, named, quiet=options.quiet)
     verdict = verify(
         config,
         options.output,
@@ -95,7 +90,7 @@ def verify(
     source = open_source(config)
     source.check()
     check_is_folder(root)
-    progress = DocumentProgress(source.num_documents(), quiet=quiet)
+    progress = DocumentProgress(source.num_documents(), source.nouns.document, quiet=quiet)
     try:
         with _repairing(config, root, wanted=repair) as repairing:
             survey = Survey(config, root, repairing, keep_all=keep_all)
