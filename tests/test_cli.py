@@ -198,6 +198,12 @@ def test_missing_input_folder_is_reported_in_one_line_with_flag_value_and_remedy
         (["reprot"], "nor an existing file or folder; did you mean report?"),
         (["icnos/flat"], "--input icnos/flat: does not exist; name a folder of images"),
         (["verify", "--ouput=o"], "error: --ouput: unknown flag; did you mean --output?"),
+        (["status", "--json=x"], "error: --json: takes no value"),
+        (["help"], "nor an existing file or folder; did you mean --help?"),
+        (
+            ["verify", "prompts", "x"],
+            "error: x: unexpected argument; name the output with --output",
+        ),
         (["export"], "error: FILE: is missing; see vllm-caption export --help"),
         (["merge", "--queit"], "error: --queit: unknown flag; did you mean --quiet?"),
         (["status", "o"], "error: --output o: does not exist; name the folder that a run wrote"),

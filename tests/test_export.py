@@ -46,6 +46,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
+def test_limit_ends_the_file_after_as_many_items(tmp_path: Path) -> None:
+    table = make_table(tmp_path)
+    flags = [f"--input={table}", "--id-column=id"]
+    found = read(export(tmp_path, "e.csv", *flags, "--limit=3"))
+    assert [record["file"] for record in found] == ["0.png", "1.png", "0.png", "bad.png"]
+    assert len(read(export(tmp_path, "e.csv", *flags, "--limit=1"))) == 1
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_every_row_of_a_table_has_a_record_even_if_it_failed(tmp_path: Path, suffix: str) -> None:
     table = make_table(tmp_path)

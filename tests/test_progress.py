@@ -244,6 +244,19 @@ def test_live_line_shows_the_phase_until_there_is_a_rate() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("phase", "shown"),
+    [
+        ("loading 2/8 engines, 41 s", "loading 2/8 engines"),
+        ("waiting for the first caption, 2:05", "waiting"),
+        ("checking flags (loading vLLM), 3 s", "checking flags"),
+        ("reading the input, 3 s", "reading the input"),
+    ],
+)
+def test_phase_is_shortened_before_it_is_dropped(phase: str, shown: str) -> None:
+    assert line(40, captioned=0, failed=0, phase=phase, eta_s=None).endswith(f" {shown}")
+
+
 def test_live_line_keeps_the_engine_count_longer_if_some_are_not_up() -> None:
     assert "engines" not in line(90)
     assert "7/8 engines" in line(90, num_up=7)

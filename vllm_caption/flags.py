@@ -78,6 +78,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 _REQUIRED: Final = "the following arguments are required: "
 """How argparse's message about them begins."""
+_NO_VALUE: Final = "ignored explicit argument "
+"""How argparse's message about the value of a switch begins."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,7 +97,8 @@ class Parser(argparse.ArgumentParser):
             what = "unknown flag" if flag.startswith("-") else "unexpected argument"
             remedy = did_you_mean(flag, self.flags) or f"see {self.prog} --help"
             if not flag.startswith("-") and "--input" in self.flags:
-                remedy = "name the input with --input"
+                other = "output" if options.input is not None else "input"
+                remedy = f"name the {other} with --{other}"
             raise UsageError(flag or "''", None, f"{what}; {remedy}")
         return options
 
@@ -106,7 +109,8 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(words, namespace)
         except argparse.ArgumentError as error:
             name = (error.argument_name or "arguments").partition("/")[0]  # --long/-short
-            raise UsageError(name, None, error.message) from None
+            is_switch = error.message.startswith(_NO_VALUE)
+            raise UsageError(name, None, "takes no value" if is_switch else error.message) from None
 
     def error(self, message: str) -> Any:
         """Called by argparse, which would print its usage and exit, for what no one flag did."""
@@ -476,7 +480,7 @@ def _no_command(word: str) -> UsageError:
         return UsageError("command", word, "put the command before all flags")
     if _exists(word):
         return UsageError("--input", word, "put it before all flags, or after --input")
-    hint = did_you_mean(word, COMMANDS)
+    hint = did_you_mean(word, (*COMMANDS, "--help", "--version"))
     if hint or "/" not in word:
         remedy = f"is neither a command ({', '.join(COMMANDS[1:])}) nor an existing file or folder"
         return UsageError("command", word, f"{remedy}; {hint}" if hint else remedy)

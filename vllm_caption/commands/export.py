@@ -1,8 +1,8 @@
 """``export``: a record per element of the input, with its caption, in a file that others read.
 
 Invariants: the output folder is only read, so that an export may run beside a run; every element of
-the input that is not skipped by its type has its record, in the input's order, also where it failed
-or was never tried; the file is seen whole or not at all.
+the input, up to --limit, that is not skipped by its type has its record, in the input's order, also
+where it failed or was never tried; the file is seen whole or not at all.
 """
 
 from __future__ import annotations
@@ -131,18 +131,29 @@ def _tables(columns: Sequence[str], rows: FolderRows) -> list[pa.Table]:
 
 def _records(config: InputConfig, results: _Results, for_datasets: bool) -> Iterator[Record]:
     skip_types = frozenset(name.casefold() for name in config.skip_types)
+    files: set[str] = set()
     for group in open_source(config).documents():
         if isinstance(group, SkippedDocument):
             yield _skipped(group, for_datasets)
             continue
         for index, element in enumerate(group.elements, group.first_index):
-            if element.element_type.casefold() not in skip_types:
-                yield _record(group, index, element, results, for_datasets)
+            if element.element_type.casefold() in skip_types:
+                continue
+            record = _record(group, index, element, results, for_datasets)
+            yield record
+            if config.limit is not None and (file := record[_file_column(for_datasets)]):
+                files.add(file)
+                if len(files) == config.limit:
+                    return
+
+
+def _file_column(for_datasets: bool) -> str:
+    return "file_name" if for_datasets else "file"
 
 
 def _skipped(document: SkippedDocument, for_datasets: bool) -> Record:
     """A document, or a row with several images, that was left out as a whole."""
-    named = {"file_name" if for_datasets else "file": None, "document": document.document}
+    named = {_file_column(for_datasets): None, "document": document.document}
     found = dict.fromkeys(RESULT) | {"error_kind": document.kind, "error": document.reason}
     return {**named, **found}
 
@@ -157,7 +168,7 @@ def _record(
         problem = error
     if element.fault is not None:  # a run whose prompt uses no column may have done without
         problem = ItemError("engine_error" if file else "bad_name", element.fault)
-    ours: Record = {"file_name" if for_datasets else "file": file or None}
+    ours: Record = {_file_column(for_datasets): file or None}
     if element.item_id is not None:
         ours["item_id"] = element.item_id
     if element.row is None:

@@ -20,7 +20,7 @@ BLOCKS: Final = "█░"
 ASCII_BLOCKS: Final = "#-"
 _SHORTENED: Final = (
     *("elapsed", "tokens", "limit", "all engines", "rate", "count", "some engines", "eta"),
-    *("rate", "failed", "count", "eta", "phase"),
+    *("rate", "failed", "phase", "phase", "count", "eta", "phase"),
 )
 """Which field loses its longest form next; fields with several forms are listed once per form."""
 
@@ -64,7 +64,8 @@ def _fields(
         "count": (f"{run.finished:,}/{run.total:,}{more}", f"of {run.total:,}{more}")
     }
     if run.phase is not None:
-        fields["phase"] = (run.phase,)
+        what = run.phase.partition(", ")[0]  # without the seconds
+        fields["phase"] = (run.phase, what, what.partition(" for ")[0].partition(" (")[0])
     else:
         fields["rate"] = (f"{run.images_per_s:.1f} images/s", f"{run.images_per_s:.1f}/s")
         fields["eta"] = (time_to_go(run.eta_s, now), time_to_go(run.eta_s))
