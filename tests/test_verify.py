@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -284,29 +285,37 @@ for number, entry in enumerate(InputReader(config_of(folder))):
 """
 
 
-def killed(folder: Path) -> Path:
-    """Eight rows, three of them in the journal only; a ninth .txt without a row."""
+@pytest.fixture(scope="module")
+def folder_of_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
     make_input(folder)
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=root, check=False)
-    return folder / "out"
+    return folder
 
 
-def test_rows_that_only_a_killed_runs_journal_holds_count(tmp_path: Path) -> None:
-    out = killed(tmp_path)
-    verdict = verify(config_of(tmp_path), out)
+@pytest.fixture
+def killed(tmp_path: Path, folder_of_killed: Path) -> Path:
+    """Eight rows, three of them in the journal only; a ninth .txt without a row."""
+    shutil.copytree(folder_of_killed, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "out"
+
+
+def test_rows_that_only_a_killed_runs_journal_holds_count(tmp_path: Path, killed: Path) -> None:
+    verdict = verify(config_of(tmp_path), killed)
     assert kinds(verdict) == {"missing_row": 1, "untried": 3}
     assert (verdict.rows, verdict.leftovers.journal_rows) == (8, 3)
-    assert kinds(verify(config_of(tmp_path), out, repair=True)) == {"untried": 3}
-    assert verify(config_of(tmp_path), out).leftovers.journal_rows == 0
-    assert len(rows(out)) == 9
+    assert kinds(verify(config_of(tmp_path), killed, repair=True)) == {"untried": 3}
+    assert verify(config_of(tmp_path), killed).leftovers.journal_rows == 0
+    assert len(rows(killed)) == 9
 
 
-def test_torn_line_of_the_journal_is_counted_and_its_caption_is_found(tmp_path: Path) -> None:
-    out = killed(tmp_path)
-    with open(out / "journal.jsonl", "ab") as journal:
+def test_torn_line_of_the_journal_is_counted_and_its_caption_is_found(
+    tmp_path: Path, killed: Path
+) -> None:
+    with open(killed / "journal.jsonl", "ab") as journal:
         journal.write(b'{"file":"' + FILES[8].encode())
-    verdict = verify(config_of(tmp_path), out)
+    verdict = verify(config_of(tmp_path), killed)
     assert verdict.leftovers.torn_journal_lines == 1
     assert entries(verdict, "missing_row") == [FILES[8]]
 
@@ -371,20 +380,19 @@ def retype(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, scribble, empty, replace, hide_a_column, retype])
 def test_damaged_part_is_named_moved_aside_and_its_rows_are_rebuilt_from_the_txt(
-    tmp_path: Path, damage: Callable[[Path], None]
+    tmp_path: Path, killed: Path, damage: Callable[[Path], None]
 ) -> None:
-    out = killed(tmp_path)
-    (part,) = parts(out / "manifest.parquet")
+    (part,) = parts(killed / "manifest.parquet")
     damage(part)
     content = part.read_bytes()
-    verdict = verify(config_of(tmp_path), out)
+    verdict = verify(config_of(tmp_path), killed)
     assert kinds(verdict) == {"damaged_part": 1, "missing_row": 6, "untried": 3}
     assert part.read_bytes() == content
-    assert kinds(verify(config_of(tmp_path), out, repair=True)) == {"untried": 3}
-    (aside,) = (out / "manifest.damaged").iterdir()
+    assert kinds(verify(config_of(tmp_path), killed, repair=True)) == {"untried": 3}
+    (aside,) = (killed / "manifest.damaged").iterdir()
     assert aside.read_bytes() == content
-    assert set(rows(out)) == set(FILES[:9])
-    assert kinds(verify(config_of(tmp_path), out)) == {"untried": 3}
+    assert set(rows(killed)) == set(FILES[:9])
+    assert kinds(verify(config_of(tmp_path), killed)) == {"untried": 3}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -620,15 +628,13 @@ def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], messag
     assert message in line
 
 
-def test_verify_without_repair_writes_nothing(tmp_path: Path) -> None:
-    out = killed(tmp_path)
-
+def test_verify_without_repair_writes_nothing(tmp_path: Path, killed: Path) -> None:
     def listing() -> dict[str, tuple[int, int]]:
-        found = [out, *out.rglob("*")]
+        found = [killed, *killed.rglob("*")]
         return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
 
     before = listing()
-    assert run_here("verify", *input_flags(tmp_path), f"--output={out}").exit_code == 1
+    assert run_here("verify", *input_flags(tmp_path), f"--output={killed}").exit_code == 1
     assert listing() == before
 
 
