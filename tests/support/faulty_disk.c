@@ -38,9 +38,10 @@ void set_faults(const char *text) {
     }
 }
 
-/* Asked once: getenv beside a thread that sets a variable reads freed memory. */
+/* Asked once: getenv beside a thread that sets a variable reads freed memory. A process that was
+   forked to be another one calls it again. */
 static const char *folded, *composes;
-__attribute__((constructor)) static void begin(void) {
+__attribute__((constructor)) void read_environment(void) {
     set_faults(getenv("FAULTY_DISK"));
     if ((folded = getenv("FAULTY_DISK_FOLD"))) folded = strdup(folded);
     composes = getenv("FAULTY_DISK_COMPOSE");

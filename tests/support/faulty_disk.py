@@ -57,12 +57,7 @@ def faulty_disk(*faults: Fault) -> dict[str, str]:
 def set_faults(*faults: Fault) -> None:
     """These faults, from now on, in this process, which must have been started with `faulty_disk()`
     as its environment, and in what it forks."""
-    set_rules(";".join(map(str, faults)))
-
-
-def set_rules(rules: str) -> None:
-    """The same, as `FAULTY_DISK` holds them."""
-    ctypes.CDLL(None).set_faults(rules.encode())
+    ctypes.CDLL(None).set_faults(";".join(map(str, faults)).encode())
 
 
 def folding_disk(folder: Path, *, composes: bool = False) -> dict[str, str]:

@@ -8,6 +8,7 @@ asks for a job, with the job's streams and a socket for its process id and, at i
 from __future__ import annotations
 
 import atexit
+import ctypes
 import importlib
 import io
 import os
@@ -23,9 +24,10 @@ from functools import cache
 from typing import Any, NoReturn
 
 NUMBER = struct.Struct("i")
-FAULTS = "FAULTY_DISK"
-READ_AT_START = ("FAULTY_DISK_FOLD", "LANG", "LC_", "LD_", "LOCPATH", "PYTHON")
+READ_AT_START = ("LANG", "LC_", "LD_", "LOCPATH", "PYTHON")
 """How variables begin that a process reads when it starts, and never again."""
+FAULTY_DISK = "FAULTY_DISK"
+"""How variables begin that the library of `faulty_disk` reads, also when asked to again."""
 IMPORTS = (
     "pandas",
     "pyarrow.parquet",
@@ -38,8 +40,9 @@ IMPORTS = (
 
 def can_fork(environment: dict[str, str]) -> bool:
     """Whether a forked job is the same with these variables, besides those of the tests."""
-    preload = {"LD_PRELOAD"} if FAULTS in environment else set()
-    return not any(name.startswith(READ_AT_START) for name in environment.keys() - preload)
+    is_faulty = any(name.startswith(FAULTY_DISK) for name in environment)
+    others = environment.keys() - ({"LD_PRELOAD"} if is_faulty else set())
+    return not any(name.startswith(READ_AT_START) for name in others)
 
 
 class ForkedJob(subprocess.Popen[str]):
@@ -127,7 +130,6 @@ def main() -> None:
 def become_job(request: bytes, streams: list[int]) -> NoReturn:
     """Run a fake job in this process, which was forked for it."""
     from support.fake_job import run_fake
-    from support.faulty_disk import set_rules
 
     arguments, environment, folder = pickle.loads(request)
     os.setsid()
@@ -141,8 +143,8 @@ def become_job(request: bytes, streams: list[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
-    if FAULTS in environment:
-        set_rules(environment[FAULTS])
+    if "LD_PRELOAD" in environment:
+        ctypes.CDLL(None).read_environment()
     run_fake(*arguments)
 
 
