@@ -88,7 +88,7 @@ class Table:
 
     @property
     def nouns(self) -> Nouns:
-        """As the first file has it: a row with a list of images is a document of its own."""
+        """As in the first file: if a row holds a list of images, it is a document of its own."""
         try:
             path = self._paths()[0]
             is_list = path.suffix.lower() == PARQUET and holds_lists(

@@ -41,7 +41,8 @@ class Channel(asyncio.Protocol, Generic[Out, In]):
         return self._decoder.decode(self._payloads.popleft())
 
     def send(self, *messages: Out) -> None:
-        """Queue messages, dropped if the other end is dead, which the reader will notice."""
+        """Queue messages. They are dropped if the other end is dead, which the reader will
+        notice."""
         if not self._transport.is_closing():
             payloads = map(self._encoder.encode, messages)
             self._transport.write(

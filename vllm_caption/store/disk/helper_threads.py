@@ -18,12 +18,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 NUM_HELPERS: Final = 3
 WORTH_HELP_S: Final = 200e-6
-"""Of the very first operation: if it takes longer, the others of its batch are shared already."""
+"""If the very first operation takes longer than this, helpers share the rest of its batch."""
 NEW_SHARE: Final = 0.25
-"""The weight of a batch in the average of its way."""
+"""The weight of a batch in the average of its way (with or without help)."""
 FADES: Final = 0.99
-"""What a batch leaves of the average of the other way, so that this is tried again: after 140
-batches if it takes four times as long."""
+"""Each batch multiplies the average of the other way by this, so that the other way is tried again:
+after 140 batches if it takes four times as long."""
 
 
 class HelperThreads:
@@ -58,7 +58,7 @@ class HelperThreads:
         if len(batch) > 1:
             usual_s = self._usual_s[helped]
             each_s = (time.perf_counter() - began_s) / len(batch)
-            # A moment in which the disk stood still shows nothing about either way.
+            # A moment when the disk stood still says nothing about either way.
             self._usual_s[helped] += NEW_SHARE * (min(each_s, 2 * usual_s) - usual_s)
             self._usual_s[not helped] *= FADES
         return [results[number] for number in range(len(batch))]
