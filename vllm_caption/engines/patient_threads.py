@@ -24,7 +24,7 @@ class PatientThreads:
     """A pool of threads, used from one event loop."""
 
     def __init__(self, number: int, limit_s: float, name: str) -> None:
-        """``limit_s``: how long a call may take from when its turn came."""
+        """``limit_s``: how long a call may take once it is its turn."""
         self._limit_s = limit_s
         self._slice_s = min(SLICE_S, limit_s)
         self._turns = asyncio.Semaphore(number)
@@ -34,19 +34,19 @@ class PatientThreads:
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
-        """What ``function`` returns or raises. Raises TimeoutError where it takes too long; it is
-        left to itself, and another thread takes its place."""
+        """What ``function`` returns or raises. Raises TimeoutError if it takes too long; its thread
+        is then abandoned, and another one takes its place."""
         async with self._turns:
             loop = asyncio.get_running_loop()
             calling = loop.run_in_executor(self._threads, function, *arguments)
-            # The slice that is under way counts as a whole one, and must not cost the call time.
+            # The current slice will count as a whole one, which must not shorten the call's time.
             self._left_s[calling] = self._limit_s + (self._slice_s if self._timer else 0)
             if self._timer is None:
                 self._timer = loop.call_later(self._slice_s, self._count, loop)
             try:
                 return await calling
             except asyncio.CancelledError:
-                if self._left_s[calling] > 0:  # whoever waits was cancelled, and not the call
+                if self._left_s[calling] > 0:  # the caller was cancelled, not the call
                     raise
                 raise TimeoutError from None
             finally:

@@ -55,8 +55,9 @@ DEFAULTS = {
     "enable_prefix_caching": False,
     "disable_log_stats": True,
 }
-"""Every image is seen once, so caches only cost; a caption needs one image and no video; statistics
-that nobody reads take 4 % of the front end. As everywhere, a flag that the user gives wins."""
+"""Every image is seen once, so caches would only cost time and memory; a caption needs one image
+and no video; statistics, which nobody reads, take 4 % of the front end. A flag that the user gives
+takes precedence, as everywhere."""
 COMPACT_BACKENDS = (("xgrammar", True), ("guidance", True))
 """Structured output backends that can forbid blanks between the fields, fastest first."""
 DEATH_S = 1.0
@@ -67,11 +68,11 @@ MIN_DISTINCT_TOKENS = 5
 TOO_LONG = "maximum context length"
 """Part of vLLM's error for a text that exceeds the model's context."""
 MIN_TOKENS = 16
-"""Fewer tokens for a caption are not advised."""
+"""A smaller --max-tokens is not suggested."""
 DEMO_CACHE_BYTES = 256 << 20
-"""KV cache of the bundled model on a GPU. A block of it (16 tokens × 768 bytes) is so small that an
-80 GB GPU has room for six million, each a Python object; these are 21,845, enough for 170 sequences
-of the model's full length."""
+"""KV cache of the bundled model on a GPU. One block (16 tokens × 768 bytes) is so small that an 80
+GB GPU would have six million, each a Python object. This limit gives 21,845 blocks, enough for 170
+sequences of the model's full length."""
 ADVICE = (
     "choose a model that vLLM runs with images, such as HuggingFaceTB/SmolVLM-Instruct,"
     " Qwen/Qwen2.5-VL-3B-Instruct or HuggingFaceM4/Idefics3-8B-Llama3"
@@ -81,12 +82,12 @@ ADVICE = (
 _REFUSALS = (ValueError, OSError, ImportError, NotImplementedError, VLLMClientError)
 """What vLLM, pydantic and the Hub raise for an unusable setting."""
 _MODEL_REFUSALS = (*_REFUSALS, AttributeError, LookupError, RuntimeError, TypeError)
-"""What processors and chat templates raise besides, for a model that vLLM cannot ask."""
+"""What processors and chat templates also raise, for a model that vLLM cannot caption with."""
 
 
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
-    """vLLM's own parser, with an error instead of an exit. Like our own, it takes flags by their
-    full name only: decisions of ours depend on some of them."""
+    """vLLM's own parser, which raises an error instead of exiting. Like ours, it accepts only the
+    full names of flags, since some of our decisions depend on them."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError("vLLM flags", None, message)
@@ -103,9 +104,9 @@ def check_engine_args(
     """Parse vLLM's flags, resolve the model's configuration and try the run's question, without
     loading a weight.
 
-    The answer holds the arguments of `start_engine`. Raises UsageError for an unknown flag, a bad
-    value, a model that is not there, takes no images or cannot be asked about one, and a question
-    that its template or its context has no room for, or whose schema vLLM cannot enforce.
+    The answer holds the arguments of `start_engine`. Raises UsageError for an unknown flag or a bad
+    value; for a model that does not exist, takes no images or cannot be asked about one; and for a
+    question that does not fit its template or its context, or whose schema vLLM cannot enforce.
     """
     try:
         sampling_params(sampling)
@@ -161,8 +162,8 @@ def check_cuda() -> None:
 
 
 def defaults(model: str, given: set[str], *, on_cpu: bool) -> dict[str, object]:
-    """What replaces vLLM's own defaults, by the names of its flags; ``given``: those that the user
-    gives."""
+    """Values that replace vLLM's own defaults, by the names of its flags; ``given``: flags that the
+    user gives."""
     values: dict[str, object] = dict(DEFAULTS)
     if on_cpu:
         values |= CPU_DEFAULTS
@@ -226,8 +227,8 @@ class _Trial:
         self._max_model_len = max_model_len
 
     def ask(self, question: Question, image: ImageConfig, max_tokens: int) -> str:
-        """What a user should know, or nothing. Raises UsageError for a question that no item can
-        be asked."""
+        """A warning for the user, or an empty text. Raises UsageError if the question cannot be
+        asked about any item."""
         name, plain = question.prompt_name, question.plain
         self._chat = chat_params(question.options)
         asked = self._tokens(name, plain)
@@ -243,7 +244,7 @@ class _Trial:
             raise UsageError("--max-tokens", max_tokens, self._no_room(needed, max_tokens))
         try:
             longest = len(self._tokens(name, question.longest, side))
-        except UsageError:  # longer than vLLM will even tokenise
+        except UsageError:  # too long for vLLM to tokenise
             longest = self._max_model_len
         if longest + max_tokens <= self._max_model_len:
             return ""
@@ -300,10 +301,11 @@ def _check_reasoning_parser(config: Any, options: RequestOptions) -> None:
 def _choose_backend(
     prompt_name: str, params: SamplingParams, args: AsyncEngineArgs, config: Any, tokenizer: Any
 ) -> None:
-    """Settle how JSON is forced on every answer. Raises UsageError for a schema that cannot be.
+    """Choose how JSON is forced on every answer. Raises UsageError for a schema that cannot be
+    enforced.
 
-    Unless the user chooses, blanks between the fields are forbidden wherever they can be: a model
-    that is free to write blanks may write nothing else until it is cut off.
+    Unless the user chooses, blanks between the fields are forbidden if possible: a model that may
+    write blanks may write nothing else until it is cut off.
     """
     settings = config.structured_outputs_config
     is_ours = settings.backend == "auto" and not settings.disable_any_whitespace
@@ -414,18 +416,19 @@ def _reasoning_parser(name: str, tokenizer: Any, options: RequestOptions) -> Any
 
 
 class AnswerText:
-    """Output of an engine → the text of its answer, in which `captions.reasoning` knows reasoning.
+    """Output of an engine → the text of its answer, in which `captions.reasoning` recognises
+    reasoning.
 
-    vLLM drops special tokens from a text. Where marks of reasoning are among them, or a parser of
-    vLLM's wants to see them, they are kept, and all others removed here.
+    vLLM drops special tokens from a text. If marks of reasoning are among them, or a parser of
+    vLLM's needs them, they are kept, and all others are removed here.
     """
 
     def __init__(self, tokenizer: Any, parser: str, options: RequestOptions = NO_OPTIONS) -> None:
-        """``parser``: as in ``--reasoning-parser``; "": the marks of all models are looked for.
-        Raises what vLLM raises for one that does not suit the tokenizer."""
+        """``parser``: as in ``--reasoning-parser``; if empty, the marks of all models are looked
+        for. Raises what vLLM raises for a parser that does not suit the tokenizer."""
         self._tokenizer = tokenizer
         self._parser = _reasoning_parser(parser, tokenizer, options) if parser else None
-        # Without a parser, vLLM forces JSON from the first token on, in the place of reasoning.
+        # Without a parser, vLLM forces JSON from the first token on, so there is no reasoning.
         self._is_json = options.schema is not None and not parser
         special = set(getattr(tokenizer, "all_special_tokens", ()))
         self.keeps_special_tokens = bool(self._parser) or any(map(is_mark, special))
@@ -504,7 +507,8 @@ class VllmEngine:
 
     @contextmanager
     def _told(self, *, retryable: bool) -> Iterator[None]:
-        """What vLLM raises, as a worker understands it; what vLLM refuses, it refuses for ever."""
+        """Turn what vLLM raises into what a worker understands; what vLLM refuses once, it always
+        refuses."""
         try:
             yield
         except EngineDeadError as error:
@@ -541,9 +545,9 @@ def sampling_params(
     seed: int | None = None,
     schema: str | None = None,
 ) -> SamplingParams:
-    """vLLM's sampling of one request; ``schema``: of the JSON that its answer must be.
+    """vLLM's sampling of one request; ``schema``: that of the JSON to answer with.
 
-    Raises ValueError for values that vLLM does not take.
+    Raises ValueError for values that vLLM does not accept.
     """
     return SamplingParams(
         max_tokens=run.max_tokens,
