@@ -20,8 +20,8 @@ from support.fake_engines import (
     start_broken_once,
     start_fake,
     start_on_a_flaky_disk,
+    start_on_an_odd_disk,
     start_overflowing_once,
-    start_with_odd_decoder,
     start_with_program,
 )
 from support.job import captions, rows
@@ -476,7 +476,7 @@ def test_slow_decoder_delays_its_item_and_costs_no_engine(tmp_path: Path) -> Non
         tmp_path,
         names(4, n0="slow.png"),
         num_engines=1,
-        start_engine=start_with_odd_decoder,
+        start_engine=start_on_an_odd_disk,
         engine={"stall_timeout_s": 1.8},
     )
     asyncio.run(run.run())
@@ -489,7 +489,7 @@ def test_decoder_that_never_ends_costs_only_its_item(tmp_path: Path) -> None:
         tmp_path,
         names(6, n0="stuck.png"),
         num_engines=1,
-        start_engine=start_with_odd_decoder,
+        start_engine=start_on_an_odd_disk,
         engine={"stall_timeout_s": 1.8, "item_timeout_s": 0.3},
     )
     asyncio.run(run.run())

@@ -48,7 +48,13 @@ USERS = {
     "jinja2": {"captions.prompt", "commands.report"},
     "markupsafe": {"commands.report"},
     "numpy": {"commands.report", "images", "store"},
-    "PIL": {"commands.report.thumbnails", "engines.vllm_engine", "engines.worker", "images"},
+    "PIL": {
+        "commands.report.thumbnails",
+        "engines.decoders",
+        "engines.vllm_engine",
+        "engines.worker",
+        "images",
+    },
     "psutil": {"monitoring"},
     "pyarrow": {
         "api",

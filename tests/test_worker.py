@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from vllm_caption.config import ImageConfig
+from vllm_caption.engines.decoders import Decoders
 from vllm_caption.engines.worker import Generation, Worker
 from vllm_caption.messages import Beat, Captioned, CaptionRequest, ImageRead, Lease
 
@@ -94,7 +95,8 @@ def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_n
 
     async def serve() -> tuple[int, int, list[Captioned]]:
         engine, link = HeldEngine(), Link(Lease(requests))
-        worker = Worker(link, engine, str(tmp_path), ImageConfig(), THREADS, 30.0, True)
+        decoders = Decoders(ImageConfig())
+        worker = Worker(link, engine, decoders, str(tmp_path), THREADS, 30.0, True)
         serving = asyncio.ensure_future(worker.serve())
         most = 1 + 2 * THREADS  # the rendered one, and those that are ahead of the renderer
         await link.until(lambda sent: count(sent, ImageRead) >= most)

@@ -8,6 +8,7 @@ temporary folders are removed when the process exits, or, if it was killed, by t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import io
 import locale
@@ -74,6 +75,15 @@ def _use_utf8() -> None:
     arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
     os.environ[_UTF8_MODE] = "1"
     os.execv(sys.executable, [os.fsencode(sys.executable), *arguments])
+
+
+DECODER_NAME: Final = "image-decoder"
+"""The processes that decode images, in `ps` and `top`."""
+
+
+def name_process(name: str) -> None:
+    """What `ps` and `top` call this process; at most 15 bytes. See prctl(2), PR_SET_NAME."""
+    ctypes.CDLL(None).prctl(15, name.encode())
 
 
 def show(text: str, stream: TextIO | None = None, end: str = "\n") -> None:

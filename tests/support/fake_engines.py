@@ -16,12 +16,11 @@ from typing import Any
 from PIL.Image import Image
 
 from vllm_caption.captions.fields import samples
-from vllm_caption.config import ImageConfig
 from vllm_caption.engines import worker
 from vllm_caption.engines.executors.base import WorkerSpec
 from vllm_caption.engines.worker import Generation, RequestRefused
 from vllm_caption.errors import ItemError
-from vllm_caption.images.decode import PreparedImage, prepare_image
+from vllm_caption.images.files import read_image
 from vllm_caption.messages import (
     Cancel,
     Captioned,
@@ -107,12 +106,12 @@ class FakeEngine:
 def slow_down(stage: str) -> None:
     """Make one stage slow, in the process that runs it."""
 
-    def prepare_slowly(root: str, file: str, config: ImageConfig) -> PreparedImage:
+    def read_slowly(root: str, file: str) -> tuple[bytes, str]:
         time.sleep(0.05)
-        return prepare_image(root, file, config)
+        return read_image(root, file)
 
     if stage == "decode":
-        worker.prepare_image = prepare_slowly  # type: ignore[attr-defined]
+        worker.read_image = read_slowly  # type: ignore[attr-defined]
     if stage == "disk":
         # Here, since every worker process imports this file, and needs no pyarrow.
         from vllm_caption.store.caption_files import CaptionFiles
@@ -147,27 +146,27 @@ def start_on_a_flaky_disk(spec: WorkerSpec) -> FakeEngine:
     """An engine in whose worker the first read of every file fails, as on a network mount."""
     read: set[str] = set()
 
-    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
+    def read_later(root: str, file: str) -> tuple[bytes, str]:
         if file not in read:
             read.add(file)
             raise ItemError("unreadable", "it cannot be read: Input/output error", transient=True)
-        return prepare_image(root, file, config)
+        return read_image(root, file)
 
-    worker.prepare_image = prepare  # type: ignore[attr-defined]
+    worker.read_image = read_later  # type: ignore[attr-defined]
     return start_fake(spec)
 
 
-def start_with_odd_decoder(spec: WorkerSpec) -> FakeEngine:
-    """An engine in whose worker some images take 3 s to decode, and some never end."""
+def start_on_an_odd_disk(spec: WorkerSpec) -> FakeEngine:
+    """An engine in whose worker some images take 3 s to read, and some are never read."""
 
-    def prepare(root: str, file: str, config: ImageConfig) -> PreparedImage:
+    def read_oddly(root: str, file: str) -> tuple[bytes, str]:
         if "slow" in file:
             time.sleep(3)
         if "stuck" in file:
             time.sleep(3600)
-        return prepare_image(root, file, config)
+        return read_image(root, file)
 
-    worker.prepare_image = prepare  # type: ignore[attr-defined]
+    worker.read_image = read_oddly  # type: ignore[attr-defined]
     return start_fake(spec)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_caption.captions.question import Question
 from vllm_caption.config import ImageConfig, SamplingConfig
+from vllm_caption.engines.decoders import Decoders
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.local import COMMON_ENVIRONMENT, CPU_ENVIRONMENT
 from vllm_caption.engines.worker import Worker
@@ -26,6 +27,7 @@ class InlineWorker:
         self.send = self._inbox.put_nowait
 
     async def _serve(self, spec: WorkerSpec) -> None:
+        decoders = Decoders(spec.image)
         try:
             engine = spec.start_engine(spec)
         except Exception as error:  # noqa: BLE001 - as in a worker process
@@ -34,7 +36,7 @@ class InlineWorker:
         self._outbox.put_nowait(Ready(0))
         link = _Link(self._inbox, self._outbox)
         worker = Worker(
-            *(link, engine, spec.images_root, spec.image),
+            *(link, engine, decoders, spec.images_root),
             *(spec.prepare_threads, spec.item_timeout_s, spec.find_twins),
         )
         if (death := await worker.serve()) is not None:

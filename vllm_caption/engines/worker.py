@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from vllm_caption.config import ImageConfig, is_remote
+from vllm_caption.config import is_remote
+from vllm_caption.engines.decoders import Decoders
 from vllm_caption.engines.patient_threads import PatientThreads
 from vllm_caption.errors import ABSENT_KINDS, ItemError
 from vllm_caption.formatting import encodable
-from vllm_caption.images.decode import PreparedImage, decode_image, prepare_image
+from vllm_caption.images.decode import PreparedImage
 from vllm_caption.images.files import read_image
 from vllm_caption.images.object_store import FETCH_THREADS, RemoteRoot
 from vllm_caption.messages import (
@@ -111,21 +112,21 @@ class Worker:
         self,
         link: DriverLink,
         engine: CaptionEngine,
+        decoders: Decoders,
         images_root: str,
-        image_config: ImageConfig,
         prepare_threads: int,
         item_timeout_s: float,
         find_twins: bool,
     ) -> None:
         self._link = link
         self._engine = engine
+        self._decoders = decoders
         self._images_root = images_root
-        self._image_config = image_config
         self._find_twins = find_twins
         self._item_timeout_s = item_timeout_s
         self._threads = PatientThreads(prepare_threads, item_timeout_s, "prepare")
         # Decoding waits for rendering: what is further ahead would only hold memory and, while it
-        # is decoded, take the interpreter's lock from the rendering thread.
+        # is decoded, take a core from the rendering thread.
         self._ahead = asyncio.Semaphore(2 * prepare_threads)
         # One thread, as in vLLM, whose processors are not thread-safe.
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="render")
@@ -154,6 +155,7 @@ class Worker:
         for pool in (self._threads, self._fetching):
             if pool is not None:
                 pool.shutdown()
+        self._decoders.close()
         return self._down.result() if self._down.done() else None
 
     async def _receive(self) -> None:
@@ -194,13 +196,15 @@ class Worker:
     async def _attempt(self, request: CaptionRequest, received: float) -> WorkerMessage:
         facts = None
         try:
-            fetch_s, prepare = await self._fetched(request.file)
+            fetch_s, read = await self._fetched(request.file)
             fetched_at = time.perf_counter()
             async with self._ahead:
                 held_s = 0.0 if self._threads.all_busy() else time.perf_counter() - fetched_at
+                prepare = partial(self._decoders.decode, request.lease, read)
+                del read
                 prepare_at, prepared = await self._threads.run(_timed, prepare)
                 prepared_at = time.perf_counter()
-                del prepare  # and with it the bytes of the file
+                del prepare  # and with it the bytes of a file that was fetched
                 facts = self._image_read(request, prepared)
                 render_at, rendered = await self._rendered(request, prepared.image)
                 rendered_at = time.perf_counter()
@@ -210,6 +214,7 @@ class Worker:
             gone = isinstance(error, RootGone)
             return Failed(request.lease, error.kind, error.reason, error.transient, root_gone=gone)
         except TimeoutError:
+            self._decoders.kill(request.lease)
             reason = f"reading and decoding it took more than {self._item_timeout_s:g} s"
             return Failed(request.lease, "timeout", f"{reason} (--item-timeout)", retryable=True)
         except RequestRefused as refused:
@@ -233,14 +238,13 @@ class Worker:
             timings,
         )
 
-    async def _fetched(self, file: str) -> tuple[float, Callable[[], PreparedImage]]:
-        """The seconds that the network took, and what remains to do. Threads of their own wait for
-        the network, so that the few decoding threads always have something to decode."""
+    async def _fetched(self, file: str) -> tuple[float, Callable[[], tuple[bytes, str]]]:
+        """The seconds that the network took, and what returns the file. Threads of their own wait
+        for the network, so that the few decoders always have something to decode."""
         if self._fetching is None:
-            return 0.0, partial(prepare_image, self._images_root, file, self._image_config)
-        started, read = await self._fetching.run(_timed, partial(self._fetch, file))
-        fetch_s = time.perf_counter() - started
-        return fetch_s, partial(decode_image, *read, self._image_config)
+            return 0.0, partial(read_image, self._images_root, file)
+        started, fetched = await self._fetching.run(_timed, partial(self._fetch, file))
+        return time.perf_counter() - started, lambda: fetched
 
     def _image_read(self, request: CaptionRequest, prepared: PreparedImage) -> ImageFacts:
         """Count the item as the engine's from here on, and tell the driver about its image."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from vllm_caption.monitoring.figures import HostFigures
+from vllm_caption.process import DECODER_NAME
 
 MIB, GIB = 2**20, 2**30
 CGROUP, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -48,10 +49,13 @@ class Host:
 
     def rss_mib(self) -> dict[int, float]:
         """Session leader → memory of its session. Each worker leads one, with its engine core;
-        memory that forked processes share is counted in each of them."""
+        memory that forked processes share is counted in each of them, so the decoders of images,
+        which use little of their own, are left out."""
         found: Counter[int] = Counter()
         for process in self._driver.children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):
+                if process.name() == DECODER_NAME:
+                    continue
                 found[os.getsid(process.pid)] += process.memory_info().rss
         return {leader: rss / MIB for leader, rss in found.items()}
 

@@ -28,6 +28,7 @@ from vllm_caption.captions.question import Question
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import named_flags
 from vllm_caption.engines.deaths import OomKills, describe_end
+from vllm_caption.engines.decoders import Decoders
 from vllm_caption.engines.executors.base import Ended, WorkerSpec
 from vllm_caption.engines.executors.channel import Channel, driver_channel, worker_channel
 from vllm_caption.engines.executors.engine_log import EngineLog
@@ -349,6 +350,7 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         return
     with suppress(OSError):  # deleted since the run started; who writes there reports it
         Path(tempfile.gettempdir()).mkdir(parents=True, exist_ok=True)
+    decoders = Decoders(spec.image)  # now, while this process has no other thread
     files = spec.model_files
     try:
         if files is not None:
@@ -367,7 +369,7 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         return
     link.send(Ready(os.getpid()))
     worker = Worker(
-        *(link, engine, spec.images_root, spec.image),
+        *(link, engine, decoders, spec.images_root),
         *(spec.prepare_threads, spec.item_timeout_s, spec.find_twins),
     )
     if (death := await worker.serve()) is not None:
