@@ -383,6 +383,11 @@ def test_output_that_a_run_holds_is_not_changed(tmp_path: Path) -> None:
     finally:
         output.close(complete=False)
     assert (plan.items.done, plan.items.to_caption) == (1, 2)
+    assert plan.holder is not None
+    assert f"--output is in use by {plan.holder}: these numbers change" in describe(plan)
+    after = plan_of(tmp_path)
+    assert after.holder is None
+    assert "in use" not in describe(after)
 
 
 def test_part_that_is_compacted_away_during_reading_is_read_again(
@@ -454,6 +459,21 @@ def test_progress_over_a_folder_of_images_counts_folders(
         make_parent(tmp_path / name / "x.png").touch()
     monkeypatch.setattr("vllm_caption.monitoring.progress.PLAIN_EVERY_S", 0.0)
     assert "2 folders\n" in run_here("plan", str(tmp_path), f"--output={tmp_path / 'o'}").stderr
+
+
+def test_plan_is_of_the_full_run_and_says_so_where_the_line_has_a_pilot(tmp_path: Path) -> None:
+    make_input(tmp_path, 3)
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}"]
+    result = run_here("plan", *flags, "--pilot=1", "--quiet")
+    assert result.stderr == "--pilot is left out: this is the plan of the full run.\n"
+    assert "3 to caption" in result.stdout
+
+
+def test_name_of_a_skipped_folder_never_breaks_the_line(tmp_path: Path) -> None:
+    make_parent(tmp_path / "images" / "a.png").touch()
+    (tmp_path / "images" / "b\n\x1b[31m").symlink_to(tmp_path, target_is_directory=True)
+    result = run_here("plan", str(tmp_path / "images"), f"--output={tmp_path / 'o'}")
+    assert "e.g. b\\u000a\\u001b[31m: it is a link to a folder" in result.stdout
 
 
 def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class Unusable:
         if self.first_document is not None and counts.skipped == counts.documents:
             return self._no_document(config, self.first_document)
         if config.patterns:
-            remedy = "no item has such a name; give it as `file` in the manifests, or as a pattern"
+            remedy = "no item has such a name; give the `file` of its row, or a pattern"
             return UsageError("--redo-file", " ".join(map(printable, config.patterns)), remedy)
         if counts.elements:
             types = tally(Counter({name or "(empty)": n for name, n in _types(counts)}))

@@ -17,11 +17,12 @@ class Meaning(NamedTuple):
 
 _AGAIN: Final = "Rerun the job: failed items are retried."
 _FIX_FILE: Final = "Repair the file or export it again, then rerun the job."
+_FIX_INPUT: Final = "Fix the name in the input, then rerun the job."
 _FIX_DOCUMENT: Final = "Fix the document, then rerun the job."
 _REDO: Final = "Look at a few; `--redo flagged` re-captions them, ideally with another `--prompt`."
 
 ITEM_MEANINGS: Final[dict[str, Meaning]] = {
-    "bad_name": Meaning("The element has no usable file name.", _FIX_DOCUMENT),
+    "bad_name": Meaning("The input gives no usable file name.", _FIX_INPUT),
     "path_escape": Meaning(
         "The name points outside the images root.",
         "Use names below --images-root; a name that leaves it is never opened.",
@@ -68,8 +69,11 @@ DOCUMENT_MEANINGS: Final[dict[str, Meaning]] = {
     "bad_type": Meaning("A value has the wrong type.", _FIX_DOCUMENT),
     "length_mismatch": Meaning("The two files list different numbers of images.", _FIX_DOCUMENT),
     "types_length": Meaning("There are more or fewer types than images.", _FIX_DOCUMENT),
-    "not_a_file": Meaning("The name is that of a folder or a device.", _FIX_DOCUMENT),
-    "unreadable": Meaning("The file exists but cannot be read.", _FIX_DOCUMENT),
+    "not_a_file": Meaning(
+        "It is a folder, a link to one, or a device.",
+        "Name the folder itself as --input, or put a file in its place; then rerun the job.",
+    ),
+    "unreadable": Meaning("It exists but cannot be read.", "Fix its permissions, then rerun."),
 }
 FLAG_MEANINGS: Final[dict[str, Meaning]] = {
     "empty": Meaning("The caption is empty.", _REDO),

@@ -60,11 +60,11 @@ KINDS: Final[dict[Kind, Explanation]] = {
     "untried": Explanation("neither a row nor a .txt", "run again"),
     "orphan_txt": Explanation(
         "a .txt whose item is not in the input",
-        "harmless; check --jsons and --skip-types, or delete it if it is not needed",
+        "harmless; check the input and --skip-types, or delete it if it is not needed",
     ),
     "orphan_row": Explanation(
         "a row whose item is not in the input",
-        "harmless; check --jsons and --skip-types",
+        "harmless; check the input and --skip-types",
     ),
     "damaged_part": Explanation(
         "a part of the manifest that cannot be read",
