@@ -191,6 +191,32 @@ def test_exit_code_shows_an_interrupted_status_watch(folder: Path) -> None:
 
 # --- signals ------------------------------------------------------------------------------------
 
+INTERRUPT_DURING_IMPORT = """
+import builtins, os, runpy, signal, sys
+load = builtins.__import__
+
+def interrupt(name, *rest, **named):
+    if name == "vllm_caption.flags":
+        os.kill(os.getpid(), signal.SIGINT)
+    return load(name, *rest, **named)
+
+builtins.__import__ = interrupt
+runpy.run_module("vllm_caption.__main__", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_modules_are_loaded_ends_the_process_without_a_traceback() -> None:
+    line = [sys.executable, "-c", INTERRUPT_DURING_IMPORT, "status"]
+    ended = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_after_a_command_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "leave", sys.exit)
+    with pytest.raises(SystemExit) as left:
+        process.print_bug(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert left.value.code == 130
+
 
 def test_closing_the_terminal_ends_neither_the_run_nor_its_log(tmp_path: Path) -> None:
     files = make_input(tmp_path, 30) + make_gated(tmp_path)

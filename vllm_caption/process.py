@@ -23,7 +23,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
-from vllm_caption.errors import EXIT_STOPPED, RunStopped, UsageError
+from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_STOPPED, RunStopped, UsageError
 
 _UTF8_MODE: Final = "PYTHONUTF8"
 _MAX_BASE_CHARS: Final = 38
@@ -215,7 +215,10 @@ def remove_temporary_folders() -> None:
 
 
 def print_bug(kind: type[BaseException], error: BaseException, trace: Any) -> NoReturn:
-    """A `sys.excepthook`: print a traceback, and never exit with the code of a finished run."""
+    """A `sys.excepthook`: print a traceback, and never exit with the code of a finished run. A
+    Ctrl+C that comes before or after the command itself is no bug."""
+    if issubclass(kind, KeyboardInterrupt):
+        leave(EXIT_INTERRUPTED)
     sys.__excepthook__(kind, error, trace)
     leave(EXIT_STOPPED)
 
