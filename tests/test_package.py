@@ -145,7 +145,7 @@ def test_installed_wheel_runs_demo_plan_and_report_outside_a_checkout(
     script = site / "bin" / "vllm-caption"
     sample = site / SAMPLE / "raw"
     planned = installed(script, "plan", "--model=demo", f"--input={sample}", "--output=planned")
-    assert "Elements   69" in planned
+    assert "Items      69" in planned
     said = installed(script, "demo", "--data-parallel-size=1")
     assert "Drawn shapes, each with the right caption below (30 of 30 match)" in said
     assert "69 items" in installed(script, "report", "--output=demo_output")

@@ -106,6 +106,7 @@ def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_n
         await link.until(lambda sent: count(sent, Captioned) == NUM_ITEMS)
         link.end()
         await serving
+        decoders.close()
         return (
             num_decoded,
             engine.most_images,

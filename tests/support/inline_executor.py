@@ -29,6 +29,12 @@ class InlineWorker:
     async def _serve(self, spec: WorkerSpec) -> None:
         decoders = Decoders(spec.image)
         try:
+            await self._serve_with(decoders, spec)
+        finally:
+            decoders.close()
+
+    async def _serve_with(self, decoders: Decoders, spec: WorkerSpec) -> None:
+        try:
             engine = spec.start_engine(spec)
         except Exception as error:  # noqa: BLE001 - as in a worker process
             self._outbox.put_nowait(EngineDown(str(error)))

@@ -155,7 +155,6 @@ class Worker:
         for pool in (self._threads, self._fetching):
             if pool is not None:
                 pool.shutdown()
-        self._decoders.close()
         return self._down.result() if self._down.done() else None
 
     async def _receive(self) -> None:
