@@ -1,11 +1,11 @@
-"""Decoding in processes of its own: a file's bytes go in over a socket, pixels come back.
+"""Decodes images in separate processes: a file's bytes go in over a socket, pixels come back.
 
-In threads of the worker, decoding would take the interpreter's lock from the one that renders, and
-an image at which a decoder crashes or never ends would take the engine with it. Here it costs a
+In threads of the worker, decoding would take the interpreter's lock from the rendering thread, and
+an image that crashes a decoder or is never decoded would take the engine with it. Here it costs a
 process, which is killed and replaced.
 
-A worker has threads by the time it needs a decoder, and a process with threads must not fork. So it
-forks a *nursery* while it has none, which does nothing but fork decoders.
+By the time a worker needs a decoder, it has threads, and a process with threads must not fork. So
+while it has none, it forks a *nursery*, which does nothing but fork decoders.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ _answer: msgspec.msgpack.Decoder[_Decoded | _Refused] = msgspec.msgpack.Decoder(
 
 
 class Decoders:
-    """The decoder processes of one worker, as many as calls of `decode` are under way."""
+    """The decoder processes of one worker, as many as calls of `decode` are running."""
 
     def __init__(self, config: ImageConfig) -> None:
-        """To be created by a process that has a single thread."""
+        """Must be created by a process that has a single thread."""
         self._nursery, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._nursery_pid = os.fork()
         if not self._nursery_pid:
@@ -83,9 +83,9 @@ class Decoders:
 
     def decode(self, name: Hashable, read: Callable[[], tuple[bytes, str]]) -> PreparedImage:
         """The pixels of what ``read`` returns, a file's bytes and its format. Raises ItemError, and
-        ChildProcessError where no decoder can be started any more.
+        ChildProcessError if no decoder can be started any more.
 
-        Blocks; for any number of threads at a time. ``name``: for `kill`.
+        Blocks, and may be called from any number of threads. ``name``: for `kill`.
         """
         data, image_format = read()
         decoder = self._idle.pop() if self._idle else _Decoder(self._nursery)
@@ -113,7 +113,7 @@ class Decoders:
     def close(self) -> None:
         """End all processes."""
         self._nursery.close()
-        with suppress(ProcessLookupError, ChildProcessError):  # it has died before
+        with suppress(ProcessLookupError, ChildProcessError):  # it is dead already
             os.kill(self._nursery_pid, signal.SIGKILL)
             os.waitpid(self._nursery_pid, 0)
         for decoder in self._at_work.values():
@@ -138,12 +138,13 @@ class _Decoder:
             theirs.close()
 
     def give(self, data: bytes, image_format: str) -> None:
-        """Raises EOFError or ConnectionError, as `take` does, where it has died."""
+        """Send an image. Raises EOFError or ConnectionError, as `take` does, if the decoder has
+        died."""
         self._pid = self._pid or _receive(self._end, _pid)
         _send(self._end, _Encoded(image_format, len(data)), data)
 
     def take(self) -> PreparedImage:
-        """The pixels of what was given. Raises ItemError."""
+        """Return the pixels of that image. Raises ItemError."""
         answer = _receive(self._end, _answer)
         if isinstance(answer, _Refused):
             raise ItemError(answer.kind, answer.reason, transient=answer.transient)
@@ -153,13 +154,13 @@ class _Decoder:
         return PreparedImage(image, *answer.original_size, answer.backdrop, answer.sha256)
 
     def kill(self) -> None:
-        """Whoever waits for its answer gets an EOFError."""
+        """Kill the process; whoever waits for its answer gets an EOFError."""
         if self._pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """It ends, if it has not."""
+        """Let the process end."""
         self._end.close()
 
 
@@ -215,7 +216,7 @@ def _send(end: socket.socket, head: object, payload: bytes = b"") -> None:
 
 
 def _receive(end: socket.socket, head: msgspec.msgpack.Decoder[Head]) -> Head:
-    """Raises EOFError where the other end is gone."""
+    """Raises EOFError if the other end is gone."""
     length = int.from_bytes(_exactly(end, _LENGTH_BYTES), "big")
     return head.decode(_exactly(end, length))
 

@@ -52,11 +52,12 @@ class EngineLost(Exception):
 
 
 class RootGone(ItemError):
-    """Not only this image: nothing below the images root can be read, perhaps temporarily."""
+    """Nothing below the images root can be read, perhaps only for a moment: the image is not to
+    blame."""
 
 
 class RequestRefused(Exception):
-    """The engine refused or failed this one request, and works otherwise."""
+    """The engine refused this one request or failed on it, and otherwise works."""
 
     def __init__(self, reason: str, *, retryable: bool) -> None:
         super().__init__(reason)
@@ -238,15 +239,15 @@ class Worker:
         )
 
     async def _fetched(self, file: str) -> tuple[float, Callable[[], tuple[bytes, str]]]:
-        """The seconds that the network took, and what returns the file. Threads of their own wait
-        for the network, so that the few decoders always have something to decode."""
+        """The seconds that the network took, and a function that returns the file. Separate threads
+        wait for the network, so that the few decoders always have something to decode."""
         if self._fetching is None:
             return 0.0, partial(read_image, self._images_root, file)
         started, fetched = await self._fetching.run(_timed, partial(self._fetch, file))
         return time.perf_counter() - started, lambda: fetched
 
     def _image_read(self, request: CaptionRequest, prepared: PreparedImage) -> ImageFacts:
-        """Count the item as the engine's from here on, and tell the driver about its image."""
+        """From here on, count the item as the engine's; tell the driver about its image."""
         self._in_engine.add(request.lease)
         key = twin_key(prepared.sha256, request.system, request.user)
         facts = ImageFacts(prepared.width, prepared.height, prepared.backdrop, prepared.sha256, key)
