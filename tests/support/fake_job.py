@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from multiprocessing import forkserver, util
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -36,22 +37,35 @@ class FakeExecutor(LocalExecutor):
 def _fork_server(_: object, command: list[str], descriptors: Sequence[int]) -> int:
     """Start multiprocessing's fork server as a fork of this process, which has imported what the
     server is to import. The last word of its command is Python code."""
-    if pid := os.fork():
+    with warnings.catch_warnings():
+        # Of the other threads, which a fork does not have; the server uses nothing of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid:
         return pid
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.set_wakeup_fd(-1)
-    first = 3
-    for descriptor in sorted(descriptors):
-        os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, 1 << 16)
+    let_go_of_files(keep=descriptors)
     try:
         exec(command[-1], {})
     finally:
         os._exit(0)
+
+
+def let_go_of_files(keep: Collection[int] = ()) -> None:
+    """In a fork: close what its origin had open, except for the standard streams and ``keep``.
+
+    Each number stays taken, by a pipe that nobody writes to: copied objects still close theirs when
+    they are collected, and must not close a file that was opened since.
+    """
+    empty, end = os.pipe()
+    os.close(end)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != empty and number not in keep:
+            os.dup2(empty, number, inheritable=False)
 
 
 def fake_main(

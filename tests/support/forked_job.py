@@ -8,6 +8,7 @@ asks for a job, with the job's streams and a socket for its process id and, at i
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import importlib
 import io
@@ -62,7 +63,9 @@ class ForkedJob(subprocess.Popen[str]):
         self._close_pipe_fds(stdin, stdin_here, stdout_here, stdout, stderr_here, stderr)
 
     def _number(self) -> int:
-        return int(NUMBER.unpack(self._end.recv(NUMBER.size))[0])
+        answer = self._end.recv(NUMBER.size)
+        assert answer, "the process that jobs are forked from has ended"
+        return int(NUMBER.unpack(answer)[0])
 
     def _wait(self, timeout: float | None) -> int:
         if self.returncode is None:
@@ -123,13 +126,14 @@ def main() -> None:
                 else:
                     waiting.unregister(key.fileobj)
                     os.close(key.fd)
-                    with ends.pop(key.data) as end:
-                        end.send(NUMBER.pack(os.waitpid(key.data, 0)[1]))
+                    status = os.waitpid(key.data, 0)[1]
+                    with ends.pop(key.data) as end, contextlib.suppress(BrokenPipeError):
+                        end.send(NUMBER.pack(status))  # a test may not wait for it
 
 
 def become_job(request: bytes, streams: list[int]) -> NoReturn:
     """Run a fake job in this process, which was forked for it."""
-    from support.fake_job import run_fake
+    from support.fake_job import let_go_of_files, run_fake
 
     arguments, environment, folder = pickle.loads(request)
     os.setsid()
@@ -138,7 +142,7 @@ def become_job(request: bytes, streams: list[int]) -> NoReturn:
     for number, name in ((1, "stdout"), (2, "stderr")):  # a stream keeps what it knows of its file
         file = io.FileIO(number, "w", closefd=False)
         setattr(sys, name, io.TextIOWrapper(file, "utf-8", write_through=True))
-    os.closerange(3, 1 << 16)
+    let_go_of_files()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
