@@ -15,6 +15,8 @@ import gc
 import os
 import signal
 import socket
+import sys
+import traceback
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Final, TypeVar
@@ -179,6 +181,9 @@ def _tend(end: socket.socket, config: ImageConfig) -> None:
                 end.close()
                 _serve(socket.socket(fileno=ends[0]), config)
             os.close(ends[0])
+    except BaseException:  # noqa: BLE001 - of a decoder, too; it goes into the engine's log
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(0)  # neither an end nor an error may lead back into the worker's code
 
