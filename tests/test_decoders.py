@@ -25,7 +25,6 @@ from vllm_caption.images.decode import prepare_image
 from vllm_caption.images.files import read_image
 from vllm_caption.process import DECODER_NAME
 
-
 KILLS = 3
 """As many as an item has retries, in case that all hit the same one."""
 
@@ -33,6 +32,8 @@ KILLS = 3
 @pytest.fixture
 def decoders() -> Iterator[Decoders]:
     found = Decoders(ImageConfig())
+    while not processes():  # until the nursery has its name
+        time.sleep(0.01)
     yield found
     found.close()
 
