@@ -69,7 +69,7 @@ def has_preface(caption: str) -> bool:
     start = _EMPHASIS.sub("", plain).lstrip(_MARKUP)
     if _PREFACES.match(start):
         return True
-    return any(sign in caption for sign in _SIGNS) and bool(_TEMPLATE.search(caption))
+    return any(map(caption.__contains__, _SIGNS)) and bool(_TEMPLATE.search(caption))
 
 
 def has_fence(caption: str) -> bool:

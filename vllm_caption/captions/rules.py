@@ -305,7 +305,7 @@ def is_refusal(caption: str) -> bool:
     text = _comparable(caption).lstrip("*_#> -")
     if _REFUSALS.match(text):
         return True
-    return any(sign in text for sign in _SIGNS_OF_REQUESTS) and bool(_REQUESTS.search(text))
+    return any(map(text.__contains__, _SIGNS_OF_REQUESTS)) and bool(_REQUESTS.search(text))
 
 
 def opens_with(caption: str, *openings: str) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vllm_caption.engines.executors.base import Executor, WorkerHandle
 from vllm_caption.messages import (
@@ -45,8 +45,7 @@ class Changed:
     pid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """A message from the worker about an item."""
 
     slot: EngineSlot

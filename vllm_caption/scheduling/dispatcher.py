@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from vllm_caption.captions.rules import rank, verdict
 from vllm_caption.errors import CaptionFlag, ItemKind
@@ -52,8 +52,7 @@ class Task(Generic[T]):
     killed: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Leased(Generic[T]):
+class Leased(NamedTuple, Generic[T]):
     """An item handed to an engine. ``rejected``: how many of its captions have broken a rule; if
     any, the sampling must change, since a greedy model would repeat itself."""
 
@@ -62,8 +61,7 @@ class Leased(Generic[T]):
     rejected: int
 
 
-@dataclass(frozen=True, slots=True)
-class Accept(Generic[T]):
+class Accept(NamedTuple, Generic[T]):
     """The item's caption is final."""
 
     item: T
@@ -161,9 +159,9 @@ class Dispatcher(Generic[T]):
     @property
     def finished(self) -> bool:
         """Whether nothing is left to hand out or to wait for."""
-        if any(engine.in_flight for engine in self._engines):
+        if not self._closed and (not self._input_ended or self.num_waiting):
             return False
-        return self._closed or (self._input_ended and not self.num_waiting)
+        return not any(engine.in_flight for engine in self._engines)
 
     @property
     def num_usable(self) -> int:

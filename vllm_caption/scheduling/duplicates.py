@@ -40,8 +40,7 @@ class Captions(Protocol):
         """The caption for this key; None if there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """The role of an image among its twins: to be captioned, waiting for another, or able to take
     the caption ``of`` another that is already on disk."""
 

@@ -17,23 +17,25 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 NUM_HELPERS: Final = 3
-WORTH_HELP_S: Final = 200e-6
+SLOW_S: Final = 1e-3
 """If the very first operation takes longer than this, helpers share the rest of its batch."""
-NEW_SHARE: Final = 0.25
-"""The weight of a batch in the average of its way (with or without help)."""
+WORTH_HELP: Final = 0.7
+"""Helpers are used if an operation takes less than this share of its time without them: they also
+take processor time from the engines."""
+RISES: Final = 1.25
+"""One slow batch raises the time of its way by no more than this: most are slowed by other work."""
 FADES: Final = 0.99
-"""Each batch multiplies the average of the other way by this, so that the other way is tried again:
-after 140 batches if it takes four times as long."""
+"""Each batch multiplies the time of the other way by this, so that the other way is tried again."""
 
 
 class HelperThreads:
     """Helper threads for one caller, started when first needed."""
 
-    def __init__(self, num_helpers: int = NUM_HELPERS) -> None:
-        self._num_helpers = num_helpers
-        self._pool = ThreadPoolExecutor(num_helpers, "output")
-        self._usual_s = {True: WORTH_HELP_S, False: 0.0}
-        """How long one operation of a batch takes with help, and without."""
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(NUM_HELPERS, "output")
+        self._is_new = True
+        self._usual_s = {True: 0.0, False: 0.0}
+        """How long one operation of a batch takes with help, and without; 0 until measured."""
 
     def each(self, do: Callable[[T], R], batch: Sequence[T]) -> list[R]:
         """Call ``do``, which must not raise, on each element; returns the results in order."""
@@ -45,21 +47,20 @@ class HelperThreads:
             for number in left:
                 results[number] = do(batch[number])
 
-        if batch and not self._usual_s[False]:
-            results[next(left)] = do(batch[0])
-            self._usual_s[False] = time.perf_counter() - began_s
-        helped = self._usual_s[True] < self._usual_s[False]
-        count = min(self._num_helpers, len(batch) - 1) if helped else 0
+        if is_first := self._is_new and bool(batch):
+            self._is_new, results[next(left)] = False, do(batch[0])
+            helped = time.perf_counter() - began_s > SLOW_S
+        else:
+            helped = self._usual_s[True] < WORTH_HELP * self._usual_s[False]
+        count = min(NUM_HELPERS, len(batch) - 1) if helped else 0
         helping = [self._pool.submit(work) for _ in range(count)]
         work()
         for helper in helping:
             if not helper.cancel():  # one that has not begun would find nothing left
                 helper.result()
-        if len(batch) > 1:
-            usual_s = self._usual_s[helped]
+        if len(batch) > 1 and not is_first:  # the first batch also creates folders
             each_s = (time.perf_counter() - began_s) / len(batch)
-            # A moment when the disk stood still says nothing about either way.
-            self._usual_s[helped] += NEW_SHARE * (min(each_s, 2 * usual_s) - usual_s)
+            self._usual_s[helped] = min(each_s, RISES * self._usual_s[helped] or each_s)
             self._usual_s[not helped] *= FADES
         return [results[number] for number in range(len(batch))]
 
