@@ -190,7 +190,7 @@ def test_decoders_that_are_killed_again_and_again_cost_no_engine_and_no_caption(
 
 def test_stopped_decoder_costs_its_image_the_time_limit_and_no_other(tmp_path: Path) -> None:
     run = Run(tmp_path, names(30), num_engines=1, engine={"item_timeout_s": 1.0})
-    stopped = []
+    stopped: list[psutil.Process] = []
 
     async def stop_one() -> None:
         while not stopped:
@@ -203,7 +203,7 @@ def test_stopped_decoder_costs_its_image_the_time_limit_and_no_other(tmp_path: P
         await asyncio.gather(run.run(), stop_one())
 
     asyncio.run(serve())
-    assert not stopped[0].is_running()
+    assert not psutil.wait_procs(stopped, timeout=10)[1]
     timeouts = [row for row in rows(run.config.output).values() if row["error_kind"] == "timeout"]
     assert len(captions(run.config.output)) + len(timeouts) == 30
     assert len(timeouts) <= 1  # none, where the decoder was idle
