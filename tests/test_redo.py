@@ -319,7 +319,10 @@ def test_redo_file_that_names_no_item_is_a_mistake_and_with_others_a_warning(
     files = make_input(tmp_path, 2)
     result = job(tmp_path, "--redo-file", "nowhere.png")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "--redo-file nowhere.png: no item has such a name; give it as `file`" in result.stderr
+    said = (
+        "--redo-file nowhere.png: no item has such a name; give the `file` of its row, or a pattern"
+    )
+    assert said in result.stderr
     result = job(tmp_path, "--redo-file", os.fsdecode(b"not-utf-8-\xff.png"))
     assert (result.exit_code, result.stderr.count("no item has such a name")) == (2, 1)
     result = job(tmp_path, "--redo-file", files[0], "nowhere.png")
