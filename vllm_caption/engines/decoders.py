@@ -190,7 +190,7 @@ def _tend(end: socket.socket, config: ImageConfig) -> None:
 
 def _serve(end: socket.socket, config: ImageConfig) -> None:
     """A decoder: one image after the other, until the worker is gone."""
-    faulthandler.enable()
+    faulthandler.enable(2)  # not `sys.stderr`, which may be a stream without a descriptor
     try:
         _send(end, os.getpid())
         while True:
