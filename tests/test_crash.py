@@ -240,7 +240,7 @@ def test_memory_and_descriptors_of_the_driver_do_not_grow_over_20_000_items(
     assert f"captioned {count} ({count} in this run), failed 0" in stdout
     assert after_5000 is not None
     assert last[0] < 1.1 * after_5000[0], (after_5000, last)
-    assert abs(last[1] - after_5000[1]) <= 2
+    assert last[1] <= after_5000[1] + 2, (after_5000, last)  # fewer where the input was still read
 
 
 def make_small_files(folder: Path, count: int) -> None:
