@@ -6,7 +6,10 @@ import io
 import random
 import struct
 import zlib
+from collections.abc import Iterator
+from unittest.mock import Mock
 
+import pyspng
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +21,16 @@ from vllm_caption.errors import ItemError
 from vllm_caption.images import png as image_png
 from vllm_caption.images.decode import decode_image
 from vllm_caption.images.png import plain_image, store_pixels
+
+
+@pytest.fixture(params=["alone", "beside other threads"], autouse=True, scope="module")
+def filters(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process with other threads leaves the filters to Pillow."""
+    threads = 1 if request.param == "alone" else 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_png.threading, "active_count", lambda: threads)
+        yield
+
 
 NOISE = Image.frombytes("RGBA", (150, 130), random.Random(7).randbytes(150 * 130 * 4))
 
@@ -125,6 +138,17 @@ def test_damage_has_the_same_result_as_with_pillow_alone(data: st.DataObject) ->
         assert outcome(damaged) == found
 
 
+@pytest.mark.parametrize(("threads", "calls"), [(1, 1), (2, 0)])
+def test_libspng_is_used_only_where_no_other_thread_waits_for_the_interpreters_lock(
+    threads: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Mock(side_effect=pyspng.load)
+    monkeypatch.setattr(image_png.pyspng, "load", load)
+    monkeypatch.setattr(image_png.threading, "active_count", lambda: threads)
+    assert plain_image(png(), 150 * 130) is not None
+    assert load.call_count == calls
+
+
 def test_transparent_colour_of_a_palette_is_kept() -> None:
     data = png(NOISE.convert("P"), transparency=3)
     assert store_pixels(data) != data
@@ -148,6 +172,49 @@ def test_plain_image_has_the_pixels_that_pillow_gives(
         assert found is not None
         assert (found.mode, found.tobytes()) == seen(data)[:2]
         assert found.info == {}
+
+
+@given(
+    colour=st.sampled_from([0, 2, 4, 6]),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    source=st.randoms(use_true_random=False),
+    level=st.integers(0, 9),
+    piece=st.integers(1, 5000),
+    cut=st.none() | st.floats(0, 1),
+)
+def test_rows_of_every_filter_have_the_pixels_that_pillow_gives(
+    colour: int,
+    size: tuple[int, int],
+    source: random.Random,
+    level: int,
+    piece: int,
+    cut: float | None,
+) -> None:
+    width, height = size
+    row = width * {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    pixels = b"".join(bytes([source.randrange(5)]) + source.randbytes(row) for _ in range(height))
+    if cut is not None:
+        pixels = pixels[: int(cut * (len(pixels) - 1))]
+    packed = zlib.compress(pixels, level)
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    parts = [packed[start : start + piece] for start in range(0, len(packed), piece)]
+    data = png()[:8] + png_chunk(b"IHDR", header)
+    data += b"".join(png_chunk(b"IDAT", part) for part in parts) + png_chunk(b"IEND", b"")
+    found = plain_image(data, 70 * 70)
+    assert (found is None) == (cut is not None), "all but a complete image is left to Pillow"
+    assert found is None or (found.mode, found.tobytes()) == seen(data)[:2]
+
+
+@given(st.data())
+def test_plain_image_of_a_damaged_file_has_the_pixels_that_pillow_gives(
+    data: st.DataObject,
+) -> None:
+    mode = data.draw(st.sampled_from(["L", "LA", "RGB", "RGBA"]))
+    content = bytearray(png(NOISE.resize((20, 20)).convert(mode)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if found := plain_image(bytes(content), 10**6):
+        assert (found.mode, found.tobytes()) == seen(bytes(content))[:2]
 
 
 @pytest.mark.parametrize(

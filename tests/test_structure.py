@@ -44,6 +44,7 @@ USERS = {
     "torch": {"engines.vllm_engine"},
     "ray": {"engines.executors.ray"},
     "deflate": {"images.png"},
+    "pyspng": {"images.png"},
     "jsonschema": {"captions.fields"},
     "jinja2": {"captions.prompt", "commands.report"},
     "markupsafe": {"commands.report"},

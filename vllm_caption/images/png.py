@@ -1,37 +1,46 @@
-"""PNGs without the two things at which Pillow is slow: inflating pixel data, and reading chunks.
+"""PNGs without the three things at which Pillow is slow: inflating pixel data, undoing the filters
+of its rows, and reading chunks.
 
-Pillow inflates row by row, even with zlib-ng; libdeflate inflates everything in one call, which
-saves a sixth to a third of the time of a large PNG. Pillow's reader of chunks takes a sixth of the
-time of a small one; most PNGs have no chunk that matters and go straight to Pillow's decoder.
-OpenCV and torchvision, which vLLM installs anyway, decode a PNG no faster than Pillow, or hardly
+Pillow inflates row by row, even with zlib-ng, and undoes the filters byte by byte; libdeflate
+inflates everything in one call, and libspng undoes the filters with SIMD. Pillow's reader of chunks
+takes a sixth of the time of a small PNG, and most PNGs have no chunk that matters. OpenCV and
+torchvision, which vLLM installs anyway, decode a PNG no faster than Pillow, or hardly
 (benchmarks/RESULTS.md).
 
-Invariant: the pixels are those that Pillow alone would give. Its decoder undoes the filters, and a
-PNG that is damaged in any way is left to it.
+libspng holds the interpreter's lock, and Pillow releases it. So libspng is used by a process with
+one thread, as a run's decoders are; one that decodes in several threads uses Pillow's filters.
+
+Invariant: the pixels are those that Pillow alone would give. Of a file, libspng sees nothing but
+the header, and pixel data that libdeflate has checked. A PNG that is damaged in any way is left to
+Pillow.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
 import deflate
+import pyspng
 from PIL import Image
 
 MAX_STORED_BYTES: Final = 32 * 2**20
 """Of pixel data that is stored: for a moment there are two copies of it."""
 _MAX_BLOCK: Final = 65535
 _NO_CHECK: Final = bytes(4)
-"""Instead of the check of pixel data, which Pillow does not read."""
+"""Instead of the check of pixel data, which neither Pillow nor libspng reads."""
 _HEADER: Final = struct.Struct(">IIBBBBB")
 _END: Final = b"\0\0\0\0IEND"
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By the colour type of the header (PNG specification, 11.2.2)."""
 _PLAIN_MODES: Final = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}
 """By the colour type, of 8 bits a sample."""
+_HEAD_BYTES: Final = 33
+"""The signature and the header."""
 _PLAIN_HEAD: Final = re.compile(rb"IHDR.{8}\x08[\0\2\4\6]\0{3}", re.DOTALL)
 _SAYS_NOTHING: Final = re.compile(
     rb"pHYs.{9}|sRGB.|(?:bKGD|sBIT|tIME).*|tEXtSoftware\0.{0,99}", re.DOTALL
@@ -54,12 +63,16 @@ def plain_image(data: bytes, max_pixels: int) -> Image.Image | None:
     _, end, stored = found
     if not data.startswith(_END, end):
         return None
-    stream = b"".join(stored)
-    del found, stored
-    mode = _PLAIN_MODES[colour]
+    mode, alone = _PLAIN_MODES[colour], threading.active_count() == 1
     try:
-        return Image.frombytes(mode, (width, height), stream, "zip", mode, 0)
-    except ValueError:
+        if mode == "LA" or not alone:  # libspng makes no LA
+            stream = b"".join(stored)
+            del found, stored
+            return Image.frombytes(mode, (width, height), stream, "zip", mode, 0)
+        png = b"".join((data[:_HEAD_BYTES], *_chunk(stored)))
+        del found, stored
+        return Image.frombuffer(mode, (width, height), pyspng.load(png, mode), "raw", mode, 0, 1)
+    except (ValueError, RuntimeError):  # a filter that does not exist
         return None
 
 
@@ -83,8 +96,8 @@ def store_pixels(data: bytes) -> bytes:
     if (found := _stored_pixels(data)) is None:
         return data
     start, end, stored = found
-    length, view = sum(map(len, stored)).to_bytes(4, "big"), memoryview(data)
-    return b"".join((view[:start], length, b"IDAT", *stored, _NO_CHECK, view[end:]))
+    view = memoryview(data)
+    return b"".join((view[:start], *_chunk(stored), view[end:]))
 
 
 def _stored_pixels(data: bytes) -> _Stored | None:
@@ -98,6 +111,11 @@ def _stored_pixels(data: bytes) -> _Stored | None:
     except (struct.error, LookupError, ValueError, deflate.DeflateError):
         return None
     return (start, end, list(_stored(pixels))) if len(pixels) == num_bytes else None
+
+
+def _chunk(stored: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """As one IDAT chunk."""
+    return [sum(map(len, stored)).to_bytes(4, "big"), b"IDAT", *stored, _NO_CHECK]
 
 
 def _num_bytes(data: bytes) -> int:
@@ -127,7 +145,7 @@ def _stored(pixels: bytearray) -> Iterator[bytes | memoryview]:
     """As a zlib stream of stored blocks (RFC 1950, RFC 1951 3.2.4).
 
     None is marked as the last, so that no checksum need follow: libdeflate has checked the pixels,
-    and Pillow stops behind the last row. Views: the copy that `deflate.zlib_compress(pixels, 0)`
+    and decoders stop behind the last row. Views: the copy that `deflate.zlib_compress(pixels, 0)`
     makes takes a quarter of all the time.
     """
     view, size = memoryview(pixels), len(pixels)
