@@ -90,7 +90,10 @@ class Decoders:
         Blocks, and may be called from any number of threads. ``name``: for `kill`.
         """
         data, image_format = read()
-        decoder = self._idle.pop() if self._idle else _Decoder(self._nursery)
+        try:
+            decoder = self._idle.pop()
+        except IndexError:  # not checked before, since another thread may take the last one
+            decoder = _Decoder(self._nursery)
         self._at_work[name] = decoder
         try:
             decoder.give(data, image_format)
