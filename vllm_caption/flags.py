@@ -311,13 +311,8 @@ def _add_engines(group: Any, engine: EngineConfig) -> None:
     _add(group, engine, "pipeline_parallel_size", text, "-pp", type=positive)
     text = "captions that one engine generates at a time"
     _add(group, engine, "max_num_seqs", text, type=positive)
-    _add(
-        group,
-        engine,
-        "prepare_threads",
-        "images per engine that are read and decoded at a time",
-        type=positive,
-    )
+    text = "images per engine that are read and decoded at a time"
+    _add(group, engine, "prepare_threads", text, type=positive)
     text = "restart an engine at most N times in a row without a caption between its crashes"
     _add(group, engine, "max_engine_restarts", text, type=natural)
     for name, text in (

@@ -121,7 +121,7 @@ class Decoders:
         with suppress(ProcessLookupError, ChildProcessError):  # it is dead already
             os.kill(self._nursery_pid, signal.SIGKILL)
             os.waitpid(self._nursery_pid, 0)
-        for decoder in self._at_work.values():
+        for decoder in tuple(self._at_work.values()):  # a call may end meanwhile
             decoder.kill()
         while self._idle:
             self._idle.pop().close()

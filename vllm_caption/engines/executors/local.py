@@ -376,3 +376,4 @@ async def _work(spec: WorkerSpec, end: socket.socket, log_path: str) -> None:
         link.send(EngineDown(log.explain(death, engine.exit_codes)))
     await link.flush()
     engine.shutdown()
+    decoders.close()
