@@ -17,7 +17,16 @@ from typing import Any
 import msgspec
 import pytest
 from support import CRELLO_LIKE
-from support.job import Terminal, draw_shape, input_flags, make_input, run_here, write_document
+from support.job import (
+    FAKE,
+    Terminal,
+    draw_shape,
+    input_flags,
+    make_input,
+    run,
+    run_here,
+    write_document,
+)
 from support.scan import RECIPE, leave, row_of, scan, txt_of
 
 from vllm_caption.commands.plan import report as plan_report
@@ -30,7 +39,7 @@ from vllm_caption.commands.tune.record import Figures, Setting, Tuning, write_tu
 from vllm_caption.config import RunConfig
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.monitoring.status import encode_status, make_status
+from vllm_caption.monitoring.status import Speed, encode_status, make_status
 from vllm_caption.store.checkpoint import Checkpoint
 
 
@@ -556,24 +565,40 @@ def test_newest_of_the_last_run_the_shards_and_tune_gives_the_rate(tmp_path: Pat
     assert (times.images_per_s, times.source) == (7.0, f"tune.json of {at}, --max-num-seqs 16")
     shard = tmp_path / "out" / "shards" / "1-of-2"
     shard.mkdir(parents=True)
-    stats = RunStats([EngineFigures(0, captioned=5)])
     for moment, expected in (("2026-11-24T11:00:00+00:00", 3.0), ("2026-11-24", 7.0)):
-        status = make_status("run", "finished", stats, 0.0, moment)
-        written = encode_status(msgspec.structs.replace(status, images_per_s=3.0))
-        (shard / "status.json").write_bytes(written)
+        write_speed(shard, Speed(3.0, 5, 1, 1, moment))
         assert plan_of(tmp_path, "--max-num-seqs=16").time.images_per_s == expected
+
+
+def write_speed(folder: Path, speed: Speed) -> None:
+    """The status of a run that captioned nothing, after one with this speed."""
+    stats = RunStats([EngineFigures(0)])
+    status = make_status("run", "finished", stats, 0.0, "2026-11-30", earlier=speed)
+    (folder / "status.json").write_bytes(encode_status(status))
+
+
+def test_plan_knows_the_speed_after_a_run_that_had_nothing_to_caption(tmp_path: Path) -> None:
+    make_input(tmp_path, 12)
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1", "--quiet"]
+    assert run(*flags, command=FAKE).exit_code == 0
+    first = plan_of(tmp_path, "--redo=all").time
+    assert first.images_per_s is not None
+    assert run(*flags, command=FAKE).exit_code == 0  # nothing is left
+    assert plan_of(tmp_path, "--redo=all").time == first
 
 
 def test_rate_of_the_last_run_is_divided_among_its_busy_engines(
     tmp_path: Path,
 ) -> None:
     make_input(tmp_path, 2)
-    stats = RunStats([EngineFigures(0, captioned=number) for number in (5, 9, 0)])
-    status = make_status("run", "finished", stats, 0.0, "2026-11-24")
+    stats = RunStats([EngineFigures(number) for number in range(3)])
+    for number in range(25):
+        stats.count_caption(number % 2, 1, 1, number / 24)
+    status = make_status("run", "finished", stats, 1.0, "2026-11-24")
     (tmp_path / "out").mkdir()
-    written = encode_status(msgspec.structs.replace(status, images_per_s=24.0))
-    (tmp_path / "out" / "status.json").write_bytes(written)
+    (tmp_path / "out" / "status.json").write_bytes(encode_status(status))
     assert plan_of(tmp_path).time.images_per_s == 12.0
+    assert "2 images at 12 images/s (run of 2026-11-24)" in describe(plan_of(tmp_path))
     assert plan_of(tmp_path, images_per_s=3.0).time.images_per_s == 3.0
     (tmp_path / "out" / "status.json").write_text("{")
     assert read_rate(tmp_path / "out") is None

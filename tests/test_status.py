@@ -34,6 +34,7 @@ from vllm_caption.monitoring.figures import EngineFigures, HostFigures
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import (
     RunStatus,
+    Speed,
     State,
     View,
     encode_status,
@@ -54,6 +55,22 @@ def status_of(state: Any = "running", captioned: int = 30, reason: str = "") -> 
         stats.count_caption(number % 3 == 2, 50, 20, float(number))
     stats.count_failure("missing_file", "a.png: there is no such file")
     return make_status("run-1", state, stats, 30.0, AT, reason)
+
+
+def test_speed_of_an_earlier_run_stays_until_a_run_has_made_enough_captions() -> None:
+    def speed(captioned: int, earlier: Speed | None) -> Speed | None:
+        stats = RunStats([EngineFigures(0), EngineFigures(1)])
+        for number in range(captioned):
+            stats.count_caption(0, 1, 1, number / 10)
+        return make_status("run-2", "finished", stats, 99.0, AT, earlier=earlier).speed
+
+    few, many = Speed(5.0, 30, 1, 1, "before"), Speed(5.0, 10_000, 1, 1, "before")
+    assert [speed(number, None) for number in (0, 1)] == [None, None]
+    assert speed(3, None) == Speed(10.0, 3, 1, 2, AT)
+    assert [speed(number, few) for number in (0, 1, 29)] == [few] * 3
+    assert speed(30, few) == Speed(10.0, 30, 1, 2, AT)
+    assert speed(99, many) == many
+    assert speed(100, many) == Speed(10.0, 100, 1, 2, AT)
 
 
 def held(root: Path, state: str = "running") -> OutputLock:
@@ -391,7 +408,8 @@ def test_file_has_these_fields_in_this_order_and_of_these_types() -> None:
         *[("failures", "dict"), ("engines", "list"), ("started_at", "str")],
         *[("gpus_per_engine", "int"), ("gpu_hour_price", "NoneType"), ("host", "dict")],
         *[("warnings", "list"), ("reason", "str"), ("images_per_s_5_min", "float")],
-        *[("images_per_s_of_run", "float"), ("last_captions", "list"), ("last_failures", "list")],
+        *[("images_per_s_of_run", "float"), ("speed", "dict")],
+        *[("last_captions", "list"), ("last_failures", "list")],
         *[("limited_by", "NoneType"), ("phase", "NoneType")],
     ]
     assert list(found["host"].items()) == [

@@ -13,7 +13,7 @@ from vllm_caption.commands.status.overview import Views, overview
 from vllm_caption.config import Shard
 from vllm_caption.cost import Costs
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem
-from vllm_caption.monitoring.status import RunStatus, State, View
+from vllm_caption.monitoring.status import RunStatus, Speed, State, View
 
 NOW = datetime(2026, 11, 30, 10, 53, tzinfo=UTC)
 
@@ -60,7 +60,11 @@ def status(num_engines: int = 8, **changes: Any) -> RunStatus:
         "last_failures": [last(n, f"d{n}/a.png: no such file", "missing_file") for n in (7, 8, 9)],
         "last_captions": [last(n, f"d{n}/b.png: A red circle") for n in (7, 8, 9)],
     }
-    return RunStatus(**(usual | changes))
+    made = RunStatus(**(usual | changes))
+    if made.speed is None and (rate := made.images_per_s_of_run):
+        speed = Speed(rate, made.captioned, num_engines, made.num_gpus, made.updated_at)
+        made = msgspec.structs.replace(made, speed=speed)
+    return made
 
 
 def view(state: State = "running", age_s: float = 1.0, **changes: Any) -> View:

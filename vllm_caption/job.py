@@ -63,7 +63,13 @@ from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.monitor import Monitor
 from vllm_caption.monitoring.progress import Progress
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.monitoring.status import RunState, encode_status, how_it_ended, make_status
+from vllm_caption.monitoring.status import (
+    RunState,
+    encode_status,
+    how_it_ended,
+    make_status,
+    read_status,
+)
 from vllm_caption.monitoring.summary import InputRead, describe_pilot, summarise
 from vllm_caption.scheduling.dispatcher import Dispatcher
 from vllm_caption.scheduling.duplicates import Twins
@@ -211,6 +217,8 @@ class _Job:
         self._executor: Executor | None = None
         self._next_status_s = 0.0
         self._is_input_kept = False
+        before = output.look_up(read_status)
+        self._earlier_speed = before.speed if before is not None else None
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
         known = output.item_states()
         self._num_known = 0 if output.shard else len(known)
@@ -383,7 +391,9 @@ class _Job:
         self._monitor.show(self.stats)
         now_s = time.monotonic()  # the clock of the event loop
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        status = make_status(self._make.run_id, state, self.stats, now_s, at, reason)
+        status = make_status(
+            self._make.run_id, state, self.stats, now_s, at, reason, self._earlier_speed
+        )
         self._monitor.follow(status)
         self._output.replace(STATUS, encode_status(status))
         if self.stats.total and not self._is_input_kept:  # an empty input may be a mistake

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 import msgspec
 
@@ -32,6 +32,20 @@ RunState = Literal["running", "finished", "interrupted", "stopped"]
 """The states that a run reports."""
 State = RunState | Literal["died"]
 """The states that an observer can see."""
+ENOUGH_CAPTIONS: Final = 100
+"""A run that makes so many shows its own speed, even if an earlier one has made more."""
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """The steady speed of a run: ``images_per_s`` of all engines together, from the first to the
+    last of its ``captions``, of which ``num_engines`` made some. ``num_gpus``: of all engines;
+    ``at``: when it was measured."""
+
+    images_per_s: float
+    captions: int
+    num_engines: int
+    num_gpus: int
+    at: str
 
 
 class RunStatus(RunFigures, frozen=True, kw_only=True):
@@ -55,6 +69,8 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     images_per_s_5_min: float = 0.0
     images_per_s_of_run: float = 0.0
     """From the first caption to the last."""
+    speed: Speed | None = None
+    """The same, or that of an earlier run where this one has made too few captions to tell."""
     last_captions: list[LastItem] = msgspec.field(default_factory=list)
     last_failures: list[LastItem] = msgspec.field(default_factory=list)
 
@@ -80,9 +96,16 @@ def how_it_ended(exit_code: int, error: BaseException | None) -> tuple[RunState,
 
 
 def make_status(
-    run_id: str, state: RunState, stats: RunStats, now_s: float, at: str, reason: str = ""
+    run_id: str,
+    state: RunState,
+    stats: RunStats,
+    now_s: float,
+    at: str,
+    reason: str = "",
+    earlier: Speed | None = None,
 ) -> RunStatus:
-    """The current status of a run. ``now_s``: from the clock that the stats use."""
+    """The current status of a run. ``now_s``: from the clock that the stats use; ``earlier``: the
+    speed of the runs before it."""
     figures = stats.figures(now_s)
     if state != "running":
         figures = msgspec.structs.replace(figures, phase=None)
@@ -102,9 +125,20 @@ def make_status(
         reason=reason,
         images_per_s_5_min=round(stats.pace.images_per_s(now_s, PACE_S), 2),
         images_per_s_of_run=round(stats.mean_images_per_s or 0.0, 4),
+        speed=_speed(stats, at, earlier),
         last_captions=stats.last_captions,
         last_failures=list(stats.last_failures),
     )
+
+
+def _speed(stats: RunStats, at: str, earlier: Speed | None) -> Speed | None:
+    images_per_s = stats.mean_images_per_s
+    enough = 0 if earlier is None else min(earlier.captions, ENOUGH_CAPTIONS)
+    if not images_per_s or stats.captioned < enough:
+        return earlier
+    busy = sum(engine.captioned > 0 for engine in stats.engines)
+    num_gpus = len(stats.engines) * stats.gpus_per_engine
+    return Speed(round(images_per_s, 4), stats.captioned, busy, num_gpus, at)
 
 
 def encode_status(status: RunStatus) -> bytes:
@@ -121,7 +155,7 @@ def read_status(root: Path) -> RunStatus | None:
 
 
 class SteadySpeed(NamedTuple):
-    """From the first caption to the last, of these GPUs together."""
+    """Of these GPUs together."""
 
     images_per_s: float
     num_gpus: int
@@ -129,11 +163,8 @@ class SteadySpeed(NamedTuple):
 
 def steady_speed(statuses: Iterable[RunStatus]) -> SteadySpeed:
     """Of all runs together; those that have no speed yet do not count."""
-    known = [status for status in statuses if status.images_per_s_of_run]
-    return SteadySpeed(
-        sum(status.images_per_s_of_run for status in known),
-        sum(status.num_gpus for status in known),
-    )
+    known = [status.speed for status in statuses if status.speed is not None]
+    return SteadySpeed(sum(s.images_per_s for s in known), sum(s.num_gpus for s in known))
 
 
 # --- seen from outside -----------------------------------------------------------------------

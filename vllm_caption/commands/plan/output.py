@@ -14,7 +14,7 @@ from vllm_caption.commands.tune.settings import SEQS
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import UsageError
 from vllm_caption.monitoring.status import read_status
-from vllm_caption.store.layout import STATUS, state_folders
+from vllm_caption.store.layout import state_folders
 from vllm_caption.store.reader import FolderRows, num_rows, read_folder
 from vllm_caption.store.rows import KnownItems
 
@@ -76,13 +76,11 @@ def last_rate(config: RunConfig) -> Rate | None:
 
 
 def read_rate(root: Path) -> Rate | None:
-    """The rate in the folder's status; None where it has none."""
+    """The rate that the folder's status knows; None where it knows none."""
     status = read_status(root)
-    busy = sum(engine.captioned > 0 for engine in status.engines) if status else 0
-    images_per_s = (status.images_per_s_of_run or status.images_per_s) if status else 0.0
-    if status is None or not busy or images_per_s <= 0:
+    if status is None or (speed := status.speed) is None:
         return None
-    return Rate(images_per_s / busy, f"{STATUS} of {status.updated_at}", status.updated_at)
+    return Rate(speed.images_per_s / speed.num_engines, f"run of {speed.at}", speed.at)
 
 
 def _read_tuned(config: RunConfig) -> Rate | None:

@@ -170,7 +170,7 @@ def _time(times: Time) -> Iterator[str]:
     in_all = times.images_per_s * times.engines
     together = f", {in_all:,.4g} images/s in all" if times.engines > 1 else ""
     yield (
-        f"{INDENT}{images} at {times.images_per_s:g} images/s ({times.source})"
+        f"{INDENT}{images} at {times.images_per_s:.4g} images/s ({times.source})"
         f" on {'each of ' if times.engines > 1 else ''}{engines}{gpus}{together}"
     )
 
