@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -145,6 +146,17 @@ def test_value_becomes_the_arguments_of_its_flag(name: str, value: Any, words: l
         ("skip_types", ["A,B"], "--skip-types A,B: has a comma, which separates the entries"),
         ("hf_overrides", {"a": object()}, "--hf-overrides: cannot be written as JSON ("),
         ("version", True, "--version: prints and exits; call it on the command line"),
+        ("quiet", object, "--quiet <class 'object'>: is a switch; give True or False"),
+        ("output", ["a", "b"], "--output ['a', 'b']: cannot be given; give the path of a file or"),
+        ("output", "a\ud800", r"--output 'a\ud800': cannot be given"),
+        ("output", " ", "--output: it is empty; name a file or folder"),
+        ("prompt", ["a"], "--prompt ['a']: takes one value, not a list"),
+        (
+            "input",
+            pa.table({"file": ["a.png"]}),
+            '--input pyarrow.Table file: string ---- file: [["a.png"]]: cannot be given; give the'
+            " path of a file or folder",
+        ),
     ],
 )
 def test_value_that_no_flag_accepts_is_a_usage_error(name: str, value: Any, message: str) -> None:
@@ -218,6 +230,42 @@ def test_users_mistake_is_a_usage_error_with_field_value_and_remedy(
     with pytest.raises(vllm_caption.UsageError, match="--max-side: 0 is not 1 or more"):
         vllm_caption.caption(**flags(tmp_path, max_side=0))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (None, "--output None: cannot be given; give the path of a file or folder"),
+        (5, "--output 5: cannot be given; give the path of a file or folder"),
+        ("", "--output: it is empty; name a file or folder (the current one is `.`)"),
+        ("~nobody-of-this-name", "--output: ~nobody-of-this-name: there is no such home folder"),
+    ],
+)
+def test_output_that_is_no_path_is_a_usage_error_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Any, message: str
+) -> None:
+    make_input(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for call_with in (
+        lambda: vllm_caption.caption(**flags(tmp_path, output=output)),
+        lambda: vllm_caption.read(output),
+    ):
+        with pytest.raises(UsageError) as refused:
+            call_with()
+        assert str(refused.value).startswith(message)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.usefixtures("fakes")
+def test_output_may_be_any_path_like_object(tmp_path: Path) -> None:
+    make_input(tmp_path, 1)
+    (tmp_path / "out").mkdir()
+    with os.scandir(tmp_path) as entries:
+        entry = next(entry for entry in entries if entry.name == "out")
+    done = vllm_caption.caption(**flags(tmp_path, output=entry))
+    assert done.output == tmp_path / "out"
+    assert done.table.num_rows == vllm_caption.read(entry).num_rows == 1
 
 
 @pytest.mark.usefixtures("fakes")
@@ -322,6 +370,20 @@ def test_concurrent_calls_in_threads_work(tmp_path: Path) -> None:
     assert [done.result().captioned for done in runs] == [3, 3]
 
 
+@pytest.mark.usefixtures("fakes")
+def test_stream_in_place_of_a_standard_one_needs_only_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_input(tmp_path, 3)
+    written: list[str] = []
+    stream = SimpleNamespace(write=written.append)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert vllm_caption.caption(**flags(tmp_path, quiet=False)).captioned == 3
+    assert "Checking demo and the engine's flags." in "".join(written)
+    assert "Items: 3, captioned 3 (3 in this run), failed 0" in "".join(written)
+
+
 @pytest.mark.parametrize("workers", ["forked", "spawned"])
 def test_script_without_a_main_guard_runs_once_and_prints_as_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
@@ -361,6 +423,15 @@ def test_ctrl_c_drains_the_run_and_is_raised_after_its_end(tmp_path: Path, numbe
     assert (code, "caught" in out) == (0, True)
     assert len(captions(tmp_path / "out")) == (6 if number == 1 else 5)
     assert status(tmp_path / "out")["state"] == "interrupted"
+
+
+def test_ctrl_c_while_the_run_starts_leaves_only_the_callers_traceback(tmp_path: Path) -> None:
+    make_input(tmp_path, 1)
+    with script(tmp_path, call(tmp_path)) as process:
+        wait_until(lambda: psutil.Process(process.pid).children(), process)
+        process.send_signal(signal.SIGINT)
+        code, _, err = ended(process)
+    assert (code, err.count("Traceback")) == (-signal.SIGINT, 1), err
 
 
 def test_run_ends_when_its_caller_dies(tmp_path: Path) -> None:

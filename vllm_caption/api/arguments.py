@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Final
 
 from vllm_caption.errors import UsageError
-from vllm_caption.flags import run_parser
+from vllm_caption.flags import parse_path, run_parser
 from vllm_caption.formatting import flag_of
 
 Value = (
@@ -43,6 +44,16 @@ def as_arguments(values: Mapping[str, Value]) -> list[str]:
     return words
 
 
+def as_path(flag: str, value: object) -> Path:
+    """A file or folder, read as on the command line. Raises UsageError."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(flag, _shown(value), "cannot be given; give the path of a file or folder")
+    try:
+        return parse_path(_word(flag, value))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(flag, None, str(error)) from None
+
+
 def _words(name: str, value: object, known: Mapping[str, argparse.Action]) -> Iterator[str]:
     flag, opposite = flag_of(name), flag_of(f"no_{name}")
     action = known.get(flag)
@@ -56,10 +67,16 @@ def _words(name: str, value: object, known: Mapping[str, argparse.Action]) -> It
         elif not value and action is None:
             yield opposite
     elif action is not None and action.nargs == 0:
-        raise UsageError(flag, value, "is a switch; give True or False")
+        shown = value if isinstance(value, str) else _shown(value)
+        raise UsageError(flag, shown, "is a switch; give True or False")
+    elif action is not None and action.type is parse_path:
+        as_path(flag, value)
+        yield f"{flag}={_word(flag, value)}"
     elif isinstance(value, Mapping):
         yield f"{flag}={_as_json(flag, value)}"
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        if action is not None and action.nargs is None and not isinstance(action.default, tuple):
+            raise UsageError(flag, _shown(value), "takes one value, not a list")
         yield from _list(flag, [_word(flag, each) for each in value], action)
     else:
         yield f"{flag}={_word(flag, value)}"
@@ -79,13 +96,26 @@ def _list(flag: str, words: list[str], action: argparse.Action | None) -> Iterat
 def _word(flag: str, value: object) -> str:
     if isinstance(value, str | os.PathLike):
         word = os.fspath(value)
-        if isinstance(word, str) and "\0" not in word:
+        if isinstance(word, str) and "\0" not in word and _can_be_passed(word):
             return word
     elif not isinstance(value, bool) and isinstance(value, Real):
         return str(value)
-    shown = repr(value)
     kinds = "a string, a number, a path, or a list of these"
-    raise UsageError(flag, shown[:200], f"cannot be given; give {kinds}")
+    raise UsageError(flag, _shown(value), f"cannot be given; give {kinds}")
+
+
+def _can_be_passed(word: str) -> bool:
+    """Whether the system takes it as an argument of a process."""
+    try:
+        os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    """A value as Python code, on one line."""
+    return " ".join(repr(value).split())[:200]
 
 
 def _as_json(flag: str, value: Mapping[str, object]) -> str:

@@ -6,6 +6,7 @@ Invariant: it ends with the thread that called `caption`.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -36,6 +37,7 @@ def main(parent: str, descriptor: str, *arguments: str) -> NoReturn:
     exit_code = EXIT_OK
     message: RunMessage
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         prepare_process()
         message = _run(arguments)
     except UsageError as error:

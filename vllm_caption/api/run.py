@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
-from vllm_caption.api.arguments import Value, as_arguments
+from vllm_caption.api.arguments import Value, as_arguments, as_path
 from vllm_caption.api.table import read
 from vllm_caption.errors import EXIT_INTERRUPTED, RunStopped
 from vllm_caption.messages import Refused, RunEnded, RunFailed, RunMessage
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 CHILD: Final = "vllm_caption.api.child"
 _CODE: Final = (
-    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n');"
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"  # a quiet end until `main`
+    " sys.path[:] = sys.argv.pop(1).split('\\n');"
     " from {module} import main; main(*sys.argv[1:])"
 )
 """What Python is started with: it finds modules where this process does, and never imports the main
@@ -97,9 +98,8 @@ def caption(
         RunStopped: the run could not continue (no engine left, disk full); what is done is kept.
     """
     given = {"input": input, "output": output, "model": model, "prompt": prompt}
-    arguments = as_arguments({**given, **flags})
-    folder = Path(str(output)).expanduser().absolute()
-    message = _run(arguments)
+    folder = as_path("--output", output).absolute()
+    message = _run(as_arguments({**given, **flags}))
     if isinstance(message, Refused):
         raise message.as_error()
     if isinstance(message, RunFailed):
@@ -176,7 +176,8 @@ class _Writer:
     def __call__(self, data: bytes) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(self._decoder.decode(data))
-            self._stream.flush()
+            if hasattr(self._stream, "flush"):  # `print` does not need it either
+                self._stream.flush()
 
 
 def _relay(process: subprocess.Popen[bytes], readers: Readers, until: int) -> None:

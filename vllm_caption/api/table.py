@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_caption.api.arguments import as_path
 from vllm_caption.config import check_folder
 from vllm_caption.errors import RunStopped, of_system
 
@@ -32,7 +32,7 @@ def read(output: str | os.PathLike[str]) -> pa.Table:
     from vllm_caption.store.reader import FolderRows, read_folder
     from vllm_caption.store.rows import SCHEMA
 
-    root = Path(output).expanduser()
+    root = as_path("--output", output)
     check_folder("--output", root, "the folder that a run wrote")
     try:
         return read_folder(root, lambda folder: FolderRows.last(folder, SCHEMA.names))
