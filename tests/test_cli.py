@@ -25,7 +25,7 @@ from vllm_caption.demo import MODEL_DIR
 from vllm_caption.engines import hardware
 from vllm_caption.engines.hardware import platform
 from vllm_caption.engines.model_folder import resolve_model
-from vllm_caption.flags import COMMANDS
+from vllm_caption.flags import COMMANDS, FLAGS_OF_COMMANDS
 from vllm_caption.monitoring.gpu_devices import GpuDriver
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import encode_status, make_status
@@ -194,6 +194,18 @@ def test_missing_input_folder_is_reported_in_one_line_with_flag_value_and_remedy
             ["tune", "--max-num-seqs", "2", "4"],
             "--max-num-seqs 2 4: takes one value; to measure several: --try max-num-seqs=2,4",
         ),
+        (["--quiet", "yes"], "error: --quiet yes: takes no value"),
+        (
+            ["plan", "--images", "."],
+            "error: --images .: takes no value; an input comes before all flags, or after --input",
+        ),
+        (["--images", "."], "error: --images: is a flag of `plan`; leave it out here"),
+        (["verify", "--images"], "error: --images: is a flag of `plan`; leave it out here"),
+        (["report", "--watch"], "error: --watch: is a flag of `status`; leave it out here"),
+        (
+            ["--json", "x"],
+            "--json: is a flag of `doctor`, `plan`, `status` and `verify`; leave it out here",
+        ),
         (["captionize"], "command captionize: is neither a command (demo, doctor"),
         (["reprot"], "nor an existing file or folder; did you mean report?"),
         (["icnos/flat"], "--input icnos/flat: does not exist; name a folder of images"),
@@ -246,6 +258,17 @@ def test_misspelt_flag_is_refused_before_anything_is_read_or_written(
     name = flag.partition("=")[0]
     assert result.stderr == (f"vllm-caption: error: {name}: unknown flag; did you mean {meant}?\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_flags_that_only_other_commands_have_are_known_with_these_commands() -> None:
+    found: dict[str, tuple[str, ...]] = {}
+    for command in sorted(COMMANDS):
+        with redirect_stdout(StringIO()) as said, pytest.raises(SystemExit):
+            main([command, "--help"])
+        usage, _, _ = said.getvalue().partition("\n\n")
+        for flag in set(re.findall(r"--[a-z-]+", usage)) - {*FLAGS_OF_RUN.split()}:
+            found[flag] = (*found.get(flag, ()), command)
+    assert found == FLAGS_OF_COMMANDS
 
 
 def test_flag_without_a_close_match_is_refused_with_where_flags_are_listed() -> None:

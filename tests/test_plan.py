@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -196,14 +197,22 @@ def test_limit_and_type_names_that_skip_nothing_are_reported(tmp_path: Path) -> 
 
 
 def next_step(folder: Path, *flags: str) -> str:
-    return describe(plan_of(folder, *flags)).splitlines()[-1].removeprefix("Next       ")
+    """The last section: what to do, and the command if there is one."""
+    text = describe(plan_of(folder, *flags)).rpartition("\nNext")[2]
+    return "\n".join(line.strip() for line in text.splitlines())
+
+
+def command_of(folder: Path, *flags: str) -> str:
+    """The run that a plan with these flags is of."""
+    line = [*input_flags(folder), f"--output={folder / 'out'}", "--quiet", *flags]
+    return shlex.join(["python", "-m", "vllm_caption", *line])
 
 
 def test_next_step_names_the_root_where_most_images_are_missing(tmp_path: Path) -> None:
     files = make_input(tmp_path, 5)
     for file in files[2:]:
         (tmp_path / "raw" / file).unlink()
-    wanted = "check --images-root: 3 of 5 images are not there; then plan again"
+    wanted = "check --images-root: 3 of 5 images are not there; plan again"
     assert next_step(tmp_path) == wanted
 
 
@@ -213,7 +222,8 @@ def test_next_step_is_never_that_nothing_is_left_while_items_fail(tmp_path: Path
     (tmp_path / "raw" / files[2]).unlink()
     assert next_step(tmp_path) == "fix the 1 item that will fail, then plan again"
     draw_shape(0).save(tmp_path / "raw" / files[2])
-    assert next_step(tmp_path).endswith("run the same command without `plan`")
+    step = "run (or plan with --images, which opens every image):"
+    assert next_step(tmp_path) == f"{step}\n{command_of(tmp_path)}"
     txt_of(tmp_path, files[2]).write_text("A shape.")
     assert next_step(tmp_path) == "nothing is left to caption"
 
@@ -221,8 +231,18 @@ def test_next_step_is_never_that_nothing_is_left_while_items_fail(tmp_path: Path
 def test_next_step_names_redo_where_captions_are_stale(tmp_path: Path) -> None:
     leave(tmp_path, *map(row_of, make_input(tmp_path, 2)))
     assert "2 of the captions are stale: made with another model" in describe(plan_of(tmp_path))
-    step = "nothing is left to caption; --redo stale would re-caption the 2 stale captions"
-    assert next_step(tmp_path) == step
+    step = "nothing is left to caption; to caption the 2 stale ones again:"
+    assert next_step(tmp_path) == f"{step}\n{command_of(tmp_path, '--redo', 'stale')}"
+    assert next_step(tmp_path, "--redo=flagged") == "nothing is left to caption"
+
+
+def test_next_step_is_the_command_of_the_run_to_paste_however_long(tmp_path: Path) -> None:
+    make_input(tmp_path, 1)
+    of_run = ["--stop", "a b", "--prompt=shape-zh", f"--log-file={tmp_path / ('x' * 200)}"]
+    of_plan = ["--images", "--images-per-s", "2", "--json=p.json"]
+    assert next_step(tmp_path, *of_plan, *of_run).splitlines()[-1] == command_of(tmp_path, *of_run)
+    config, _ = parse_plan(shlex.split(command_of(tmp_path, *of_run))[3:])
+    assert config == config_of(tmp_path, *of_plan, *of_run)
 
 
 # --------------------------------------------------------------------- what is done already
@@ -286,7 +306,7 @@ def test_lost_txt_files_are_counted_by_what_a_run_does_about_them(tmp_path: Path
     txt_of(tmp_path, files[3]).write_text("by hand")
     txt_of(tmp_path, files[4]).write_text("by hand")
     text = run_here("plan", *flags).stdout
-    assert "Next       run the same command without `plan`: it writes the missing" in text
+    assert "Next       run, to write the missing .txt files, and no more:" in text
 
 
 @pytest.mark.parametrize(
@@ -617,7 +637,7 @@ def test_too_small_disk_is_reported_with_a_remedy(
     assert asked == [tmp_path]
     assert result.exit_code == 0
     assert f"DOES NOT FIT on {tmp_path}" in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("Next       free some disk space")
+    assert result.stdout.splitlines()[-2] == "Next       free some disk space, then run:"
 
 
 @pytest.mark.parametrize("below", ["", "/a/b"])
@@ -730,8 +750,7 @@ def test_output_that_cannot_be_written_is_said_where_the_run_would_be_the_next_s
     monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk that is mounted read-only
     plan = plan_of(tmp_path)
     assert not plan.disk.writable
-    *_, problem, last = describe(plan).splitlines()
+    *_, problem, last, _ = describe(plan).splitlines()
     assert problem.strip() == f"CANNOT BE WRITTEN: {tmp_path / 'out'}"
-    assert last.endswith(
-        "fix the permissions of --output, or choose another; then run without `plan`"
-    )
+    remedy = f"fix the permissions of {tmp_path / 'out'}, or choose another folder with --output"
+    assert last == f"Next       {remedy}; then run:"

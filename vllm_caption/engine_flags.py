@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from math import prod
@@ -81,9 +81,13 @@ def is_value(word: str) -> bool:
 
 
 def check_names(
-    engine_args: Sequence[str], ours: Collection[str], near: Collection[str] = ()
+    engine_args: Sequence[str],
+    ours: Collection[str],
+    near: Collection[str] = (),
+    elsewhere: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Raise UsageError for a flag that is neither one of ``ours`` nor vLLM's.
+    """Raise UsageError for a flag that is neither one of ``ours`` nor vLLM's. ``elsewhere``: flags
+    of other commands, and which these are.
 
     Where vLLM is not installed, or a plugin may add flags to it, nothing is known to be wrong but a
     flag that is close to one of ``near``: those of a command that has few.
@@ -94,6 +98,10 @@ def check_names(
         if _is_among(known, flag):
             continue
         name = flag.partition(".")[0].replace("_", "-")
+        if commands := (elsewhere or {}).get(name):
+            *others, last = (f"`{command}`" for command in commands)
+            listed = f"{', '.join(others)} and {last}" if others else last
+            raise UsageError(flag, None, f"is a flag of {listed}; leave it out here")
         hint = did_you_mean(name, near)
         if known and not _has_plugins():
             opposites = [k.replace("--", "--no-", 1) for k in known if name.startswith("--no-")]

@@ -41,6 +41,20 @@ COMMANDS: Final = (
     *("run", "demo", "doctor", "plan", "tune", "status", "verify", "report", "merge", "export"),
 )
 """The first word of a command line; `run` may be left out."""
+FLAGS_OF_COMMANDS: Final = {
+    "--gallery": ("report",),
+    "--html": ("report",),
+    "--images": ("plan",),
+    "--images-per-s": ("plan",),
+    "--items": ("report",),
+    "--json": ("doctor", "plan", "status", "verify"),
+    "--repair": ("verify",),
+    "--sample": ("tune",),
+    "--try": ("tune",),
+    "--tune-output": ("tune",),
+    "--watch": ("status",),
+}
+"""Flags that a run does not have, each with the commands that have it."""
 _REDO_FLAGS: Final = {
     "redo_files": "--redo-file",
     "redo_kinds": "--redo-kind",
@@ -448,14 +462,15 @@ def parse_known(
         raise _no_command(arguments[0])
     options, engine_args = parser.parse_known_args(_with_input_flag(arguments))
     if engine_args and not engine_args[0].startswith("-"):
-        raise _one_value(parser, arguments, engine_args[0]) or _no_command(engine_args[0])
-    check_names(engine_args, parser.flags)
+        raise _one_too_many(parser, arguments, engine_args[0]) or _no_command(engine_args[0])
+    check_names(engine_args, parser.flags, elsewhere=FLAGS_OF_COMMANDS)
     return options, tuple(engine_args)
 
 
-def _one_value(parser: Parser, arguments: Sequence[str], word: str) -> UsageError | None:
-    """The mistake of a second value after a flag that takes one; None if the word is another."""
-    if word in COMMANDS or _exists(word) or did_you_mean(word, COMMANDS):
+def _one_too_many(parser: Parser, arguments: Sequence[str], word: str) -> UsageError | None:
+    """The mistake of a value after a switch, or of a second one after a flag that takes one; None
+    if the word is another."""
+    if word in COMMANDS or did_you_mean(word, COMMANDS):
         return None
     values: list[str] = []
     for before in reversed(arguments[: len(arguments) - arguments[::-1].index(word)]):
@@ -467,7 +482,10 @@ def _one_value(parser: Parser, arguments: Sequence[str], word: str) -> UsageErro
     flag, equals, value = before.partition("=")
     flag, values = dashed(flag), [value, *values] if equals else values
     action = parser.flags.get(flag)
-    if action is None or action.nargs is not None or len(values) < 2:
+    if action is not None and action.nargs == 0:
+        remedy = "; an input comes before all flags, or after --input" if _exists(word) else ""
+        return UsageError(flag, word, f"takes no value{remedy}")
+    if action is None or action.nargs is not None or len(values) < 2 or _exists(word):
         return None
     remedy = "takes one value"
     if "--try" in parser.flags:

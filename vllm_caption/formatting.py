@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
@@ -112,6 +113,11 @@ def printable(value: object) -> str:
 def flag_of(name: str) -> str:
     """The flag of a setting: `--max-num-seqs` for `max_num_seqs`."""
     return f"--{name.replace('_', '-')}"
+
+
+def command_line(arguments: Iterable[str]) -> str:
+    """The line for a shell that starts this program with these arguments."""
+    return shlex.join(["python", "-m", "vllm_caption", *arguments])
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:

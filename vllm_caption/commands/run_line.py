@@ -17,7 +17,7 @@ from vllm_caption.config import InputConfig, RunConfig
 from vllm_caption.driver.run_input import NAME_AN_INPUT, as_in_last_run
 from vllm_caption.engine_flags import check_names, is_value
 from vllm_caption.errors import UsageError
-from vllm_caption.flags import Parser, dashed, make_input_config, run_parser
+from vllm_caption.flags import FLAGS_OF_COMMANDS, Parser, dashed, make_input_config, run_parser
 from vllm_caption.formatting import did_you_mean
 from vllm_caption.process import say
 from vllm_caption.store.layout import MANIFEST, SHARDS, STATUS
@@ -38,7 +38,7 @@ def parse_line(
     run = run_parser()
     parser.epilog = f"{_ALL_FLAGS}\n\n{parser.epilog}"
     words, engine_args = _without_vllm(arguments, {*parser.flags, *run.flags})
-    check_names(engine_args, run.flags, near=parser.flags)
+    check_names(engine_args, run.flags, near=parser.flags, elsewhere=FLAGS_OF_COMMANDS)
     starts_with_path = bool(words) and is_value(words[0]) and os.path.exists(words[0])  # noqa: PTH110
     if first == "input" and words and words[0] and is_value(words[0]) and not starts_with_path:
         _refuse_absent(words[0], _named(run, words))

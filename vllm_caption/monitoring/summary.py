@@ -15,7 +15,14 @@ from typing import Final
 from vllm_caption.config import CaptionName, Shard
 from vllm_caption.cost import Billing
 from vllm_caption.flags import without_flags
-from vllm_caption.formatting import counted, duration, printable, tally, with_example
+from vllm_caption.formatting import (
+    command_line,
+    counted,
+    duration,
+    printable,
+    tally,
+    with_example,
+)
 from vllm_caption.inputs.reader import InputCounts, no_type_skipped
 from vllm_caption.inputs.source import Nouns
 from vllm_caption.items import SkippedDocument
@@ -185,7 +192,7 @@ def describe_pilot(
     size = sum(chosen.values())
     types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(chosen).most_common())
     of_types = f": {types}" if any(chosen) else ""
-    full = shlex.join(["python", "-m", "vllm_caption", *without_flags(arguments, ("--pilot",))])
+    full = command_line(without_flags(arguments, ("--pilot",)))
     lines = [
         f"Pilot: {size} of {num_items:,} items in {counted(num_documents, nouns.document)},"
         f" across all file sizes{of_types}",

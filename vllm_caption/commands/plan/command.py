@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.commands.json_file import check_json_file, write_json_file
@@ -22,19 +23,31 @@ from vllm_caption.commands.plan.text import describe
 from vllm_caption.commands.run import complete_config
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
-from vllm_caption.flags import Parser, above_zero, parse_known, parse_path, run_parser
+from vllm_caption.flags import (
+    Parser,
+    above_zero,
+    parse_known,
+    parse_path,
+    run_parser,
+    without_flags,
+)
 from vllm_caption.images.files import check_images_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.monitoring.progress import DocumentProgress
 from vllm_caption.process import say, show
 from vllm_caption.store.lock import check_count
 
+OWN_FLAGS: Final = ("--json", "--images", "--images-per-s")
+"""Flags that the run does not take."""
+
 
 def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
-    """The settings of the planned run, and the plan's own flags. vLLM need not be installed."""
+    """The settings of the planned run, with its command line, and the plan's own flags. vLLM need
+    not be installed."""
     parser = run_parser()
     _add_flags(parser)
     options, engine_args = parse_known(parser, arguments)
+    options.arguments = tuple(without_flags(arguments, OWN_FLAGS))
     return complete_config(options, engine_args, needs_vllm=False), options
 
 

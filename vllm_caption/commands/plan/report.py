@@ -166,9 +166,9 @@ class Disk(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a run with the same flags would do now: the ``version`` of these fields, the ``output``,
-    ``model``, ``prompt`` and ``recipe_id`` that it would use, and its ``documents``,
-    ``element_types``, ``items``, ``images``, ``time`` and ``disk``.
+    """What a run with the same flags would do now: the ``version`` of these fields, the ``command``
+    that starts it, the ``output``, ``model``, ``prompt`` and ``recipe_id`` that it would use, and
+    its ``documents``, ``element_types``, ``items``, ``images``, ``time`` and ``disk``.
 
     ``holder``: the run that is at work in the output, in words. ``nouns``: what a
     ``document`` and an ``element`` are called in this kind of input.
@@ -177,6 +177,7 @@ class Plan(msgspec.Struct, frozen=True):
     ``seconds``: that the plan took."""
 
     version: int
+    command: str
     output: str
     holder: str | None
     model: str

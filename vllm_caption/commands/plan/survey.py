@@ -35,7 +35,7 @@ from vllm_caption.driver.resume import (
     Wanted,
 )
 from vllm_caption.errors import ItemError
-from vllm_caption.formatting import printable
+from vllm_caption.formatting import command_line, printable
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.monitoring.samples import read_gpu_s
 from vllm_caption.store.caption_files import open_captions
@@ -135,6 +135,7 @@ class Survey:
         rows = items.to_caption + self._adopted + self._problems.count
         return Plan(
             version=VERSION,
+            command=command_line(config.arguments),
             output=os.fspath(config.output),
             holder=find_holder(config.output),
             model=config.engine.model,

@@ -36,8 +36,9 @@ PILOTS: Final = (2000, 200, 20)
 
 
 def describe(plan: Plan) -> str:
-    """The whole text."""
-    return join_lines(_lines(plan), max(MIN_LINE_CHARS, shutil.get_terminal_size().columns))
+    """The whole text. The command at its end is never cut off."""
+    max_chars = max(MIN_LINE_CHARS, shutil.get_terminal_size().columns)
+    return "\n".join((join_lines(_lines(plan), max_chars), *_next(plan)))
 
 
 def _lines(plan: Plan) -> Iterator[str]:
@@ -50,7 +51,6 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _time(plan.time)
     yield from _cost(plan.time)
     yield from _disk(plan.disk)
-    yield from _next(plan)
 
 
 def _documents(plan: Plan) -> Iterator[str]:
@@ -201,33 +201,34 @@ def _disk(disk: Disk) -> Iterator[str]:
 
 
 def _next(plan: Plan) -> Iterator[str]:
-    items = plan.items
+    items, disk, output = plan.items, plan.disk, plan.output
     failing = sum(problem.count for problem in items.problems)
     missing = sum(problem.count for problem in items.problems if problem.kind == "missing_file")
+    command, step = plan.command, "run:"
     if 2 * missing > items.total:
-        step = (
-            f"check --images-root: {missing:,} of {counted(items.total, 'image')} are not there;"
-            " then plan again"
+        images = counted(items.total, "image")
+        command, step = (
+            "",
+            f"check --images-root: {missing:,} of {images} are not there; plan again",
         )
     elif not items.to_caption and not items.restored:
+        command, step = "", "nothing is left to caption"
         if failing:
             step = f"fix the {counted(failing, 'item')} that will fail, then plan again"
-        elif items.stale:
-            stale = counted(items.stale, "stale caption")
-            step = f"nothing is left to caption; --redo stale would re-caption the {stale}"
-        else:
-            step = "nothing is left to caption"
-    elif not plan.disk.writable:
-        step = "fix the permissions of --output, or choose another; then run without `plan`"
-    elif not plan.disk.fits:
-        step = "free some disk space, then run the same command without `plan`"
-    elif not plan.items.to_caption:
-        step = "run the same command without `plan`: it writes the missing .txt files, and no more"
+        elif items.stale and "--redo" not in plan.command:
+            command = f"{plan.command} --redo stale"
+            step = f"{step}; to caption the {counted(items.stale, 'stale one')} again:"
+    elif not disk.writable:
+        step = f"fix the permissions of {output}, or choose another folder with --output; then run:"
+    elif not disk.fits:
+        step = "free some disk space, then run:"
+    elif not items.to_caption:
+        step = "run, to write the missing .txt files, and no more:"
     elif not plan.images.opened:
-        step = "add --images to open every image, or run the same command without `plan`"
-    else:
-        step = "run the same command without `plan`"
+        step = "run (or plan with --images, which opens every image):"
     yield section("Next", step)
+    if command:
+        yield INDENT + command
 
 
 def _pixels(size: Size) -> str:
