@@ -593,6 +593,32 @@ def test_report_names_each_kind_with_examples_and_what_to_do(tmp_path: Path) -> 
     assert run_here("verify", *flags).stdout.splitlines()[-1].endswith("everything agrees")
 
 
+def test_only_what_is_damaged_missing_or_not_tried_is_exit_1(tmp_path: Path) -> None:
+    out = complete(tmp_path)
+    flags = [*input_flags(tmp_path), f"--output={out}"]
+
+    def last_line(exit_code: int) -> str:
+        result = run_here("verify", *flags)
+        assert result.exit_code == exit_code
+        assert f"Items      {len(FILES)} = " in result.stdout
+        return result.stdout.splitlines()[-1].removeprefix("Verdict    ")
+
+    assert last_line(0) == "everything agrees"
+    (out / f"{FILES[0]}.txt").write_text("by hand")
+    (out / "old.png.txt").write_text("of an image that is gone")
+    add_row(tmp_path, FILES[1], status="failed", error_kind="poison", caption=None)
+    (out / f"{FILES[1]}.txt").unlink()
+    expected = "apart from what is expected: edited 1, failed 1, orphan_txt 1"
+    assert last_line(0) == f"everything agrees, {expected}"
+    assert f" = {len(FILES) - 2} that agree + 0 that do not + 1 edited + 1 failed" in (
+        run_here("verify", *flags).stdout
+    )
+    (out / f"{FILES[2]}.txt").unlink()
+    assert last_line(1) == f"1 divergence, {expected}"
+    shutil.rmtree(out / "manifest.parquet")
+    assert "divergences" in last_line(1)
+
+
 def test_skipped_documents_are_reported_with_their_reasons(tmp_path: Path) -> None:
     out = complete(tmp_path)
     (tmp_path / "json_detail" / "design_10.json").unlink()

@@ -59,8 +59,10 @@ def _parser() -> Parser:
         prog="vllm-caption verify",
         description="Compare the .txt files, the manifest and the input of a run, and report where"
         " they disagree. By default the input is that of the last run. Needs no engine.",
-        epilog="exit codes: 0 everything agrees; 1 something does not; 2 usage or configuration;"
-        " 3 could not continue (disk full); 130 interrupted.",
+        epilog="exit codes: 0 everything agrees, apart from captions that people edited, recorded"
+        " failures, and rows and .txt files of items that are not in the input; 1 something is"
+        " damaged, missing, unreadable or not tried yet; 2 usage or configuration; 3 could not"
+        " continue (disk full); 130 interrupted.",
     )
     add_input(parser.add_argument_group("input"))
     group = parser.add_argument_group("output")

@@ -12,6 +12,7 @@ from vllm_caption.formatting import (
     join_lines,
     printable,
     section,
+    tally,
     with_example,
 )
 from vllm_caption.store.layout import JOURNAL, MANIFEST
@@ -54,9 +55,13 @@ def _documents(verdict: Verdict) -> Iterator[str]:
 
 def _items(verdict: Verdict) -> Iterator[str]:
     meanwhile = verdict.items_written_meanwhile
-    repaired = sum(d.repaired for d in verdict.divergences if d.kind in ITEM_KINDS)
-    diverging = verdict.items - verdict.items_agreeing - meanwhile - repaired
+    of_items = [found for found in verdict.divergences if found.kind in ITEM_KINDS]
+    repaired = sum(found.repaired for found in of_items)
+    diverging = sum(found.left for found in of_items if not found.expected)
     text = f"{verdict.items:,} = {verdict.items_agreeing:,} that agree + {diverging:,} that do not"
+    for found in of_items:
+        if found.expected and found.left:
+            text += f" + {found.left:,} {found.kind}"
     if repaired:
         text += f" + {repaired:,} repaired"
     if meanwhile:
@@ -94,9 +99,10 @@ def _leftovers(verdict: Verdict) -> Iterator[str]:
 
 
 def _verdict(verdict: Verdict) -> str:
-    left = sum(divergence.left for divergence in verdict.divergences)
-    if verdict.divergences and not left:
-        return "everything agrees now"
-    if not left:
-        return "everything agrees"
-    return counted(left, "divergence")
+    left = sum(found.left for found in verdict.divergences if not found.expected)
+    expected = {found.kind: found.left for found in verdict.divergences if found.expected}
+    text = counted(left, "divergence") if left else "everything agrees"
+    if not left and any(found.repaired for found in verdict.divergences):
+        text += " now"
+    shown = tally({kind: number for kind, number in expected.items() if number})
+    return f"{text}, apart from what is expected: {shown}" if shown else text

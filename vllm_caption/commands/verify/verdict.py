@@ -26,10 +26,12 @@ ITEM_KINDS: Final[tuple[ItemKind, ...]] = get_args(ItemKind)
 
 
 class Explanation(NamedTuple):
-    """What a kind means, and what to do about it."""
+    """What a kind means, and what to do about it. ``expected``: people and runs leave it on
+    purpose, and the records do not contradict each other, so it is only reported."""
 
     meaning: str
     remedy: str
+    expected: bool = False
 
 
 KINDS: Final[dict[Kind, Explanation]] = {
@@ -47,7 +49,8 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "edited": Explanation(
         "a .txt that somebody changed: it differs from its row",
-        "harmless, no run replaces it; verify --repair makes the row agree with the .txt",
+        "kept: a run replaces it only if told to; verify --repair records its text in the manifest",
+        expected=True,
     ),
     "unreadable_txt": Explanation(
         "a .txt that cannot be read",
@@ -56,15 +59,18 @@ KINDS: Final[dict[Kind, Explanation]] = {
     "failed": Explanation(
         "a failed row and no caption",
         "run again; if the image is at fault, fix it first",
+        expected=True,
     ),
     "untried": Explanation("neither a row nor a .txt", "run again"),
     "orphan_txt": Explanation(
         "a .txt whose item is not in the input",
-        "harmless; check the input and --skip-types, or delete it if it is not needed",
+        "check the input and --skip-types, or delete it if it is not needed",
+        expected=True,
     ),
     "orphan_row": Explanation(
         "a row whose item is not in the input",
-        "harmless; check the input and --skip-types",
+        "check the input and --skip-types; otherwise it does no harm",
+        expected=True,
     ),
     "damaged_part": Explanation(
         "a part of the manifest that cannot be read",
@@ -84,14 +90,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Divergence(msgspec.Struct):
-    """All of one kind. ``repaired``: how many of ``count`` are fixed now; ``entries``: the first
-    few, or all."""
+    """All of one kind. ``repaired``: how many of ``count`` are fixed now; ``expected``: it is only
+    reported; ``entries``: the first few, or all."""
 
     kind: Kind
     count: int = 0
     repaired: int = 0
     meaning: str = ""
     remedy: str = ""
+    expected: bool = False
     entries: list[Entry] = []
 
     @property
@@ -142,8 +149,8 @@ class Verdict(msgspec.Struct):
 
     @property
     def agrees(self) -> bool:
-        """Nothing diverges any more."""
-        return not any(divergence.left for divergence in self.divergences)
+        """Nothing diverges any more, apart from what is expected."""
+        return not any(found.left for found in self.divergences if not found.expected)
 
 
 class Findings:
