@@ -3,8 +3,8 @@
 A fenced block of the kind `console` is run: lines that begin with `$ ` (and go on after a `\\`, or
 up to END after `<<'END'`) are commands, the lines below them their output. Numbers may differ; a
 line `…` stands for any lines. The blocks of a page run in one shell, in a folder of their own that
-has the repository's `prompts` and `vllm_caption`, and on the pages of docs/ the bundled sample,
-which the README copies itself. Runs of the job get fake engines, and the bundled model where they
+has the repository's `prompts` and `vllm_caption`, and on the pages of docs/ the folder of images
+that the README makes. Runs of the job get fake engines, and the bundled model where they
 name none; all other commands are the real ones.
 
 What cannot run here is marked: `console gpu`, `console cluster`. The flags of the job in it are
@@ -106,8 +106,7 @@ def run_all(page: Path, folder: Path) -> Iterator[tuple[Command, list[str], int]
     for name in ("vllm_caption", "prompts"):
         (work / name).symlink_to(ROOT / name)
     if page.parent == ROOT / "docs":
-        for name in ("raw", "jsons", "json_detail"):
-            shutil.copytree(SAMPLE_DIR / name, work / name)
+        shutil.copytree(SAMPLE_DIR / "raw", work / "images")
     listed = list(commands(page))
     script = "".join(f"{{ {c.text}\n}} 2>&1; echo; echo '{END}'$?\n" for c in listed)
     # As in an activated environment, which also has `ray`.

@@ -105,8 +105,8 @@ def run_fake(*arguments: str) -> NoReturn:
     from vllm_caption.cli import command
 
     use_fakes(*arguments)
-    # After `tune`, or after an input.
-    place = 1 if arguments and not arguments[0].startswith("-") else 0
+    # After `tune` and the input.
+    place = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     sys.argv[1:] = [*arguments[:place], "--model=demo", *arguments[place:]]
     command()
 
