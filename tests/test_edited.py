@@ -80,7 +80,10 @@ def test_lost_captions_of_another_recipe_are_captioned_again(tmp_path: Path) -> 
     assert result.exit_code == 0
     assert "captioned 4 (1 in this run)" in result.stdout
     assert "1 caption file missing or empty: 0 restored from their rows, 1 " in result.stdout
-    assert "3 kept captions are stale: made with another model" in result.stdout
+    said = (
+        "3 kept captions are stale (--redo stale captions them again): made with --max-tokens 100\n"
+    )
+    assert said in result.stdout
     made = rows(tmp_path / "out")
     assert len({made[file]["recipe_id"] for file in files}) == 2
 

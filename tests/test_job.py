@@ -186,8 +186,8 @@ def test_changed_prompt_keeps_what_is_done_and_redo_stale_recaptions_it(
     kept = run_here(*base, "--prompt=shape-zh")
     assert captions(tmp_path) == brief
     assert (
-        "4 kept captions are stale: made with another model, prompt or sampling; --redo stale"
-        in kept.stdout
+        "4 kept captions are stale (--redo stale captions them again): made with --prompt"
+        " shape-brief\n" in kept.stdout
     )
     anew = run_here(*base, "--prompt=shape-zh", "--redo=stale")
     assert "captioned 4 (4 in this run)" in anew.stdout

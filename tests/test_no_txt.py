@@ -86,7 +86,7 @@ def test_run_without_txt_files_is_resumed_verified_and_given_its_files_later(
 
     again = job(tmp_path, "--no-txt", OTHER_RECIPE)
     assert "captioned 12 (0 in this run)" in again.stdout
-    assert "12 kept captions are stale: made with another model" in again.stdout
+    assert "12 kept captions are stale (--redo stale captions them again): made" in again.stdout
     verified = other(tmp_path, "verify", "--repair")
     assert (verified.exit_code, "12 that agree" in verified.stdout) == (0, True)
     assert txt_files(tmp_path) == {}

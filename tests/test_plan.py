@@ -230,7 +230,8 @@ def test_next_step_is_never_that_nothing_is_left_while_items_fail(tmp_path: Path
 
 def test_next_step_names_redo_where_captions_are_stale(tmp_path: Path) -> None:
     leave(tmp_path, *map(row_of, make_input(tmp_path, 2)))
-    assert "2 of the captions are stale: made with another model" in describe(plan_of(tmp_path))
+    said = "2 kept captions are stale (--redo stale captions them again): made with settings that"
+    assert said in describe(plan_of(tmp_path))
     step = "nothing is left to caption; to caption the 2 stale ones again:"
     assert next_step(tmp_path) == f"{step}\n{command_of(tmp_path, '--redo', 'stale')}"
     assert next_step(tmp_path, "--redo=flagged") == "nothing is left to caption"

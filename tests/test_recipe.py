@@ -22,6 +22,7 @@ from vllm_caption.store.recipe import (
     SAMPLING_SETTINGS,
     Recipe,
     ids_of,
+    made_with,
     make_recipe,
     read_recipes,
     record_recipe,
@@ -194,3 +195,36 @@ def test_recipe_with_other_content_is_not_mistaken_for_the_same(tmp_path: Path) 
     other = recipe_of(sampling=SamplingConfig(max_tokens=5))
     record_recipe(tmp_path, other)
     assert ids_of(recipe_of(), tmp_path) == {recipe_of().id}
+
+
+def test_stale_captions_are_counted_by_the_settings_that_made_them(tmp_path: Path) -> None:
+    ours = recipe_of(
+        engine=EngineConfig(model="ours", engine_args=("--quantization=fp8",)),
+        sampling=SamplingConfig(stop=("a b", "c"), temperature=0.5),
+    )
+    others = [
+        recipe_of(engine=EngineConfig(model="theirs"), sampling=SamplingConfig(seed=7)),
+        recipe_of(
+            engine=EngineConfig(model="ours", engine_args=("--dtype", "half")),
+            sampling=SamplingConfig(ignore_eos=True, stop=("a b",), temperature=0.5),
+            image=ImageConfig(max_side=512),
+        ),
+        make_recipe(
+            EngineConfig(model="ours", engine_args=("--quantization=fp8",)),
+            load_prompt("shape-zh"),
+            SamplingConfig(stop=("a b", "c"), temperature=0.5),
+            ImageConfig(),
+        ),
+        msgspec.structs.replace(ours, prompt="Describe it."),
+    ]
+    for other in others:
+        record_recipe(tmp_path, other)
+    captions = {other.id: number for number, other in enumerate(others, start=1)}
+    assert made_with(captions | {"lost": 20, "": 1}, ours, tmp_path) == {
+        "with settings that are not recorded": 21,
+        "with another text of --prompt shape-brief": 4,
+        "with --prompt shape-zh": 3,
+        "with --max-side 512, --stop 'a b', --ignore-eos, --dtype half"
+        " and without --quantization": 2,
+        "with --model theirs, --temperature 0.0, --seed 7 and without --stop, --quantization": 1,
+    }

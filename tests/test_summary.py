@@ -9,7 +9,7 @@ import pytest
 from vllm_caption.inputs.reader import InputCounts
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.monitoring.summary import InputRead, summarise
+from vllm_caption.monitoring.summary import InputRead, stale_captions, summarise
 
 RESUME = "Interrupted: run the same command line again to resume; nothing is lost."
 
@@ -37,3 +37,18 @@ def test_unmatched_skip_types_are_reported_only_if_something_was_captioned(
     lines = said(captioned, unmatched=("TextElement", "Photo"))
     note = "  No element has a type of --skip-types TextElement,Photo: the input may name"
     assert sum(line.startswith(note) for line in lines) == times
+
+
+def test_stale_captions_are_explained_one_recipe_to_a_line() -> None:
+    begin = "1,200 kept captions are stale (--redo stale captions them again):"
+    made = {"with --seed 1": 700, "with --seed 2": 300, "with --seed 3": 100, "with --seed 4": 100}
+    assert list(stale_captions(1, {"with --seed 1": 1})) == [
+        "1 kept caption is stale (--redo stale captions it again): made with --seed 1"
+    ]
+    assert list(stale_captions(1200, made)) == [
+        begin,
+        "  700 made with --seed 1",
+        "  300 made with --seed 2",
+        "  100 made with --seed 3",
+        "  100 made with other settings",
+    ]

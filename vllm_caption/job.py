@@ -77,7 +77,7 @@ from vllm_caption.scheduling.same_errors import SameErrors
 from vllm_caption.store.layout import INPUT, REDO, STATUS
 from vllm_caption.store.naming import naming_of_run
 from vllm_caption.store.output import Output
-from vllm_caption.store.recipe import make_recipe
+from vllm_caption.store.recipe import made_with, make_recipe
 
 STATUS_EVERY_S = 2.0
 
@@ -271,7 +271,8 @@ class _Job:
         reader = self.scan.reader
         unmatched = self._config.input.skip_types if reader.no_type_was_skipped else ()
         names = reader.unmatched_patterns
-        return InputRead(reader.counts, reader.complete, self.scan.skipped, unmatched, names)
+        stale = made_with(self.scan.stale, self._make.recipe, self._config.output)
+        return InputRead(reader.counts, reader.complete, self.scan.skipped, unmatched, names, stale)
 
     async def run(self) -> int:
         """Caption everything that is left; returns the exit code."""

@@ -370,6 +370,8 @@ class Pending:
         self._pass = Pass(config, known, files, wanted, lambda: _NamesRead(known))
         self.reader = self._pass.reader
         self.skipped: list[SkippedDocument] = []
+        self.stale: Counter[str] = Counter()
+        """Stale captions that stay, by recipe id."""
         self._images_root = os.fspath(config.images_root)
         self._image = image
         self._known = known
@@ -458,6 +460,8 @@ class Pending:
             case Keep():
                 batch.kept[need.origin] += 1
                 batch.num_spared += need.spared
+                if need.origin == "stale" and state is not None:
+                    self.stale[state.recipe_id or ""] += 1
             case KeepFailure():
                 batch.failures_kept.append((need.kind, item.file))
             case Adopt():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -33,19 +33,22 @@ from vllm_caption.store.layout import MANIFEST, REPORT, caption_name
 SHORT_PILOT_S: Final = 30.0
 """A pilot that generated for less than this says little about speed: most of it is warm-up and
 tail."""
+MAX_RECIPES: Final = 3
+"""How many other recipes are described."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRead:
     """What a run read. ``is_complete``: up to the end of the input; ``unmatched_types``: the value
     of --skip-types if no element has one of these types; ``unmatched_files``: names from
-    --redo-file that no item has."""
+    --redo-file that no item has; ``stale``: kept captions by what other settings made them."""
 
     counts: InputCounts
     is_complete: bool
     skipped: Sequence[SkippedDocument]
     unmatched_types: Sequence[str] = ()
     unmatched_files: Sequence[str] = ()
+    stale: Mapping[str, int] = field(default_factory=dict)
 
 
 def summarise(
@@ -62,7 +65,8 @@ def summarise(
 ) -> str:
     """The whole text. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
     is_news = stats.captioned > 0  # a rerun that captions nothing repeats no advice
-    lines = [*_documents(read, is_news=is_news), *_items(stats), *_captions(stats)]
+    lines = [*_documents(read, is_news=is_news), *_items(stats)]
+    lines += _captions(stats, read.stale)
     if stats.captioned:
         lines += _speed(stats, seconds)
     held = any(engine.state != "waiting" for engine in stats.engines)
@@ -116,17 +120,14 @@ def _items(stats: RunStats) -> Iterator[str]:
         yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."
 
 
-def _captions(stats: RunStats) -> Iterator[str]:
+def _captions(stats: RunStats, made: Mapping[str, int]) -> Iterator[str]:
     if stats.flags:
         yield f"Flags: {tally(stats.flags)}"
     if rejected := stats.rejections.rejected:
         flags = tally(stats.rejections.by_flag)
         yield f"Rejected answers: {rejected} of {stats.rejections.answers} ({flags})"
     if stale := stats.kept["stale"]:
-        kept = f"{counted(stale, 'kept caption')} {'is' if stale == 1 else 'are'} stale"
-        yield (
-            f"{kept}: made with another model, prompt or sampling; --redo stale re-captions them."
-        )
+        yield from stale_captions(stale, made)
     if theirs := people_wrote(stats.kept["edited"], stats.kept["adopted"] + stats.adopted):
         yield f"{theirs}: kept, also by --redo."
     if stats.spared:
@@ -136,6 +137,20 @@ def _captions(stats: RunStats) -> Iterator[str]:
 def no_such_item(names: Sequence[str]) -> str:
     """The warning for names of --redo-file."""
     return f"No item has the name of --redo-file: {', '.join(map(printable, names))}"
+
+
+def stale_captions(number: int, made: Mapping[str, int]) -> Iterator[str]:
+    """How many kept captions are stale, and what made them."""
+    are, them = ("is", "it") if number == 1 else ("are", "them")
+    begin = f"{counted(number, 'kept caption')} {are} stale (--redo stale captions {them} again):"
+    if len(made) == 1:
+        yield f"{begin} made {', '.join(made)}"
+        return
+    yield begin
+    shown = list(made.items())[:MAX_RECIPES]
+    yield from (f"  {of_these:,} made {settings}" for settings, of_these in shown)
+    if left := number - sum(of_these for _, of_these in shown):
+        yield f"  {left:,} made with other settings"
 
 
 def people_wrote(edited: int, adopted: int) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +21,7 @@ from vllm_caption.captions.prompt import Prompt
 from vllm_caption.config import EngineConfig, ImageConfig, SamplingConfig
 from vllm_caption.engine_flags import named_flags
 from vllm_caption.errors import RunStopped
+from vllm_caption.formatting import flag_of
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.layout import DAMAGED_RECIPES, RECIPES, state_folders
 
@@ -31,6 +35,8 @@ ENGINE_FLAGS: Final = (
     *("reasoning_parser", "structured_outputs_config", "tokenizer", "tokenizer_revision"),
 )
 """vLLM's flags that change what the model says, or which part of it is the caption."""
+
+NOT_RECORDED: Final = "with settings that are not recorded"
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -81,6 +87,52 @@ def ids_of(recipe: Recipe, root: Path) -> frozenset[str]:
         with contextlib.suppress(RunStopped):  # a damaged file adds no ids
             ids |= {id_ for id_, known in read_recipes(folder).items() if known.id == recipe.id}
     return frozenset(ids)
+
+
+def made_with(captions: Mapping[str, int], ours: Recipe, root: Path) -> dict[str, int]:
+    """Captions of other recipes, counted by id → the same by what their settings are where ours
+    differ, most frequent first."""
+    known: dict[str, Recipe] = {}
+    with contextlib.suppress(OSError):
+        for folder in state_folders(root):
+            with contextlib.suppress(RunStopped):
+                known |= read_recipes(folder)
+    found: Counter[str] = Counter()
+    for id_, number in captions.items():
+        found[_settings(known[id_], ours) if id_ in known else NOT_RECORDED] += number
+    return dict(found.most_common())
+
+
+def _settings(theirs: Recipe, ours: Recipe) -> str:
+    """Those of ``theirs`` that are not as in ``ours``, as flags."""
+    has, lacks = [], []
+    if theirs.model != ours.model:
+        has.append(f"--model {theirs.model}")
+    if theirs.prompt != ours.prompt:
+        same_name = theirs.prompt_name == ours.prompt_name
+        has.append(f"{'another text of ' if same_name else ''}--prompt {theirs.prompt_name}")
+    for names, settings, others in (
+        (IMAGE_SETTINGS, theirs.image, ours.image),
+        (SAMPLING_SETTINGS, theirs.sampling, ours.sampling),
+        (sorted(theirs.engine | ours.engine), theirs.engine, ours.engine),
+    ):
+        for name in names:
+            value = settings.get(name)
+            if _as_words(value) == _as_words(others.get(name)):
+                continue
+            if value is None or value is False or value in ([], ()):
+                lacks.append(flag_of(name))
+            else:
+                has.append(f"{flag_of(name)} {_as_words(value)}".strip())
+    parts = ("with", has), ("without", lacks)
+    return " and ".join(f"{word} {', '.join(flags)}" for word, flags in parts if flags)
+
+
+def _as_words(value: object) -> str:
+    """The value of a flag; empty for a switch."""
+    if isinstance(value, list | tuple):
+        return shlex.join(map(str, value))
+    return "" if value is True else str(value)
 
 
 def record_recipe(root: Path, recipe: Recipe) -> str | None:

@@ -55,7 +55,8 @@ class Items(msgspec.Struct, frozen=True):
     ``duplicates`` those of them that name one that came before, and ``total`` the others.
 
     ``done`` includes ``adopted`` (a .txt that has no row yet), ``adopted_before`` (one that has a
-    row), ``edited`` (a .txt that differs from its row), ``stale`` (made with another recipe) and
+    row), ``edited`` (a .txt that differs from its row), ``stale`` (made with another recipe;
+    ``stale_made_with``: how many by what is different) and
     ``restored`` (the .txt is missing or blank, and is written again from its row). ``spared``:
     edited and adopted captions that only ``--overwrite-edited`` replaces.
 
@@ -71,6 +72,7 @@ class Items(msgspec.Struct, frozen=True):
     adopted_before: int
     edited: int
     stale: int
+    stale_made_with: dict[str, int]
     restored: int
     spared: int
     to_caption: int

@@ -43,7 +43,7 @@ from vllm_caption.store.disk.folding import infer_folding
 from vllm_caption.store.layout import state_folder
 from vllm_caption.store.lock import find_holder
 from vllm_caption.store.naming import naming_of_run
-from vllm_caption.store.recipe import ids_of, make_recipe
+from vllm_caption.store.recipe import ids_of, made_with, make_recipe
 
 
 class Survey:
@@ -55,7 +55,7 @@ class Survey:
         self._config = config
         self._recorded = recorded
         recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
-        self._recipe_id = recipe.id
+        self._recipe = recipe
         ids = ids_of(recipe, config.output)
         redo = read_redo(state_folder(config.output, config.input.shard))
         runs = frozenset(earlier_runs(redo, config.resume, ids))
@@ -72,6 +72,7 @@ class Survey:
         self._images = ImageSurvey(root, config.image, asked, self._refuse)
         self._items_by_type: Counter[str] = Counter()
         self._kept: Counter[Origin] = Counter()
+        self._stale: Counter[str] = Counter()
         self._adopted = self._restored = self._spared = self._gone = self._redone = 0
         self._failed_before: Counter[str] = Counter()
         self._new_captions = 0
@@ -101,6 +102,8 @@ class Survey:
             case Keep(origin, spared):
                 self._kept[origin] += 1
                 self._spared += spared
+                if origin == "stale" and (state := self._recorded.states.get(item.file)):
+                    self._stale[state.recipe_id or ""] += 1
             case KeepFailure(kind):
                 reason = "not tried again"
                 self._problems.add(kind, f"{printable(item.file)}: {reason}")
@@ -140,7 +143,7 @@ class Survey:
             holder=find_holder(config.output),
             model=config.engine.model,
             prompt=self._prompt_name,
-            recipe_id=self._recipe_id,
+            recipe_id=self._recipe.id,
             no_type_was_skipped=self._reader.no_type_was_skipped,
             nouns=self._reader.counts.nouns,
             documents=self._documents(),
@@ -195,6 +198,7 @@ class Survey:
             adopted_before=self._kept["adopted"],
             edited=self._kept["edited"],
             stale=self._kept["stale"],
+            stale_made_with=made_with(self._stale, self._recipe, self._config.output),
             restored=self._restored,
             spared=self._spared,
             to_caption=total - done - self._problems.count,

@@ -26,7 +26,7 @@ from vllm_caption.formatting import (
     tally,
 )
 from vllm_caption.inputs.reader import no_type_skipped
-from vllm_caption.monitoring.summary import people_wrote
+from vllm_caption.monitoring.summary import people_wrote, stale_captions
 
 MAX_TYPES: Final = 8
 MAX_NAME_CHARS: Final = 32
@@ -97,8 +97,8 @@ def _items(items: Items) -> Iterator[str]:
     if items.adopted:
         yield f"{INDENT}{counted(items.adopted, 'caption')} without a record will be kept"
     if items.stale:
-        text = "made with another model, prompt or sampling; --redo stale re-captions them"
-        yield f"{INDENT}{items.stale:,} of the captions are stale: {text}"
+        lines = stale_captions(items.stale, items.stale_made_with)
+        yield from (f"{INDENT}{line}" for line in lines)
     if theirs := people_wrote(items.edited, items.adopted_before + items.adopted):
         yield f"{INDENT}{theirs}: kept, also by --redo"
     if items.spared:
