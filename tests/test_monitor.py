@@ -165,10 +165,10 @@ def pressure(on_cpu: bool = False, limit: float = 90.0) -> Pressure:
 @pytest.mark.parametrize(
     ("percent", "gpu_memory", "said"),
     [
-        ({"cpu": 95.0}, None, "CPU at 95 %: "),
-        ({"ram": 92.0}, None, "RAM at 92 %: "),
+        ({"cpu": 95.0}, None, "CPU at 95%: "),
+        ({"ram": 92.0}, None, "RAM at 92%: "),
         ({"disk": 90.0}, None, "12.5 GiB are free; make room; a full disk stops the run."),
-        ({}, 97.0, "GPU memory of engine 0 at 97 %: "),
+        ({}, 97.0, "GPU memory of engine 0 at 97%: "),
     ],
 )
 def test_resource_that_exceeds_its_limit_is_reported_with_a_remedy(
@@ -338,12 +338,12 @@ def test_gpu_is_in_the_series_in_the_status_and_on_the_screen(
     (engine,) = pq.read_table(tmp_path / SAMPLES).to_pylist()[-1]["engines"]
     seen = ("gpu_percent", "gpu_memory_percent", "gpu_temperature_c")
     assert [engine[name] for name in seen] == [97.0, 98.0, 64.0]
-    assert stats.warnings[0].startswith("GPU memory of engine 0 at 98 %: ")
+    assert stats.warnings[0].startswith("GPU memory of engine 0 at 98%: ")
     status = make_status("run-1", "running", stats, 0.0, "2026-01-01T00:00:00+00:00")
     text = describe(View("running", "process 1", 0.0, status))
-    assert "0 in flight, GPU 97 %, GPU memory 98 %, GPU at 64 °C" in text
-    assert "Host       CPU 50 %, RAM 40 %, driver 100 MiB, free disk 500.0 GiB" in text
-    assert "Warning    GPU memory of engine 0 at 98 %: " in text
+    assert "0 in flight, GPU 97%, GPU memory 98%, GPU at 64 °C" in text
+    assert "Host       CPU 50%, RAM 40%, driver 100 MiB, free disk 500.0 GiB" in text
+    assert "Warning    GPU memory of engine 0 at 98%: " in text
 
 
 def test_failed_samples_are_reported_once_and_cost_nothing_else(

@@ -188,7 +188,7 @@ def test_pilot_names_the_report_the_full_run_and_its_time() -> None:
     assert "python -m vllm_caption report '--output=my out'" in text
     assert "python -m vllm_caption --model 'a b' --output 'my out'" in text
     assert (
-        "It will take about 5.8 days for the other 100,000 items at the pilot's 0.2 images/s"
+        "It will take about 5 d 19 h for the other 100,000 items at the pilot's 0.2 images/s"
         in text
     )
     assert "a better estimate" not in text

@@ -583,7 +583,8 @@ def test_newest_of_the_last_run_the_shards_and_tune_gives_the_rate(tmp_path: Pat
     write_tuning(tmp_path / "out.tune", tuning)
     assert plan_of(tmp_path).time.images_per_s is None  # measured at another --max-num-seqs
     times = plan_of(tmp_path, "--max-num-seqs=16").time
-    assert (times.images_per_s, times.source) == (7.0, f"tune.json of {at}, --max-num-seqs 16")
+    source = "tune.json of 24 Nov 2026, 10:00 UTC, --max-num-seqs 16"
+    assert (times.images_per_s, times.source) == (7.0, source)
     shard = tmp_path / "out" / "shards" / "1-of-2"
     shard.mkdir(parents=True)
     for moment, expected in (("2026-11-24T11:00:00+00:00", 3.0), ("2026-11-24", 7.0)):
@@ -619,7 +620,7 @@ def test_rate_of_the_last_run_is_divided_among_its_busy_engines(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "status.json").write_bytes(encode_status(status))
     assert plan_of(tmp_path).time.images_per_s == 12.0
-    assert "2 images at 12 images/s (run of 2026-11-24)" in describe(plan_of(tmp_path))
+    assert "2 images at 12 images/s (run of 24 Nov 2026, 00:00 UTC)" in describe(plan_of(tmp_path))
     assert plan_of(tmp_path, images_per_s=3.0).time.images_per_s == 3.0
     (tmp_path / "out" / "status.json").write_text("{")
     assert read_rate(tmp_path / "out") is None

@@ -95,7 +95,7 @@ def test_active_run_is_shown_with_its_counts_speed_and_engines(tmp_path: Path) -
     assert exit_code == 0
     assert f"running, process {os.getpid()} on " in text
     assert "100 (51.0%): 30 captioned + 20 before + 1 failed + 49 left" in text
-    assert "1 images/s, 20 tokens/s, ETA 00:49" in text
+    assert "1 images/s, 20 tokens/s, ETA 49 s" in text
     assert "missing_file 1" in text
     assert "Engine 0   up, process 11, 20 captioned (67%), 0 restarts, 4 in flight" in text
     assert "Engine 1   starting, 10 captioned (33%), 2 restarts, 0 in flight" in text
@@ -306,7 +306,7 @@ def test_watch_to_a_pipe_prints_lines_and_the_full_status_at_the_end(
     end_after(held(tmp_path), tmp_path, 3, monkeypatch)
     exit_code, text = status(tmp_path, "--watch")
     lines = text.splitlines()
-    line = f"{AT} running 51/100 1.0 images/s, 20 tokens/s, ETA 00:49, failed 1, engines 1/2"
+    line = f"{AT} running 51/100 1.0 images/s, 20 tokens/s, ETA 49 s, failed 1, engines 1/2"
     assert (exit_code, lines[:3]) == (0, [line] * 3)
     assert lines[3] == "State      finished"
     assert "\x1b" not in text

@@ -204,7 +204,7 @@ def test_time_that_a_setting_takes_is_known_from_the_one_before() -> None:
     assert expected_s(300, None) is None
     assert expected_s(300, figures(0.0)) is not None
     said = text.announcement("--x=1", 1200, 60.0, again=False)
-    assert said == "Measuring --x=1 on 1,200 items, about 1.0 minutes."
+    assert said == "Measuring --x=1 on 1,200 items, about 1 min."
     assert text.announcement("--x=1", 1, None, again=False) == "Measuring --x=1 on 1 item."
 
 

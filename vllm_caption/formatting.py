@@ -12,13 +12,18 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 Name = TypeVar("Name", bound=str)
 _LABEL_WIDTH: Final = 11
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_UNITS: Final = (
+    (_DAY, _HOUR, "d", "h"),
+    (_HOUR, _MINUTE, "h", "min"),
+    (_MINUTE, 1, "min", "s"),
+)
 INDENT: Final = " " * _LABEL_WIDTH
 """What the second and later lines of a section start with."""
 MAX_SHOWN_CHARS: Final = 200
@@ -39,38 +44,44 @@ def section(label: str, text: str) -> str:
     return f"{label:{_LABEL_WIDTH}}{text}"
 
 
-# --- durations -------------------------------------------------------------------------------
+# --- durations and times ---------------------------------------------------------------------
 
 
 def duration(seconds: float) -> str:
-    """A duration in words: 250 ms, 2.4 s, 45 s, 7.5 minutes, 3.2 hours or 5.8 days."""
-    if seconds >= 2 * _DAY:
-        return f"{seconds / _DAY:.1f} days"
-    if seconds >= _HOUR:
-        return f"{seconds / _HOUR:.1f} hours"
-    if seconds >= _MINUTE:
-        return f"{seconds / _MINUTE:.1f} minutes"
-    value, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
-    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"
-
-
-def clock(seconds: float | None) -> str:
-    """A duration that changes every second: 01:23, 2:01:23 or 5 d 02:01; ? if unknown."""
-    if seconds is None:
-        return "?"
-    minutes, second = divmod(int(seconds), _MINUTE)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days} d {hour:02}:{minute:02}"
-    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
+    """A duration in at most two units: 250 ms, 2.4 s, 45 s, 7 min 30 s, 3 h 12 min or 5 d 19 h."""
+    if 0 < seconds < 0.9995:
+        return f"{1000 * seconds:.{0 if seconds >= 0.00995 else 1}f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    for size, part, name, part_name in _UNITS:
+        if (parts := round(seconds / part)) * part >= size:
+            number, rest = divmod(parts, size // part)
+            return f"{number:,} {name}" + (f" {rest} {part_name}" if rest else "")
+    return f"{seconds:.0f} s"
 
 
 def moment(then: datetime, now: datetime) -> str:
     """A time of day, with the day if it is not today: 14:05, Tue 14:05 or 11 Dec 14:05."""
     days = (then.date() - now.date()).days
     day = "" if not days else "%a " if 0 < days < 7 else "%-d %b "
-    return then.strftime(f"{day}%H:%M" if then.year == now.year or days < 7 else "%-d %b %Y")
+    return then.strftime(f"{day}%H:%M" if then.year == now.year or -180 < days < 7 else "%-d %b %Y")
+
+
+def recorded_moment(at: str, now: datetime | None = None) -> str:
+    """A time that a file holds, as `moment` shows it; as it is if somebody edited the file."""
+    now = now or datetime.now().astimezone()
+    try:
+        return moment(datetime.fromisoformat(at).astimezone(now.tzinfo), now)
+    except (ValueError, OverflowError):
+        return printable(at)
+
+
+def date_and_time(at: str) -> str:
+    """A recorded time for a text that is read anywhere and later: 30 Nov 2026, 10:53 UTC."""
+    try:
+        return datetime.fromisoformat(at).astimezone(UTC).strftime("%-d %b %Y, %H:%M UTC")
+    except (ValueError, OverflowError):
+        return printable(at)
 
 
 # --- values from outside ---------------------------------------------------------------------
@@ -129,7 +140,46 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     return f"did you mean {meant}?" if meant is not None else ""
 
 
-# --- counts ----------------------------------------------------------------------------------
+# --- counts and shares -----------------------------------------------------------------------
+
+
+def percent(part: float, whole: float, decimals: int = 0) -> str:
+    """Such as 12%. Neither 0% nor 100% unless it is exact: 1 of 1,000 failures is "under 1%", and
+    the rest is "over 99%"."""
+    if not whole:
+        return "0%"
+    step = 10.0**-decimals
+    least, most = f"{step:.{decimals}f}", f"{100 - step:.{decimals}f}"
+    value = f"{100 * part / whole:.{decimals}f}"
+    if part > 0 and float(value) == 0:
+        return f"under {least}%"
+    return f"over {most}%" if part < whole and float(value) == 100 else f"{value}%"
+
+
+def percent_done(part: int, whole: int, decimals: int = 0) -> str:
+    """Rounded down, so that 100% is the end: 99.9% of 99,990 in 100,000."""
+    tenths = 10**decimals
+    value = 100 * tenths * part // whole / tenths if whole else 0.0
+    return f"{value:.{decimals}f}%"
+
+
+def percentages(parts: Sequence[float]) -> list[str]:
+    """The parts of one whole, such as 33%, 33% and 34%: they add up to 100, by largest remainder
+    (whatever is left after rounding down goes to those that lost most)."""
+    whole = sum(parts)
+    if not whole:
+        return ["0%"] * len(parts)
+    exact = [100 * part / whole for part in parts]
+    shown = [int(value) for value in exact]
+    by_loss = sorted(range(len(parts)), key=lambda n: shown[n] - exact[n])
+    for number in by_loss[: 100 - sum(shown)]:
+        shown[number] += 1
+    return [f"{value}%" for value in shown]
+
+
+def per_second(rate: float) -> str:
+    """The number of a rate: 1,412.0, 5.9 or 0.042."""
+    return f"{rate:,.1f}" if rate >= 0.995 or not rate else f"{rate:.2g}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, TypeVar, get_type_hints
 
 import msgspec
 
-from vllm_caption.formatting import clock, moment
+from vllm_caption.formatting import duration, moment
 
 NOT_STARTED: Final = "not started"
 EngineState = Literal["waiting", "starting", "up", "retired", "stopped"]
@@ -40,6 +40,11 @@ class Figure:
     unit: str = ""
     chart: str = ""
     decimals: int = 0
+
+    def shown(self, value: float) -> str:
+        """The value with its unit: 91%, 64 °C or 9,120 MiB."""
+        space = "" if self.unit == "%" else " "
+        return f"{value:,.{self.decimals}f}{space}{self.unit}"
 
 
 class EngineFigures(msgspec.Struct):
@@ -146,9 +151,11 @@ def num_up(engines: Sequence[EngineFigures]) -> int:
 
 
 def time_to_go(eta_s: float | None, now: datetime | None = None) -> str:
-    """Such as "ETA 1 d 03:12 (Tue 14:05)"; without the end if it is unknown or ``now`` is None."""
-    text = f"ETA {clock(eta_s)}"
-    if eta_s is None or now is None:
+    """Such as "ETA 1 d 3 h (Tue 14:05)"; without the end if it is unknown or ``now`` is None."""
+    if eta_s is None:
+        return "ETA ?"
+    text = f"ETA {duration(round(eta_s))}"
+    if now is None:
         return text
     return f"{text} ({moment(now + timedelta(seconds=min(eta_s, _FAR_S)), now)})"
 
@@ -180,8 +187,8 @@ def progress_line(
 
 
 def measured(figures: msgspec.Struct) -> Iterator[str]:
-    """The figures with a label, such as "GPU memory 91 %", except unknown ones."""
+    """The figures with a label, such as "GPU memory 91%", except unknown ones."""
     for name, figure in listed(type(figures)).items():
         value = getattr(figures, name)
         if figure.label and value is not None:
-            yield f"{figure.label} {value:,.{figure.decimals}f} {figure.unit}"
+            yield f"{figure.label} {figure.shown(value)}"

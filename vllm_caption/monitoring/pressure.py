@@ -61,7 +61,7 @@ class Pressure:
         if percent < limit - CALM_BELOW:
             self.active.pop(resource, None)
         elif percent >= limit and resource not in self.active:
-            self.active[resource] = f"{resource} at {percent:.0f} %: {what}."
+            self.active[resource] = f"{resource} at {percent:.0f}%: {what}."
             return self.active[resource]
         return None
 

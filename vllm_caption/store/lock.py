@@ -21,6 +21,7 @@ import msgspec
 
 from vllm_caption.config import Shard
 from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.formatting import recorded_moment
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.journal import read_journal
 from vllm_caption.store.layout import (
@@ -61,7 +62,7 @@ class Owner(msgspec.Struct, frozen=True):
 
     def in_words(self) -> str:
         """The owner as part of a sentence."""
-        return f"process {self.pid} on {self.host} since {self.since}"
+        return f"process {self.pid} on {self.host} since {recorded_moment(self.since)}"
 
 
 class OutputLock:

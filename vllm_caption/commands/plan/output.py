@@ -13,6 +13,7 @@ from vllm_caption.commands.tune.record import TUNING, read_tuning, tune_folder
 from vllm_caption.commands.tune.settings import SEQS
 from vllm_caption.config import RunConfig
 from vllm_caption.errors import UsageError
+from vllm_caption.formatting import date_and_time
 from vllm_caption.monitoring.status import read_status
 from vllm_caption.store.layout import state_folders
 from vllm_caption.store.reader import FolderRows, num_rows, read_folder
@@ -80,7 +81,9 @@ def read_rate(root: Path) -> Rate | None:
     status = read_status(root)
     if status is None or (speed := status.speed) is None:
         return None
-    return Rate(speed.images_per_s / speed.num_engines, f"run of {speed.at}", speed.at)
+    return Rate(
+        speed.images_per_s / speed.num_engines, f"run of {date_and_time(speed.at)}", speed.at
+    )
 
 
 def _read_tuned(config: RunConfig) -> Rate | None:
@@ -89,7 +92,7 @@ def _read_tuned(config: RunConfig) -> Rate | None:
         return None
     for setting in tuning.settings:
         if setting.figures and setting.value == str(config.engine.max_num_seqs):
-            source = f"{TUNING} of {tuning.started_at}, --{SEQS} {setting.value}"
+            source = f"{TUNING} of {date_and_time(tuning.started_at)}, --{SEQS} {setting.value}"
             return Rate(setting.figures.images_per_s, source, tuning.started_at)
     return None
 

@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup, escape
 
+from vllm_caption.formatting import percentages
+
 WIDTH: Final = 440
 HEIGHT: Final = 220
 LEFT: Final = 46
@@ -82,7 +84,7 @@ def histogram(title: str, unit: str, values: np.ndarray, *, log: bool = False) -
         )
     middle, most = np.quantile(values, (0.5, 0.99))
     text = (
-        f"{len(values):,} items; half are at or below {short(middle)}, 99 % at or below"
+        f"{len(values):,} items; half are at or below {short(middle)}, 99% at or below"
         f" {short(most)}, the maximum is {short(float(values.max()))} {unit}"
     )
     return _figure(title, unit, text, body, [])
@@ -92,12 +94,13 @@ def bar_chart(
     title: str, unit: str, bars: Sequence[tuple[str, float]], *, shares: bool = True
 ) -> Markup:
     """One horizontal bar for each name, with its share of the sum."""
-    total, most = sum(v for _, v in bars) or 1.0, max((v for _, v in bars), default=1.0) or 1.0
+    most = max((v for _, v in bars), default=1.0) or 1.0
     pitch, name_width = 22, 120
     body = []
+    of_all = percentages([value for _, value in bars])
     for row, (name, value) in enumerate(bars):
         y, width = TOP + row * pitch, (WIDTH - name_width - 100) * value / most
-        label = f"{short(value)} ({value / total:.0%})" if shares else short(value)
+        label = f"{short(value)} ({of_all[row]})" if shares else short(value)
         body.append(_text(name_width - 6, y + 11, name[:18], "end"))
         exact = f"{value:,.0f}" if shares else short(value)
         body.append(_bar(name_width, y, max(width, 1), pitch - 6, f"{name}: {exact} {unit}"))

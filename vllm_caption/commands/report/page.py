@@ -29,7 +29,7 @@ from vllm_caption.commands.report.records import Records
 from vllm_caption.commands.report.series import charts_over_time
 from vllm_caption.commands.tune.record import read_tuning, tune_folder
 from vllm_caption.cost import Billing, Costs, money
-from vllm_caption.formatting import duration
+from vllm_caption.formatting import date_and_time, duration, percent
 from vllm_caption.monitoring.samples import read_gpu_s
 from vllm_caption.monitoring.status import read_status, steady_speed
 from vllm_caption.store.layout import state_folders
@@ -99,6 +99,8 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["duration"] = duration
+    environment.filters["date_and_time"] = date_and_time
+    environment.globals["percent"] = percent
     environment.filters["money"] = money
     environment.filters["number"] = "{:,}".format
     environment.filters["brief"] = _brief
@@ -117,7 +119,7 @@ def render(
         style=Markup(style.read_text("utf-8")),
         meanings=meanings,
         version=__version__,
-        made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        made_at=date_and_time(datetime.now(UTC).isoformat()),
     )
 
 

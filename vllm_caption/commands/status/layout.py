@@ -13,7 +13,7 @@ from typing import Final
 from rich.text import Text
 
 from vllm_caption.commands.status.overview import Overview
-from vllm_caption.formatting import INDENT, clock, moment, section, tally
+from vllm_caption.formatting import INDENT, duration, percent_done, recorded_moment, section, tally
 from vllm_caption.monitoring.bottleneck import REMEDIES
 from vllm_caption.monitoring.figures import EngineFigures, measured, num_up, time_to_go
 from vllm_caption.monitoring.live.line import BLOCKS, MIN_BAR, bar
@@ -53,7 +53,7 @@ def draw(
 def _state(seen: Overview) -> Text:
     line = Text(section("State", "")).append(seen.state_in_words, COLOURS[seen.state])
     if seen.age_s > SILENT_S:
-        line.append(f" (silent for {clock(seen.age_s)})", "bold yellow")
+        line.append(f" (silent for {duration(round(seen.age_s))})", "bold yellow")
     return line
 
 
@@ -61,8 +61,9 @@ def _progress(seen: Overview, now: datetime, width: int, blocks: str) -> Iterato
     share = seen.finished / seen.total if seen.total else 0.0
     more = " or more" if seen.is_scanning else ""
     counts = f" {seen.finished:,} of {seen.total:,}{more}"
-    cells = min(width - len(INDENT) - len(f"{share:6.1%} ") - len(counts), MAX_BAR)
-    line = Text(section("Done", f"{int(1000 * share) / 10:5.1f}% "))
+    done = f"{percent_done(seen.finished, seen.total, 1):>6} "
+    cells = min(width - len(INDENT) - len(done) - len(counts), MAX_BAR)
+    line = Text(section("Done", done))
     yield line.append(bar(share, max(cells, MIN_BAR), blocks), "green").append(counts)
     left = max(seen.total - seen.finished, 0)
     yield Text(
@@ -90,7 +91,7 @@ def _speed(seen: Overview, now: datetime) -> Iterator[Text]:
                 f" {seen.tokens_per_s:,.0f} tokens/s",
             )
         )
-    since = f"; started {moment(_local(seen.started_at, now), now)}" if seen.started_at else ""
+    since = f"; started {recorded_moment(seen.started_at, now)}" if seen.started_at else ""
     yield Text(section("End", f"{time_to_go(seen.eta_s, now)}{since}"))
     if seen.limited_by:
         remedy = {str(name): text for name, text in REMEDIES.items()}.get(seen.limited_by)
@@ -115,7 +116,7 @@ _COLUMNS: Final[Sequence[tuple[str, int, _Cell]]] = (
     ("in flight", 9, lambda engine: f"{engine.in_flight}"),
     ("GPU", 5, lambda engine: _known(engine.gpu_percent, "%")),
     ("GPU mem", 7, lambda engine: _known(engine.gpu_memory_percent, "%")),
-    ("temp", 6, lambda engine: _known(engine.gpu_temperature_c, "°C")),
+    ("temp", 6, lambda engine: _known(engine.gpu_temperature_c, " °C")),
     ("restarts", 8, lambda engine: f"{engine.restarts}"),
     ("RAM MiB", 7, lambda engine: _known(engine.rss_mib)),
 )
@@ -159,18 +160,9 @@ def _first_to_look_at(
 def _failures(seen: Overview, now: datetime) -> Iterator[Text]:
     yield Text(section("Failures", tally(seen.failures) or "none"))
     for item in seen.last_failures:
-        at = moment(_local(item.at, now), now)
-        yield Text(f"{INDENT}{at} {item.kind} {item.text}", "yellow")
+        yield Text(f"{INDENT}{recorded_moment(item.at, now)} {item.kind} {item.text}", "yellow")
 
 
 def _captions(seen: Overview) -> Iterator[Text]:
     for number, item in enumerate(seen.last_captions):
         yield Text(section("" if number else "Captions", item.text))
-
-
-def _local(at: str, now: datetime) -> datetime:
-    """A time of a file, in the zone of ``now``."""
-    try:
-        return datetime.fromisoformat(at).astimezone(now.tzinfo)
-    except ValueError:  # a file that was edited
-        return now

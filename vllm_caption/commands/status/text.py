@@ -11,7 +11,7 @@ import msgspec
 from vllm_caption.commands.status.overview import Views, overview
 from vllm_caption.commands.status.states import in_words
 from vllm_caption.config import Shard
-from vllm_caption.formatting import clock, counted, section, tally
+from vllm_caption.formatting import counted, duration, section, tally
 from vllm_caption.monitoring.figures import NOT_STARTED, EngineFigures, measured, time_to_go
 from vllm_caption.monitoring.status import RunStatus, View
 
@@ -65,7 +65,7 @@ def _lines(view: View, now: datetime | None) -> Iterator[str]:
     yield section("State", in_words(view))
     started = f"started {status.started_at}" if status.started_at else "start unknown"
     yield section("Run", f"{status.run_id}, {started}")
-    yield section("Updated", f"{status.updated_at}, {clock(view.age_s)} ago")
+    yield section("Updated", f"{status.updated_at}, {duration(round(view.age_s))} ago")
     yield section("Items", _items(status))
     if view.state == "running":
         speed = f"{status.images_per_s:g} images/s, {status.tokens_per_s:g} tokens/s"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from vllm_caption.formatting import clock
+from vllm_caption.formatting import duration, percent_done
 from vllm_caption.monitoring.figures import EngineFigures, RunFigures, num_up, time_to_go
 
 MIN_BAR: Final = 10
@@ -36,7 +36,7 @@ def live_line(
     """The whole line. ``blocks``: the characters of the bar, for done and left."""
     fields = _fields(run, engines, elapsed_s, now)
     share = run.finished / run.total if run.total else 0.0
-    before = f"{int(100 * share):3}% "
+    before = f"{percent_done(run.finished, run.total):>4} "
     room = width - len(before) - MIN_BAR - 1
     steps = iter(_SHORTENED)
     while len(text := _joined(fields)) > room and (name := next(steps, None)):
@@ -77,5 +77,5 @@ def _fields(
         if run.limited_by is not None:
             fields["limit"] = (f"limited by {run.limited_by}",)
         fields["tokens"] = (f"{run.tokens_per_s:,.0f} tokens/s",)
-    fields["elapsed"] = (f"{clock(elapsed_s)} elapsed",)
+    fields["elapsed"] = (f"{duration(round(elapsed_s))} elapsed",)
     return fields

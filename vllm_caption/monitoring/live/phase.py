@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Literal
 
-from vllm_caption.formatting import clock
+from vllm_caption.formatting import duration
 from vllm_caption.monitoring.figures import EngineFigures, num_up
 
 Step = Literal["reading the input", "checking flags (loading vLLM)", "loading", "saving"]
-_SECONDS_UP_TO: Final = 100
 
 
 def phase(step: Step, engines: Sequence[EngineFigures], seconds: float | None) -> str:
@@ -18,8 +17,4 @@ def phase(step: Step, engines: Sequence[EngineFigures], seconds: float | None) -
     if step == "loading":
         up, number = num_up(engines), len(engines)
         what = f"loading {up}/{number} engines" if up < number else "waiting for the first caption"
-    return what if seconds is None else f"{what}, {_waited(seconds)}"
-
-
-def _waited(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < _SECONDS_UP_TO else clock(seconds)
+    return what if seconds is None else f"{what}, {duration(round(seconds))}"
