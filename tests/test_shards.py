@@ -164,6 +164,60 @@ def test_merge_says_which_shard_is_unfinished_and_how_many_items_it_lacks(tmp_pa
     path.write_text(json.dumps(status | {"scanning": True}))
     again = run_here("merge", f"--output={tmp_path / 'out'}")
     assert "has 1,234 items left, and more that it has not read" in again.stdout
+    path.write_text(json.dumps(status | {"scanning": True, "total": status["total"] - 1234}))
+    assert (
+        "unfinished: shard 2/2 has not read its whole input"
+        in run_here("merge", f"--output={tmp_path / 'out'}").stdout
+    )
+
+
+def test_merge_and_status_name_only_some_of_very_many_missing_shards(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "1/2")
+    shard = out / "shards/0001-of-0002"
+    shard.rename(shard.with_name("0001-of-99999999999"))
+    shown = run_here("status", f"--output={out}").stdout
+    assert "16, 17, 18, 19, 20, 21, … of 99999999999\n" in shown
+    merged = run_here("merge", f"--output={out}")
+    line = "Shards: 1 of 99999999999; missing: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …"
+    assert (merged.exit_code, merged.stdout.splitlines()[0]) == (1, line)
+
+
+def test_merge_expects_nothing_of_a_shard_that_was_refused(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "1/1")
+    refused = run(
+        *input_flags(tmp_path), f"--output={tmp_path / 'out'}", "--shard=2/3", command=FAKE
+    )
+    assert (refused.exit_code, "shards of 1 that are not merged" in refused.stderr) == (2, True)
+    merged = run_here("merge", f"--output={tmp_path / 'out'}")
+    assert (merged.exit_code, merged.stdout.splitlines()[0]) == (0, "Shards: 1 of 1")
+
+
+def test_merge_is_complete_when_all_shards_of_another_number_have_finished(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "1/3")
+    assert run_here("merge", f"--output={tmp_path / 'out'}").exit_code == 1
+    for shard in ("1/2", "2/2"):
+        shard_run(tmp_path, shard)
+    merged = run_here("merge", f"--output={tmp_path / 'out'}")
+    lines = ["Shards: 2 of 2", f"Items: captioned {NUM_ITEMS}"]
+    assert (merged.exit_code, merged.stdout.splitlines()[:2]) == (0, lines)
+
+
+def test_shard_that_two_folders_have_lacks_nothing_if_one_of_them_finished_it(
+    tmp_path: Path,
+) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    for folder in ("a", "b"):
+        shard_run(tmp_path, "1/1", folder)
+    path = tmp_path / "b/shards/0001-of-0001/status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"total": NUM_ITEMS + 5}))
+    for folders in (("a", "b"), ("b", "a")):
+        named = [str(tmp_path / folder) for folder in folders]
+        merged = run_here("merge", f"--output={tmp_path / 'all'}", *named)
+        assert (merged.exit_code, "unfinished" in merged.stdout) == (0, False)
 
 
 def test_merge_with_a_missing_shard_is_exit_1(tmp_path: Path) -> None:

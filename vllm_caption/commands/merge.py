@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ from vllm_caption.images.files import check_name
 from vllm_caption.monitoring.status import RunStatus, read_status
 from vllm_caption.process import say
 from vllm_caption.store.caption_files import CaptionFiles, open_captions
-from vllm_caption.store.layout import MANIFEST, shard_folders, state_folders
+from vllm_caption.store.layout import MANIFEST, parts, shard_folders, state_folders
 from vllm_caption.store.lock import find_holder
 from vllm_caption.store.naming import naming_of, read_naming
 from vllm_caption.store.output import Output
@@ -34,16 +35,18 @@ from vllm_caption.store.recipe import read_recipes
 from vllm_caption.store.rows import KnownItems, Row
 
 EXIT_INCOMPLETE = 1
+MAX_MISSING = 10
+"""How many missing shards are named."""
 
 
 @dataclass(slots=True)
 class Merged:
-    """The result. ``unfinished``: what shards lack, as sentences; ``statuses``: of all items now;
-    ``taken``: of those from other folders; ``refused``: why items of other folders were not taken,
-    as sentences."""
+    """The result. ``shards``: those that ran; ``unfinished``: what they lack, as sentences;
+    ``statuses``: of all items now; ``taken``: of those from other folders; ``refused``: why items
+    of other folders were not taken, as sentences."""
 
     shards: list[Shard]
-    unfinished: list[str]
+    unfinished: dict[Shard, str]
     statuses: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
@@ -75,7 +78,7 @@ def run_merge(arguments: Sequence[str]) -> int:
         raise UsageError("--output", root, problem)
     merged = merge(root, folders)
     say("\n".join(_lines(merged, root)), sys.stdout)
-    return EXIT_INCOMPLETE if merged.unfinished or any(_missing(merged).values()) else EXIT_OK
+    return EXIT_OK if all(map(partial(_is_complete, merged), _counts(merged))) else EXIT_INCOMPLETE
 
 
 def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
@@ -85,11 +88,7 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
         check_holds_output("--output", root)
     for folder in folders:
         _check(folder, root)
-    shards = {
-        shard: path for folder in (root, *folders) for shard, path in shard_folders(folder).items()
-    }
-    lacking = (_lack(shard, read_status(shards[shard])) for shard in sorted(shards))
-    merged = Merged(sorted(shards), [sentence for sentence in lacking if sentence])
+    merged = _find_shards((root, *folders))
     output = Output(
         root, RunConfig().checkpoint_interval, choose_naming=partial(_choose_naming, folders)
     )
@@ -107,6 +106,21 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
         for note in output.take_notes():
             print(note, file=sys.stderr)
     return merged
+
+
+def _find_shards(folders: Sequence[Path]) -> Merged:
+    """The shards that ran in these folders. One that is in several of them lacks what it lacks
+    where it came farthest."""
+    lacking: dict[Shard, str] = {}
+    for folder in folders:
+        for shard, path in shard_folders(folder).items():
+            status = read_status(path)
+            if status is None and not parts(path / MANIFEST):
+                continue  # it was refused, or was killed before it had read the input
+            sentence = _lack(shard, status)
+            lacking[shard] = min(sentence, lacking.get(shard, sentence), key=bool)
+    shards = sorted(lacking)
+    return Merged(shards, {shard: lacking[shard] for shard in shards if lacking[shard]})
 
 
 def _choose_naming(folders: Sequence[Path], root: Path) -> CaptionName:
@@ -189,26 +203,41 @@ def _lack(shard: Shard, status: RunStatus | None) -> str:
     if status is None:
         return f"shard {shard} has no status yet; run it again"
     left = status.total - status.finished
-    if status.scanning:
+    if status.scanning and left > 0:
         return f"shard {shard} has {left:,} items left, and more that it has not read; run it again"
+    if status.scanning:
+        return f"shard {shard} has not read its whole input; run it again"
     return f"shard {shard} has {left:,} items left; run it again" if left > 0 else ""
 
 
-def _missing(merged: Merged) -> dict[int, list[int]]:
-    """Number of shards → which of them are not there."""
-    counts = {shard.count for shard in merged.shards}
-    return {
-        count: [n for n in range(1, count + 1) if Shard(n, count) not in merged.shards]
-        for count in counts
-    }
+def _counts(merged: Merged) -> list[int]:
+    """The numbers of shards into which the input was divided. If all shards of one number have
+    finished, nothing is left of the others, so only that one counts."""
+    counts = sorted({shard.count for shard in merged.shards})
+    return [count for count in counts if _is_complete(merged, count)][-1:] or counts
+
+
+def _is_complete(merged: Merged, count: int) -> bool:
+    """Whether all shards of this number have finished."""
+    done = [shard for shard in merged.shards if shard.count == count]
+    return len(done) == count and not any(shard in merged.unfinished for shard in done)
+
+
+def _missing(merged: Merged, count: int) -> str:
+    """Which shards of this number did not run."""
+    absent = (n for n in range(1, count + 1) if Shard(n, count) not in merged.shards)
+    shown = list(islice(absent, MAX_MISSING + 1))
+    return ", ".join([*map(str, shown[:MAX_MISSING]), *["…"] * (len(shown) > MAX_MISSING)])
 
 
 def _lines(merged: Merged, root: Path) -> Iterator[str]:
-    for count, missing in _missing(merged).items():
-        left = f"; missing: {', '.join(map(str, missing))}" if missing else ""
-        yield f"Shards: {count - len(missing)} of {count}{left}"
-    for sentence in merged.unfinished:
-        yield f"  unfinished: {sentence}"
+    for count in _counts(merged):
+        number = sum(shard.count == count for shard in merged.shards)
+        left = f"; missing: {_missing(merged, count)}" if number < count else ""
+        yield f"Shards: {number} of {count}{left}"
+    for shard, sentence in merged.unfinished.items():
+        if shard.count in _counts(merged):
+            yield f"  unfinished: {sentence}"
     if merged.taken:
         yield f"From other folders: {tally(merged.taken)}"
     for sentence in merged.refused[:3]:
