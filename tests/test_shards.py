@@ -220,6 +220,25 @@ def test_shard_that_two_folders_have_lacks_nothing_if_one_of_them_finished_it(
         assert (merged.exit_code, "unfinished" in merged.stdout) == (0, False)
 
 
+def test_shards_that_name_their_captions_otherwise_are_not_those_that_are_missing(
+    tmp_path: Path,
+) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "1/2", "a")
+    more = ("--shard=2/2", "--caption-name=stem")
+    flags = (*input_flags(tmp_path), f"--output={tmp_path / 'b'}", *QUICK)
+    assert run(*flags, *more, command=FAKE).exit_code == 0
+    folders = [str(tmp_path / folder) for folder in ("a", "b")]
+    merged = run_here("merge", f"--output={tmp_path / 'all'}", *folders)
+    assert (merged.exit_code, merged.stdout.splitlines()[:2]) == (
+        1,
+        [
+            "Shards: 1 of 2 with --caption-name file; missing: 2",
+            "Shards: 1 of 2 with --caption-name stem; missing: 1",
+        ],
+    )
+
+
 def test_merge_with_a_missing_shard_is_exit_1(tmp_path: Path) -> None:
     make_input(tmp_path, NUM_ITEMS)
     shard_run(tmp_path, "2/4")

@@ -7,12 +7,13 @@ and a merge that was killed is finished by the next.
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,14 +40,20 @@ MAX_MISSING = 10
 """How many missing shards are named."""
 
 
+class Division(NamedTuple):
+    """How the input was divided into shards; ``by_stem``: see `Shard`."""
+
+    num_shards: int
+    by_stem: bool
+
+
 @dataclass(slots=True)
 class Merged:
-    """The result. ``shards``: those that ran; ``unfinished``: what they lack, as sentences;
+    """The result. ``lacking``: the shards that ran, each with what it lacks as a sentence, or "";
     ``statuses``: of all items now; ``taken``: of those from other folders; ``refused``: why items
     of other folders were not taken, as sentences."""
 
-    shards: list[Shard]
-    unfinished: dict[Shard, str]
+    lacking: dict[Division, dict[Shard, str]]
     statuses: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
@@ -78,7 +85,8 @@ def run_merge(arguments: Sequence[str]) -> int:
         raise UsageError("--output", root, problem)
     merged = merge(root, folders)
     say("\n".join(_lines(merged, root)), sys.stdout)
-    return EXIT_OK if all(map(partial(_is_complete, merged), _counts(merged))) else EXIT_INCOMPLETE
+    is_complete = all(starmap(_is_complete, _divisions(merged)))
+    return EXIT_OK if is_complete else EXIT_INCOMPLETE
 
 
 def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
@@ -111,16 +119,16 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
 def _find_shards(folders: Sequence[Path]) -> Merged:
     """The shards that ran in these folders. One that is in several of them lacks what it lacks
     where it came farthest."""
-    lacking: dict[Shard, str] = {}
+    lacking: defaultdict[Division, dict[Shard, str]] = defaultdict(dict)
     for folder in folders:
-        for shard, path in shard_folders(folder).items():
+        for shard, path in sorted(shard_folders(folder).items()):
             status = read_status(path)
             if status is None and not parts(path / MANIFEST):
                 continue  # it was refused, or was killed before it had read the input
-            sentence = _lack(shard, status)
-            lacking[shard] = min(sentence, lacking.get(shard, sentence), key=bool)
-    shards = sorted(lacking)
-    return Merged(shards, {shard: lacking[shard] for shard in shards if lacking[shard]})
+            lacks = _lack(shard, status)
+            known = lacking[Division(shard.count, naming_of(folder) == "stem")]
+            known[shard] = min(lacks, known.get(shard, lacks), key=bool)
+    return Merged(lacking)
 
 
 def _choose_naming(folders: Sequence[Path], root: Path) -> CaptionName:
@@ -210,34 +218,35 @@ def _lack(shard: Shard, status: RunStatus | None) -> str:
     return f"shard {shard} has {left:,} items left; run it again" if left > 0 else ""
 
 
-def _counts(merged: Merged) -> list[int]:
-    """The numbers of shards into which the input was divided. If all shards of one number have
-    finished, nothing is left of the others, so only that one counts."""
-    counts = sorted({shard.count for shard in merged.shards})
-    return [count for count in counts if _is_complete(merged, count)][-1:] or counts
+def _divisions(merged: Merged) -> list[tuple[Division, dict[Shard, str]]]:
+    """All divisions of the input. If all shards of one of them have finished, nothing is left of
+    the others, so only that one counts."""
+    found = sorted(merged.lacking.items())
+    return [each for each in found if _is_complete(*each)][-1:] or found
 
 
-def _is_complete(merged: Merged, count: int) -> bool:
-    """Whether all shards of this number have finished."""
-    done = [shard for shard in merged.shards if shard.count == count]
-    return len(done) == count and not any(shard in merged.unfinished for shard in done)
+def _is_complete(division: Division, shards: dict[Shard, str]) -> bool:
+    """Whether all shards have finished."""
+    return len(shards) == division.num_shards and not any(shards.values())
 
 
-def _missing(merged: Merged, count: int) -> str:
-    """Which shards of this number did not run."""
-    absent = (n for n in range(1, count + 1) if Shard(n, count) not in merged.shards)
+def _missing(division: Division, shards: dict[Shard, str]) -> str:
+    """Which shards did not run."""
+    numbers = range(1, division.num_shards + 1)
+    absent = (n for n in numbers if Shard(n, division.num_shards) not in shards)
     shown = list(islice(absent, MAX_MISSING + 1))
     return ", ".join([*map(str, shown[:MAX_MISSING]), *["…"] * (len(shown) > MAX_MISSING)])
 
 
 def _lines(merged: Merged, root: Path) -> Iterator[str]:
-    for count in _counts(merged):
-        number = sum(shard.count == count for shard in merged.shards)
-        left = f"; missing: {_missing(merged, count)}" if number < count else ""
-        yield f"Shards: {number} of {count}{left}"
-    for shard, sentence in merged.unfinished.items():
-        if shard.count in _counts(merged):
-            yield f"  unfinished: {sentence}"
+    divisions = _divisions(merged)
+    for division, shards in divisions:
+        how = ""
+        if len({division.by_stem for division, _ in divisions}) > 1:
+            how = f" with --caption-name {'stem' if division.by_stem else 'file'}"
+        left = f"; missing: {missing}" if (missing := _missing(division, shards)) else ""
+        yield f"Shards: {len(shards)} of {division.num_shards}{how}{left}"
+        yield from (f"  unfinished: {lacks}" for lacks in shards.values() if lacks)
     if merged.taken:
         yield f"From other folders: {tally(merged.taken)}"
     for sentence in merged.refused[:3]:
