@@ -226,7 +226,7 @@ def test_users_mistake_is_a_usage_error_with_field_value_and_remedy(
     with pytest.raises(vllm_caption.UsageError) as refused:
         vllm_caption.caption(**flags(tmp_path, jsons=tmp_path / "nowhere"))
     assert (refused.value.field, refused.value.value) == ("--jsons", str(tmp_path / "nowhere"))
-    assert refused.value.remedy.startswith("does not exist; name the folder")
+    assert refused.value.remedy.startswith("does not exist (")
     with pytest.raises(vllm_caption.UsageError, match="--max-side: 0 is not 1 or more"):
         vllm_caption.caption(**flags(tmp_path, max_side=0))
     assert not (tmp_path / "out").exists()
@@ -510,7 +510,7 @@ def test_read_of_an_empty_folder_has_no_rows_and_of_a_missing_one_is_a_usage_err
     tmp_path: Path,
 ) -> None:
     assert vllm_caption.read(tmp_path).num_rows == 0
-    with pytest.raises(UsageError, match="does not exist; name the folder that a run wrote"):
+    with pytest.raises(UsageError, match=r"does not exist .*; name the folder that a run"):
         vllm_caption.read(tmp_path / "nowhere")
 
 

@@ -206,9 +206,13 @@ def test_missing_input_folder_is_reported_in_one_line_with_flag_value_and_remedy
             ["--json", "x"],
             "--json: is a flag of `doctor`, `plan`, `status` and `verify`; leave it out here",
         ),
-        (["captionize"], "command captionize: is neither a command (demo, doctor"),
-        (["reprot"], "nor an existing file or folder; did you mean report?"),
-        (["icnos/flat"], "--input icnos/flat: does not exist; name a folder of images"),
+        (["captionize"], "error: captionize: is neither a command (demo, doctor"),
+        (["captionize"], "nor an existing file or folder (this folder holds "),
+        (["reprot"], "error: reprot: is neither a command nor an existing file or folder; did you"),
+        (["testz"], "nor an existing file or folder (did you mean tests?)"),
+        (["icnos/flat"], "error: icnos/flat: does not exist (this folder holds "),
+        (["testz/data"], "error: testz/data: does not exist (did you mean tests/data?); name a fo"),
+        (["plan", "--jsons=tests/dta"], "--jsons tests/dta: does not exist (did you mean tests/da"),
         (["verify", "--ouput=o"], "error: --ouput: unknown flag; did you mean --output?"),
         (["status", "--json=x"], "error: --json: takes no value"),
         (["help"], "nor an existing file or folder; did you mean --help?"),
@@ -218,7 +222,9 @@ def test_missing_input_folder_is_reported_in_one_line_with_flag_value_and_remedy
         ),
         (["export"], "error: FILE: is missing; see vllm-caption export --help"),
         (["merge", "--queit"], "error: --queit: unknown flag; did you mean --quiet?"),
-        (["status", "o"], "error: --output o: does not exist; name the folder that a run wrote"),
+        (["status", "o"], "error: o: does not exist; name the folder that a run wrote"),
+        (["status", "--output=o"], "error: --output o: does not exist; name the folder that a run"),
+        (["status"], "error: shape_descriptions (the default of --output): does not exist; name"),
         (["demo", "images"], "error: images: the demo has its own images; for yours: python -m"),
         (["demo", "--input=images"], "error: --input: the demo has its own images; for yours"),
     ],
@@ -233,6 +239,18 @@ def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], messag
     assert (result.exit_code, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize("command", [[], ["plan"], ["report"], ["export", "x.csv"], ["demo"]])
+def test_deleted_working_folder_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = run_here(*command)
+    said = "working folder: does not exist any more; change to another one (cd)"
+    assert (result.exit_code, result.stderr) == (2, f"vllm-caption: error: {said}\n")
 
 
 @pytest.mark.parametrize("command", [(), ("plan",), ("doctor",), ("demo",)])

@@ -189,6 +189,16 @@ def test_folder_name_that_no_file_system_allows_is_a_problem_of_its_item(tmp_pat
     assert kinds(plan_of(tmp_path).items.problems) == {"bad_name": 1}
 
 
+def test_row_with_an_empty_name_is_shown_by_its_place_alone(tmp_path: Path) -> None:
+    table, out = tmp_path / "t.csv", f"--output={tmp_path / 'out'}"
+    table.write_text("image,title\n,one\na.png,two\n")
+    draw_shape(0).save(tmp_path / "a.png")
+    said = " 1, e.g. t.csv[0]: `image` is empty"
+    assert said in run_here("plan", str(table), out, "-dp=1").stdout
+    assert run(str(table), out, "-dp=1", "--quiet", command=FAKE).exit_code == 1
+    assert "t.csv[0]: bad_name: `image` is empty" in run_here("verify", out).stdout
+
+
 def test_limit_and_type_names_that_skip_nothing_are_reported(tmp_path: Path) -> None:
     make_input(tmp_path, 12)
     limited = plan_of(tmp_path, "--limit=5")
@@ -414,7 +424,7 @@ def test_output_that_a_run_holds_is_not_changed(tmp_path: Path) -> None:
         output.close(complete=False)
     assert (plan.items.done, plan.items.to_caption) == (1, 2)
     assert plan.holder is not None
-    assert f"--output is in use by {plan.holder}: these numbers change" in describe(plan)
+    assert f"the output is in use by {plan.holder}: these numbers change" in describe(plan)
     after = plan_of(tmp_path)
     assert after.holder is None
     assert "in use" not in describe(after)

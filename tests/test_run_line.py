@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.image_files import put
-from support.job import FAKE, run, run_here
+from support.job import FAKE, run, run_here, write_document
 
 from vllm_caption import engine_flags
 from vllm_caption.flags import run_parser
@@ -135,13 +135,13 @@ def test_first_word_that_is_neither_input_nor_output_is_named(done: Path, comman
     Path("o").rename("captions")
     refused = run_here(command, "nowhere")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert refused.stderr == f"vllm-caption: error: --output nowhere: {wanted}\n"
+    assert refused.stderr == f"vllm-caption: error: nowhere: {wanted}, such as captions\n"
     refused = run_here(command, "captoins")
     assert refused.stderr.endswith(f"{wanted} (did you mean captions?)\n")
     refused = run_here(command, "nowhere", "--output=captions")
-    assert "--input nowhere: does not exist; name the input of the run" in refused.stderr
+    assert "error: nowhere: does not exist; name the input of the run" in refused.stderr
     refused = run_here(command, "images")
-    assert "--output images: holds no output of a run, and the default sh" in refused.stderr
+    assert "error: images: holds no output of a run, and the default sh" in refused.stderr
     assert refused.exit_code == 2
 
 
@@ -171,6 +171,15 @@ def test_folder_whose_input_is_not_known_is_named(done: Path, command: str) -> N
     assert run_here(*of(command, "--output=o", "--input=images")).exit_code == 0
     refused = run_here(*of(command, "--output=images"))
     assert "--output images: holds no output of a run; name the folder" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "export"])
+def test_designs_that_are_only_the_default_are_named(done: Path, command: str) -> None:
+    Path("o/input.json").unlink()
+    write_document(Path(), "one", ["a.png"], ["SvgElement"])
+    result = run_here(*of(command, "--output=o"))
+    said = "o does not say what its input was; taken: --jsons=jsons --json-detail=json_detail\n"
+    assert result.stderr == said
 
 
 @pytest.mark.parametrize("command", READERS)
@@ -229,7 +238,7 @@ def test_default_output_is_used_if_the_command_names_only_the_input(done: Path) 
 def test_folder_that_no_run_wrote_is_named_if_there_is_no_output_at_all(done: Path) -> None:
     result = run_here("report", "images")
     assert result.exit_code == 2
-    assert "--output images: holds no rows yet" in result.stderr
+    assert "error: images: holds no rows yet" in result.stderr
 
 
 @pytest.mark.parametrize(

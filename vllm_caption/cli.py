@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from vllm_caption.errors import (
@@ -18,7 +19,7 @@ from vllm_caption.errors import (
     UsageError,
     of_system,
 )
-from vllm_caption.flags import COMMANDS
+from vllm_caption.flags import COMMANDS, in_words_of
 from vllm_caption.process import leave, prepare_process, print_bug, say, show
 
 
@@ -54,9 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "run"
     try:
+        _check_working_folder()
         return _run_command(command, arguments)
     except UsageError as error:
-        return _report("error", error, EXIT_USAGE)
+        return _report("error", in_words_of(arguments, error), EXIT_USAGE)
     except CaptionJobError as error:
         return _report("stopped", error, EXIT_STOPPED)
     except BrokenPipeError:
@@ -71,6 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(what: str, error: object, exit_code: int) -> int:
     say(f"vllm-caption: {what}: {error}", sys.stderr)
     return exit_code
+
+
+def _check_working_folder() -> None:
+    """Raise UsageError where no relative path leads anywhere."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        remedy = "does not exist any more; change to another one (cd)"
+        raise UsageError("working folder", None, remedy) from None
 
 
 def _run_command(command: str, arguments: list[str]) -> int:

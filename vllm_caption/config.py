@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 from unicodedata import normalize
@@ -18,6 +19,7 @@ from zlib import crc32
 from vllm_caption.cost import Billing
 from vllm_caption.engine_flags import given_flags, gpus_per_engine
 from vllm_caption.errors import UsageError
+from vllm_caption.formatting import did_you_mean, encodable_name, printable
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
 WINDOW_FACTOR: Final = 2
@@ -40,6 +42,9 @@ def is_remote(images_root: str | Path) -> bool:
     return isinstance(images_root, str) and _URI.match(images_root) is not None
 
 
+MAX_LISTED: Final = 6
+MAX_ENTRIES: Final = 1000
+"""How many names in a folder are looked at for a hint."""
 TABLE_SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
@@ -69,12 +74,46 @@ def check_folder(flag: str, path: Path, role: str) -> None:
         with os.scandir(path):
             return
     except FileNotFoundError:
-        problem = "does not exist"
+        problem = absence(path)
     except NotADirectoryError:
         problem = "is not a folder"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     raise UsageError(flag, path, f"{problem}; name {role}")
+
+
+def absence(path: Path) -> str:
+    """That nothing has this path, and what was meant by it or is there instead."""
+    above = next(folder for folder in (*path.parents, Path("/")) if folder.is_dir())
+    missing, *below = path.relative_to(above).parts
+    names = _names_in(above)
+    there = [name for name in names if above.joinpath(name, *below).exists()]
+    if meant := did_you_mean(missing, there):
+        name = meant.removeprefix("did you mean ").removesuffix("?")
+        return f"does not exist (did you mean {_shown(os.fspath(above.joinpath(name, *below)))}?)"
+    where = "this folder" if above == Path() else _shown(os.fspath(above))
+    return f"does not exist ({where} holds {held_in(above)})"
+
+
+def held_in(folder: Path) -> str:
+    """The first names in a folder, for a message."""
+    names = list(map(_shown, _names_in(folder)))
+    return f"{', '.join(names[:MAX_LISTED])}{' …' if len(names) > MAX_LISTED else ''}" or "nothing"
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Those that are not hidden, sorted; some of them, where there are many. Empty if the folder
+    cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            names = (entry.name for entry in entries if not entry.name.startswith("."))
+            return sorted(islice(names, MAX_ENTRIES))
+    except OSError:
+        return []
+
+
+def _shown(name: str) -> str:
+    return printable(encodable_name(name))
 
 
 def _without_case(name: str) -> str:

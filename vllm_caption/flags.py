@@ -29,6 +29,7 @@ from vllm_caption.config import (
     RunConfig,
     SamplingConfig,
     Shard,
+    absence,
     is_archive,
     is_remote,
     is_table,
@@ -61,6 +62,7 @@ _REDO_FLAGS: Final = {
     "redo": "--redo",
 }
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+_PATHS: Final = ("--input", "--output", "--images-root", "--jsons", "--json-detail")
 EPILOG = """\
 other commands, each with its own --help: demo, doctor, plan, tune, status, verify, report, merge,
 export. They take the same line: put the command before it.
@@ -499,11 +501,14 @@ def _no_command(word: str) -> UsageError:
         return UsageError("command", word, "put the command before all flags")
     if _exists(word):
         return UsageError("--input", word, "put it before all flags, or after --input")
-    hint = did_you_mean(word, (*COMMANDS, "--help", "--version"))
-    if hint or "/" not in word:
-        remedy = f"is neither a command ({', '.join(COMMANDS[1:])}) nor an existing file or folder"
-        return UsageError("command", word, f"{remedy}; {hint}" if hint else remedy)
-    return UsageError("--input", word, "does not exist; name a folder of images, a table or a tar")
+    if "/" in word:
+        remedy = f"{absence(Path(word))}; name a folder of images, a table or a tar"
+        return UsageError("--input", word, remedy)
+    nor = "nor an existing file or folder"
+    if hint := did_you_mean(word, (*COMMANDS, "--help", "--version")):
+        return UsageError(word, None, f"is neither a command {nor}; {hint}")
+    commands, instead = ", ".join(COMMANDS[1:]), absence(Path(word)).partition(" (")[2]
+    return UsageError(word, None, f"is neither a command ({commands}) {nor} ({instead}")
 
 
 def _with_input_flag(arguments: Sequence[str]) -> Sequence[str]:
@@ -521,6 +526,20 @@ def dashed(flag: str) -> str:
 
 def _exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 (never raises)
+
+
+def in_words_of(arguments: Sequence[str], error: UsageError) -> str:
+    """The error as somebody who typed this line understands it: a flag that names a folder is shown
+    only if it was typed, since the folder may stand there without it, or be a default."""
+    if error.field not in _PATHS or any(_is_flag(word, error.field) for word in arguments):
+        return str(error)
+    path = os.fspath(error.value) if isinstance(error.value, Path) else str(error.value)
+    is_word = any(os.path.normpath(word) == os.path.normpath(path) for word in arguments)
+    return f"{path}{'' if is_word else f' (the default of {error.field})'}: {error.remedy}"
+
+
+def _is_flag(word: str, flag: str) -> bool:
+    return dashed(word.partition("=")[0]) == flag
 
 
 def without_flags(arguments: Iterable[str], flags: Container[str]) -> list[str]:

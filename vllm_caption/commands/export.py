@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vllm_caption.commands.run_line import input_of_line, parse_line
+from vllm_caption.commands.run_line import check_holds_output, input_of_line, parse_line
 from vllm_caption.commands.target import check_target
 from vllm_caption.config import ALL_COLUMNS, InputConfig
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
@@ -62,6 +62,7 @@ def run_export(arguments: Sequence[str]) -> int:
     check_target("FILE", target, replaces=True)
     config = replace(input_of_line(options, named), columns=(ALL_COLUMNS,))
     _check_target(target, config)
+    check_holds_output("--output", options.output)
     source = open_source(config)
     source.check()
     results = _Results(options.output)

@@ -80,8 +80,11 @@ def check_is_folder(output: Path) -> None:
     if not output.is_dir():
         problem = "is not a folder" if output.exists() else "does not exist"
         remedy = "name the folder that a run wrote"
-        if meant := did_you_mean(output.name, _outputs_beside(output)):
+        beside = _outputs_beside(output)
+        if meant := did_you_mean(output.name, beside):
             remedy += f" ({meant})"
+        elif beside:
+            remedy += f", such as {output.with_name(beside[0])}"
         raise UsageError("--output", output, f"{problem}; {remedy}")
     if not os.access(output, os.R_OK | os.X_OK):
         raise UsageError("--output", output, "cannot be read; fix its permissions")
@@ -93,7 +96,7 @@ def _outputs_beside(output: Path) -> list[str]:
         names = os.listdir(output.absolute().parent)  # noqa: PTH208
     except OSError:
         return []
-    return [name for name in names if holds_output(output.absolute().parent / name)]
+    return sorted(name for name in names if holds_output(output.absolute().parent / name))
 
 
 def input_of_line(
@@ -111,6 +114,9 @@ def input_of_line(
         check_holds_output("--output", options.output)
         problem = "does not say what the input of its last run was; give the input as for that run"
         raise UsageError("--output", options.output, problem)
+    if is_guess and not quiet:
+        taken = f"--jsons={config.jsons} --json-detail={config.json_detail}"
+        say(f"{options.output} does not say what its input was; taken: {taken}", sys.stderr)
     return config
 
 

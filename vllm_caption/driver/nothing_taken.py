@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from vllm_caption.config import InputConfig, is_remote
+from vllm_caption.config import MAX_ENTRIES, InputConfig, held_in, is_remote
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import counted, encodable_name, printable, tally
+from vllm_caption.formatting import counted, printable, tally
 from vllm_caption.images.object_store import public_root
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.documents import SUFFIX
@@ -24,9 +24,6 @@ from vllm_caption.inputs.manifests import document_names
 from vllm_caption.inputs.reader import InputCounts
 from vllm_caption.items import BadEntry, SkippedDocument
 
-MAX_LISTED: Final = 3
-MAX_ENTRIES: Final = 200
-"""How many names in a folder are checked for a hint."""
 MAX_PARENTS: Final = 4
 
 
@@ -79,7 +76,7 @@ class Unusable:
         if set(self.documents) == {"missing_detail"}:
             wanted = printable(f"{first.document}{SUFFIX}")
             remedy = f"has no file for any of the {number} of --jsons, such as {wanted}"
-            held = _held(config.json_detail)
+            held = held_in(config.json_detail)
             return UsageError("--json-detail", config.json_detail, f"{remedy}; it holds {held}")
         reasons = f"{tally(self.documents)}, e.g. {printable(first.document)}: {first.reason}"
         remedy = f"none of its {number} can be taken: {reasons}"
@@ -130,7 +127,7 @@ def no_image(images_root: Path | str, files: Sequence[str]) -> UsageError:
             remedy = f"{other}/{printable(file)} is there: use --images-root {other}"
             return UsageError("--images-root", root, f"{what}; {remedy}")
     near = next(folder for folder in Path(images_root, file).parents if folder.is_dir())
-    return UsageError("--images-root", root, f"{what}; {near} is there and holds {_held(near)}")
+    return UsageError("--images-root", root, f"{what}; {near} is there and holds {held_in(near)}")
 
 
 def _other_roots(root: Path, file: str) -> Iterator[Path]:
@@ -144,14 +141,3 @@ def _other_roots(root: Path, file: str) -> Iterator[Path]:
                     yield Path(entry.path)
     except OSError:
         return
-
-
-def _held(folder: Path) -> str:
-    """The first names in a folder."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e, _ in zip(entries, range(MAX_ENTRIES), strict=False))
-    except OSError as error:
-        return f"what cannot be listed ({error.strerror})"
-    shown = ", ".join(printable(encodable_name(name)) for name in names[:MAX_LISTED])
-    return f"{shown}{' …' if len(names) > MAX_LISTED else ''}" or "nothing"

@@ -150,7 +150,8 @@ def adopted(
 
 def bad_entry_name(entry: BadEntry) -> str:
     """The value of `file` in the row of an element that names none."""
-    return f"{entry.document}[{entry.element_index}]: {entry.file}"
+    named = f": {entry.file}" if entry.file else ""
+    return f"{entry.document}[{entry.element_index}]{named}"
 
 
 def _facts(image: ImageFacts | None) -> dict[str, object]:

@@ -26,7 +26,7 @@ from vllm_caption.store.layout import MANIFEST, part_name, part_number, parts, t
 from vllm_caption.store.reader import ROWS_AT_A_TIME, extra_fields, last_rows, read_states
 from vllm_caption.store.rows import SCHEMA, KnownItems, Row, to_table
 
-UNSYNCED: Final = "The file system of --output cannot sync: a power loss may cost the last rows"
+UNSYNCED: Final = "The file system of the output cannot sync: a power loss may cost the last rows"
 
 
 class Checkpoint:

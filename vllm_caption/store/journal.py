@@ -104,7 +104,7 @@ class Journal:
     def sync_file_system(self) -> None:
         """Flush everything written to this file system so far, captions included: once per part,
         since an fsync per caption would halve the speed."""
-        without = "The file system of --output has no syncfs: a power loss may cost captions"
+        without = "The file system of the output has no syncfs: a power loss may cost captions"
         self._disk.attempt(
             "sync", lambda: self._disk.try_once("sync", self._sync_file_system, without)
         )

@@ -38,8 +38,8 @@ _PATIENCE_S: Final = 0.2
 _HELD: Final = (BlockingIOError, PermissionError)
 """What flock raises if another process holds the lock; the second on some file systems."""
 UNLOCKED: Final = (
-    "The file system of --output has no locks, so nothing keeps a second run on another machine out"
-    " of this folder: start only one"
+    "The file system of the output has no locks, so nothing keeps a second run on another machine"
+    " out of this folder: start only one"
 )
 _REMEDY: Final = "wait for it, stop it, or choose another folder"
 

@@ -34,6 +34,7 @@ from vllm_caption.driver.resume import (
     Restore,
     Wanted,
 )
+from vllm_caption.driver.row_maker import bad_entry_name
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import command_line, printable
 from vllm_caption.items import BadEntry, Item, SkippedDocument
@@ -87,8 +88,7 @@ class Survey:
                     example = f"{printable(entry.document)}: {entry.reason}"
                     self._document_problems.add(entry.kind, example)
                 elif isinstance(entry, BadEntry):
-                    shown = f"{entry.document}[{entry.element_index}]: {entry.file}"
-                    self._problems.add("bad_name", f"{shown}: {entry.reason}")
+                    self._problems.add("bad_name", f"{bad_entry_name(entry)}: {entry.reason}")
                 else:
                     self._take(*entry)
                 show(self._reader.counts.documents)

@@ -46,7 +46,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _element_types(plan)
     yield from _items(plan.items)
     if plan.holder is not None:
-        yield f"{INDENT}--output is in use by {plan.holder}: these numbers change meanwhile"
+        yield f"{INDENT}the output is in use by {plan.holder}: these numbers change meanwhile"
     yield from _images(plan.images)
     yield from _time(plan.time)
     yield from _cost(plan.time)

@@ -46,7 +46,7 @@ class Disk:
                 if judge(error.errno, operation) != "passing" or error.errno in self._lasting:
                     raise
                 where = f" at {os.fsdecode(error.filename)}" if error.filename else ""
-                text = f"The disk of --output failed for a moment ({error.strerror}{where})"
+                text = f"The disk of the output failed for a moment ({error.strerror}{where})"
                 self.note(f"{text}; it is retried after 1, 4 and 16 s.", str(error.errno))
                 self._sleep(wait_s)
         try:
