@@ -14,6 +14,7 @@ import pytest
 
 from vllm_caption.engines import deaths
 from vllm_caption.engines.deaths import OomKills, describe_end
+from vllm_caption.engines.executors.engine_log import with_limit
 from vllm_caption.engines.memory_errors import with_advice
 
 NONE = OomKills(0, 0)
@@ -47,6 +48,28 @@ def test_death_of_a_process_is_reported_with_its_cause(
     exit_code: int, now: OomKills, said: str
 ) -> None:
     assert describe_end(exit_code, NONE, now).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (
+            "OSError: [Errno 24] Too many open files",
+            "; raise the limit of open files (`ulimit -n`)",
+        ),
+        (
+            "RuntimeError: [enforce fail at socket.cc:24] -1 vs -1. socket: Too many open files",
+            "; raise the limit of open files (`ulimit -n`)",
+        ),
+        (
+            "RuntimeError: can't start new thread",
+            "; raise the limit of processes and threads (`ulimit -u`, or --pids-limit of Docker)",
+        ),
+        ("RuntimeError: CUDA error: the GPU is lost", ""),
+    ],
+)
+def test_error_at_a_limit_of_the_system_names_the_limit(error: str, remedy: str) -> None:
+    assert with_limit(error) == f"{error}{remedy}"
 
 
 def test_out_of_memory_kill_gives_no_advice_about_gpu_memory() -> None:

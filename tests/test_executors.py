@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,20 @@ def test_engine_that_stalls_is_replaced(tmp_path: Path, make_executor: Any) -> N
     assert run.kinds() == {"hang.png": "poison"}
     assert len(captions(run.config.output)) == 11
     assert any("made no progress" in line for line in run.told)
+
+
+def test_engines_may_open_more_files_than_the_shell_allows_at_first() -> None:
+    code = (
+        "import resource, pathlib\n"
+        "from vllm_caption.engines.executors.local import LocalExecutor\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))\n"
+        "LocalExecutor(['0'], pathlib.Path('.')).close()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE), hard)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    soft, hard, hard_before = map(int, done.stdout.split())
+    assert (soft, hard) == (min(hard, 65535) if hard > 0 else 65535, hard_before)
 
 
 def test_engine_that_cannot_start_is_reported_with_its_error(

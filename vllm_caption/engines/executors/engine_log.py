@@ -26,6 +26,22 @@ _EXIT_CODES: Final = re.compile(r"Failed core proc\(s\): {.*?: (-?\d+)")
 """vLLM's error of an engine that did not start names how its core ended."""
 
 
+_LIMITS: Final = (
+    ("Too many open files", "raise the limit of open files (`ulimit -n`)"),
+    (
+        "can't start new thread",
+        "raise the limit of processes and threads (`ulimit -u`, or --pids-limit of Docker)",
+    ),
+)
+"""The error of an engine that reached a limit of the system, and what to do."""
+
+
+def with_limit(error: str) -> str:
+    """The error, and which limit of the system to raise if one is the cause."""
+    remedy = next((remedy for sign, remedy in _LIMITS if sign in error), None)
+    return error if remedy is None else f"{error}; {remedy}"
+
+
 class EngineLog:
     """The log of one process; earlier processes of the same engine may have written to it."""
 
@@ -53,7 +69,7 @@ class EngineLog:
             said = cause or self._without_words([*named, *exit_codes()])
             if _LOADING.search(written):
                 said += f" {WHILE_LOADING}"
-        return encodable(f"{said} (log: {self.path})")
+        return encodable(f"{with_limit(said)} (log: {self.path})")
 
     def _without_words(self, exit_codes: Sequence[int]) -> str:
         code = next((code for code in exit_codes if code), None)

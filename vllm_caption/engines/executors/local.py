@@ -10,6 +10,7 @@ import asyncio
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import resource
 import socket
 import sys
 import tempfile
@@ -62,6 +63,7 @@ _preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.
 VLLM_SOCKETS = "VLLM_RPC_BASE_PATH"
 PRELOAD = "vllm_caption.engines.executors.forkserver_preload"
 KILL_GRACE_S = 5.0
+MANY_FILES = 65535
 COMMON_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -100,6 +102,7 @@ class LocalExecutor:
         self.spec: WorkerSpec | None = None
         os.environ.pop("VLLM_PORT", None)  # independent engines must not share a port
         _set_environment(CPU_ENVIRONMENT if self.on_cpu else CUDA_ENVIRONMENT)
+        _allow_many_files()
         self._sockets = socket_folder()
         ensure_home()
         os.environ.setdefault(VLLM_SOCKETS, str(self._sockets))
@@ -210,6 +213,15 @@ def _set_environment(of_build: dict[str, str]) -> None:
     path = os.environ.get("PATH", os.defpath)
     if programs not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join((programs, path))
+
+
+def _allow_many_files() -> None:
+    """Let this process and its engines open as many files and sockets as the system permits; the
+    limit that applies at first is often 1,024, which vLLM's own server raises, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class LocalWorker:
