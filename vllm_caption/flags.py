@@ -65,7 +65,7 @@ REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 _PATHS: Final = ("--input", "--output", "--images-root", "--jsons", "--json-detail")
 EPILOG = """\
 other commands, each with its own --help: demo, doctor, plan, tune, status, verify, report, merge,
-export. They take the same line: put the command before it.
+export. Put the command before the arguments of the run.
 
 all other flags go to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
 are checked before anything starts; see `vllm serve --help=all`.
@@ -158,7 +158,7 @@ def run_parser() -> Parser:
     run = RunConfig()
     inputs = parser.add_argument_group("input")
     add_input(inputs)
-    help_text = "caption N items of all types and sizes, and estimate the full run"
+    help_text = "caption a sample of N items of all types and sizes, and estimate the full run"
     _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
     help_text = "price of one GPU for one hour; adds costs, in the same currency"
     _add(inputs, run, "gpu_hour_price", help_text, type=above_zero, metavar="PRICE")
@@ -194,9 +194,9 @@ def add_input(group: Any) -> None:
     _add(group, config, "id_column", text, metavar="NAME")
     text = "column with the element types, if a row holds a list of images"
     _add(group, config, "type_column", text, metavar="NAME")
-    text = f"without --input: folder of manifests (default: {config.jsons})"
+    text = f"without --input: folder of designs, one JSON file each (default: {config.jsons})"
     _add_given(group, "jsons", text, type=parse_path)
-    text = f"without --input: folder of their detail files (default: {config.json_detail})"
+    text = f"without --input: folder of their details (default: {config.json_detail})"
     _add_given(group, "json_detail", text, type=parse_path)
     text = "where the images are: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
     text += f" (default: {config.images_root}; with --input, that folder or the table's)"
@@ -230,7 +230,7 @@ def _add_output(group: Any, run: RunConfig) -> None:
         "--no-txt", dest="caption_name", action="store_const", const="none", help=text
     )
     _add(group, run, "checkpoint_interval", "rows per Parquet part", type=positive)
-    text = "re-caption these, except what a person wrote; run the same command again to resume"
+    text = "re-caption these, except those that a person wrote; the same command resumes"
     _add(group, run.resume, "redo", text, choices=get_args(Redo))
     group.add_argument(
         "--redo-kind",
@@ -332,7 +332,7 @@ def _add_engines(group: Any, engine: EngineConfig) -> None:
     text = "restart an engine at most N times in a row without a caption between its crashes"
     _add(group, engine, "max_engine_restarts", text, type=natural)
     for name, text in (
-        ("stall_timeout", "restart an engine that makes no progress for so long"),
+        ("stall_timeout", "restart an engine that makes no progress for this long"),
         ("item_timeout", "time limit for reading and decoding an image"),
         ("start_timeout", "time limit for starting an engine"),
         ("drain_timeout", "time limit for finishing the items in flight after Ctrl+C"),

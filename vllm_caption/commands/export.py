@@ -96,10 +96,8 @@ def _parser() -> Parser:
         epilog="exit codes: 0 written; 2 usage or configuration; 3 a part of the manifest is"
         " damaged, or FILE cannot be written; 130 interrupted.",
     )
-    text = f"file to write, before all flags; ends in {', '.join(SUFFIXES)}. The library datasets"
-    text += (
-        f' reads {METADATA} in the folder of images (`load_dataset("imagefolder", data_dir=...)`)'
-    )
+    text = f"file to write, before all flags; ends in {', '.join(SUFFIXES)}. For `load_dataset("
+    text += f'"imagefolder")` of the library datasets: {METADATA} in the folder of the images'
     parser.add_argument("file", type=parse_path, metavar="FILE", help=text)
     add_input(parser.add_argument_group("input"))
     add_output_folder(parser.add_argument_group("output"))
