@@ -506,6 +506,7 @@ def test_plan_is_of_the_full_run_and_says_so_where_the_line_has_a_pilot(tmp_path
     flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}"]
     result = run_here("plan", *flags, "--pilot=1", "--quiet")
     assert result.stderr == "--pilot is left out: this is the plan of the full run.\n"
+    assert "--pilot" not in result.stdout.partition("\nNext")[2]
     assert "3 to caption" in result.stdout
 
 

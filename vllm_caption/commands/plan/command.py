@@ -47,7 +47,7 @@ def parse_plan(arguments: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]
     parser = run_parser()
     _add_flags(parser)
     options, engine_args = parse_known(parser, arguments)
-    options.arguments = tuple(without_flags(arguments, OWN_FLAGS))
+    options.arguments = tuple(without_flags(arguments, (*OWN_FLAGS, "--pilot")))
     return complete_config(options, engine_args, needs_vllm=False), options
 
 
