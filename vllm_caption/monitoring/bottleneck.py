@@ -19,7 +19,7 @@ BUSY: Final = 0.8
 REMEDIES: Final[Mapping[Limit, str]] = {
     "decode": "more --prepare-threads, more cores, faster storage",
     "render": "a smaller --max-pixels, a core that is free for each engine; not --prepare-threads",
-    "input": "faster storage for --jsons and --json-detail",
+    "input": "faster storage for the input",
     "disk": "a faster disk",
     "driver": "fewer engines per driver: --shard",
 }
