@@ -197,7 +197,7 @@ def test_run_returns_the_counts_of_its_summary_its_folder_and_its_table(
     assert (done.failed, done.not_tried, done.failures["missing_file"]) == (2, 0, 1)
     assert (done.documents, done.skipped_documents) == (4, 1)
     assert done.output_tokens == 4 * 12
-    assert "Documents: 4 read, 1 skipped" in out.getvalue()
+    assert "Designs: 4 read, 1 skipped" in out.getvalue()
     assert "Items: 14, captioned 12 (12 in this run), failed 2" in out.getvalue()
     assert done.output == tmp_path / "out"
     rows = {row["file"]: row for row in done.table.to_pylist()}

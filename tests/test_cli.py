@@ -339,7 +339,7 @@ def test_ctrl_c_outside_a_job_is_130_without_a_traceback(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vllm_caption.inputs.manifests.Manifests.check", interrupt)
+    monkeypatch.setattr("vllm_caption.inputs.designs.Designs.check", interrupt)
     monkeypatch.setattr("vllm_caption.monitoring.status.find_holder", interrupt)
     monkeypatch.setattr("vllm_caption.commands.report.command.read_all", interrupt)
     folders = [] if command in ("status", "report") else input_flags(tmp_path)

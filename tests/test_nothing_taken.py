@@ -72,15 +72,15 @@ def no_images(folder: Path) -> None:
 
 
 SPOILED: list[tuple[Callable[[Path], None], str]] = [
-    (swap, "the details (`types`), and --json-detail {folder}/json_detail the manifests: swap"),
+    (swap, "the details (`types`), and --json-detail {folder}/json_detail the designs: swap"),
     (equal("jsons"), "--json-detail {folder}/json_detail: is the folder of --jsons; name the one"),
     (equal("json_detail"), "--json-detail {folder}/json_detail: is the folder of --jsons"),
-    (empty_details, "has no file for any of the 2 documents of --jsons, such as design_000.json"),
+    (empty_details, "has no file for any of the 2 designs of --jsons, such as design_000.json"),
     (empty_details, "; it holds nothing"),
     (other_details, "; it holds detail_design_000.json, detail_design_001.json"),
-    (broken, "--jsons {folder}/jsons: none of its 2 documents can be taken: invalid_json 2, e.g."),
+    (broken, "--jsons {folder}/jsons: none of its 2 designs can be taken: invalid_json 2, e.g."),
     (texts, "leaves nothing to caption: the elements are TextElement 2, ImageElement 2"),
-    (no_images, "--jsons {folder}/jsons: its 2 documents list no images"),
+    (no_images, "--jsons {folder}/jsons: its 2 designs list no images"),
 ]
 
 

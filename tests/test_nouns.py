@@ -45,7 +45,7 @@ def tar(root: Path) -> list[str]:
     return [str(root / "t.tar")]
 
 
-def manifests(root: Path) -> list[str]:
+def designs(root: Path) -> list[str]:
     make_input(root, 3)
     return input_flags(root)
 
@@ -57,7 +57,7 @@ def manifests(root: Path) -> list[str]:
         (table, "Tables", 1),
         (table_of_lists, "Rows", 2),
         (tar, "Tars", 1),
-        (manifests, "Documents", 1),
+        (designs, "Designs", 1),
     ],
 )
 def test_plan_run_and_verify_call_documents_by_their_name(
@@ -67,7 +67,7 @@ def test_plan_run_and_verify_call_documents_by_their_name(
     read = f"{number} read, 0 skipped"
     planned = run_here("plan", *line, "--model=demo").stdout
     assert f"{noun:10} {read}" in planned.splitlines()
-    assert ("Elements" in planned) == (noun == "Documents")
+    assert ("Elements" in planned) == (noun == "Designs")
     assert "(empty)" not in planned
     done = run(*line, command=FAKE)
     assert done.exit_code == 0, done.stderr

@@ -488,7 +488,7 @@ def test_progress_is_a_plain_line_now_and_then_elsewhere_and_nothing_when_quiet(
     make_input(tmp_path, 30)
     monkeypatch.setattr("vllm_caption.monitoring.progress.PLAIN_EVERY_S", 0.0)
     flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}"]
-    assert "2/3 documents\n" in run_here("plan", *flags).stderr
+    assert "2/3 designs\n" in run_here("plan", *flags).stderr
     assert run_here("plan", *flags, "--quiet").stderr == ""
 
 

@@ -168,10 +168,10 @@ ALL_COLUMNS: Final = "*"
 class InputConfig:
     """Where the elements and images are, and which are captioned.
 
-    ``input``: a folder of images or a table; None for manifests. ``columns``: the columns of a
+    ``input``: a folder of images or a table; None for designs. ``columns``: the columns of a
     table that the prompt uses. ``without``: folders not searched for images. ``images_root``: a
     folder, or a URI as a string. ``only``: caption these files and no others (a pilot).
-    ``documents``: read only the manifests with these names. ``patterns``: caption only files with
+    ``documents``: read only the designs with these names. ``patterns``: caption only files with
     one of these names, or that match one of them as a glob.
     """
 

@@ -266,7 +266,10 @@ def _add_switch(group: Any, config: object, name: str, text: str) -> None:
 def _add_captions(group: Any, run: RunConfig) -> None:
     _add(group, run, "prompt", "a prompt file, or the name of one in prompts/", type=_parse_prompt)
     for name, text in (
-        ("checks", "accept every caption as it is"),
+        (
+            "checks",
+            "accept every caption, unless it is only reasoning or JSON that breaks its schema",
+        ),
         ("dedup", "caption byte-identical images separately"),
     ):
         group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
@@ -614,7 +617,7 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
 
 
 def _check_output(values: dict[str, Any]) -> None:
-    """Captions may lie beside their images; among manifests, what a run writes would be read as
+    """Captions may lie beside their images; among designs, what a run writes would be read as
     one."""
     output = os.path.realpath(values["output"])
     for name in ("jsons", "json_detail"):

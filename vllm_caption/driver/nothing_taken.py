@@ -19,8 +19,8 @@ from vllm_caption.errors import UsageError
 from vllm_caption.formatting import counted, printable, tally
 from vllm_caption.images.object_store import public_root
 from vllm_caption.inputs.choice import open_source
+from vllm_caption.inputs.designs import document_names
 from vllm_caption.inputs.documents import SUFFIX
-from vllm_caption.inputs.manifests import document_names
 from vllm_caption.inputs.reader import InputCounts
 from vllm_caption.items import BadEntry, SkippedDocument
 
@@ -72,7 +72,7 @@ class Unusable:
     def _no_document(self, config: InputConfig, first: SkippedDocument) -> UsageError:
         if config.input is not None:
             return UsageError("--input", config.input, f"{first.document}: {first.reason}")
-        number = counted(self.documents.total(), "document")
+        number = counted(self.documents.total(), "design")
         if set(self.documents) == {"missing_detail"}:
             wanted = printable(f"{first.document}{SUFFIX}")
             remedy = f"has no file for any of the {number} of --jsons, such as {wanted}"
@@ -95,10 +95,10 @@ def _mixed_up_folders(config: InputConfig) -> UsageError | None:
         remedy = "is the folder of --jsons; name the one with the details (`types`) of each NAME"
         return UsageError("--json-detail", config.json_detail, remedy)
     name = document_names(config.jsons)[0] + SUFFIX
-    manifest, detail = _object(config.jsons / name), _object(config.json_detail / name)
-    if "types" in manifest and detail and "types" not in detail:
+    design, detail = _object(config.jsons / name), _object(config.json_detail / name)
+    if "types" in design and detail and "types" not in detail:
         remedy = f"holds the details (`types`), and --json-detail {config.json_detail} the"
-        return UsageError("--jsons", config.jsons, f"{remedy} manifests: swap the two")
+        return UsageError("--jsons", config.jsons, f"{remedy} designs: swap the two")
     return None
 
 

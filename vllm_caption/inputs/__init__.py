@@ -1,1 +1,1 @@
-"""Where items come from: JSON manifests, folders of images, tables, tars."""
+"""Where items come from: JSON files of designs, folders of images, tables, tars."""

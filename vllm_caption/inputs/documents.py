@@ -37,23 +37,23 @@ MAX_CANVAS_PX: Final = 1_000_000_000
 
 LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _COMMAS: Final = re.compile("[,;，、；]")
-_Side = Literal["manifest", "detail"]
+_Side = Literal["design", "detail"]
 
 
 def read_document(config: InputConfig, name: str) -> tuple[Document, list[Element]]:
     """Read both files of one document and check them against each other. Raises DocumentError."""
-    manifest = _decode(_read_file(config.jsons, name, "manifest"), "manifest")
-    entries = _list(manifest, "images", "manifest")
+    design = _decode(_read_file(config.jsons, name, "design"), "design")
+    entries = _list(design, "images", "design")
     detail = _decode(_read_file(config.json_detail, name, "detail"), "detail")
     num_details = len(_list(detail, "images", "detail"))
     types = _list(detail, "types", "detail")
     if len(entries) != num_details:
-        reason = f"the manifest lists {len(entries)} images, the detail {num_details}"
+        reason = f"the design lists {len(entries)} images, the detail {num_details}"
         raise DocumentError("length_mismatch", reason)
     if len(types) != len(entries):
-        reason = f"the manifest lists {len(entries)} images, the detail {len(types)} types"
+        reason = f"the design lists {len(entries)} images, the detail {len(types)} types"
         raise DocumentError("types_length", reason)
-    sides = {"canvas_width": manifest.get("width"), "canvas_height": manifest.get("height")}
+    sides = {"canvas_width": design.get("width"), "canvas_height": design.get("height")}
     document = make_document(encodable_name(name), {**detail, **sides})
     return document, [Element(e, printable(t)) for e, t in zip(entries, types, strict=True)]
 

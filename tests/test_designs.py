@@ -18,7 +18,7 @@ from support import CRELLO_LIKE
 from vllm_caption.config import InputConfig
 from vllm_caption.errors import UsageError
 from vllm_caption.images.files import check_images_root
-from vllm_caption.inputs.manifests import Manifests, document_names
+from vllm_caption.inputs.designs import Designs, document_names
 from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 
@@ -39,8 +39,8 @@ class Folders:
         images = [{"file": file} for file in files]
         self.put_raw(name, {"images": images}, {"images": files, "types": types, **detail})
 
-    def put_raw(self, name: str, manifest: Any, detail: Any) -> None:
-        for folder, value in ((self.config.jsons, manifest), (self.config.json_detail, detail)):
+    def put_raw(self, name: str, design: Any, detail: Any) -> None:
+        for folder, value in ((self.config.jsons, design), (self.config.json_detail, detail)):
             if value is not MISSING:
                 data = value if isinstance(value, bytes) else json.dumps(value).encode()
                 (folder / f"{name}.json").write_bytes(data)
@@ -66,9 +66,9 @@ def only_skip(found: Found) -> SkippedDocument:
 
 # ---------------------------------------------------------------------------------- items
 def test_item_carries_the_metadata_of_its_document(folders: Folders) -> None:
-    manifest = {"images": [{"file": "t.png"}, {"file": "a/图.png"}], "width": 1080, "height": 19.5}
+    design = {"images": [{"file": "t.png"}, {"file": "a/图.png"}], "width": 1080, "height": 19.5}
     texts = {"category": "poster", "title": " 春节 ", "keywords": ["红", 5, None, ""]}
-    folders.put_raw("doc", manifest, {"images": [0, 0], "types": ["TextElement", SHAPE], **texts})
+    folders.put_raw("doc", design, {"images": [0, 0], "types": ["TextElement", SHAPE], **texts})
     (item,) = folders.read()
     assert isinstance(item, Item)
     assert (item.file, item.element_index, item.element_type) == ("a/图.png", 1, SHAPE)
@@ -141,8 +141,8 @@ def test_skip_types_of_the_configuration_replace_the_default(tmp_path: Path) -> 
 def test_unusable_file_becomes_a_bad_entry_and_its_neighbours_stay(
     folders: Folders, entry: Any, shown: str, reason: str
 ) -> None:
-    manifest = {"images": [{"file": "ok.png"}, entry]}
-    folders.put_raw("doc", manifest, {"images": [0, 0], "types": [SHAPE, SHAPE]})
+    design = {"images": [{"file": "ok.png"}, entry]}
+    folders.put_raw("doc", design, {"images": [0, 0], "types": [SHAPE, SHAPE]})
     item, bad = folders.read()
     assert isinstance(item, Item)
     assert isinstance(bad, BadEntry)
@@ -239,11 +239,11 @@ BROKEN_SIDES: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("value", "kind", "words"), BROKEN_SIDES)
-@pytest.mark.parametrize("side", ["manifest", "detail"])
+@pytest.mark.parametrize("side", ["design", "detail"])
 def test_broken_side_skips_the_document_and_is_named(
     folders: Folders, side: str, value: Any, kind: str, words: str
 ) -> None:
-    folders.put_raw("bad", *((value, DETAIL) if side == "manifest" else (GOOD, value)))
+    folders.put_raw("bad", *((value, DETAIL) if side == "design" else (GOOD, value)))
     skip = only_skip(folders.read())
     assert (skip.document, skip.kind) == ("bad", kind)
     assert side in skip.reason
@@ -262,7 +262,7 @@ def test_broken_side_skips_the_document_and_is_named(
         ({"images": [0], "types": [SHAPE] * 3}, "types_length", "1 images, the detail 3 types"),
     ],
 )
-def test_detail_that_does_not_fit_its_manifest_skips_the_document(
+def test_detail_that_does_not_fit_its_design_skips_the_document(
     folders: Folders, detail: Any, kind: str, words: str
 ) -> None:
     folders.put_raw("bad", GOOD, detail)
@@ -275,7 +275,7 @@ def test_detail_that_does_not_fit_its_manifest_skips_the_document(
 
 
 @pytest.mark.parametrize(
-    "manifest",
+    "design",
     [
         b"\xef\xbb\xbf" + json.dumps(GOOD).encode(),
         b'{"images": [{"file": "a.png"}], "x": [NaN, Infinity, -Infinity], "width": 1e999}',
@@ -286,8 +286,8 @@ def test_detail_that_does_not_fit_its_manifest_skips_the_document(
     ],
     ids=["bom", "nan", "duplicate-keys", "deep", "long-number", "crlf"],
 )
-def test_unusual_but_valid_json_is_accepted(folders: Folders, manifest: bytes) -> None:
-    folders.put_raw("doc", manifest, DETAIL)
+def test_unusual_but_valid_json_is_accepted(folders: Folders, design: bytes) -> None:
+    folders.put_raw("doc", design, DETAIL)
     assert files_of(folders.read()) == ["a.png"]
 
 
@@ -416,7 +416,7 @@ def test_no_type_was_skipped_is_known_only_after_the_whole_input(
 # ------------------------------------------------------------------- folders, beforehand
 def check_input(config: InputConfig) -> None:
     """What a run checks of its input before anything starts."""
-    Manifests(config).check()
+    Designs(config).check()
     check_images_root(config.images_root)
 
 
@@ -455,7 +455,7 @@ def test_folder_that_cannot_be_opened_is_refused_with_the_cause(folders: Folders
         check_input(config)
 
 
-def test_folder_without_any_manifest_is_refused(folders: Folders) -> None:
+def test_folder_without_any_design_is_refused(folders: Folders) -> None:
     (folders.config.jsons / "notes.txt").touch()
     with pytest.raises(UsageError, match=r"--jsons .*holds no file ending in \.json"):
         check_input(folders.config)
@@ -482,18 +482,14 @@ ENTRIES = st.lists(
 
 @settings(max_examples=150)
 @given(
-    manifest=ANY_JSON | NEAR_DOCUMENT | ENTRIES | st.binary(),
+    design=ANY_JSON | NEAR_DOCUMENT | ENTRIES | st.binary(),
     detail=ANY_JSON | NEAR_DOCUMENT | st.binary(),
 )
-@example(
-    manifest={"images": [{"file": "\ud800"}] * 2}, detail={"images": [1, 1], "types": [[], {}]}
-)
-def test_any_json_in_any_place_yields_records_that_can_be_written(
-    manifest: Any, detail: Any
-) -> None:
+@example(design={"images": [{"file": "\ud800"}] * 2}, detail={"images": [1, 1], "types": [[], {}]})
+def test_any_json_in_any_place_yields_records_that_can_be_written(design: Any, detail: Any) -> None:
     with tempfile.TemporaryDirectory() as root:
         folders = Folders(Path(root))
-        folders.put_raw("doc", manifest, detail)
+        folders.put_raw("doc", design, detail)
         for found in folders.read():
             assert isinstance(found, Item | BadEntry | SkippedDocument)
             msgspec.json.encode(found)

@@ -1,4 +1,5 @@
-"""The source for two folders of JSON: NAME.json with the elements, NAME.json with their types."""
+"""The source for two folders of JSON: NAME.json of a design lists its elements, and NAME.json of
+its details their types."""
 
 from __future__ import annotations
 
@@ -14,25 +15,25 @@ from vllm_caption.inputs.source import Group, Nouns
 from vllm_caption.items import SkippedDocument
 
 
-class Manifests:
-    """Every document of ``--jsons``, sorted by name."""
+class Designs:
+    """Every design of ``--jsons``, sorted by name."""
 
     def __init__(self, config: InputConfig) -> None:
         self._config = config
-        self.nouns = Nouns()
+        self.nouns = Nouns("design")
 
     def check(self) -> None:
-        """Check that both are folders and that there is a document."""
+        """Check that both are folders and that there is a design."""
         config = self._config
-        check_folder("--jsons", config.jsons, "the folder with one NAME.json per document")
+        check_folder("--jsons", config.jsons, "the folder with one NAME.json per design")
         role = "the folder with the details of each NAME"
         check_folder("--json-detail", config.json_detail, role)
         if not document_names(config.jsons):
-            remedy = "holds no file ending in .json; name the folder that holds the manifests"
+            remedy = "holds no file ending in .json; name the folder that holds the designs"
             raise UsageError("--jsons", config.jsons, remedy)
 
     def num_documents(self) -> int:
-        """The number of manifests."""
+        """The number of designs."""
         return len(document_names(self._config.jsons))
 
     def documents(self) -> Iterator[Group | SkippedDocument]:
@@ -47,8 +48,8 @@ class Manifests:
                 yield SkippedDocument(encodable_name(name), error.kind, error.reason)
 
     def empty_error(self) -> UsageError:
-        """The error if no document has an element."""
-        number = counted(self.num_documents(), "document")
+        """The error if no design has an element."""
+        number = counted(self.num_documents(), "design")
         return UsageError("--jsons", self._config.jsons, f"its {number} list no images")
 
 
@@ -59,8 +60,8 @@ def document_names(jsons: Path) -> list[str]:
     show them as ``encodable_name`` does.
     """
     with os.scandir(jsons) as entries:
-        return sorted(e.name[: -len(SUFFIX)] for e in entries if _is_manifest(e.name))
+        return sorted(e.name[: -len(SUFFIX)] for e in entries if _is_design(e.name))
 
 
-def _is_manifest(filename: str) -> bool:
+def _is_design(filename: str) -> bool:
     return filename.endswith(SUFFIX) and not filename.startswith(".")
