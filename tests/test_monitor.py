@@ -20,6 +20,7 @@ import pytest
 from support.fake_nvml import FakeNvml
 from support.job import FAKE, Result, input_flags, make_input, run, start, status, wait_until
 
+from vllm_caption.commands.status.overview import Views
 from vllm_caption.commands.status.text import describe
 from vllm_caption.monitoring import monitor
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures
@@ -340,8 +341,9 @@ def test_gpu_is_in_the_series_in_the_status_and_on_the_screen(
     assert [engine[name] for name in seen] == [97.0, 98.0, 64.0]
     assert stats.warnings[0].startswith("GPU memory of engine 0 at 98%: ")
     status = make_status("run-1", "running", stats, 0.0, "2026-01-01T00:00:00+00:00")
-    text = describe(View("running", "process 1", 0.0, status))
-    assert "0 in flight, GPU 97%, GPU memory 98%, GPU at 64 °C" in text
+    views: Views = {None: View("running", "process 1", 0.0, status)}
+    text = describe(views, tmp_path, datetime.now(UTC))
+    assert "  97%     98%  64 °C " in text
     assert "Host       CPU 50%, RAM 40%, driver 100 MiB, free disk 500.0 GiB" in text
     assert "Warning    GPU memory of engine 0 at 98%: " in text
 

@@ -15,9 +15,10 @@ from support.job import FAKE, Terminal, input_flags, make_input, run
 
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import moment
+from vllm_caption.monitoring.bottleneck import REMEDIES
 from vllm_caption.monitoring.event_log import EventLog
-from vllm_caption.monitoring.figures import EngineFigures, RunFigures, describe_run, time_to_go
-from vllm_caption.monitoring.live.line import live_line
+from vllm_caption.monitoring.figures import EngineFigures, RunFigures, time_to_go
+from vllm_caption.monitoring.live.line import live_line, text_line
 from vllm_caption.monitoring.live.phase import Step, phase
 from vllm_caption.monitoring.progress import Progress
 from vllm_caption.monitoring.stats import Pace, RunStats
@@ -77,14 +78,53 @@ def test_last_captions_and_failures_are_kept_to_be_shown() -> None:
 def test_line_shows_rates_eta_failures_and_engines() -> None:
     made = stats(captioned=40)
     made.count_failure("missing_file", "a.png: there is no such file")
-    text = describe_run(made.figures(20.0), made.engines)
-    assert text == "2.0 images/s, 40 tokens/s, ETA 30 s, failed 1, engines 1/2"
+    text = text_line(made.figures(20.0), made.engines)
+    assert text == "41/100, 2.0 images/s, ETA 30 s, 1 failed, 1/2 engines, 40 tokens/s"
 
 
-def test_eta_is_unknown_while_the_input_is_being_read() -> None:
+def test_there_is_no_eta_while_the_input_is_being_read() -> None:
     made = stats(captioned=40)
     made.scanning = True
-    assert "ETA ?" in describe_run(made.figures(20.0), made.engines)
+    text = text_line(made.figures(20.0), made.engines)
+    assert text == "40/100+, 2.0 images/s, 1/2 engines, 40 tokens/s"
+
+
+def test_speed_is_shown_only_once_there_is_enough_to_compute_it() -> None:
+    made = stats()
+    made.total = 10_000
+    for number in range(64):  # as of engines that are full at once
+        made.count_caption(0, 50, 20, 100 + number / 1000)
+    text = text_line(made.figures(100.1), made.engines, NOW)
+    assert text == "64/10,000, measuring the speed, 1/2 engines"
+    figures = [made.figures(now_s) for now_s in (100.1, 104.9, 105.0)]
+    assert {(f.images_per_s, f.tokens_per_s, f.eta_s) for f in figures} == {(None, None, None)}
+    assert made.engine_figures(104.9)[0].images_per_s is None
+    for number in range(64):
+        made.count_caption(0, 50, 20, 106 + number / 1000)
+    assert made.figures(107.0).images_per_s == pytest.approx(64 / 6.5, rel=0.01)
+    assert made.engine_figures(107.0)[0].images_per_s == pytest.approx(64 / 6.5, rel=0.01)
+    assert made.figures(107.0).eta_s == pytest.approx((10_000 - 128) / (64 / 6.5), rel=0.01)
+    assert made.engine_figures(107.0)[1].images_per_s is None
+
+
+def test_speed_counts_captions_that_were_copied_and_that_of_an_engine_does_not() -> None:
+    made = stats()
+    for number in range(80):
+        made.count_caption(0, 50, 20, number / 2)
+        made.captioned += 2
+    assert made.figures(40.0).images_per_s == pytest.approx(6.0, rel=0.02)
+    assert made.pace.images_per_s(40.0, 300.0) == pytest.approx(6.0, rel=0.02)
+    assert made.mean_images_per_s == pytest.approx(6.0, rel=0.02)
+    assert made.engine_figures(40.0)[0].images_per_s == pytest.approx(2.0, rel=0.02)
+
+
+def test_slow_run_has_a_speed_after_half_a_minute() -> None:
+    made = stats()
+    for number in range(4):
+        made.count_caption(0, 50, 20, 12.0 * number)
+    assert made.figures(25.0).images_per_s is None
+    assert made.figures(42.0).images_per_s == pytest.approx(2 / 30, rel=0.01)
+    assert text_line(made.figures(42.0), made.engines).startswith("4/100, 0.067 images/s, ETA ")
 
 
 def test_plain_output_has_a_line_a_minute() -> None:
@@ -93,7 +133,7 @@ def test_plain_output_has_a_line_a_minute() -> None:
     for now_s, captioned in ((0.0, 0), (1.0, 20), (59.0, 70), (60.0, 71), (119.0, 98), (120.0, 99)):
         progress.update(stats(captioned), now_s)
     shown = [line.split(" ")[0] for line in out.getvalue().splitlines()]
-    assert [line for line in shown if line != "Engines:"] == ["0/100", "71/100", "99/100"]
+    assert [line for line in shown if line != "Engines:"] == ["0/100,", "71/100,", "99/100,"]
 
 
 def test_plain_output_shows_the_phase_before_the_first_caption_even_without_items() -> None:
@@ -108,7 +148,7 @@ def test_plain_output_shows_the_phase_before_the_first_caption_even_without_item
     made.engines[1].state = "up"
     progress.update(made, 160.0)
     lines = [line for line in out.getvalue().splitlines() if not line.startswith("Engines")]
-    assert lines == ["0/0+ reading the input, 1 min", "0/100+ loading 1/2 engines, 41 s"]
+    assert lines == ["reading the input, 1 min", "0/100+, loading 1/2 engines, 41 s"]
 
 
 def test_terminal_shows_a_live_line_with_messages_above_it() -> None:
@@ -134,11 +174,13 @@ def test_quiet_shows_only_messages() -> None:
 def test_line_shows_the_phase_until_the_first_caption() -> None:
     made = stats()
     made.begin("checking flags (loading vLLM)", 3.0)
-    assert describe_run(made.figures(15.0), made.engines) == "checking flags (loading vLLM), 12 s"
+    assert (
+        text_line(made.figures(15.0), made.engines) == "0/100, checking flags (loading vLLM), 12 s"
+    )
     made.count_failure("missing_file", "a.png: there is no such file")
     assert (
-        describe_run(made.figures(15.0), made.engines)
-        == "checking flags (loading vLLM), 12 s, failed 1"
+        text_line(made.figures(15.0), made.engines)
+        == "1/100, checking flags (loading vLLM), 12 s, 1 failed"
     )
 
 
@@ -204,10 +246,10 @@ def line(width: int, num_up: int = 8, **changes: Any) -> str:
         ),
         (
             100,
-            " 42% █████░░░░░░░░░ 420,112/1,000,000, 5.9 images/s, ETA 1 d 3 h (Tue 14:05),"
-            " 22 failed, 8/8 engines",
+            " 42% ██████░░░░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 3 h (Tue 14:05),"
+            " 22 failed, limited by engine",
         ),
-        (80, " 42% █████░░░░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 3 h (Tue 14:05), 22 failed"),
+        (80, " 42% ████░░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 3 h, 22 failed, limit: engine"),
         (60, " 42% ████░░░░░░░ of 1,000,000, 5.9/s, ETA 1 d 3 h, 22 failed"),
         (40, " 42% █████████░░░░░░░░░░░░░░ ETA 1 d 3 h"),
         (20, " 42% █████░░░░░░░░░"),
@@ -257,14 +299,27 @@ def test_phase_is_shortened_before_it_is_dropped(phase: str, shown: str) -> None
     assert line(40, captioned=0, failed=0, phase=phase, eta_s=None).endswith(f" {shown}")
 
 
+@pytest.mark.parametrize("limit", [*REMEDIES, "engine", "tail", "starting"])
+def test_live_line_names_the_bottleneck_at_80_columns_even_of_a_million_items(limit: str) -> None:
+    assert line(79, limited_by=limit).endswith(f", limit: {limit}")
+
+
+def test_live_line_shows_nothing_that_is_not_known() -> None:
+    nothing = {"total": 0, "done_before": 0, "captioned": 0, "failed": 0, "eta_s": None}
+    shown = line(79, **nothing, scanning=True, images_per_s=None, phase="reading the input, 3 s")
+    assert shown == f"     {30 * '░'} reading the input, 3 s, 19 h 42 min elapsed"
+    shown = line(79, scanning=True, images_per_s=None, tokens_per_s=None, eta_s=None, failed=0)
+    assert shown == (f"     {15 * '░'} 420,090/1,000,000+, measuring the speed, limited by engine")
+
+
 def test_live_line_keeps_the_engine_count_longer_if_some_are_not_up() -> None:
     assert "engines" not in line(90)
     assert "7/8 engines" in line(90, num_up=7)
 
 
 def test_bar_is_full_only_at_the_end() -> None:
-    assert line(80, captioned=979_977).startswith(" 99% █████████████░ ")
-    assert line(80, captioned=979_978).startswith("100% ████████████ 1,000,000/")
+    assert line(80, captioned=979_977).startswith(" 99% ██████████░ ")
+    assert line(80, captioned=979_978).startswith("100% ████████████████ of 1,000,000,")
 
 
 @pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "█"), ("latin-1", "#")])
@@ -331,7 +386,7 @@ def test_engines_have_a_line_each_minute_with_share_rate_and_gpu() -> None:
         progress.update(busy(captioned), now_s)
     (line,) = (line for line in out.getvalue().splitlines() if line.startswith("Engines"))
     assert line == (
-        "Engines: 0: 60 captioned, 1.0 images/s, 16 in flight, GPU 97%, GPU memory 91%,"
+        "Engines: 0: 60 captioned, 0.99 images/s, 16 in flight, GPU 97%, GPU memory 91%,"
         " GPU at 64 °C; 1: starting, 2 restarts"
     )
 
@@ -358,8 +413,8 @@ def test_log_file_holds_everything_with_times_even_if_quiet(tmp_path: Path) -> N
     assert all(datetime.fromisoformat(line.split(" ")[0]).tzinfo for line in lines[:4])
     told = [line.partition(" ")[2] for line in lines]
     assert told[0] == "Checking demo"
-    assert told[1].startswith("40/100 2.0 images/s")
-    assert told[2].startswith("99/100 ")
+    assert told[1].startswith("40/100, 2.0 images/s")
+    assert told[2].startswith("99/100, ")
     assert told[3].startswith("Engines: 0: 99 captioned, ")
     assert told[4] == "WARNING RAM at 93%"
     assert told[-1] == "Items: 100"

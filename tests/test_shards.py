@@ -290,7 +290,9 @@ def test_concurrent_shards_lock_out_a_whole_run_and_a_merge(tmp_path: Path) -> N
     same = run(*flags, f"--shard={mine}", command=FAKE)
     assert (same.exit_code, f"process {process.pid}" in same.stderr) == (2, True)
     shown = run_here("status", f"--output={out}").stdout
-    assert "All: 1 of 2 running" in shown
+    assert "State      2 shards: 1 finished, 1 running" in shown.splitlines()
+    states = {line[6:9]: line.split()[2] for line in shown.splitlines() if line[:6] == "Shard "}
+    assert states == {mine: "running", other: "finished"}
     assert "No run yet here" not in shown
     views = json.loads(run_here("status", f"--output={out}", "--json").stdout)
     assert {view["shard"]: view["state"] for view in views} == {mine: "running", other: "finished"}

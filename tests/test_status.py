@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ from support.job import (
 
 from vllm_caption.commands.status import states
 from vllm_caption.commands.status.command import run_status
+from vllm_caption.commands.status.layout import draw
+from vllm_caption.commands.status.overview import Views, overview
 from vllm_caption.commands.status.text import describe
 from vllm_caption.errors import RunStopped, UsageError
+from vllm_caption.formatting import recorded_moment
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.monitoring.status import (
@@ -46,6 +50,7 @@ from vllm_caption.monitoring.status import (
 from vllm_caption.store.lock import OutputLock, find_holder
 
 AT = "2026-01-01T00:00:00+00:00"
+NOW = datetime(2026, 1, 1, 11, tzinfo=UTC)
 
 
 def status_of(state: Any = "running", captioned: int = 30, reason: str = "") -> RunStatus:
@@ -73,6 +78,10 @@ def test_speed_of_an_earlier_run_stays_until_a_run_has_made_enough_captions() ->
     assert speed(100, many) == Speed(10.0, 100, 1, 2, AT)
 
 
+def started(view: View) -> str:
+    return recorded_moment(view.status.started_at, NOW)
+
+
 def held(root: Path, state: str = "running") -> OutputLock:
     root.mkdir(exist_ok=True)
     (root / "status.json").write_bytes(encode_status(status_of(state)))
@@ -94,11 +103,45 @@ def test_active_run_is_shown_with_its_counts_speed_and_engines(tmp_path: Path) -
     lock.release()
     assert exit_code == 0
     assert f"running, process {os.getpid()} on " in text
-    assert "100 (51.0%): 30 captioned + 20 before + 1 failed + 49 left" in text
-    assert "1 images/s, 20 tokens/s, ETA 49 s" in text
-    assert "missing_file 1" in text
-    assert "Engine 0   up, process 11, 20 captioned (67%), 0 restarts, 4 in flight" in text
-    assert "Engine 1   starting, 10 captioned (33%), 2 restarts, 0 in flight" in text
+    assert " 51 of 100" in text
+    assert "Items      30 captioned, 20 before, 1 failed, 49 left" in text
+    assert "Speed      0.98 images/s now, 0.98 over 5 min, 1.0 overall; 20 tokens/s" in text
+    assert "End        ETA 50 s (" in text
+    assert "Failures   missing_file 1" in text
+    engines = [line.split() for line in text.splitlines() if line[:2] in ("En", "0 ", "1 ")][1:]
+    assert engines == [
+        ["Engine", "state", "images/s", "in", "flight", "restarts", "captioned", "process"],
+        ["0", "up", "0.64", "4", "0", "20", "11"],
+        ["1", "starting", "0.33", "0", "2", "10", "–"],
+    ]
+
+
+def test_status_names_the_bottleneck_and_what_to_do_about_it(tmp_path: Path) -> None:
+    status = msgspec.structs.replace(status_of(), limited_by="render")
+    text = describe({None: View("running", "process 1", 0.0, status)}, tmp_path, NOW, width=80)
+    assert "Limited by render: a smaller --max-pixels, a free core for each engine" in text
+
+
+def test_status_says_in_words_what_is_not_known_yet(tmp_path: Path) -> None:
+    stats = RunStats([EngineFigures(0), EngineFigures(1)])
+    stats.begin("reading the input", 29.0)
+    view = View("running", "process 1", 0.0, make_status("run-1", "running", stats, 30.0, AT))
+    text = describe({None: view}, tmp_path, NOW, width=80)
+    assert text.splitlines()[2:] == [
+        "Phase      reading the input, 1 s",
+        f"End        not known until the input has been read; started {started(view)}",
+        "Engine     state       in flight restarts  captioned",
+        "0          not started         0        0          0",
+        "1          not started         0        0          0",
+        "Failures   none",
+    ]
+
+
+def test_status_prints_what_watch_shows(tmp_path: Path) -> None:
+    views: Views = {None: View("running", "process 1", 0.0, status_of())}
+    printed = describe(views, tmp_path, NOW, width=80).splitlines()
+    screen = draw(overview(views), str(tmp_path), NOW, 80, 40)
+    assert printed == [line.plain for line in screen]
 
 
 def test_run_whose_lock_is_free_while_its_file_says_running_died(tmp_path: Path) -> None:
@@ -115,22 +158,26 @@ def test_ended_run_is_shown_without_speed_and_processes(tmp_path: Path) -> None:
     exit_code, text = status(tmp_path)
     assert (exit_code, text.splitlines()[0]) == (0, "State      finished")
     assert "Speed" not in text
-    assert "process" not in text
+    assert "End " not in text
 
 
-def test_age_and_start_are_shown(tmp_path: Path) -> None:
-    held(tmp_path, "finished").release()
-    view = look(tmp_path)
-    assert view.age_s > 3600
-    assert f"Updated    {AT}, " in describe(view)
-    assert f"started {view.status.started_at}" in describe(view)
+def test_ended_run_shows_when_it_ran(tmp_path: Path) -> None:
+    times = {"started_at": "2026-01-01T06:00:00+00:00", "updated_at": "2026-01-01T09:30:00+00:00"}
+    for state, word in (("finished", "ended"), ("stopped", "ended"), ("died", "last seen")):
+        seen = msgspec.structs.replace(status_of(state), **times)
+        text = describe({None: View(state, None, 5400.0, seen)}, tmp_path, NOW)  # type: ignore[arg-type]
+        assert (
+            f"Time       started 06:00, {word} 09:30 (1 h 30 min ago); it took 3 h 30 min" in text
+        )
 
 
 def test_status_of_an_older_version_is_read(tmp_path: Path) -> None:
     content = msgspec.to_builtins(status_of("finished"))
     del content["started_at"], content["engines"][0]["in_flight"]
     (tmp_path / "status.json").write_text(json.dumps(content))
-    assert "start unknown" in status(tmp_path)[1]
+    (line,) = (line for line in status(tmp_path)[1].splitlines() if line.startswith("Time"))
+    assert line.startswith("Time       ended ")
+    assert "started" not in line
 
 
 def test_json_is_the_file_with_state_holder_and_age(tmp_path: Path) -> None:
@@ -253,7 +300,7 @@ def test_job_that_ends_is_shown_as_it_ended(
     job.communicate(timeout=60)
     seen_code, seen = status(out)
     assert (seen_code, seen.splitlines()[0].startswith(f"State      {text}")) == (exit_code, True)
-    assert ("(100.0%)" in seen) == (end == "wait")
+    assert ("Done       100.0%" in seen) == (end == "wait")
     if end == "wait":
         said = look(out).status
         shown = [item.text for item in said.last_captions]
@@ -306,7 +353,7 @@ def test_watch_to_a_pipe_prints_lines_and_the_full_status_at_the_end(
     end_after(held(tmp_path), tmp_path, 3, monkeypatch)
     exit_code, text = status(tmp_path, "--watch")
     lines = text.splitlines()
-    line = f"{AT} running 51/100 1.0 images/s, 20 tokens/s, ETA 49 s, failed 1, engines 1/2"
+    line = f"{AT} running, 51/100, 0.98 images/s, ETA 50 s, 1 failed, 1/2 engines, 20 tokens/s"
     assert (exit_code, lines[:3]) == (0, [line] * 3)
     assert lines[3] == "State      finished"
     assert "\x1b" not in text
@@ -418,6 +465,6 @@ def test_file_has_these_fields_in_this_order_and_of_these_types() -> None:
     ]
     assert list(found["engines"][0].items()) == [
         *[("engine", 0), ("state", "up"), ("pid", 11), ("captioned", 20), ("output_tokens", 400)],
-        *[("images_per_s", 0.67), ("restarts", 0), ("in_flight", 4), ("rss_mib", 900.0)],
+        *[("images_per_s", 0.6441), ("restarts", 0), ("in_flight", 4), ("rss_mib", 900.0)],
         *[("gpu_percent", None), ("gpu_memory_percent", None), ("gpu_temperature_c", None)],
     ]

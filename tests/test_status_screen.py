@@ -85,7 +85,7 @@ def test_eighty_by_twenty_four_show_everything_about_eight_engines() -> None:
         "Output     /data/out",
         "Done        42.0% █████████████████░░░░░░░░░░░░░░░░░░░░░░░░ 420,112 of 1,000,000",
         "Items      400,090 captioned, 20,000 before, 22 failed, 579,888 left",
-        "Images/s   5.9 now, 5.9 over 5 minutes, 6.0 since the start; 1,412 tokens/s",
+        "Speed      5.9 images/s now, 5.9 over 5 min, 6.0 overall; 1,412 tokens/s",
         "End        ETA 1 d 3 h (Tue 14:05); started 29 Nov 15:11",
         "Limited by decode: more --prepare-threads, more cores, faster storage",
         "Host       CPU 50%, RAM 40%, driver 137 MiB, free disk 60.9 GiB",
@@ -128,18 +128,19 @@ def test_low_terminal_still_shows_failures_and_engines_that_need_attention() -> 
     assert lines[11] == "Failures   missing_file 20, decode_error 2"
 
 
-def test_unknown_figure_of_an_engine_is_a_dash() -> None:
-    found = screen({None: view(engines=[EngineFigures(0)])})
+def test_unknown_figure_is_a_dash_and_a_column_without_any_is_left_out() -> None:
+    found = screen({None: view(engines=[EngineFigures(0), engine(1, gpu_temperature_c=None)])}, 99)
+    assert not any("temp" in line for line in found)
     (line,) = (line for line in found if line.startswith("0 "))
-    assert line.split() == ["0", "not", "started", "0.0", "0", "–", "–", "–", "0", "–"]
+    assert line.split() == ["0", "not", "started", "–", "0", "–", "–", "0", "–", "0"]
 
 
 def test_phase_is_shown_where_the_speed_will_be() -> None:
-    loading = {"phase": "loading 2/8 engines, 41 s", "images_per_s": 0.0, "eta_s": None}
+    loading = {"phase": "loading 2/8 engines, 41 s", "images_per_s": None, "eta_s": None}
     lines = screen({None: view(**loading)})
     assert lines[4:6] == [
         "Phase      loading 2/8 engines, 41 s",
-        "End        ETA ?; started 29 Nov 15:11",
+        "End        not known yet; started 29 Nov 15:11",
     ]
     assert not any(line.startswith("Limited by") for line in lines)
 
@@ -147,12 +148,12 @@ def test_phase_is_shown_where_the_speed_will_be() -> None:
 def test_phases_of_shards_are_counted_beside_the_speed_of_the_others() -> None:
     phases = ["checking flags, 9 s", "loading 2/8 engines, 41 s", "loading 2/8 engines, 41 s", None]
     views: Views = {
-        Shard(n + 1, 4): view(phase=phase, images_per_s=0.0 if phase else 5.9)
+        Shard(n + 1, 4): view(phase=phase, images_per_s=None if phase else 5.9)
         for n, phase in enumerate(phases)
     }
     lines = screen(views)
     assert lines[4] == "Phase      2 × loading 2/8 engines, 41 s; checking flags, 9 s"
-    assert lines[5].startswith("Images/s   5.9 now")
+    assert lines[5].startswith("Speed      5.9 images/s now")
 
 
 def test_silent_run_is_marked() -> None:
@@ -167,14 +168,12 @@ def test_run_without_a_failure_says_none() -> None:
 
 def test_cost_uses_the_price_of_the_run_or_of_the_viewer() -> None:
     a_day = {"started_at": "2026-11-29T10:53:00+00:00", "images_per_s_of_run": 8.0}
-    (line,) = (
-        line
-        for line in screen({None: view(gpu_hour_price=2.5, gpus_per_engine=2, **a_day)}, height=40)
-        if line.startswith("Cost")
-    )
-    assert line == (
-        "Cost       960.00 so far; about 805.40 for what is left, 1,388.89 per million c…"
-    )
+    lines = screen({None: view(gpu_hour_price=2.5, gpus_per_engine=2, **a_day)}, height=40)
+    number = next(n for n, line in enumerate(lines) if line.startswith("Cost"))
+    assert lines[number : number + 2] == [
+        "Cost       960.00 so far; about 805.40 for what is left, 1,388.89 per million",
+        "           captions at 8.0 images/s",
+    ]
     views: Views = {Shard(n, 2): view(**a_day) for n in (1, 2)}
     assert overview(views).costs is None
     assert overview(views, 1.0).costs == Costs(
@@ -204,13 +203,13 @@ def test_shards_are_shown_as_one_with_the_engines_that_need_attention() -> None:
     assert lines[0] == "State      8 shards: 1 finished, 6 running, 1 died"
     assert lines[2].endswith(" 3,360,896 of 8,000,000")
     assert lines[4] == (
-        "Images/s   35.6 now, 35.2 over 5 minutes, 36.1 since the start; 8,472 tokens/s"
+        "Speed      35.6 images/s now, 35.2 over 5 min, 36.1 overall; 8,472 tokens/s"
     )
     assert "Limited by decode 6" in lines
     assert [line.split()[:2] for line in lines if "died" in line][1:] == [
         [f"2/8:{number}", "died"] for number in range(8)
     ]
-    assert "           and 56 more, 48 of them up, 0.0 to 5.7 images/s each" in lines
+    assert "           and 56 more, 48 of them up, 5.0 to 5.7 images/s each" in lines
     assert "Failures   missing_file 160, decode_error 16" in lines
 
 

@@ -29,6 +29,7 @@ _UTF8_MODE: Final = "PYTHONUTF8"
 _MAX_BASE_CHARS: Final = 38
 """Longest folder that may hold `socket_folder`: the path of a socket has at most 107 bytes."""
 _SHORT_FOLDERS: Final = ("/tmp", "/dev/shm", "/var/tmp")
+_USUAL_WIDTH: Final = 80
 _LAST: Final = -1000
 _PREFIX: Final = "vllm-caption-"
 _OWNED: Final = "owned"
@@ -94,6 +95,14 @@ def show(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
         raise
     except OSError as error:
         raise RunStopped(f"standard output cannot be written ({error.strerror})") from error
+
+
+def terminal_width(stream: TextIO) -> int:
+    """The columns of a terminal; 80 if unknown."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_WIDTH
+    except (OSError, ValueError):  # no descriptor, or an unknown size
+        return _USUAL_WIDTH
 
 
 def say(text: str, stream: TextIO) -> None:

@@ -18,7 +18,7 @@ BUSY: Final = 0.8
 """A driver that computes for more than this share of the time cannot keep up."""
 REMEDIES: Final[Mapping[Limit, str]] = {
     "decode": "more --prepare-threads, more cores, faster storage",
-    "render": "a smaller --max-pixels, a core that is free for each engine; not --prepare-threads",
+    "render": "a smaller --max-pixels, a free core for each engine",
     "input": "faster storage for the input",
     "disk": "a faster disk",
     "driver": "fewer engines per driver: --shard",
@@ -29,7 +29,7 @@ REMEDIES: Final[Mapping[Limit, str]] = {
 @dataclass(frozen=True, slots=True)
 class Load:
     """One moment of a run. ``writing``, ``computing``: the share of its time that the driver writes
-    or computes. Over the last half minute: ``images_per_s``, and in ``num_…ing`` how many items
+    or computes. Over the last half minute: ``num_captions``, and in ``num_…ing`` how many items
     were in each stage at a time, or waited for it."""
 
     num_up: int
@@ -39,7 +39,7 @@ class Load:
     max_num_seqs: int
     writing: float
     computing: float
-    images_per_s: float
+    num_captions: int
     num_preparing: float
     num_rendering: float
     num_generating: float
@@ -56,7 +56,7 @@ def limit(load: Load) -> Limit:
         return "disk"
     if load.computing > BUSY:
         return "driver"
-    if load.num_generating >= FULL * num_slots or not load.images_per_s:
+    if load.num_generating >= FULL * num_slots or load.num_captions < 2:
         return "engine"
     return "render" if load.num_rendering > load.num_preparing else "decode"
 

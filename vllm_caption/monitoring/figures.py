@@ -56,7 +56,7 @@ class EngineFigures(msgspec.Struct):
     pid: int | None = None
     captioned: Annotated[int, Figure("int64")] = 0
     output_tokens: Annotated[int, Figure("int64")] = 0
-    images_per_s: float = 0.0
+    images_per_s: float | None = None
     """Over the last minute."""
     restarts: Annotated[int, Figure("int32")] = 0
     in_flight: Annotated[int, Figure("int32")] = 0
@@ -98,8 +98,10 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     done_before: int
     captioned: Annotated[int, Figure("int64")]
     failed: Annotated[int, Figure("int64")]
-    images_per_s: Annotated[float, Figure("float32", "images", "images/s", "Speed")]
-    tokens_per_s: Annotated[float, Figure("float32", "tokens", "tokens/s", "Speed in tokens")]
+    images_per_s: Annotated[float | None, Figure("float32", "images", "images/s", "Speed")]
+    tokens_per_s: Annotated[
+        float | None, Figure("float32", "tokens", "tokens/s", "Speed in tokens")
+    ]
     eta_s: float | None
     limited_by: str | None = None
     phase: str | None = None
@@ -150,40 +152,12 @@ def num_up(engines: Sequence[EngineFigures]) -> int:
 # --- as text ---------------------------------------------------------------------------------
 
 
-def time_to_go(eta_s: float | None, now: datetime | None = None) -> str:
-    """Such as "ETA 1 d 3 h (Tue 14:05)"; without the end if it is unknown or ``now`` is None."""
-    if eta_s is None:
-        return "ETA ?"
+def time_to_go(eta_s: float, now: datetime | None = None) -> str:
+    """Such as "ETA 1 d 3 h (Tue 14:05)"; without the time of the end if ``now`` is None."""
     text = f"ETA {duration(round(eta_s))}"
     if now is None:
         return text
     return f"{text} ({moment(now + timedelta(seconds=min(eta_s, _FAR_S)), now)})"
-
-
-def describe_run(
-    run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None = None
-) -> str:
-    """The phase, or rates, ETA, failures and engines, as one short text."""
-    if run.phase is not None:
-        return f"{run.phase}, failed {run.failed}" if run.failed else run.phase
-    parts = [
-        f"{run.images_per_s:.1f} images/s",
-        f"{run.tokens_per_s:.0f} tokens/s",
-        time_to_go(run.eta_s, now),
-        f"failed {run.failed}",
-        f"engines {num_up(engines)}/{len(engines)}",
-    ]
-    if run.limited_by is not None:
-        parts.append(f"limited by {run.limited_by}")
-    return ", ".join(parts)
-
-
-def progress_line(
-    run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None = None
-) -> str:
-    """How far the run is, on one line. ``now``: to show when it will end."""
-    more = "+" if run.scanning else ""
-    return f"{run.finished}/{run.total}{more} {describe_run(run, engines, now)}"
 
 
 def measured(figures: msgspec.Struct) -> Iterator[str]:

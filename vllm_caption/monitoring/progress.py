@@ -8,7 +8,6 @@ pipe) loses lines, but never stops the run.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from datetime import datetime
@@ -17,21 +16,20 @@ from typing import Any, Final, TextIO
 import msgspec
 from tqdm import tqdm
 
-from vllm_caption.formatting import counted
+from vllm_caption.formatting import counted, per_second
 from vllm_caption.monitoring.event_log import Event, EventLog, Level, as_line
 from vllm_caption.monitoring.figures import (
     NOT_STARTED,
     EngineFigures,
     measured,
     num_up,
-    progress_line,
 )
-from vllm_caption.monitoring.live.line import ASCII_BLOCKS, BLOCKS, live_line
+from vllm_caption.monitoring.live.line import ASCII_BLOCKS, BLOCKS, live_line, text_line
 from vllm_caption.monitoring.stats import RunStats
+from vllm_caption.process import terminal_width
 
 FIGURES_EVERY_S: Final = 60.0
 PLAIN_EVERY_S: Final = 10.0
-USUAL_WIDTH: Final = 80
 _UNWRITABLE: Final = (OSError, ValueError)
 
 
@@ -74,7 +72,7 @@ class Progress:
             self._began_s = now_s
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
-                elapsed_s, width = now_s - self._began_s, _width(self._stream) - 1
+                elapsed_s, width = now_s - self._began_s, terminal_width(self._stream) - 1
                 blocks = _blocks(self._stream)
                 line = live_line(run, stats.engines, elapsed_s, now, width, blocks)
                 self._bar.set_description_str(line)
@@ -87,7 +85,7 @@ class Progress:
                 **msgspec.structs.asdict(run),
                 "engines_up": num_up(stats.engines),
             }
-            line = progress_line(run, stats.engines, now)
+            line = text_line(run, stats.engines, now)
             self._show_figures(Event("progress", line, fields=fields))
             if not is_first:
                 self._show_engines(stats.engine_figures(now_s))
@@ -123,14 +121,6 @@ class Progress:
                 print(line, file=self._stream, flush=True)
 
 
-def _width(stream: TextIO) -> int:
-    """The columns of a terminal."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or USUAL_WIDTH
-    except _UNWRITABLE:  # no descriptor, or an unknown size
-        return USUAL_WIDTH
-
-
 def _blocks(stream: TextIO) -> str:
     """The characters with which a stream can show a bar."""
     try:
@@ -145,7 +135,9 @@ def describe_engine(engine: EngineFigures) -> str:
     while it is not up."""
     captioned, in_flight = f"{engine.captioned:,} captioned", f"{engine.in_flight} in flight"
     if engine.state == "up":
-        parts = [captioned, f"{engine.images_per_s:.1f} images/s", in_flight]
+        parts = [captioned, in_flight]
+        if engine.images_per_s is not None:
+            parts.insert(1, f"{per_second(engine.images_per_s)} images/s")
     else:
         parts = [engine.state_in_words]
         parts += [captioned] if engine.captioned else []
@@ -183,8 +175,8 @@ class DocumentProgress:
         elif not self._quiet and time.monotonic() - self._shown_s >= PLAIN_EVERY_S:
             self._shown_s = time.monotonic()
             with contextlib.suppress(*_UNWRITABLE):
-                of_all = "" if self._total is None else f"/{self._total}"
-                print(f"{documents}{of_all} {self._noun}s", file=self._stream, flush=True)
+                of_all = "" if self._total is None else f"/{self._total:,}"
+                print(f"{documents:,}{of_all} {self._noun}s", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -28,6 +28,9 @@ from vllm_caption.monitoring.live.phase import Step, phase
 
 WINDOW_S: Final = 30.0
 BUCKET_S: Final = 0.5
+ENOUGH_S: Final = 5.0
+ENOUGH_IMAGES: Final = 5
+"""With fewer in less time, there is no speed to show."""
 PACE_S: Final = 300.0
 PACE_OF_ENGINE_S: Final = 60.0
 PACE_BUCKET_S: Final = 5.0
@@ -39,20 +42,32 @@ def _now() -> str:
     return _shown(datetime.now(UTC))
 
 
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else float(f"{rate:.4g}")
+
+
 def _shown(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Captions and tokens per second, and how many items at a time were being prepared or rendered
-    (including those waiting for it), or generated."""
+    """The captions of the window; captions and tokens per second, None while unknown; and how many
+    items at a time were being prepared or rendered (including those waiting for it), or
+    generated."""
 
-    images_per_s: float = 0.0
-    tokens_per_s: float = 0.0
+    num_captions: int = 0
+    images_per_s: float | None = None
+    tokens_per_s: float | None = None
     num_preparing: float = 0.0
     num_rendering: float = 0.0
     num_generating: float = 0.0
+
+
+def _is_enough(num_images: int, seconds: float) -> bool:
+    """Whether so many captions in so many seconds tell a speed. The first captions do not: the
+    engines make them together, so that they would show none, or thousands a second."""
+    return seconds >= WINDOW_S - BUCKET_S or (seconds >= ENOUGH_S and num_images >= ENOUGH_IMAGES)
 
 
 @dataclass(slots=True)
@@ -70,31 +85,39 @@ class Recent:
 
     def __init__(self) -> None:
         self._buckets: deque[_Bucket] = deque()
+        self._first_s: float | None = None
 
-    def add(self, at_s: float, tokens: int, timings: Timings) -> None:
-        """Count a caption and its timings."""
+    def add(self, at_s: float, tokens: int, timings: Timings, images: int = 1) -> None:
+        """Count a caption and its timings. ``images``: with those that were copied from others
+        since the last call."""
         begin_s = at_s // BUCKET_S * BUCKET_S
+        if self._first_s is None:
+            self._first_s = begin_s
         if not self._buckets or self._buckets[-1].begin_s < begin_s:
             self._buckets.append(_Bucket(begin_s))
         bucket = self._buckets[-1]
-        bucket.images += 1
+        bucket.images += images
         bucket.tokens += tokens
         bucket.prepare_s += timings.queue_s + timings.prepare_s
         bucket.render_s += timings.render_queue_s + timings.render_s
         bucket.generate_s += timings.generate_s
 
     def rates(self, now_s: float) -> Rates:
-        """The rates over the window; all zero while there are too few captions."""
-        buckets = self._buckets
-        while buckets and buckets[0].begin_s < now_s - WINDOW_S:
-            buckets.popleft()
-        num_images = sum(bucket.images for bucket in buckets)
-        if num_images < 2:
+        """The rates over the window, or since the first bucket, whose captions began before it."""
+        if self._first_s is None:
             return Rates()
-        span_s = max(now_s - buckets[0].begin_s, 1e-3)
+        buckets = self._buckets
+        while buckets and buckets[0].begin_s <= now_s - WINDOW_S:
+            buckets.popleft()
+        begin_s = max(now_s - WINDOW_S, self._first_s + BUCKET_S)
+        counted = [bucket for bucket in buckets if bucket.begin_s >= begin_s]
+        num_images, seconds = sum(bucket.images for bucket in counted), now_s - begin_s
+        is_enough = _is_enough(num_images, seconds)
+        span_s = max(min(now_s - self._first_s, WINDOW_S), BUCKET_S)
         return Rates(
-            images_per_s=num_images / span_s,
-            tokens_per_s=sum(bucket.tokens for bucket in buckets) / span_s,
+            num_captions=sum(bucket.images for bucket in buckets),
+            images_per_s=num_images / seconds if is_enough else None,
+            tokens_per_s=sum(b.tokens for b in counted) / seconds if is_enough else None,
             num_preparing=sum(bucket.prepare_s for bucket in buckets) / span_s,
             num_rendering=sum(bucket.render_s for bucket in buckets) / span_s,
             num_generating=sum(bucket.generate_s for bucket in buckets) / span_s,
@@ -105,24 +128,38 @@ class Pace:
     """The captions of the last minutes, of the run and of each engine, in buckets."""
 
     def __init__(self) -> None:
-        self._buckets: deque[tuple[float, Counter[int]]] = deque()
+        self._buckets: deque[tuple[float, Counter[int | None]]] = deque()
+        self._first: dict[int | None, float] = {}
+        self._burst: Counter[int | None] = Counter()
+        """The captions of the first moment, which began before it."""
 
-    def add(self, at_s: float, engine: int) -> None:
-        """Count a caption."""
-        if not self._buckets or at_s - self._buckets[-1][0] >= PACE_BUCKET_S:
-            self._buckets.append((at_s, Counter()))
-        self._buckets[-1][1][engine] += 1
+    def add(self, at_s: float, engine: int, images: int = 1) -> None:
+        """Count a caption of an engine. ``images``: with those that were copied from others since
+        the last call, which no engine made."""
+        begin_s = at_s // PACE_BUCKET_S * PACE_BUCKET_S
+        if not self._buckets or self._buckets[-1][0] < begin_s:
+            self._buckets.append((begin_s, Counter()))
+        for whose, number in ((engine, 1), (None, images)):
+            self._buckets[-1][1][whose] += number
+            if at_s < self._first.setdefault(whose, at_s) + BUCKET_S:
+                self._burst[whose] += number
 
-    def images_per_s(self, now_s: float, of_last_s: float, engine: int | None = None) -> float:
-        """The rate of one engine or of all; zero while there are too few captions."""
+    def images_per_s(
+        self, now_s: float, of_last_s: float, engine: int | None = None
+    ) -> float | None:
+        """The rate of one engine, or of all; None while there are too few captions to tell."""
+        if engine not in self._first:
+            return None
         buckets = self._buckets
         while buckets and buckets[0][0] < now_s - PACE_S:
             buckets.popleft()
-        recent = [bucket for bucket in buckets if bucket[0] >= now_s - of_last_s]
-        if sum(counts.total() for _, counts in recent) < 2:
-            return 0.0
-        number = sum(c.total() if engine is None else c[engine] for _, c in recent)
-        return number / max(now_s - recent[0][0], 1e-3)
+        begin_s = -((of_last_s - now_s) // PACE_BUCKET_S) * PACE_BUCKET_S
+        number = sum(counts[engine] for bucket_s, counts in buckets if bucket_s >= begin_s)
+        first_s = self._first[engine]
+        if first_s >= begin_s:
+            begin_s, number = first_s + BUCKET_S, number - self._burst[engine]
+        seconds = now_s - begin_s
+        return number / seconds if _is_enough(number, seconds) else None
 
 
 @dataclass(slots=True)
@@ -169,6 +206,7 @@ class RunStats:
     _last_captions: deque[tuple[datetime, str, str]] = field(
         default_factory=lambda: deque(maxlen=NUM_LAST)
     )
+    _in_rates: int = 0
     _judged: tuple[float, float, float] | None = None
 
     @property
@@ -193,8 +231,9 @@ class RunStats:
         self.last_caption_s = at_s
         if self.first_caption_s is None:
             self.first_caption_s = at_s
-        self.recent.add(at_s, output_tokens, timings)
-        self.pace.add(at_s, engine)
+        images, self._in_rates = self.captioned - self._in_rates, self.captioned
+        self.recent.add(at_s, output_tokens, timings, images)
+        self.pace.add(at_s, engine, images)
 
     def count_failure(self, kind: str, example: str) -> None:
         """Count a failed item; the first of each kind is kept as an example."""
@@ -244,7 +283,7 @@ class RunStats:
                 max_num_seqs=max_num_seqs,
                 writing=(writing_s - written_s) / max(seconds, 1e-3),
                 computing=(computing_s - computed_s) / max(seconds, 1e-3),
-                images_per_s=rates.images_per_s,
+                num_captions=rates.num_captions,
                 num_preparing=rates.num_preparing,
                 num_rendering=rates.num_rendering,
                 num_generating=rates.num_generating,
@@ -263,8 +302,8 @@ class RunStats:
             done_before=self.done_before + self.adopted,
             captioned=self.captioned,
             failed=self.failed,
-            images_per_s=round(rates.images_per_s, 2),
-            tokens_per_s=round(rates.tokens_per_s, 1),
+            images_per_s=_rounded(rates.images_per_s),
+            tokens_per_s=_rounded(rates.tokens_per_s),
             eta_s=self.eta_s(now_s),
             limited_by=self.limited_by,
             phase=self.phase(now_s),
@@ -282,7 +321,7 @@ class RunStats:
         return [
             msgspec.structs.replace(
                 rounded(engine),
-                images_per_s=round(self.pace.images_per_s(now_s, PACE_OF_ENGINE_S, number), 2),
+                images_per_s=_rounded(self.pace.images_per_s(now_s, PACE_OF_ENGINE_S, number)),
             )
             for number, engine in enumerate(self.engines)
         ]
@@ -295,7 +334,7 @@ class RunStats:
         """Seconds to the end at the rate of the last five minutes, which is steadier than that of
         half a minute; None while unknown."""
         rate = self.pace.images_per_s(now_s, PACE_S)
-        if self.scanning or rate == 0:
+        if self.scanning or not rate:
             return None
         return max(self.total - self.finished, 0) / rate
 

@@ -21,7 +21,6 @@ from vllm_caption.monitoring.figures import (
     HostFigures,
     LastItem,
     RunFigures,
-    progress_line,
     rounded,
 )
 from vllm_caption.monitoring.stats import PACE_S, RunStats
@@ -66,8 +65,8 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     warnings: list[str] = msgspec.field(default_factory=list)
     reason: str = ""
     """Why a run stopped."""
-    images_per_s_5_min: float = 0.0
-    images_per_s_of_run: float = 0.0
+    images_per_s_5_min: float | None = None
+    images_per_s_of_run: float | None = None
     """From the first caption to the last."""
     speed: Speed | None = None
     """The same, or that of an earlier run where this one has made too few captions to tell."""
@@ -109,6 +108,9 @@ def make_status(
     figures = stats.figures(now_s)
     if state != "running":
         figures = msgspec.structs.replace(figures, phase=None)
+    # A run that has just begun does not know its speed yet; one that has ended knows no better.
+    is_known = state != "running" or figures.images_per_s is not None
+    steady = (stats.mean_images_per_s or None) if is_known else None
     return RunStatus(
         **msgspec.structs.asdict(figures),
         run_id=run_id,
@@ -123,18 +125,21 @@ def make_status(
         host=stats.host and rounded(stats.host),
         warnings=list(stats.warnings),
         reason=reason,
-        images_per_s_5_min=round(stats.pace.images_per_s(now_s, PACE_S), 2),
-        images_per_s_of_run=round(stats.mean_images_per_s or 0.0, 4),
-        speed=_speed(stats, at, earlier),
+        images_per_s_5_min=_rounded(stats.pace.images_per_s(now_s, PACE_S)),
+        images_per_s_of_run=_rounded(steady),
+        speed=earlier if steady is None else _speed(steady, stats, at, earlier),
         last_captions=stats.last_captions,
         last_failures=list(stats.last_failures),
     )
 
 
-def _speed(stats: RunStats, at: str, earlier: Speed | None) -> Speed | None:
-    images_per_s = stats.mean_images_per_s
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 4)
+
+
+def _speed(images_per_s: float, stats: RunStats, at: str, earlier: Speed | None) -> Speed | None:
     enough = 0 if earlier is None else min(earlier.captions, ENOUGH_CAPTIONS)
-    if not images_per_s or stats.captioned < enough:
+    if stats.captioned < enough:
         return earlier
     busy = sum(engine.captioned > 0 for engine in stats.engines)
     num_gpus = len(stats.engines) * stats.gpus_per_engine
@@ -178,14 +183,6 @@ class View(msgspec.Struct, frozen=True):
     holder: str | None
     age_s: float
     status: RunStatus
-
-    def one_line(self, now: datetime | None = None) -> str:
-        """The state on one line, for a log. ``now``: to show when the run will end."""
-        status = self.status
-        begin = f"{status.updated_at} {self.state}"
-        if self.state != "running":  # its last rates mean nothing
-            return f"{begin} {status.finished}/{status.total}, failed {status.failed}"
-        return f"{begin} {progress_line(status, status.engines, now)}"
 
     def as_dict(self) -> dict[str, Any]:
         """The content of status.json plus what was observed, for JSON."""

@@ -15,10 +15,11 @@ from vllm_caption.commands.run_line import check_is_folder, parse_line
 from vllm_caption.commands.status.overview import Views
 from vllm_caption.commands.status.shards import look_at
 from vllm_caption.commands.status.states import EXIT_CODES_IN_WORDS, exit_code
-from vllm_caption.commands.status.text import as_json, describe_all, one_line
+from vllm_caption.commands.status.text import as_json, describe, one_line
 from vllm_caption.errors import EXIT_INTERRUPTED
 from vllm_caption.flags import Parser, above_zero, add_output_folder
 from vllm_caption.process import show as print_result
+from vllm_caption.process import terminal_width
 
 EVERY_S: Final = 2.0
 
@@ -54,7 +55,9 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     if options.json:
         text = as_json(views, indent=not options.watch)
     else:
-        text = describe_all(views, datetime.now().astimezone(), price)
+        width = terminal_width(stream) if stream.isatty() else None
+        now = datetime.now().astimezone()
+        text = describe(views, options.output, now, gpu_hour_price=price, width=width)
     print_result(text, stream)
     return exit_code(view.state for view in views.values())
 

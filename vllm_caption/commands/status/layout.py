@@ -1,11 +1,14 @@
-"""The view for days as lines of a terminal. Pure: from an overview, the time and the size.
+"""The state of a folder as lines of text: the screen of `status --watch`, and what `status` prints.
+Pure: from an overview, the time and the size.
 
-Invariants: there are at most as many lines as the terminal has, and none is wider; 80 × 24 holds
-eight engines; where there is no room for all, those that need attention are shown.
+Invariants: on a screen, there are at most as many lines as the terminal has, and none is wider;
+80 × 24 holds eight engines; where there is no room for all, those that need attention are shown.
+What is not known is left out, or said in words.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
@@ -13,10 +16,18 @@ from typing import Final
 from rich.text import Text
 
 from vllm_caption.commands.status.overview import Overview
-from vllm_caption.formatting import INDENT, duration, percent_done, recorded_moment, section, tally
+from vllm_caption.formatting import (
+    INDENT,
+    duration,
+    per_second,
+    percent_done,
+    recorded_moment,
+    section,
+    tally,
+)
 from vllm_caption.monitoring.bottleneck import REMEDIES
 from vllm_caption.monitoring.figures import EngineFigures, measured, num_up, time_to_go
-from vllm_caption.monitoring.live.line import BLOCKS, MIN_BAR, bar
+from vllm_caption.monitoring.live.line import BLOCKS, MIN_BAR, bar, live_line
 from vllm_caption.monitoring.status import State
 
 COLOURS: Final[dict[State, str]] = {
@@ -27,6 +38,8 @@ COLOURS: Final[dict[State, str]] = {
     "died": "bold red",
 }
 MAX_BAR: Final = 60
+MAX_SHARD_WIDTH: Final = 120
+NUM_USUAL_COLUMNS: Final = 7
 USUAL_ENGINES: Final = 8
 """So many have a line each before anything about the last items has."""
 SILENT_S: Final = 15.0
@@ -34,111 +47,203 @@ SILENT_S: Final = 15.0
 
 
 def draw(
-    seen: Overview, title: str, now: datetime, width: int, height: int, blocks: str = BLOCKS
+    seen: Overview,
+    title: str,
+    now: datetime,
+    width: int,
+    height: int | None,
+    blocks: str = BLOCKS,
 ) -> list[Text]:
-    """The whole screen. ``title``: which folder it is of; ``blocks``: to draw the bar with."""
-    top = [_state(seen), Text(section("Output", title)), *_progress(seen, now, width, blocks)]
-    failures, captions = list(_failures(seen, now)), list(_captions(seen))
-    under_top, num_engines = height - len(top) - 1, len(seen.engines)
-    num_below = max(under_top - min(num_engines, USUAL_ENGINES), len(failures) + 1)
-    num_below = max(min(num_below, under_top - min(num_engines, 2)), 0)
-    below = [*failures, *captions][:num_below]
-    room = max(height - len(top) - len(below) - 1, 0)
-    lines = [*top, *_engines(seen.engines, room), *below][:height]
-    for line in lines:
-        line.truncate(width, overflow="ellipsis")
+    """All lines. ``title``: which folder it is of; ``height``: of the screen, or None if there is
+    room for everything; ``blocks``: to draw bars with."""
+    top = [*_state(seen, width), _output(title, width), *_progress(seen, now, width, blocks)]
+    failures, captions = list(_failures(seen, now, width)), list(_captions(seen))
+    shards = list(_shards(seen, now, width, blocks))
+    num_engines = len(seen.engines)
+    if height is None:
+        room = num_engines
+        below = [*failures, *captions]
+    else:
+        spare = height - len(top) - 1 - min(num_engines, USUAL_ENGINES) - len(failures)
+        shards = shards if len(shards) <= spare else []
+        under_top = height - len(top) - len(shards) - 1
+        num_below = max(under_top - min(num_engines, USUAL_ENGINES), len(failures) + 1)
+        num_below = max(min(num_below, under_top - min(num_engines, 2)), 0)
+        below = [*failures, *captions][:num_below]
+        room = max(under_top - len(below), 0)
+    lines = [*top, *shards, *_engines(seen.engines, room, width), *below][:height]
+    if height is not None:
+        for line in lines:
+            line.truncate(width, overflow="ellipsis")
     return lines
 
 
-def _state(seen: Overview) -> Text:
-    line = Text(section("State", "")).append(seen.state_in_words, COLOURS[seen.state])
-    if seen.age_s > SILENT_S:
-        line.append(f" (silent for {duration(round(seen.age_s))})", "bold yellow")
-    return line
+def _wrapped(label: str, text: str, width: int, style: str = "") -> Iterator[Text]:
+    """A section on as many lines as it needs."""
+    lines = textwrap.wrap(text, max(width - len(INDENT), 20), break_on_hyphens=False) or [""]
+    for number, line in enumerate(lines):
+        yield Text(section("" if number else label, "")).append(line, style)
+
+
+def _state(seen: Overview, width: int) -> Iterator[Text]:
+    lines = list(_wrapped("State", seen.state_in_words, width, COLOURS[seen.state]))
+    if seen.is_running and seen.age_s > SILENT_S:
+        lines[-1].append(f" (silent for {duration(round(seen.age_s))})", "bold yellow")
+    yield from lines
+
+
+def _output(title: str, width: int) -> Text:
+    """The folder; if its path is too long, the end of it."""
+    room = max(width - len(INDENT), 20)
+    return Text(section("Output", title if len(title) <= room else f"…{title[1 - room :]}"))
 
 
 def _progress(seen: Overview, now: datetime, width: int, blocks: str) -> Iterator[Text]:
-    share = seen.finished / seen.total if seen.total else 0.0
-    more = " or more" if seen.is_scanning else ""
-    counts = f" {seen.finished:,} of {seen.total:,}{more}"
-    done = f"{percent_done(seen.finished, seen.total, 1):>6} "
-    cells = min(width - len(INDENT) - len(done) - len(counts), MAX_BAR)
-    line = Text(section("Done", done))
-    yield line.append(bar(share, max(cells, MIN_BAR), blocks), "green").append(counts)
-    left = max(seen.total - seen.finished, 0)
-    yield Text(
-        section(
-            "Items",
-            f"{seen.captioned:,} captioned, {seen.done_before:,} before,"
-            f" {seen.failed:,} failed, {left:,} left",
-        )
-    )
+    if seen.total and seen.scanning:
+        yield Text(section("Done", f"{seen.finished:,} of {seen.total:,} items found so far"))
+    elif seen.total:
+        counts = f" {seen.finished:,} of {seen.total:,}"
+        done = f"{percent_done(seen.finished, seen.total, 1):>6} "
+        cells = min(width - len(INDENT) - len(done) - len(counts), MAX_BAR)
+        share = seen.finished / seen.total
+        line = Text(section("Done", done))
+        yield line.append(bar(share, max(cells, MIN_BAR), blocks), "green").append(counts)
+    if seen.total:
+        yield Text(section("Items", ", ".join(_items(seen))))
     if seen.is_running:
-        yield from _speed(seen, now)
+        yield from _now(seen, now, width)
+    else:
+        yield from _wrapped("Time", _time(seen, now), width)
     if seen.costs:
-        yield Text(section("Cost", str(seen.costs)))
+        yield from _wrapped("Cost", str(seen.costs), width)
+    for warning in seen.warnings[-1:]:
+        yield from _wrapped("Warning", warning, width, "yellow")
 
 
-def _speed(seen: Overview, now: datetime) -> Iterator[Text]:
+def _items(seen: Overview) -> Iterator[str]:
+    yield f"{seen.captioned:,} captioned"
+    if seen.done_before:
+        yield f"{seen.done_before:,} before"
+    yield f"{seen.failed:,} failed"
+    if not seen.scanning:
+        yield f"{max(seen.total - seen.finished, 0):,} left"
+
+
+def _now(seen: Overview, now: datetime, width: int) -> Iterator[Text]:
     if seen.phases:
-        yield Text(section("Phase", seen.phases))
-    if seen.images_per_s or not seen.phases:
-        yield Text(
-            section(
-                "Images/s",
-                f"{seen.images_per_s:.1f} now, {seen.images_per_s_5_min:.1f} over 5 minutes,"
-                f" {seen.images_per_s_of_run:.1f} since the start;"
-                f" {seen.tokens_per_s:,.0f} tokens/s",
-            )
-        )
-    since = f"; started {recorded_moment(seen.started_at, now)}" if seen.started_at else ""
-    yield Text(section("End", f"{time_to_go(seen.eta_s, now)}{since}"))
+        yield from _wrapped("Phase", seen.phases, width)
+    if seen.images_per_s is not None or not seen.phases:
+        yield from _wrapped("Speed", _speed(seen), width)
+    started = f"started {recorded_moment(seen.started_at, now)}" if seen.started_at else ""
+    yield from _wrapped("End", "; ".join(filter(None, (_end(seen, now), started))), width)
     if seen.limited_by:
         remedy = {str(name): text for name, text in REMEDIES.items()}.get(seen.limited_by)
-        yield Text(section("Limited by", seen.limited_by + (f": {remedy}" if remedy else "")))
+        text = seen.limited_by + (f": {remedy}" if remedy else "")
+        yield from _wrapped("Limited by", text, width)
     if seen.host:
-        yield Text(section("Host", ", ".join(measured(seen.host))))
-    if seen.warnings:
-        yield Text(section("Warning", seen.warnings[-1]), "yellow")
+        yield from _wrapped("Host", ", ".join(measured(seen.host)), width)
+
+
+def _speed(seen: Overview) -> str:
+    if seen.images_per_s is None:
+        return "still being measured"
+    parts = [f"{per_second(seen.images_per_s)} images/s now"]
+    if seen.images_per_s_5_min is not None:
+        parts.append(f"{per_second(seen.images_per_s_5_min)} over 5 min")
+    if seen.images_per_s_of_run is not None:
+        parts.append(f"{per_second(seen.images_per_s_of_run)} overall")
+    tokens = "" if seen.tokens_per_s is None else f"; {seen.tokens_per_s:,.0f} tokens/s"
+    return ", ".join(parts) + tokens
+
+
+def _end(seen: Overview, now: datetime) -> str:
+    if seen.scanning:
+        return "not known until the input has been read"
+    return "not known yet" if seen.eta_s is None else time_to_go(seen.eta_s, now)
+
+
+def _time(seen: Overview, now: datetime) -> str:
+    """When a run that is not going was going."""
+    ended = recorded_moment(seen.updated_at, now)
+    last = f"last seen {ended}" if seen.state == "died" else f"ended {ended}"
+    last += f" ({duration(round(seen.age_s))} ago)"
+    if not seen.started_at:
+        return last
+    try:
+        began, end = map(datetime.fromisoformat, (seen.started_at, seen.updated_at))
+        seconds = max((end - began).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # a file that was edited
+        return last
+    return f"started {recorded_moment(seen.started_at, now)}, {last}; it took {duration(seconds)}"
+
+
+def _shards(seen: Overview, now: datetime, width: int, blocks: str) -> Iterator[Text]:
+    """A line for each shard, and those that are not here."""
+    for shard, view in sorted(seen.shards, key=lambda entry: entry[0]):
+        name = section(f"Shard {shard}", f" {view.state:{_STATE}} ")
+        room = min(width, MAX_SHARD_WIDTH) - len(name)
+        status = view.status
+        if view.state == "running":
+            shown = live_line(status, status.engines, None, now, room, blocks)
+        else:
+            done = f"{status.finished:,}/{status.total:,}"
+            shown = f"{percent_done(status.finished, status.total):>4} {done}"
+            shown += f", {status.failed:,} failed" if status.failed else ""
+        yield Text(name).append(shown)
+    yield from map(Text, seen.absent)
 
 
 # --- engines ---------------------------------------------------------------------------------
 
 _Cell = Callable[[EngineFigures], str]
+_UNKNOWN: Final = "–"
 
 
 def _known(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{value:,.0f}{unit}"
+    return _UNKNOWN if value is None else f"{value:,.0f}{unit}"
 
 
 _COLUMNS: Final[Sequence[tuple[str, int, _Cell]]] = (
-    ("images/s", 8, lambda engine: f"{engine.images_per_s:.1f}"),
-    ("in flight", 9, lambda engine: f"{engine.in_flight}"),
-    ("GPU", 5, lambda engine: _known(engine.gpu_percent, "%")),
-    ("GPU mem", 7, lambda engine: _known(engine.gpu_memory_percent, "%")),
-    ("temp", 6, lambda engine: _known(engine.gpu_temperature_c, " °C")),
-    ("restarts", 8, lambda engine: f"{engine.restarts}"),
-    ("RAM MiB", 7, lambda engine: _known(engine.rss_mib)),
+    (
+        "images/s",
+        8,
+        lambda e: _UNKNOWN if e.images_per_s is None else per_second(e.images_per_s),
+    ),
+    ("in flight", 9, lambda e: f"{e.in_flight}"),
+    ("GPU", 5, lambda e: _known(e.gpu_percent, "%")),
+    ("GPU mem", 7, lambda e: _known(e.gpu_memory_percent, "%")),
+    ("temp", 6, lambda e: _known(e.gpu_temperature_c, " °C")),
+    ("restarts", 8, lambda e: f"{e.restarts}"),
+    ("RAM MiB", 7, lambda e: _known(e.rss_mib)),
+    ("captioned", 10, lambda e: f"{e.captioned:,}"),
+    ("process", 8, lambda e: _UNKNOWN if e.pid is None else f"{e.pid}"),
 )
+"""The most important first: the last are left out if the screen is too narrow."""
 _NAME, _STATE = 10, 11
 
 
-def _engines(engines: Sequence[tuple[str, EngineFigures]], room: int) -> Iterator[Text]:
-    """The heads of the columns, and at most ``room`` lines."""
-    heads = (f"{title:>{width}}" for title, width, _ in _COLUMNS)
+def _engines(engines: Sequence[tuple[str, EngineFigures]], room: int, width: int) -> Iterator[Text]:
+    """The heads of the columns in which anything is known, and at most ``room`` lines."""
+    columns: list[tuple[str, int, _Cell]] = []
+    left = width - _NAME - 1 - _STATE
+    for column in _COLUMNS:
+        _, cell_width, cell = column
+        if any(cell(engine) != _UNKNOWN for _, engine in engines):
+            left -= 1 + cell_width
+            columns += [column] if left >= 0 or len(columns) < NUM_USUAL_COLUMNS else []
+    heads = (f"{title:>{cell_width}}" for title, cell_width, _ in columns)
     yield Text(" ".join((f"{'Engine':{_NAME}}", f"{'state':{_STATE}}", *heads)), "bold")
     shown = list(engines) if len(engines) <= room else _first_to_look_at(engines, room - 1)
     for name, engine in shown:
-        cells = (f"{cell(engine):>{width}}" for _, width, cell in _COLUMNS)
+        cells = (f"{cell(engine):>{cell_width}}" for _, cell_width, cell in columns)
         text = " ".join((f"{name:{_NAME}}", f"{engine.state_in_words:{_STATE}}", *cells))
-        yield Text(text, "" if engine.state == "up" else "yellow")
+        yield Text(text.rstrip(), "" if engine.state == "up" else "yellow")
     named = {name for name, _ in shown}
     if room and (others := [engine for name, engine in engines if name not in named]):
-        rates = [engine.images_per_s for engine in others]
-        yield Text(
-            f"{INDENT[:_NAME]} and {len(others)} more, {num_up(others)} of them up,"
-            f" {min(rates):.1f} to {max(rates):.1f} images/s each"
-        )
+        text = f"{INDENT[:_NAME]} and {len(others)} more, {num_up(others)} of them up"
+        if rates := [e.images_per_s for e in others if e.images_per_s is not None]:
+            text += f", {per_second(min(rates))} to {per_second(max(rates))} images/s each"
+        yield Text(text)
 
 
 def _first_to_look_at(
@@ -148,7 +253,7 @@ def _first_to_look_at(
 
     def calm(place: int) -> tuple[bool, int, float]:
         engine = engines[place][1]
-        return engine.state == "up", -engine.restarts, engine.images_per_s
+        return engine.state == "up", -engine.restarts, engine.images_per_s or 0.0
 
     places = sorted(range(len(engines)), key=calm)[: max(number, 0)]
     return [engines[place] for place in sorted(places)]
@@ -157,8 +262,8 @@ def _first_to_look_at(
 # --- the last items --------------------------------------------------------------------------
 
 
-def _failures(seen: Overview, now: datetime) -> Iterator[Text]:
-    yield Text(section("Failures", tally(seen.failures) or "none"))
+def _failures(seen: Overview, now: datetime, width: int) -> Iterator[Text]:
+    yield from _wrapped("Failures", tally(seen.failures) or "none", width)
     for item in seen.last_failures:
         yield Text(f"{INDENT}{recorded_moment(item.at, now)} {item.kind} {item.text}", "yellow")
 

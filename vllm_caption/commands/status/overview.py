@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from operator import attrgetter
+from typing import Final
 
 import msgspec
 
@@ -14,14 +16,15 @@ from vllm_caption.commands.status.states import EXIT_CODES, in_words
 from vllm_caption.config import Shard
 from vllm_caption.cost import Billing, Costs
 from vllm_caption.formatting import tally
-from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem
+from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem, RunFigures
 from vllm_caption.monitoring.status import RunStatus, State, View, steady_speed
 
+MAX_ABSENT: Final = 20
 Views = Mapping[Shard | None, View]
 """None is the run of the whole folder, which stands alone."""
 
 
-class Overview(msgspec.Struct, frozen=True, kw_only=True):
+class Overview(RunFigures, frozen=True, kw_only=True):
     """The sums over all runs that are looked at; rates, ``eta_s``, ``limited_by``, ``phases`` and
     ``warnings`` are of those that are running. ``engines``: each with what it is called."""
 
@@ -30,19 +33,12 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     is_running: bool
     """Any of them."""
     state_in_words: str
-    total: int
-    is_scanning: bool
-    captioned: int
-    done_before: int
-    failed: int
-    images_per_s: float
-    images_per_s_5_min: float
-    images_per_s_of_run: float
-    tokens_per_s: float
-    eta_s: float | None
+    images_per_s_5_min: float | None
+    images_per_s_of_run: float | None
     started_at: str
+    updated_at: str
     age_s: float
-    limited_by: str
+    """Of the last words of those that are running; of all, if none is."""
     phases: str
     engines: list[tuple[str, EngineFigures]]
     host: HostFigures | None
@@ -52,11 +48,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     costs: Costs | None
     """None where no price is known."""
-
-    @property
-    def finished(self) -> int:
-        """Items that are settled."""
-        return self.captioned + self.done_before + self.failed
+    shards: list[tuple[Shard, View]]
+    absent: list[str]
+    """Shards that have not run here, in words."""
 
 
 def overview(views: Views, gpu_hour_price: float | None = None) -> Overview:
@@ -67,24 +61,29 @@ def overview(views: Views, gpu_hour_price: float | None = None) -> Overview:
     states = {view.state for view in seen}
     etas = [status.eta_s for status in running]
     known = [eta_s for eta_s in etas if eta_s is not None]
+    phases = _listed(status.phase for status in running)
     return Overview(
         state=next(state for state in EXIT_CODES if state in states),
         is_running=bool(running),
         state_in_words=_in_words(views),
         total=sum(status.total for status in statuses),
-        is_scanning=any(status.scanning for status in running),
+        scanning=any(status.scanning for status in running),
         captioned=sum(status.captioned for status in statuses),
         done_before=sum(status.done_before for status in statuses),
         failed=sum(status.failed for status in statuses),
-        images_per_s=sum(status.images_per_s for status in running),
-        images_per_s_5_min=sum(status.images_per_s_5_min for status in running),
-        images_per_s_of_run=sum(status.images_per_s_of_run for status in running),
-        tokens_per_s=sum(status.tokens_per_s for status in running),
+        images_per_s=_sum(status.images_per_s for status in running),
+        images_per_s_5_min=_sum(status.images_per_s_5_min for status in running),
+        images_per_s_of_run=_sum(status.images_per_s_of_run for status in running),
+        tokens_per_s=_sum(status.tokens_per_s for status in running),
         eta_s=max(known) if known and len(known) == len(etas) else None,
         started_at=min(status.started_at for status in statuses),
-        age_s=max((v.age_s for v in seen if v.state == "running"), default=0.0),
-        limited_by=_counted(status.limited_by for status in running if status.phase is None),
-        phases=_listed(status.phase for status in running),
+        updated_at=max(status.updated_at for status in statuses),
+        age_s=max(
+            (v.age_s for v in seen if v.state == "running"), default=min(v.age_s for v in seen)
+        ),
+        limited_by=_counted(s.limited_by for s in running if s.phase is None) or None,
+        phase=(phases or None) if all(status.phase for status in running) else None,
+        phases=phases,
         engines=list(_engines(views)),
         host=running[0].host if len(running) == len(seen) == 1 else None,
         failures=sum((Counter(status.failures) for status in statuses), Counter()),
@@ -92,7 +91,25 @@ def overview(views: Views, gpu_hour_price: float | None = None) -> Overview:
         last_captions=_last(statuses, "last_captions"),
         warnings=[warning for status in running for warning in status.warnings],
         costs=_costs(seen, gpu_hour_price),
+        shards=[(shard, view) for shard, view in views.items() if shard is not None],
+        absent=list(_absent(views)),
     )
+
+
+def _sum(rates: Iterable[float | None]) -> float | None:
+    """Of those that are known; None if none is."""
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if known else None
+
+
+def _absent(views: Views) -> Iterable[str]:
+    for count in sorted({shard.count for shard in views if shard is not None}):
+        others = (n for n in range(1, count + 1) if Shard(n, count) not in views)
+        absent = list(islice(others, MAX_ABSENT + 1))  # somebody may name any count
+        if absent:
+            more = ", …" if len(absent) > MAX_ABSENT else ""
+            shown = ", ".join(map(str, absent[:MAX_ABSENT]))
+            yield f"No run yet here: shard {shown}{more} of {count}"
 
 
 def _costs(views: Sequence[View], price: float | None) -> Costs | None:
@@ -129,7 +146,7 @@ def _in_words(views: Views) -> str:
 
 
 def _counted(names: Iterable[str | None]) -> str:
-    """The only name, or each with its count."""
+    """The only name, or each with its count; empty if there is none."""
     counts = Counter(name for name in names if name is not None)
     return next(iter(counts)) if counts.total() == 1 else tally(counts)
 
@@ -145,7 +162,7 @@ def _engines(views: Views) -> Iterable[tuple[str, EngineFigures]]:
     for shard, view in sorted(views.items(), key=lambda entry: entry[0] or Shard(1, 1)):
         for engine in view.status.engines:
             if view.state != "running":
-                engine = msgspec.structs.replace(engine, state=view.state, images_per_s=0.0)
+                engine = msgspec.structs.replace(engine, state=view.state, images_per_s=None)
             yield (f"{engine.engine}" if shard is None else f"{shard}:{engine.engine}"), engine
 
 

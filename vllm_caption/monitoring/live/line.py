@@ -1,8 +1,8 @@
-"""The live line of a run on a terminal. Pure: a function of the run's figures, the time and the
-width.
+"""A run on one line: the live line of a terminal, and the same words without a bar for logs.
+Pure: functions of the run's figures, the time and the width.
 
-Invariants: the line is never wider than the terminal; the bar has at least ten cells if ten cells
-fit; the least important fields are shortened or dropped first.
+Invariants: the live line is never wider than the terminal; its bar has at least ten cells if ten
+cells fit; the least important fields are shortened or dropped first; what is unknown is left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from vllm_caption.formatting import duration, percent_done
+from vllm_caption.formatting import duration, per_second, percent_done
 from vllm_caption.monitoring.figures import EngineFigures, RunFigures, num_up, time_to_go
 
 MIN_BAR: Final = 10
@@ -19,8 +19,8 @@ MAX_BAR: Final = 40
 BLOCKS: Final = "█░"
 ASCII_BLOCKS: Final = "#-"
 _SHORTENED: Final = (
-    *("elapsed", "tokens", "limit", "all engines", "rate", "count", "some engines", "eta"),
-    *("rate", "failed", "phase", "phase", "count", "eta", "phase"),
+    *("elapsed", "tokens", "all engines", "rate", "limit", "eta", "count", "some engines"),
+    *("limit", "rate", "failed", "phase", "phase", "count", "eta", "phase"),
 )
 """Which field loses its longest form next; fields with several forms are listed once per form."""
 
@@ -28,21 +28,32 @@ _SHORTENED: Final = (
 def live_line(
     run: RunFigures,
     engines: Sequence[EngineFigures],
-    elapsed_s: float,
+    elapsed_s: float | None,
     now: datetime,
     width: int,
     blocks: str = BLOCKS,
 ) -> str:
-    """The whole line. ``blocks``: the characters of the bar, for done and left."""
-    fields = _fields(run, engines, elapsed_s, now)
-    share = run.finished / run.total if run.total else 0.0
-    before = f"{percent_done(run.finished, run.total):>4} "
-    room = width - len(before) - MIN_BAR - 1
+    """The whole line. ``elapsed_s``: None to leave it out; ``blocks``: the characters of the bar,
+    for done and left."""
+    fields = _fields(run, engines, now)
+    if elapsed_s is not None:
+        fields["elapsed"] = (f"{duration(round(elapsed_s))} elapsed",)
+    # As long as the input is being read, nobody knows of how much this is a share.
+    share = 0.0 if run.scanning or not run.total else run.finished / run.total
+    done = "" if run.scanning else percent_done(run.finished, run.total)
+    room = width - len("100% ") - MIN_BAR - 1
     steps = iter(_SHORTENED)
     while len(text := _joined(fields)) > room and (name := next(steps, None)):
         fields[name] = fields.get(name, ())[1:]
     cells = MIN_BAR + min(max(room - len(text), 0), MAX_BAR - MIN_BAR)
-    return f"{before}{bar(share, cells, blocks)} {text}"[:width].rstrip()
+    return f"{done:>4} {bar(share, cells, blocks)} {text}"[:width].rstrip()
+
+
+def text_line(
+    run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None = None
+) -> str:
+    """The same without the bar and in full, for a log. ``now``: to show when the run will end."""
+    return _joined(_fields(run, engines, now))
 
 
 def bar(share: float, cells: int, blocks: str = BLOCKS) -> str:
@@ -56,26 +67,30 @@ def _joined(fields: dict[str, tuple[str, ...]]) -> str:
 
 
 def _fields(
-    run: RunFigures, engines: Sequence[EngineFigures], elapsed_s: float, now: datetime
+    run: RunFigures, engines: Sequence[EngineFigures], now: datetime | None
 ) -> dict[str, tuple[str, ...]]:
     """The fields in the order in which they are shown, each with its forms, longest first."""
+    fields: dict[str, tuple[str, ...]] = {}
     more = "+" if run.scanning else ""
-    fields: dict[str, tuple[str, ...]] = {
-        "count": (f"{run.finished:,}/{run.total:,}{more}", f"of {run.total:,}{more}")
-    }
+    if run.total or not run.scanning:
+        fields["count"] = (f"{run.finished:,}/{run.total:,}{more}", f"of {run.total:,}{more}")
     if run.phase is not None:
         what = run.phase.partition(", ")[0]  # without the seconds
         fields["phase"] = (run.phase, what, what.partition(" for ")[0].partition(" (")[0])
+    elif run.images_per_s is not None:
+        rate = per_second(run.images_per_s)
+        fields["rate"] = (f"{rate} images/s", f"{rate}/s")
+        if run.eta_s is not None:
+            fields["eta"] = (time_to_go(run.eta_s, now), time_to_go(run.eta_s))
     else:
-        fields["rate"] = (f"{run.images_per_s:.1f} images/s", f"{run.images_per_s:.1f}/s")
-        fields["eta"] = (time_to_go(run.eta_s, now), time_to_go(run.eta_s))
+        fields["rate"] = ("measuring the speed", "measuring")
     if run.failed:
         fields["failed"] = (f"{run.failed:,} failed",)
     if run.phase is None:
         up, number = num_up(engines), len(engines)
         fields["all engines" if up == number else "some engines"] = (f"{up}/{number} engines",)
         if run.limited_by is not None:
-            fields["limit"] = (f"limited by {run.limited_by}",)
-        fields["tokens"] = (f"{run.tokens_per_s:,.0f} tokens/s",)
-    fields["elapsed"] = (f"{duration(round(elapsed_s))} elapsed",)
+            fields["limit"] = (f"limited by {run.limited_by}", f"limit: {run.limited_by}")
+        if run.tokens_per_s is not None:
+            fields["tokens"] = (f"{run.tokens_per_s:,.0f} tokens/s",)
     return fields
