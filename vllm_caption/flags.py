@@ -64,8 +64,10 @@ _REDO_FLAGS: Final = {
 REMOTE_SCHEMES: Final = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 _PATHS: Final = ("--input", "--output", "--images-root", "--jsons", "--json-detail")
 EPILOG = """\
-other commands, each with its own --help: demo, doctor, plan, tune, status, verify, report, merge,
-export. Put the command before the arguments of the run.
+other commands, each with its own --help: demo (captions of a bundled sample), doctor (would a run
+start here?), plan (what would it do?), tune (which settings are fastest?), status (what is it
+doing?), verify (do captions, manifest and input agree?), report (a page of the captions), merge
+(of shards), export (to one file). Put the command before the arguments of the run.
 
 all other flags go to vLLM's engine (--gpu-memory-utilization, --quantization, --dtype, ...) and
 are checked before anything starts; see `vllm serve --help=all`.
@@ -150,8 +152,9 @@ def run_parser() -> Parser:
     """The parser of `run`; see `parse_known` for flags that it does not know."""
     parser = Parser(
         prog="vllm-caption",
+        usage="%(prog)s [INPUT] [FLAG ...]",
         description="Caption images with vLLM, one engine per GPU. Run the same command again to"
-        " resume: finished items are skipped.",
+        " resume: finished items are skipped.\n\nexample: vllm-caption images --output captions",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vllm-caption {__version__}")
