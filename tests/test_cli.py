@@ -204,6 +204,8 @@ def test_missing_input_folder_is_reported_in_one_line_with_flag_value_and_remedy
             "error: --images .: takes no value; an input comes before all flags, or after --input",
         ),
         (["--images", "."], "error: --images: is a flag of `plan`; leave it out here"),
+        (["docs", "tests"], "error: tests: is a second input after docs; name one, such as the"),
+        (["plan", "docs", "tests"], "error: tests: is a second input after docs; name one"),
         (["verify", "--images"], "error: --images: is a flag of `plan`; leave it out here"),
         (["report", "--watch"], "error: --watch: is a flag of `status`; leave it out here"),
         (

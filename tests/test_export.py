@@ -77,7 +77,15 @@ def test_metadata_has_the_file_name_that_hugging_face_datasets_requires(tmp_path
     assert (first["file_name"], first["caption"]) == ("0.png", "caption of 0.png")
 
 
-def test_elements_of_manifests_have_records_except_for_skipped_types(
+def test_output_folder_may_come_first_as_after_other_commands(tmp_path: Path) -> None:
+    draw_shape(0).save(tmp_path / "a.png")
+    out, target = tmp_path / "out", tmp_path / "e.jsonl"
+    assert run(str(tmp_path), f"--output={out}", *QUICK, command=FAKE).exit_code == 0
+    assert run_here("export", str(out), str(target)).exit_code == 0
+    assert [record["caption"] for record in read(target)] == ["caption of a.png"]
+
+
+def test_elements_of_designs_have_records_except_for_skipped_types(
     tmp_path: Path,
 ) -> None:
     files = make_input(tmp_path, 3)
@@ -110,7 +118,7 @@ def test_column_with_several_types_is_a_mistake_in_parquet_and_leaves_no_file(
     tmp_path: Path,
 ) -> None:
     records = [{"a": 1}, {"a": "x"}]
-    with pytest.raises(UsageError, match=r"several types .*export to \.jsonl"):
+    with pytest.raises(UsageError, match=r"several types.*\(a: .*export to \.jsonl"):
         write(tmp_path / "e.parquet", records)
     assert [*tmp_path.iterdir()] == []
     assert write(tmp_path / "e.jsonl", records) == 2

@@ -199,6 +199,22 @@ def test_row_with_an_empty_name_is_shown_by_its_place_alone(tmp_path: Path) -> N
     assert "t.csv[0]: bad_name: `image` is empty" in run_here("verify", out).stdout
 
 
+def test_names_to_redo_that_no_item_has_are_named(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 2)
+    said = describe(plan_of(tmp_path, "--redo-file", files[0], "nope.png", "x/*"))
+    assert "No item has the name of --redo-file: nope.png, x/*" in said
+
+
+def test_images_that_are_named_again_are_counted_by_plan_and_run(tmp_path: Path) -> None:
+    files = make_input(tmp_path, 2)
+    write_document(tmp_path, "again", [files[0], *files], ["SvgElement"] * 3)
+    said = "3 further references to images named before, which are captioned once"
+    assert said in describe(plan_of(tmp_path))
+    flags = [*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1", "--quiet"]
+    assert f"  {said}.\n" in run(*flags, command=FAKE).stdout
+    assert said not in run(*flags, command=FAKE).stdout  # nothing is captioned
+
+
 def test_limit_and_type_names_that_skip_nothing_are_reported(tmp_path: Path) -> None:
     make_input(tmp_path, 12)
     limited = plan_of(tmp_path, "--limit=5")
@@ -222,8 +238,9 @@ def test_next_step_names_the_root_where_most_images_are_missing(tmp_path: Path) 
     files = make_input(tmp_path, 5)
     for file in files[2:]:
         (tmp_path / "raw" / file).unlink()
-    wanted = "check --images-root: 3 of 5 images are not there; plan again"
-    assert next_step(tmp_path) == wanted
+    root = tmp_path / "raw"
+    wanted = f"3 of 5 images are not below {root}; name their folder with --images-root, then plan"
+    assert next_step(tmp_path) == f"{wanted} again"
 
 
 def test_next_step_is_never_that_nothing_is_left_while_items_fail(tmp_path: Path) -> None:

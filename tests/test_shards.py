@@ -335,6 +335,20 @@ def test_merge_combines_folders_and_leaves_them_unchanged(tmp_path: Path) -> Non
     assert "From other folders" not in again.stdout
 
 
+def test_merged_folder_knows_its_input_if_that_was_the_same_in_all_folders(tmp_path: Path) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    for index in (1, 2):
+        shard_run(tmp_path, f"{index}/2", f"out_{index}")
+    folders = [os.fspath(tmp_path / f"out_{index}") for index in (1, 2)]
+    assert run_here("merge", f"--output={tmp_path / 'all'}", *folders).exit_code == 0
+    assert run_here("verify", f"--output={tmp_path / 'all'}").exit_code == 0
+    (state,) = (tmp_path / "out_2" / "shards").iterdir()
+    (state / "input.json").write_text('{"input": "elsewhere"}')
+    assert run_here("merge", f"--output={tmp_path / 'two'}", *folders).exit_code == 0
+    refused = run_here("verify", f"--output={tmp_path / 'two'}")
+    assert "does not say what the input of its last run was" in refused.stderr
+
+
 @pytest.mark.parametrize("file", ["../escaped.png", "/tmp/escaped.png", "a/../../escaped.png"])
 def test_merge_of_a_manifest_with_paths_outside_touches_none_of_them(
     tmp_path: Path, file: str

@@ -470,7 +470,13 @@ def parse_known(
         raise _no_command(arguments[0])
     options, engine_args = parser.parse_known_args(_with_input_flag(arguments))
     if engine_args and not engine_args[0].startswith("-"):
-        raise _one_too_many(parser, arguments, engine_args[0]) or _no_command(engine_args[0])
+        word = engine_args[0]
+        if options.input is not None and word not in COMMANDS and _exists(word):
+            remedy = (
+                f"is a second input after {options.input}; name one, such as the folder of both"
+            )
+            raise UsageError(word, None, remedy)
+        raise _one_too_many(parser, arguments, word) or _no_command(word)
     check_names(engine_args, parser.flags, elsewhere=FLAGS_OF_COMMANDS)
     return options, tuple(engine_args)
 

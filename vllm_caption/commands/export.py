@@ -30,7 +30,7 @@ from vllm_caption.flags import (
     add_output_folder,
     parse_path,
 )
-from vllm_caption.formatting import counted
+from vllm_caption.formatting import counted, first_line, printable
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.reader import usable_name
 from vllm_caption.inputs.source import Element, Group
@@ -204,7 +204,7 @@ def write(target: Path, records: Iterable[Record], names: Sequence[str] = ()) ->
     except OSError as error:
         raise UsageError("FILE", target, f"cannot be written ({error.strerror})") from error
     except (*_NO_COLUMN, RecursionError) as error:
-        remedy = f"a column holds values of several types or of none that Parquet has ({error})"
+        remedy = f"a column holds values of several types, or of one unknown to Parquet ({error})"
         raise UsageError("FILE", target, f"{remedy}; export to .jsonl") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -260,7 +260,13 @@ def _write_parquet(opened: IO[bytes], records: Iterator[Record], names: Sequence
 def _table(
     records: Sequence[Record], names: Sequence[str], schema: pa.Schema | None = None
 ) -> pa.Table:
-    columns = {name: [record.get(name) for record in records] for name in names}
+    columns = {}
+    for name in names:
+        kind = None if schema is None else schema.field(name).type
+        try:
+            columns[name] = pa.array([record.get(name) for record in records], kind)
+        except _NO_COLUMN as error:
+            raise TypeError(f"{printable(name)}: {first_line(error)}") from error
     return pa.Table.from_pydict(columns, schema)
 
 

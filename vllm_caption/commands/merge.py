@@ -20,6 +20,7 @@ import msgspec
 from vllm_caption.commands.run_line import check_holds_output, check_is_folder, parse_line
 from vllm_caption.config import CaptionName, RunConfig, Shard
 from vllm_caption.driver.row_maker import caption_path
+from vllm_caption.driver.run_input import common_input
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import Parser, add_output_folder, parse_path
 from vllm_caption.formatting import tally
@@ -27,7 +28,7 @@ from vllm_caption.images.files import check_name
 from vllm_caption.monitoring.status import RunStatus, read_status
 from vllm_caption.process import say
 from vllm_caption.store.caption_files import CaptionFiles, open_captions
-from vllm_caption.store.layout import MANIFEST, parts, shard_folders, state_folders
+from vllm_caption.store.layout import INPUT, MANIFEST, parts, shard_folders, state_folders
 from vllm_caption.store.lock import find_holder
 from vllm_caption.store.naming import naming_of, read_naming
 from vllm_caption.store.output import Output
@@ -107,6 +108,8 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
             _take_recipes(folder, output)
             files = open_captions(folder, naming_of(folder))
             read_folder(folder, partial(_take_rows, files, output, states, merged))
+        if content := common_input(root, folders):
+            output.replace(INPUT, content)  # so that `verify` and `export` need not be told
         merged.statuses.update(state.status for state in states.values())
         complete = True
     finally:

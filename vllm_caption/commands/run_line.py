@@ -72,7 +72,7 @@ def _check_default(output: Path, word: str) -> None:
     """Raise UsageError if neither the first word nor the default is the output of a run."""
     if not output.is_dir():
         problem = f"holds no output of a run, and the default {output} does not exist"
-        raise UsageError("--output", word, f"{problem}; name the folder that a run wrote")
+        raise UsageError("--output", word, f"{problem}; name the output of the run with --output")
 
 
 def check_is_folder(output: Path) -> None:
@@ -144,10 +144,8 @@ def _named(parser: Parser, words: Sequence[str]) -> set[str]:
 def _flag_of_first(word: str, first: First, named: Collection[str]) -> str | None:
     """The flag that the first word of a line stands there without, if it is not the command's own
     kind of word."""
-    if first == "input":
+    if first == "input" or (first == "file" and Path(word).is_dir()):  # a table could be the file
         return "--output" if "output" not in named and holds_output(word) else "--input"
-    if first == "file" and Path(word).is_dir():  # a table could be the file to write
-        return "--input"
     return None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,20 +40,36 @@ def as_in_last_run(
 ) -> tuple[dict[str, Any], str]:
     """The values of a command line, with those that it does not name taken from the last run of
     ``root``; and a line about the paths that were taken, empty if there are none."""
-    kept = {} if not set(NAME_AN_INPUT).isdisjoint(named) else _read(root)
+    kept = {} if not set(NAME_AN_INPUT).isdisjoint(named) else _decode(_recorded(root))
     taken = {name: value for name, value in kept.items() if name not in named}
     flags = [f"{flag_of(name)}={shlex.quote(str(taken[name]))}" for name in _PATHS if name in taken]
     return {**values, **taken}, f"As in the last run: {' '.join(flags)}" if flags else ""
 
 
-def _read(root: Path) -> dict[str, Any]:
-    """What the last run of the folder, or of one of its shards, recorded; empty if the file is not
-    one that a run wrote."""
-    files = [folder / INPUT for folder in state_folders(root)]
+def common_input(root: Path, folders: Iterable[Path]) -> bytes | None:
+    """The content of the file for a folder that has none yet, and into which others are merged, if
+    the last runs of all of these had the same input."""
+    found = [_recorded(folder) for folder in folders]
+    inputs = [_decode(content) for content in found]
+    is_one = bool(inputs) and all(one == inputs[0] != {} for one in inputs)
+    return found[0] if is_one and not _recorded(root) else None
+
+
+def _recorded(root: Path) -> bytes:
+    """What the last run of the folder, or of one of its shards, recorded; empty if nothing."""
     try:
+        files = [folder / INPUT for folder in state_folders(root)]
         newest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_mtime)
-        kept = json.loads(newest.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return newest.read_bytes()
+    except (OSError, ValueError):
+        return b""
+
+
+def _decode(content: bytes) -> dict[str, Any]:
+    """The values; empty if a run did not write them."""
+    try:
+        kept = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(kept, dict):
         return {}

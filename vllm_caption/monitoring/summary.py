@@ -65,7 +65,7 @@ def summarise(
 ) -> str:
     """The whole text. ``output`` holds the captions, ``state`` the manifest (of the ``shard``)."""
     is_news = stats.captioned > 0  # a rerun that captions nothing repeats no advice
-    lines = [*_documents(read, is_news=is_news), *_items(stats)]
+    lines = [*_documents(read, is_news=is_news), *_items(stats, read.counts.duplicates)]
     lines += _captions(stats, read.stale)
     if stats.captioned:
         lines += _speed(stats, seconds)
@@ -98,13 +98,22 @@ def _documents(read: InputRead, *, is_news: bool) -> Iterator[str]:
         yield f"  {no_such_item(read.unmatched_files)}"
 
 
-def _items(stats: RunStats) -> Iterator[str]:
+def named_again(references: int) -> str:
+    """How often an image was named that had been named before."""
+    to, are = ("an image", "is") if references == 1 else ("images", "are")
+    number = counted(references, "further reference")
+    return f"{number} to {to} named before, which {are} captioned once"
+
+
+def _items(stats: RunStats, duplicates: int) -> Iterator[str]:
     captioned = stats.done_before + stats.adopted + stats.captioned
     left = stats.total - captioned - stats.failed
     yield (
         f"Items: {stats.total}, captioned {captioned} ({stats.captioned} in this run),"
         f" failed {stats.failed}" + (f", not tried {left}" if left else "")
     )
+    if duplicates and stats.captioned:
+        yield f"  {named_again(duplicates)}."
     for kind, number in stats.failures.most_common():
         yield f"  {with_example(kind, number, stats.examples[kind])}"
     if stats.twins:

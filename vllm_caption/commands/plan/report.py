@@ -173,7 +173,9 @@ class Plan(msgspec.Struct, frozen=True):
     its ``documents``, ``element_types``, ``items``, ``images``, ``time`` and ``disk``.
 
     ``holder``: the run that is at work in the output, in words. ``nouns``: what a
-    ``document`` and an ``element`` are called in this kind of input.
+    ``document`` and an ``element`` are called in this kind of input. ``images_root``: below which
+    the names of images are looked for. ``unmatched_files``: names of ``--redo-file`` that no item
+    has.
 
     ``no_type_was_skipped``: no element has a type of ``--skip-types``, so the names may differ.
     ``seconds``: that the plan took."""
@@ -181,6 +183,8 @@ class Plan(msgspec.Struct, frozen=True):
     version: int
     command: str
     output: str
+    images_root: str
+    unmatched_files: list[str]
     holder: str | None
     model: str
     prompt: str

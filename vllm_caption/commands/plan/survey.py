@@ -37,6 +37,7 @@ from vllm_caption.driver.resume import (
 from vllm_caption.driver.row_maker import bad_entry_name
 from vllm_caption.errors import ItemError
 from vllm_caption.formatting import command_line, printable
+from vllm_caption.images.object_store import public_root
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.monitoring.samples import read_gpu_s
 from vllm_caption.store.caption_files import open_captions
@@ -140,6 +141,8 @@ class Survey:
             version=VERSION,
             command=command_line(config.arguments),
             output=os.fspath(config.output),
+            images_root=public_root(config.input.images_root),
+            unmatched_files=list(self._reader.unmatched_patterns),
             holder=find_holder(config.output),
             model=config.engine.model,
             prompt=self._prompt_name,

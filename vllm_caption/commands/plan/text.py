@@ -26,7 +26,12 @@ from vllm_caption.formatting import (
     tally,
 )
 from vllm_caption.inputs.reader import no_type_skipped
-from vllm_caption.monitoring.summary import people_wrote, stale_captions
+from vllm_caption.monitoring.summary import (
+    named_again,
+    no_such_item,
+    people_wrote,
+    stale_captions,
+)
 
 MAX_TYPES: Final = 8
 MAX_NAME_CHARS: Final = 32
@@ -62,6 +67,8 @@ def _documents(plan: Plan) -> Iterator[str]:
         text += " (stopped by --limit)"
     yield section(f"{plan.nouns.document.capitalize()}s", text)
     yield from _problems(documents.problems)
+    if plan.unmatched_files:
+        yield INDENT + no_such_item(plan.unmatched_files)
 
 
 def _element_types(plan: Plan) -> Iterator[str]:
@@ -93,7 +100,7 @@ def _items(items: Items) -> Iterator[str]:
         f" + {refused:,} that will fail",
     )
     if items.duplicates:
-        yield f"{INDENT}{items.duplicates:,} further references to the same files cost nothing"
+        yield INDENT + named_again(items.duplicates)
     if items.adopted:
         yield f"{INDENT}{counted(items.adopted, 'caption')} without a record will be kept"
     if items.stale:
@@ -206,11 +213,8 @@ def _next(plan: Plan) -> Iterator[str]:
     missing = sum(problem.count for problem in items.problems if problem.kind == "missing_file")
     command, step = plan.command, "run:"
     if 2 * missing > items.total:
-        images = counted(items.total, "image")
-        command, step = (
-            "",
-            f"check --images-root: {missing:,} of {images} are not there; plan again",
-        )
+        what = f"{missing:,} of {counted(items.total, 'image')} are not below {plan.images_root}"
+        command, step = "", f"{what}; name their folder with --images-root, then plan again"
     elif not items.to_caption and not items.restored:
         command, step = "", "nothing is left to caption"
         if failing:

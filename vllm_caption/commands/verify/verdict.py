@@ -58,7 +58,7 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "failed": Explanation(
         "a failed row and no caption",
-        "run again; if the image is at fault, fix it first",
+        "run again; if the image or its entry is at fault, fix it first",
         expected=True,
     ),
     "untried": Explanation("neither a row nor a .txt", "run again"),
