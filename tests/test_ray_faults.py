@@ -4,10 +4,13 @@ what was in flight. Nodes are real raylets on this machine, engines are fakes.""
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -31,8 +34,8 @@ from support.ray_cluster import RayCluster, on_ray, ray_cluster
 
 from vllm_caption.config import EngineConfig
 from vllm_caption.engines.executors.base import WorkerSpec
-from vllm_caption.engines.executors.ray import RayExecutor
-from vllm_caption.errors import RunStopped
+from vllm_caption.engines.executors.ray import RayExecutor, connect
+from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.monitoring.figures import num_up
 
 GATED = [f"gated/{number}.png" for number in range(8)]
@@ -165,6 +168,29 @@ def test_worker_that_takes_too_long_to_start_frees_its_gpu_for_another(
     asyncio.run(start_one())
 
 
+def test_run_that_ends_while_an_engine_waits_for_room_logs_no_error(
+    tmp_path: Path,
+    cluster: RayCluster,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def end_early() -> None:
+        executor = RayExecutor(EngineConfig(tensor_parallel_size=99), tmp_path, str, on_cpu=False)
+        placing = asyncio.create_task(executor.place(0))
+        await asyncio.wait([placing], timeout=0.5)
+        placing.cancel()
+        await asyncio.wait([placing])
+        with monkeypatch.context() as patch:
+            patch.setattr("ray.shutdown", lambda: None)  # until Ray has said that the actor is gone
+            executor.close()
+            await asyncio.sleep(1)
+        executor.close()
+
+    asyncio.run(end_early())
+    gc.collect()
+    assert caplog.messages == []
+
+
 def test_driver_killed_on_a_cluster_leaves_no_worker_and_a_rerun_resumes(
     tmp_path: Path, cluster: RayCluster
 ) -> None:
@@ -200,3 +226,22 @@ def test_cluster_that_does_not_answer_is_a_usage_error_before_anything_starts(
     assert stderr.startswith("vllm-caption: error: --ray-address 127.0.0.1:9: no Ray cluster")
     assert len(stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_address_of_something_else_is_refused_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(100)
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UsageError, match=r"\(another program uses this port\); give HOST:PORT"):
+            connect(address)
+        answering.join()
+    with pytest.raises(UsageError, match="is not that of a cluster; give HOST:PORT of its head"):
+        connect("ray://127.0.0.1:10001")

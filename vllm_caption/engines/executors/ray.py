@@ -33,6 +33,12 @@ except ImportError:
 
 PATIENCE_S: Final = 5.0
 ANSWER_S: Final = 5.0
+_ADDRESS: Final = "give HOST:PORT of its head node (the port is 6379 by default), or `auto` there"
+_SETTINGS: Final = b"\x04"
+_FRAME_BYTES: Final = 9
+_HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
+"""How a client of gRPC begins, as that of Ray: a preface, and a frame of settings. A server answers
+with a frame of settings, whose fourth byte is its type (RFC 9113, 3.4 and 4.1)."""
 FORWARDED: Final = ("VLLM_", "HF_", "HUGGING_FACE_", "AWS_")
 """Prefixes of the driver's environment variables that each node gets unless it has its own."""
 OWN: Final = ("VLLM_HOST_IP", "VLLM_HOST_PORT", "VLLM_PORT", "VLLM_RPC_BASE_PATH")
@@ -101,6 +107,8 @@ class RayExecutor:
         except RayError as error:
             self._actors.pop(engine, None)
             raise OSError(f"Ray could not place it: {first_line(error)}") from None
+        finally:
+            placing.cancel()  # if the run ends meanwhile, nobody asks for its result
 
     def room(self) -> str:
         """What the cluster has, in words."""
@@ -215,19 +223,28 @@ def connect(address: str) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Fail fast: Ray itself would retry a dead port for minutes."""
+    """Fail fast: Ray itself would retry a dead port, or that of another program, for minutes."""
+    if "://" in address:
+        raise UsageError("--ray-address", address, f"is not that of a cluster; {_ADDRESS}")
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return
     try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
-    except OSError as error:
+        with socket.create_connection((host, int(port)), timeout=ANSWER_S) as end:
+            if "RAY_USE_TLS" in os.environ:
+                return
+            end.sendall(_HELLO)
+            answer = end.recv(_FRAME_BYTES)
+    except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from None
+    if answer[3:4] != _SETTINGS:
+        raise _no_cluster(address, ValueError("another program uses this port"))
 
 
 def _no_cluster(address: str, error: Exception) -> UsageError:
-    remedy = f"no Ray cluster can be joined there ({first_line(error)}); `ray start --head`"
-    return UsageError("--ray-address", address, f"{remedy} starts one")
+    problem = f"no Ray cluster can be joined there ({first_line(error)})"
+    remedy = f"{problem}; {_ADDRESS}; `ray start --head` starts a cluster"
+    return UsageError("--ray-address", address, remedy)
 
 
 def default_data_parallel_size(address: str, gpus_per_engine: int) -> int:
