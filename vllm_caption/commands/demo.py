@@ -118,6 +118,6 @@ def compared(root: Path, labels: dict[str, Any], prompt: str) -> Iterator[str]:
         yield f"  {shown(file)}\n      {captions[file]}"
         if prompt in truths:
             yield f"      {truths[prompt]}"
-    yield "Real icons, which the tiny model was not trained on, so it is often wrong:"
+    yield "Real icons, each with its name below (the tiny model guesses: it knows no icons):"
     for file, label in list(icons.items())[:SHOWN]:
-        yield f"  {shown(file)}\n      {captions[file]}\n      a {label}"
+        yield f"  {shown(file)}\n      {captions[file]}\n      {label}"
