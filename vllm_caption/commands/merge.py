@@ -64,8 +64,8 @@ def run_merge(arguments: Sequence[str]) -> int:
     """The command; returns the exit code. Raises UsageError and RunStopped."""
     parser = Parser(
         prog="vllm-caption merge",
-        description="Merge the manifests of `--shard` runs in one output folder, and copy the"
-        " captions and rows of other output folders into it, which stay unchanged.",
+        description="Merge the manifests of the shards in an output folder, and copy captions and"
+        " rows of other output folders, which stay unchanged, into it.",
         epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished; 2 usage or"
         " configuration; 3 could not continue (disk full); 130 interrupted.",
     )
@@ -75,7 +75,7 @@ def run_merge(arguments: Sequence[str]) -> int:
         nargs="*",
         type=parse_path,
         metavar="DIR",
-        help="output folders of other runs; a single one without --output is the folder itself",
+        help="output folders to copy from; a single one without --output is the one to merge in",
     )
     options, named = parse_line(parser, arguments, "folders")
     root, folders = options.output, options.folders

@@ -127,7 +127,7 @@ def _add_folders(parser: Parser) -> None:
         nargs="*",
         type=parse_path,
         metavar="DIR",
-        help="output folders to compare side by side",
+        help="an output folder, or several to compare side by side",
     )
     parser.add_argument(
         "--output", type=parse_path, help=f"folder of captions (default: {RunConfig().output})"
