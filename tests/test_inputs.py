@@ -413,7 +413,7 @@ def test_row_with_a_list_of_images_is_a_design_whose_types_are_skipped_by_name(
     assert [first.file, second.file] == [f"t.parquet/image/00000000/{place}" for place in (0, 2)]
     assert (first.document.title, first.document.canvas_width) == ("Sale", 800)
     assert first.element_type == "SvgElement"
-    assert (skipped.kind, "2 images and 1 types" in skipped.reason) == ("types_length", True)
+    assert (skipped.kind, "2 images and 1 type" in skipped.reason) == ("types_length", True)
     assert job(tmp_path / "t.parquet", tmp_path / "out", "--type-column=type").exit_code == 0
     made = rows(tmp_path / "out")
     assert made[second.file]["image_sha256"] == hashlib.sha256(png(3)).hexdigest()

@@ -588,6 +588,8 @@ def test_speed_of_several_engines_is_also_given_for_all_together(tmp_path: Path)
     make_input(tmp_path, 36)
     line = "36 images at 2.5 images/s (--images-per-s) on each of 8 engines, 20 images/s in all"
     assert line in describe(plan_of(tmp_path, "-dp=8", images_per_s=2.5))
+    line = "at 12,346 images/s (--images-per-s) on each of 8 engines, 98,765 images/s in all"
+    assert line in describe(plan_of(tmp_path, "-dp=8", images_per_s=12345.6789))
 
 
 def test_newest_of_the_last_run_the_shards_and_tune_gives_the_rate(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_default_output_is_used_if_the_command_names_only_the_input(done: Path) 
 def test_folder_that_no_run_wrote_is_named_if_there_is_no_output_at_all(done: Path) -> None:
     result = run_here("report", "images")
     assert result.exit_code == 2
-    assert "error: images: holds no rows yet" in result.stderr
+    assert "error: images: holds no output of a run; name the folder" in result.stderr
 
 
 @pytest.mark.parametrize(

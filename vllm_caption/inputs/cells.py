@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vllm_caption.config import ALL_COLUMNS, InputConfig
-from vllm_caption.formatting import printable
+from vllm_caption.formatting import counted, printable
 from vllm_caption.images.containers import cell_name, column_of
 from vllm_caption.inputs.documents import make_document
 from vllm_caption.inputs.rows import Broken, Row, parquet_rows
@@ -131,8 +131,8 @@ def _design(
     images = row.get(image) or []
     types = row.get(config.type_column) if config.type_column else [""] * len(images)
     if not isinstance(types, list) or len(types) != len(images):
-        found = len(types) if isinstance(types, list) else "no list of"
-        reason = f"the row has {len(images)} images and {found} types"
+        found = counted(len(types), "type") if isinstance(types, list) else "no list of types"
+        reason = f"the row has {counted(len(images), 'image')} and {found}"
         return SkippedDocument(name, "types_length", reason)
     values = {name: value for name, value in row.items() if name != image}
     kept, item_id = row_of(values, config), id_of(values, config)

@@ -175,9 +175,9 @@ def _time(times: Time) -> Iterator[str]:
     yield section("Time", f"{wall}, {_figure(times.gpu_hours)} GPU hours, excluding start-up")
     gpus = "" if times.gpus_per_engine == 1 else f" of {times.gpus_per_engine} GPUs"
     in_all = times.images_per_s * times.engines
-    together = f", {in_all:,.4g} images/s in all" if times.engines > 1 else ""
+    together = f", {_speed(in_all)} images/s in all" if times.engines > 1 else ""
     yield (
-        f"{INDENT}{images} at {times.images_per_s:.4g} images/s ({times.source})"
+        f"{INDENT}{images} at {_speed(times.images_per_s)} images/s ({times.source})"
         f" on {'each of ' if times.engines > 1 else ''}{engines}{gpus}{together}"
     )
 
@@ -237,6 +237,10 @@ def _next(plan: Plan) -> Iterator[str]:
 
 def _pixels(size: Size) -> str:
     return f"{size.width} × {size.height}"
+
+
+def _speed(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.4g}"
 
 
 def _figure(number: float) -> str:

@@ -21,7 +21,7 @@ from vllm_caption.commands.report.records import read_all
 from vllm_caption.commands.report.thumbnails import choose, make_thumbnails
 from vllm_caption.commands.run_line import parse_line
 from vllm_caption.commands.target import check_target
-from vllm_caption.config import RunConfig
+from vllm_caption.config import RunConfig, check_folder
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, above_zero, natural, parse_images_root, parse_path, positive
 from vllm_caption.process import show
@@ -44,10 +44,8 @@ def run_report(arguments: Sequence[str]) -> int:
     if options.html:
         check_target("--html", target, replaces=True)
     root: Path | str | None = options.images_root
-    if isinstance(root, Path) and not root.is_dir():
-        raise UsageError(
-            "--images-root", root, "is not a folder; name the one that image paths are relative to"
-        )
+    if isinstance(root, Path):
+        check_folder("--images-root", root, "the folder that the names of images start from")
     price = options.gpu_hour_price
     show(make_report(roots, target, options.gallery, options.items, root, price))
     return EXIT_OK

@@ -15,7 +15,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from vllm_caption.commands.run_line import check_is_folder
+from vllm_caption.commands.run_line import check_holds_output, check_is_folder
 from vllm_caption.errors import CaptionJobError, RunStopped, UsageError
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.samples import FAULTS, read_series
@@ -64,6 +64,7 @@ def _read(root: Path, label: str) -> Records:
     check_is_folder(root)
     rows = read_folder(root, lambda folder: folder.last(COLUMNS))
     if not len(rows):
+        check_holds_output("--output", root)
         remedy = "holds no rows yet; run the job first, or wait for its first captions"
         raise UsageError("--output", root, remedy)
     state, status = _state(root)
