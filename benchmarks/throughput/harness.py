@@ -78,10 +78,12 @@ class Results:
 class Arena:
     """The folder of one benchmark run, and the interpreters of the contestants."""
 
-    def __init__(self, out: Path, ray_python: Path) -> None:
+    def __init__(self, out: Path, ray_python: Path, *, scaled: bool = True) -> None:
+        """``scaled``: bring the images to the sizes of design elements, see inputs.py."""
         self._out = out
         self._ray_python = ray_python
-        self._images = list(usable_images(sized_images(corpus(), out / "images")))
+        root = sized_images(corpus(), out / "images") if scaled else corpus()
+        self._images = list(usable_images(root))
 
     @property
     def num_images(self) -> int:

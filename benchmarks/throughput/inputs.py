@@ -58,7 +58,7 @@ def sized_images(source: Path, folder: Path) -> Path:
 def usable_images(root: Path) -> Iterator[Path]:
     """Distinct images that look the same to every contestant, in a fixed mixed order."""
     seen = set()
-    for path in sorted(root.glob("*.png")):
+    for path in sorted(root.rglob("*.png")):
         try:
             prepared = prepare_image(str(root), str(path.relative_to(root)), ImageConfig())
         except ItemError:
