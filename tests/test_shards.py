@@ -368,6 +368,7 @@ def test_merge_of_a_manifest_with_paths_outside_touches_none_of_them(
     before = set(tmp_path.rglob("*"))
     result = run_here("merge", f"--output={tmp_path / 'out'}", str(tmp_path / "foreign"))
     assert f"not taken: {file}: path_escape: " in result.stdout
+    assert result.exit_code == 1
     new = set(tmp_path.rglob("*")) - before
     assert not [path for path in new if path.suffix == ".txt"]
 

@@ -93,8 +93,8 @@ def _parser() -> Parser:
         prog="vllm-caption export",
         description="Write one record per element of the input: its caption and flags, or its"
         " error, and the columns of the input table. By default the input is that of the last run.",
-        epilog="exit codes: 0 written; 2 usage or configuration; 3 a part of the manifest is"
-        " damaged, or FILE cannot be written; 130 interrupted.",
+        epilog="exit codes: 0 written; 2 usage or configuration, or FILE cannot be written; 3 a"
+        " part of the manifest is damaged; 130 interrupted.",
     )
     text = f"file to write, before all flags; ends in {', '.join(SUFFIXES)}. For `load_dataset("
     text += f'"imagefolder")` of the library datasets: {METADATA} in the folder of the images'

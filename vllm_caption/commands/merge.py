@@ -66,8 +66,9 @@ def run_merge(arguments: Sequence[str]) -> int:
         prog="vllm-caption merge",
         description="Merge the manifests of the shards in an output folder, and copy captions and"
         " rows of other output folders, which stay unchanged, into it.",
-        epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished; 2 usage or"
-        " configuration; 3 could not continue (disk full); 130 interrupted.",
+        epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished, or an item"
+        " was not taken; 2 usage or configuration; 3 could not continue (disk full); 130"
+        " interrupted.",
     )
     add_output_folder(parser)
     parser.add_argument(
@@ -86,7 +87,7 @@ def run_merge(arguments: Sequence[str]) -> int:
         raise UsageError("--output", root, problem)
     merged = merge(root, folders)
     say("\n".join(_lines(merged, root)), sys.stdout)
-    is_complete = all(starmap(_is_complete, _divisions(merged)))
+    is_complete = all(starmap(_is_complete, _divisions(merged))) and not merged.refused
     return EXIT_OK if is_complete else EXIT_INCOMPLETE
 
 
