@@ -414,7 +414,7 @@ def test_ctrl_c_drains_the_run_and_is_raised_after_its_end(tmp_path: Path, numbe
     with script(tmp_path, text) as process:
         wait_until(lambda: len(captions(tmp_path / "out")) == 5, process)
         process.send_signal(signal.SIGINT)
-        await_line(process, "Interrupted: finishing 1 items in flight")
+        await_line(process, "Interrupted: finishing 1 item in flight")
         if number == 1:
             (tmp_path / "raw/gate").touch()  # so the item in flight can be finished
         else:
@@ -451,7 +451,7 @@ def test_interrupting_only_the_run_sets_its_exit_code(tmp_path: Path) -> None:
     with script(tmp_path, text) as process:
         wait_until(lambda: len(captions(tmp_path / "out")) == 5, process)
         os.kill(status(tmp_path / "out")["pid"], signal.SIGTERM)
-        await_line(process, "Interrupted: finishing 1 items in flight")
+        await_line(process, "Interrupted: finishing 1 item in flight")
         (tmp_path / "raw/gate").touch()
         code, out, err = ended(process)
     assert (code, out.splitlines()[-1]) == (0, "run: 130 6 0"), err

@@ -104,7 +104,9 @@ def test_reasoning_is_never_part_of_a_caption_and_alone_is_not_one(tmp_path: Pat
     assert captions(run.config.output)["thinks.png"] == "caption of thinks.png"
     row = rows(run.config.output)["muses.png"]
     assert (row["status"], row["error_kind"], row["attempts"]) == ("failed", "caption_rejected", 3)
-    assert row["error"] == "every attempt broke a rule, the best one: reasoning, cut_off"
+    assert row["error"] == (
+        "none of 3 captions passed the checks; flags of the best one: reasoning, cut_off"
+    )
     assert "muses.png" not in captions(run.config.output)
 
 

@@ -195,7 +195,7 @@ def test_pilot_names_the_report_the_full_run_and_its_time() -> None:
 
 
 def test_short_pilot_says_that_its_estimate_is_rough() -> None:
-    assert "The pilot generated for only 0.8 s; a larger one gives a better estimate." in said(
+    assert "The pilot generated for only 800 ms; a larger one gives a better estimate." in said(
         9, 0.1
     )
 

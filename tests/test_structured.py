@@ -428,7 +428,9 @@ def test_answers_that_break_the_schema_are_retried_and_then_fail(tmp_path: Path)
     }.items():
         row = kept[file]
         assert (row["error_kind"], row["attempts"]) == ("caption_rejected", 3)
-        assert row["error"] == f"every attempt broke a rule, the best one: {problem}"
+        assert row["error"] == (
+            f"none of 3 captions passed the checks; flags of the best one: {problem}"
+        )
         assert (row["caption"], row["structured"]) == (None, None)
 
 

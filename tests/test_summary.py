@@ -52,3 +52,27 @@ def test_stale_captions_are_explained_one_recipe_to_a_line() -> None:
         "  100 made with --seed 3",
         "  100 made with other settings",
     ]
+
+
+def test_summary_counts_for_people() -> None:
+    stats = RunStats([EngineFigures(number, captioned=1000) for number in range(3)])
+    stats.total, stats.captioned, stats.twins = 1_003_000, 3_000, 1_200
+    stats.done_before, stats.failed, stats.failures["poison"] = 998_800, 1_200, 1_200
+    stats.examples["poison"] = "a.png: it killed its engine"
+    stats.prompt_tokens, stats.output_tokens = 600_000, 90_000
+    stats.limits_s = {"engine": 97.0, "decode": 2.5, "tail": 0.5, "starting": 0.001}
+    counts = InputCounts(documents=12_000, skipped=1, duplicates=25_000)
+    out = Path("out")
+    text = summarise(stats, InputRead(counts, True, []), 11_520, output=out, state=out)
+    assert text.splitlines() == [
+        "Documents: 12,000 read, 1 skipped",
+        "Items: 1,003,000, captioned 1,001,800 (3,000 in this run), failed 1,200",
+        "  25,000 further references to images named before, which are captioned once.",
+        "  poison 1,200, e.g. a.png: it killed its engine",
+        "  1,200 share the caption of a byte-identical image (see --no-dedup).",
+        "Time: 3 h 12 min, 0.26 images/s including start-up,"
+        " 600,000 prompt tokens, 90,000 output tokens",
+        "Limited by: engine 97%, decode 2%, tail 1% of the time",
+        "Share of each engine: 0: 34%, 1: 33%, 2: 33%",
+        "Captions: out/<file>.txt, manifest: out/manifest.parquet",
+    ]

@@ -53,6 +53,7 @@ from vllm_caption.errors import (
     RunStopped,
     UsageError,
 )
+from vllm_caption.formatting import counted
 from vllm_caption.images.files import check_images_root
 from vllm_caption.images.object_store import absolute_root, recorded_root
 from vllm_caption.inputs.choice import open_source
@@ -405,6 +406,6 @@ class _Job:
         if interrupted:
             return EXIT_INTERRUPTED
         if self.stats.finished != self.stats.total:
-            left = self.stats.total - self.stats.finished
-            raise RunStopped(f"{left} items were neither captioned nor failed; run again")
+            left = counted(self.stats.total - self.stats.finished, "item")
+            raise RunStopped(f"{left} left neither captioned nor failed; run again")
         return EXIT_SOME_FAILED if self.stats.failed else EXIT_OK

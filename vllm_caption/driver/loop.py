@@ -34,6 +34,7 @@ from vllm_caption.driver.resume import Batch, InputEnded, Pending
 from vllm_caption.engines.executors.base import Executor
 from vllm_caption.engines.memory_errors import passes, with_advice
 from vllm_caption.errors import RunStopped
+from vllm_caption.formatting import counted
 from vllm_caption.items import Item
 from vllm_caption.messages import Cancel, Cancelled, ImageRead, Lease
 from vllm_caption.monitoring.figures import EngineState
@@ -174,7 +175,8 @@ class Driver:
                 slot.kill()
         else:
             left = self._dispatcher.num_in_flight
-            self._tell(f"Interrupted: finishing {left} items in flight; once more to stop now.")
+            doing = f"finishing {counted(left, 'item')}" if left else "no item is"
+            self._tell(f"Interrupted: {doing} in flight; once more to stop now.")
         self._put(Interrupted())
 
     def drain(self) -> None:

@@ -19,6 +19,8 @@ from vllm_caption.formatting import (
     command_line,
     counted,
     duration,
+    per_second,
+    percentages,
     printable,
     tally,
     with_example,
@@ -87,7 +89,7 @@ def summarise(
 def _documents(read: InputRead, *, is_news: bool) -> Iterator[str]:
     stopped = "" if read.is_complete else " (stopped before the end of the input)"
     noun = read.counts.nouns.document.capitalize()
-    yield f"{noun}s: {read.counts.documents} read, {read.counts.skipped} skipped{stopped}"
+    yield f"{noun}s: {read.counts.documents:,} read, {read.counts.skipped:,} skipped{stopped}"
     for kind, number in Counter(s.kind for s in read.skipped).most_common():
         first = next(s for s in read.skipped if s.kind == kind)
         example = f"{printable(first.document)}: {first.reason}"
@@ -109,8 +111,8 @@ def _items(stats: RunStats, duplicates: int) -> Iterator[str]:
     captioned = stats.done_before + stats.adopted + stats.captioned
     left = stats.total - captioned - stats.failed
     yield (
-        f"Items: {stats.total}, captioned {captioned} ({stats.captioned} in this run),"
-        f" failed {stats.failed}" + (f", not tried {left}" if left else "")
+        f"Items: {stats.total:,}, captioned {captioned:,} ({stats.captioned:,} in this run),"
+        f" failed {stats.failed:,}" + (f", not tried {left:,}" if left else "")
     )
     if duplicates and stats.captioned:
         yield f"  {named_again(duplicates)}."
@@ -118,12 +120,12 @@ def _items(stats: RunStats, duplicates: int) -> Iterator[str]:
         yield f"  {with_example(kind, number, stats.examples[kind])}"
     if stats.twins:
         share = "shares" if stats.twins == 1 else "share"
-        yield f"  {stats.twins} {share} the caption of a byte-identical image (see --no-dedup)."
+        yield f"  {stats.twins:,} {share} the caption of a byte-identical image (see --no-dedup)."
     if stats.retried:
         were = "was" if stats.retried == 1 else "were"
         yield f"  {counted(stats.retried, 'attempt')} gave no caption and {were} retried."
     if missing := stats.restored + stats.gone:
-        how = f"{stats.restored} restored from their rows, {stats.gone} captioned again"
+        how = f"{stats.restored:,} restored from their rows, {stats.gone:,} captioned again"
         yield f"  {counted(missing, 'caption file')} missing or empty: {how}."
     if stats.adopted:
         yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."
@@ -134,13 +136,13 @@ def _captions(stats: RunStats, made: Mapping[str, int]) -> Iterator[str]:
         yield f"Flags: {tally(stats.flags)}"
     if rejected := stats.rejections.rejected:
         flags = tally(stats.rejections.by_flag)
-        yield f"Rejected answers: {rejected} of {stats.rejections.answers} ({flags})"
+        yield f"Rejected answers: {rejected:,} of {stats.rejections.answers:,} ({flags})"
     if stale := stats.kept["stale"]:
         yield from stale_captions(stale, made)
     if theirs := people_wrote(stats.kept["edited"], stats.kept["adopted"] + stats.adopted):
         yield f"{theirs}: kept, also by --redo."
     if stats.spared:
-        yield f"{stats.spared} of these would be captioned again with --overwrite-edited."
+        yield f"{stats.spared:,} of these would be captioned again with --overwrite-edited."
 
 
 def no_such_item(names: Sequence[str]) -> str:
@@ -170,18 +172,18 @@ def people_wrote(edited: int, adopted: int) -> str:
 
 def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
     yield (
-        f"Time: {seconds:.1f} s, {stats.captioned / seconds:.1f} images/s including start-up,"
-        f" {stats.prompt_tokens} prompt tokens, {stats.output_tokens} output tokens"
+        f"Time: {duration(seconds)}, {per_second(stats.captioned / seconds)} images/s including"
+        f" start-up, {stats.prompt_tokens:,} prompt tokens, {stats.output_tokens:,} output tokens"
     )
-    if total_s := sum(stats.limits_s.values()):
-        longest_first = sorted(stats.limits_s.items(), key=lambda limit: -limit[1])
-        named = (f"{name} {spent_s / total_s:.0%}" for name, spent_s in longest_first)
+    if sum(stats.limits_s.values()):
+        names = sorted(stats.limits_s, key=lambda name: -stats.limits_s[name])
+        spent = zip(names, percentages([stats.limits_s[name] for name in names]), strict=True)
+        named = (f"{name} {share}" for name, share in spent if share != "0%")
         yield f"Limited by: {', '.join(named)} of the time"
         if change := remedy(stats.limits_s):
             yield f"  Faster with: {change}"
-    own = max(stats.captioned - stats.twins, 1)
-    shares = (f"{i}: {e.captioned / own:.0%}" for i, e in enumerate(stats.engines))
-    yield "Share of each engine: " + ", ".join(shares)
+    shares = percentages([engine.captioned for engine in stats.engines])
+    yield "Share of each engine: " + ", ".join(f"{i}: {share}" for i, share in enumerate(shares))
 
 
 def _where(output: Path, state: Path, shard: Shard | None, naming: CaptionName) -> Iterator[str]:
@@ -214,11 +216,11 @@ def describe_pilot(
     input; ``arguments``: the command line that started the pilot.
     """
     size = sum(chosen.values())
-    types = ", ".join(f"{kind or 'others'} {n}" for kind, n in Counter(chosen).most_common())
+    types = ", ".join(f"{kind or 'others'} {n:,}" for kind, n in Counter(chosen).most_common())
     of_types = f": {types}" if any(chosen) else ""
     full = command_line(without_flags(arguments, ("--pilot",)))
     lines = [
-        f"Pilot: {size} of {num_items:,} items in {counted(num_documents, nouns.document)},"
+        f"Pilot: {size:,} of {num_items:,} items in {counted(num_documents, nouns.document)},"
         f" across all file sizes{of_types}",
         f"  Report: {output}/{REPORT} (rebuild it with: python -m vllm_caption report"
         f" {shlex.join([f'--output={output}'])})",
@@ -229,14 +231,14 @@ def describe_pilot(
         time = duration(max(left / images_per_s, 1))
         lines.append(
             f"  It will take about {time} for the other {left:,} items at the pilot's"
-            f" {images_per_s:.1f} images/s, less if some have a caption already."
+            f" {per_second(images_per_s)} images/s, less if some have a caption already."
         )
         if billing is not None:
             costs = billing.costs(num_left=left, images_per_s=images_per_s)
             lines.append(f"  Its cost: {costs}.")
         if stats.generating_s < SHORT_PILOT_S:
             lines.append(
-                f"  The pilot generated for only {stats.generating_s:.1f} s;"
+                f"  The pilot generated for only {duration(stats.generating_s)};"
                 " a larger one gives a better estimate."
             )
     return "\n".join(lines)

@@ -216,7 +216,10 @@ class Dispatcher(Generic[T]):
             task.best, task.best_flags, task.best_problem = result, flags, problem
         if task.attempts <= self._max_retries:
             return self._retry(task)
-        reason = f"every attempt broke a rule, the best one: {', '.join(task.best_flags)}"
+        reason = "the caption did not pass the checks; its flags: "
+        if task.rejected > 1:
+            reason = f"none of {task.rejected} captions passed the checks; flags of the best one: "
+        reason += ", ".join(task.best_flags)
         if task.best_problem:
             reason += f" ({task.best_problem})"
         return self._settle(

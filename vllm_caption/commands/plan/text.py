@@ -138,8 +138,8 @@ def _images(images: Images) -> Iterator[str]:
         yield f"{INDENT}width × height: {small} to {large}, median {median}"
     if (tokens := images.vision_tokens) is not None:
         yield (
-            f"{INDENT}vision tokens: {tokens.min} to {tokens.max}, median {tokens.median},"
-            f" mean {tokens.mean}, {tokens.total:,} in all (Qwen2.5-VL)"
+            f"{INDENT}vision tokens: {tokens.min:,} to {tokens.max:,}, median {tokens.median:,},"
+            f" mean {tokens.mean:,}, {tokens.total:,} in all (Qwen2.5-VL)"
         )
     if images.backdrops:
         yield f"{INDENT}backdrops: {tally(images.backdrops)}"
