@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.driver_run import Run, local, names
 from support.fake_engines import start_broken
@@ -23,9 +25,11 @@ from vllm_caption.config import RunConfig
 from vllm_caption.driver.loop import Driver
 from vllm_caption.engines import hardware
 from vllm_caption.engines.executors.base import Executor, start_vllm
+from vllm_caption.engines.executors.channel import LENGTH_BYTES, driver_channel
 from vllm_caption.engines.executors.local import LocalExecutor
 from vllm_caption.engines.executors.ray import RayExecutor
 from vllm_caption.errors import RunStopped
+from vllm_caption.messages import Beat, EngineDown, Lease, WorkerMessage
 from vllm_caption.store.caption_files import CaptionFiles
 
 
@@ -122,6 +126,20 @@ def test_engine_that_stalls_is_replaced(tmp_path: Path, make_executor: Any) -> N
     assert run.kinds() == {"hang.png": "poison"}
     assert len(captions(run.config.output)) == 11
     assert any("made no progress" in line for line in run.told)
+
+
+def test_last_words_of_a_worker_arrive_even_if_something_is_sent_to_it_after_its_end() -> None:
+    async def converse() -> list[WorkerMessage | None]:
+        ours, theirs = socket.socketpair()
+        channel = await driver_channel(ours)
+        for message in (Beat(), EngineDown("its last words")):
+            payload = msgspec.msgpack.encode(message)
+            theirs.sendall(len(payload).to_bytes(LENGTH_BYTES, "big") + payload)
+        theirs.close()
+        channel.send(Lease(()))
+        return [await channel.receive() for _ in range(3)]
+
+    assert asyncio.run(converse()) == [Beat(), EngineDown("its last words"), None]
 
 
 def test_engines_may_open_more_files_than_the_shell_allows_at_first() -> None:

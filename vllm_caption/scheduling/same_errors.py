@@ -23,6 +23,7 @@ from typing import Final, Literal, NamedTuple
 from vllm_caption.captions.rejection_alarm import REMEDIES
 from vllm_caption.captions.rules import verdict
 from vllm_caption.errors import CaptionFlag
+from vllm_caption.formatting import counted
 
 Fault = Literal["items", "engine", "run", "open"]
 """Who is to blame for an error; open: later answers decide."""
@@ -143,6 +144,7 @@ class SameErrors:
         number = self._run.answers[_VARYING.sub("#", error.said)]
         since = "since the last caption" if self._run.any_success else "and none is a caption"
         return (
-            f"the same error for all items, {number} answers {since}: {error.said}; {error.remedy}."
+            f"the same error for all items, {counted(number, 'answer')} {since}: {error.said};"
+            f" {error.remedy}."
             " No item is charged: run again. --max-same-errors 0 fails such items one by one"
         )

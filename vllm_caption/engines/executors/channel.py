@@ -1,6 +1,7 @@
 """A two-way stream of messages over a socket: msgpack, each preceded by its length.
 
-Sending never blocks. A worker holds a bounded number of items, so few messages wait to be sent.
+Sending never blocks; what the other end sent before it ended is received. A worker holds a bounded
+number of items, so few messages wait to be sent.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -18,12 +20,14 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 LENGTH_BYTES = 4
+_CHUNK_BYTES = 65536
 
 
 class Channel(asyncio.Protocol, Generic[Out, In]):
     """One end of a socket pair."""
 
-    def __init__(self, incoming: Any) -> None:
+    def __init__(self, incoming: Any, end: socket.socket) -> None:
+        self._end = end
         self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(incoming)
         self._encoder = msgspec.msgpack.Encoder()
         self._incomplete = b""
@@ -78,6 +82,10 @@ class Channel(asyncio.Protocol, Generic[Out, In]):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The other end is gone, or this one was closed."""
+        if error is not None:  # a send has failed: what the other end sent before may be unread
+            with suppress(OSError):
+                while data := self._end.recv(_CHUNK_BYTES):
+                    self.data_received(data)
         self._ended.set()
         self._arrived.set()
 
@@ -94,5 +102,5 @@ async def worker_channel(end: socket.socket) -> Channel[WorkerMessage, DriverMes
 
 async def _channel(end: socket.socket, incoming: Any) -> Channel[Any, Any]:
     loop = asyncio.get_running_loop()
-    _, channel = await loop.create_connection(lambda: Channel[Any, Any](incoming), sock=end)
+    _, channel = await loop.create_connection(lambda: Channel[Any, Any](incoming, end), sock=end)
     return channel
