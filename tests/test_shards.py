@@ -436,6 +436,7 @@ def test_shard_of_another_number_waits_until_those_before_are_merged(tmp_path: P
     first.close(complete=True)
     with pytest.raises(UsageError, match=r"^--shard 2/5: .* shards of 4 that are not merged, .*"):
         Output(tmp_path, 10, Shard(2, 5))
+    assert [folder.name for folder in (tmp_path / "shards").iterdir()] == ["0001-of-0004"]
     Output(tmp_path, 10, Shard(2, 4)).close(complete=True)
     Output(tmp_path, 10).close(complete=True)  # merges them
     Output(tmp_path, 10, Shard(2, 5)).close(complete=True)

@@ -89,6 +89,8 @@ class Output:
         self._disk = Disk()
         self._helpers = HelperThreads()
         self._announced: Journal | None = None
+        with _stopping():  # before a refused shard has a folder, and again once it is locked
+            check_count(root, shard)
         try:
             make = partial(self.logs.mkdir, parents=True, exist_ok=True)
             self._disk.attempt("start", make)
