@@ -247,6 +247,16 @@ def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], messag
     assert message in line
 
 
+@pytest.mark.parametrize("command", [[], ["plan"]])
+def test_line_without_an_input_is_told_what_an_input_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_here(*command, "--model=demo")
+    said = "vllm-caption: error: input: is missing: name a folder of images, a table or a tar"
+    assert (result.exit_code, result.stderr.startswith(said)) == (2, True)
+
+
 @pytest.mark.parametrize("command", [[], ["plan"], ["report"], ["export", "x.csv"], ["demo"]])
 def test_deleted_working_folder_is_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]

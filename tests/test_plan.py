@@ -434,17 +434,24 @@ def test_output_that_a_run_holds_is_not_changed(tmp_path: Path) -> None:
     output = Output(tmp_path / "out", 1000)
     try:
         output.save_caption(row_of(files[0], caption="a"))
+        txt_of(tmp_path, files[1]).write_text("b")  # as written by the run, whose row comes later
         before = listing(tmp_path / "out")
         plan = plan_of(tmp_path)
         assert listing(tmp_path / "out") == before
     finally:
         output.close(complete=False)
-    assert (plan.items.done, plan.items.to_caption) == (1, 2)
+    assert (plan.items.done, plan.items.to_caption) == (2, 1)
     assert plan.holder is not None
     assert f"the output is in use by {plan.holder}: these numbers change" in describe(plan)
+    assert "1 caption without a row yet" in describe(plan)
+    assert "Next       wait for the run that is at work; if it does not finish, run:" in (
+        describe(plan)
+    )
+    assert "adopted" not in describe(plan)
     after = plan_of(tmp_path)
     assert after.holder is None
     assert "in use" not in describe(after)
+    assert "1 adopted caption: kept" in describe(after)
 
 
 def test_part_that_is_compacted_away_during_reading_is_read_again(

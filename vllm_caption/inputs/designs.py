@@ -25,6 +25,12 @@ class Designs:
     def check(self) -> None:
         """Check that both are folders and that there is a design."""
         config = self._config
+        if config.jsons == InputConfig().jsons and not config.jsons.exists():
+            what = "name a folder of images, a table or a tar, before all flags; or designs with"
+            remedy = (
+                f"is missing: {what} --jsons, since the default, {config.jsons}, does not exist"
+            )
+            raise UsageError("input", None, remedy)
         check_folder("--jsons", config.jsons, "the folder with one NAME.json per design")
         role = "the folder with the details of each NAME"
         check_folder("--json-detail", config.json_detail, role)

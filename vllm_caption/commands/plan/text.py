@@ -49,7 +49,7 @@ def describe(plan: Plan) -> str:
 def _lines(plan: Plan) -> Iterator[str]:
     yield from _documents(plan)
     yield from _element_types(plan)
-    yield from _items(plan.items)
+    yield from _items(plan.items, in_use=plan.holder is not None)
     if plan.holder is not None:
         yield f"{INDENT}the output is in use by {plan.holder}: these numbers change meanwhile"
     yield from _images(plan.images)
@@ -92,7 +92,7 @@ def _element_types(plan: Plan) -> Iterator[str]:
         yield INDENT + no_type_skipped()
 
 
-def _items(items: Items) -> Iterator[str]:
+def _items(items: Items, *, in_use: bool) -> Iterator[str]:
     refused = sum(problem.count for problem in items.problems)
     yield section(
         "Items",
@@ -101,12 +101,16 @@ def _items(items: Items) -> Iterator[str]:
     )
     if items.duplicates:
         yield INDENT + named_again(items.duplicates)
-    if items.adopted:
-        yield f"{INDENT}{counted(items.adopted, 'caption')} without a record will be kept"
+    without_row = counted(items.adopted, "caption")
+    if items.adopted and in_use:  # the run has just written most of them
+        yield f"{INDENT}{without_row} without a row yet"
+    elif items.adopted:
+        yield f"{INDENT}{without_row} without a record will be kept"
     if items.stale:
         lines = stale_captions(items.stale, items.stale_made_with)
         yield from (f"{INDENT}{line}" for line in lines)
-    if theirs := people_wrote(items.edited, items.adopted_before + items.adopted):
+    adopted = items.adopted_before + (0 if in_use else items.adopted)
+    if theirs := people_wrote(items.edited, adopted):
         yield f"{INDENT}{theirs}: kept, also by --redo"
     if items.spared:
         text = "of these would be captioned again with --overwrite-edited"
@@ -222,6 +226,8 @@ def _next(plan: Plan) -> Iterator[str]:
         elif items.stale and "--redo" not in plan.command:
             command = f"{plan.command} --redo stale"
             step = f"{step}; to caption the {counted(items.stale, 'stale one')} again:"
+    elif plan.holder is not None:
+        step = "wait for the run that is at work; if it does not finish, run:"
     elif not disk.writable:
         step = f"fix the permissions of {output}, or choose another folder with --output; then run:"
     elif not disk.fits:
