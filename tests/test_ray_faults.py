@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import psutil
@@ -189,6 +190,20 @@ def test_run_that_ends_while_an_engine_waits_for_room_logs_no_error(
     asyncio.run(end_early())
     gc.collect()
     assert caplog.messages == []
+
+
+def test_engine_that_waits_for_a_cluster_without_its_head_node_says_so(
+    tmp_path: Path, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait_for_room() -> None:
+        executor = RayExecutor(EngineConfig(tensor_parallel_size=99), tmp_path, str, on_cpu=False)
+        gone = SimpleNamespace(gcs_address="127.0.0.1:9")
+        monkeypatch.setattr("ray.get_runtime_context", lambda: gone)
+        with pytest.raises(OSError, match="head node of the Ray cluster does not answer"):
+            await executor.place(0)
+        executor.close()
+
+    asyncio.run(wait_for_room())
 
 
 def test_driver_killed_on_a_cluster_leaves_no_worker_and_a_rerun_resumes(

@@ -100,6 +100,8 @@ class RayExecutor:
         placing = asyncio.ensure_future(actor.placed.remote())
         try:
             await asyncio.wait([placing], timeout=PATIENCE_S)
+            if not placing.done():
+                await asyncio.to_thread(self._check_cluster)
             if not placing.done() and not self._told:
                 self._told = True
                 self._tell(f"Engine {engine} waits for room in the Ray cluster: {self.room()}.")
@@ -109,6 +111,16 @@ class RayExecutor:
             raise OSError(f"Ray could not place it: {first_line(error)}") from None
         finally:
             placing.cancel()  # if the run ends meanwhile, nobody asks for its result
+
+    def _check_cluster(self) -> None:
+        """Raise OSError if the head node is gone. Ray itself would end this process a minute later,
+        without a word that a user understands."""
+        try:
+            _check_answers(ray.get_runtime_context().gcs_address)
+        except UsageError as gone:
+            raise OSError(
+                f"the head node of the Ray cluster does not answer: {gone.value}"
+            ) from None
 
     def room(self) -> str:
         """What the cluster has, in words."""
