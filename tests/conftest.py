@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support import temporary
 from support.hostile_corpus import make_hostile_corpus
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test contacts the Hub or waits for it
@@ -44,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker has one left when the others are done."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folder_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing that is built once stays in /tmp."""
+    temporary.base = tmp_path_factory.getbasetemp()
 
 
 @pytest.fixture(scope="session")

@@ -415,6 +415,36 @@ def test_next_process_removes_the_folder_of_a_killed_one_but_not_of_a_living_one
     assert list(base.iterdir()) == [next_one]
 
 
+def test_temporary_files_of_engines_disappear_after_their_job_but_not_before(
+    base: Path, tmp_path: Path
+) -> None:
+    make_input(tmp_path, 4)
+    make_gated(tmp_path)
+    code = (
+        "import sys\nfrom support.fake_engines import start_with_temporary_files\n"
+        "from support.fake_job import fake_main\n"
+        "if __name__ == '__main__':\n"
+        "    fake_main(*sys.argv[1:], start_engine=start_with_temporary_files)"
+    )
+    arguments = flags(tmp_path, "-dp=1")
+    job = start(*arguments, command=("-c", code), environment={"TMPDIR": str(base)})
+    wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 4, job)
+    process.remove_abandoned(base)
+    (folder,) = base.iterdir()
+    assert folder.name.startswith(f"vllm-caption-{job.pid}-")
+    assert {path.name.partition("-")[0].partition(".")[0] for path in folder.iterdir()} >= {
+        *("left", "tmp")
+    }
+    job.kill()
+    job.communicate(timeout=60)
+
+    def is_gone() -> bool:  # once its engines have ended, too
+        process.remove_abandoned(base)
+        return not list(base.iterdir())
+
+    wait_until(is_gone)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"another boot"])
 def test_folder_with_an_unknown_owner_is_removed_after_ten_days(
     base: Path, content: bytes | None

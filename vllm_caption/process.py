@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import getpass
 import io
 import locale
 import os
+import re
 import shutil
 import signal
 import sys
@@ -135,6 +137,19 @@ def socket_folder() -> Path:
     with contextlib.suppress(OSError):  # whoever uses it reports what is wrong
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def keep_temporary_files_in(folder: str) -> None:
+    """Have this process and those that it starts put temporary files into a job's own folder, so
+    that they disappear with it, however they end. Compiled kernels stay where they are found again.
+    """
+    usual = Path(folder).parent
+    is_usual = tempfile.gettempdir() in (folder, str(usual))
+    if not is_usual or not Path(folder).name.startswith(_PREFIX):
+        return  # TMPDIR is too long for sockets, or somebody chose the folder for these
+    kernels = usual / f"torchinductor_{re.sub('[^A-Za-z0-9_.-]', '_', getpass.getuser())}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels))
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
 def _make_socket_folder() -> Path:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -191,6 +192,13 @@ def start_instant(spec: WorkerSpec) -> FakeEngine:
 
     local.Worker = InstantWorker  # type: ignore[misc]
     return FakeEngine(Path(spec.images_root) / "gate")
+
+
+def start_with_temporary_files(spec: WorkerSpec) -> FakeEngine:
+    """An engine that leaves temporary files behind, as does vLLM if it is killed."""
+    Path(tempfile.mkdtemp(prefix="left-")).joinpath("by-this-process").touch()
+    subprocess.run(["mktemp"], check=True, stdout=subprocess.DEVNULL)
+    return start_fake(spec)
 
 
 def start_broken(spec: WorkerSpec) -> FakeEngine:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from support import temporary
 from support.pretend_gpus import compiler, needs_compiler
 
 __all__ = ["Fault", "compiler", "faulty_disk", "folding_disk", "needs_compiler", "set_faults"]
@@ -41,7 +42,7 @@ class Fault:
 
 @cache
 def _library() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="faulty-disk-"))
+    folder = Path(tempfile.mkdtemp(prefix="faulty-disk-", dir=temporary.base))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = folder / "faulty_disk.so"
     target = ["-o", str(library), str(SOURCE), "-ldl"]

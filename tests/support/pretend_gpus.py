@@ -21,6 +21,8 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from support import temporary
+
 SOURCES = Path(__file__).parents[1] / "cuda" / "pretend"
 NVML = "libnvidia-ml.so.1"
 CUDA = "libcuda.so.1"
@@ -39,7 +41,7 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C compil
 
 def build_libraries(*names: str) -> Path:
     """A new folder with these of `LIBRARIES`, which is removed when the test process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="pretend-gpus-"))
+    folder = Path(tempfile.mkdtemp(prefix="pretend-gpus-", dir=temporary.base))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in names:
         target = ["-o", str(folder / name), f"-Wl,-soname,{name}", str(SOURCES / LIBRARIES[name])]

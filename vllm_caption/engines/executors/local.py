@@ -54,7 +54,7 @@ from vllm_caption.messages import (
     Refused,
     WorkerMessage,
 )
-from vllm_caption.process import ensure_home, socket_folder
+from vllm_caption.process import ensure_home, keep_temporary_files_in, socket_folder
 from vllm_caption.store.layout import PREFLIGHT_LOG, engine_log
 
 _preflight_decoder: msgspec.msgpack.Decoder[PreflightMessage] = msgspec.msgpack.Decoder(
@@ -338,6 +338,7 @@ def _worker_main(spec: WorkerSpec, end: socket.socket, log: str, gpus: str | Non
     """The worker process."""
     lead_session()
     die_with_parent(_parent(gpus is None))
+    keep_temporary_files_in(os.environ.get(VLLM_SOCKETS, ""))  # vLLM leaves some if it is killed
     if gpus is not None:
         guard_session()
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
