@@ -205,12 +205,29 @@ def test_shards_are_shown_as_one_with_the_engines_that_need_attention() -> None:
     assert lines[4] == (
         "Speed      35.6 images/s now, 35.2 over 5 min, 36.1 overall; 8,472 tokens/s"
     )
-    assert "Limited by decode 6" in lines
+    assert "Limited by decode: more --prepare-threads, more cores, faster storage" in lines
     assert [line.split()[:2] for line in lines if "died" in line][1:] == [
         [f"2/8:{number}", "died"] for number in range(8)
     ]
     assert "           and 56 more, 48 of them up, 5.0 to 5.7 images/s each" in lines
     assert "Failures   missing_file 160, decode_error 16" in lines
+
+
+def test_limits_of_shards_are_counted_only_if_they_differ() -> None:
+    limits = ["decode", "engine", "decode"]
+    views: Views = {Shard(n, 3): view(limited_by=name) for n, name in enumerate(limits, 1)}
+    assert "Limited by decode in 2 shards, engine in 1 shard" in screen(views)
+
+
+def test_shards_have_a_line_each_only_if_no_engine_has_to_go_for_it() -> None:
+    engines = [engine(number) for number in range(4)]
+    views: Views = {Shard(n, 2): view(engines=engines, gpu_hour_price=2.5) for n in (1, 2)}
+    lines = screen(views)
+    assert [line.split()[1] for line in lines if line.startswith("Shard ")] == ["1/2", "2/2"]
+    assert sum(" up " in line for line in lines) == 8
+    assert lines[-1] == "           08:10 missing_file d8/a.png: no such file"
+    assert not any(line.startswith("Shard ") for line in screen(views, height=22))
+    assert sum(" up " in line for line in screen(views, height=22)) == 8
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,9 @@ def draw(
         spare = height - len(top) - 1 - min(num_engines, USUAL_ENGINES) - len(failures)
         shards = shards if len(shards) <= spare else []
         under_top = height - len(top) - len(shards) - 1
-        num_below = max(under_top - min(num_engines, USUAL_ENGINES), len(failures) + 1)
-        num_below = max(min(num_below, under_top - min(num_engines, 2)), 0)
+        num_below = under_top - min(num_engines, USUAL_ENGINES)
+        if num_below < len(failures):  # there is no room for all engines anyway
+            num_below = max(min(len(failures) + 1, under_top - min(num_engines, 2)), 0)
         below = [*failures, *captions][:num_below]
         room = max(under_top - len(below), 0)
     lines = [*top, *shards, *_engines(seen.engines, room, width), *below][:height]

@@ -15,7 +15,7 @@ import msgspec
 from vllm_caption.commands.status.states import EXIT_CODES, in_words
 from vllm_caption.config import Shard
 from vllm_caption.cost import Billing, Costs
-from vllm_caption.formatting import tally
+from vllm_caption.formatting import counted
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem, RunFigures
 from vllm_caption.monitoring.status import RunStatus, State, View, steady_speed
 
@@ -146,9 +146,11 @@ def _in_words(views: Views) -> str:
 
 
 def _counted(names: Iterable[str | None]) -> str:
-    """The only name, or each with its count; empty if there is none."""
+    """The only name, or each with its number of shards; empty if there is none."""
     counts = Counter(name for name in names if name is not None)
-    return next(iter(counts)) if counts.total() == 1 else tally(counts)
+    if len(counts) < 2:
+        return "".join(counts)
+    return ", ".join(f"{name} in {counted(n, 'shard')}" for name, n in counts.most_common())
 
 
 def _listed(phases: Iterable[str | None]) -> str:
