@@ -398,6 +398,19 @@ def test_script_without_a_main_guard_runs_once_and_prints_as_the_command_line(
     assert "Checking demo and the engine's flags." in err
 
 
+def test_modules_of_the_current_folder_do_not_stand_in_for_those_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_input(tmp_path, 1)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "signal.py").write_text("raise SystemExit('the wrong signal')")
+    monkeypatch.chdir(here)
+    with script(tmp_path, f"assert {call(tmp_path)}.captioned == 1") as process:
+        code, _, err = ended(process)
+    assert code == 0, err
+
+
 def test_script_with_closed_streams_gets_its_captions(tmp_path: Path) -> None:
     make_input(tmp_path, 3)
     closing = "import os\nfor number in range(3): os.close(number)\n"

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 CHILD: Final = "vllm_caption.api.child"
 _CODE: Final = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"  # a quiet end until `main`
-    " sys.path[:] = sys.argv.pop(1).split('\\n');"
+    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n');"
+    " import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"  # a quiet end until `main`
     " from {module} import main; main(*sys.argv[1:])"
 )
 """What Python is started with: it finds modules where this process does, and never imports the main
