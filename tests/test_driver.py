@@ -314,7 +314,7 @@ def test_process_that_even_sigkill_does_not_end_costs_its_engine_not_the_run(
         monkeypatch.undo()
         os.killpg(stuck[0], signal.SIGKILL)
     assert len(captions(run.config.output)) == 12
-    assert any("even by SIGKILL" in line for line in run.told)
+    assert any("its process does not end, even by SIGKILL" in line for line in run.told)
 
 
 def test_engine_start_is_retried_if_the_machine_is_full_for_a_moment(

@@ -175,7 +175,8 @@ class EngineSlot:
         self._enter("stopped")
         ended = await worker.join(JOIN_TIMEOUT_S)
         self._worker = None
-        reason = error or f"its process ended ({ended.how})"
+        how = f"ended ({ended.how})" if ended.gone else f"does not end, {ended.how}"
+        reason = error or f"its process {how}"
         return Lost(self, what, reason, explained=bool(error), gone=ended.gone)
 
     async def _listen(self, worker: WorkerHandle) -> str:

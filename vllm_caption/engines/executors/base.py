@@ -42,8 +42,8 @@ def start_vllm(spec: WorkerSpec) -> CaptionEngine:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker ended. ``gone``: False for a process that even SIGKILL does not end, for example
-    if its GPU has fallen off the bus."""
+    """How a worker ended. ``gone``: False for a process that does not end, for example if its GPU
+    has fallen off the bus; ``how`` then says what was tried."""
 
     how: str
     gone: bool = True

@@ -254,7 +254,7 @@ class LocalWorker:
         self._channel.close()
         code = self._process.exitcode
         if code is None:
-            return Ended("it does not end, even by SIGKILL", gone=False)
+            return Ended("even by SIGKILL", gone=False)
         if self._is_killed:
             return Ended("killed by the driver")
         return Ended(describe_end(code, self._oom_kills, OomKills.now()))
