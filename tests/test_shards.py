@@ -184,6 +184,19 @@ def test_merge_and_status_name_only_some_of_very_many_missing_shards(tmp_path: P
     assert (merged.exit_code, merged.stdout.splitlines()[0]) == (1, line)
 
 
+@pytest.mark.parametrize("flag", ["--pilot=2", "--limit=2"])
+def test_shard_that_had_only_a_pilot_or_a_limit_is_unfinished(tmp_path: Path, flag: str) -> None:
+    make_input(tmp_path, NUM_ITEMS)
+    shard_run(tmp_path, "1/2")
+    flags = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", *QUICK, "--shard=2/2")
+    assert run(*flags, flag, command=FAKE).exit_code == 0
+    merged = run_here("merge", f"--output={tmp_path / 'out'}")
+    line = "  unfinished: shard 2/2 had only a pilot or a --limit; run it again without"
+    assert (merged.exit_code, merged.stdout.splitlines()[1]) == (1, line)
+    shard_run(tmp_path, "2/2")
+    assert run_here("merge", f"--output={tmp_path / 'out'}").exit_code == 0
+
+
 def test_merge_expects_nothing_of_a_shard_that_was_refused(tmp_path: Path) -> None:
     make_input(tmp_path, NUM_ITEMS)
     shard_run(tmp_path, "1/1")

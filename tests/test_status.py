@@ -453,7 +453,12 @@ def test_file_has_these_fields_in_this_order_and_of_these_types() -> None:
         *[("captioned", "int"), ("failed", "int")],
         *[("images_per_s", "float"), ("tokens_per_s", "float"), ("eta_s", "float")],
         *[("failures", "dict"), ("engines", "list"), ("started_at", "str")],
-        *[("gpus_per_engine", "int"), ("gpu_hour_price", "NoneType"), ("host", "dict")],
+        *[
+            ("gpus_per_engine", "int"),
+            ("gpu_hour_price", "NoneType"),
+            ("is_part", "bool"),
+            ("host", "dict"),
+        ],
         *[("warnings", "list"), ("reason", "str"), ("images_per_s_5_min", "float")],
         *[("images_per_s_of_run", "float"), ("speed", "dict")],
         *[("last_captions", "list"), ("last_failures", "list")],

@@ -391,6 +391,9 @@ class _Job:
         for slot, engine in enumerate(self.stats.engines):
             engine.in_flight = self._dispatcher.in_flight_of(slot)
         self._monitor.show(self.stats)
+        wanted, is_redo = self._config.input, self._config.resume.is_redo
+        is_limited = wanted.limit is not None and not is_redo and self.stats.total >= wanted.limit
+        self.stats.is_part = wanted.only is not None or is_limited
         now_s = time.monotonic()  # the clock of the event loop
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = make_status(

@@ -214,6 +214,8 @@ def _lack(shard: Shard, status: RunStatus | None) -> str:
     """What a shard has still to do, by what its last run wrote; empty where that is nothing."""
     if status is None:
         return f"shard {shard} has no status yet; run it again"
+    if status.is_part:
+        return f"shard {shard} had only a pilot or a --limit; run it again without"
     left = status.total - status.finished
     if status.scanning and left > 0:
         return f"shard {shard} has {left:,} items left, and more that it has not read; run it again"

@@ -173,6 +173,7 @@ class RunStats:
     engines: list[EngineFigures]
     gpus_per_engine: int = 1
     gpu_hour_price: float | None = None
+    is_part: bool = False
     total: int = 0
     scanning: bool = True
     done_before: int = 0

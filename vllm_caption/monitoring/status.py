@@ -61,6 +61,8 @@ class RunStatus(RunFigures, frozen=True, kw_only=True):
     started_at: str = ""
     gpus_per_engine: int = 1
     gpu_hour_price: float | None = None
+    is_part: bool = False
+    """A pilot, or a run that --limit ended: there may be more items than ``total``."""
     host: HostFigures | None = None
     warnings: list[str] = msgspec.field(default_factory=list)
     reason: str = ""
@@ -119,6 +121,7 @@ def make_status(
         started_at=stats.started_at,
         gpus_per_engine=stats.gpus_per_engine,
         gpu_hour_price=stats.gpu_hour_price,
+        is_part=stats.is_part,
         updated_at=at,
         failures=dict(stats.failures),
         engines=stats.engine_figures(now_s),
