@@ -237,7 +237,7 @@ def test_memory_and_descriptors_of_the_driver_do_not_grow_over_20_000_items(
         time.sleep(0.2)
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert f"captioned {count} ({count} in this run), failed 0" in stdout
+    assert f"captioned {count:,} ({count:,} in this run), failed 0" in stdout
     assert after_5000 is not None
     assert last[0] < 1.1 * after_5000[0], (after_5000, last)
     assert last[1] <= after_5000[1] + 2, (after_5000, last)  # fewer where the input was still read

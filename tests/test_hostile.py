@@ -353,9 +353,9 @@ def test_hostile_run_counts_what_it_did_and_exits_1(hostile: HostileRun) -> None
     ignored = sum(document["outcome"] == "ignored" for document in documents)
     read = len(documents) - ignored - 1  # plus the hidden one
     assert hostile.first.exit_code == 1, hostile.first.stderr
-    assert f"Designs: {read} read, {skipped} skipped\n" in hostile.first.stdout
+    assert f"Designs: {read:,} read, {skipped:,} skipped\n" in hostile.first.stdout
     counts = f"captioned {num_captioned} ({num_captioned} in this run), failed {num_failed}\n"
-    assert f"Items: {len(kinds)}, {counts}" in hostile.first.stdout
+    assert f"Items: {len(kinds):,}, {counts}" in hostile.first.stdout
 
 
 @engine

@@ -110,7 +110,7 @@ def test_corpus_run_names_the_documents_that_were_skipped_and_why(corpus_run: Co
     expected = {n: d["reason"] for n, d in corpus_run.expected["skipped_documents"].items()}
     assert {row["document"]: row["kind"] for row in table} == expected
     counts = corpus_run.expected["counts"]
-    read = f"Designs: {counts['documents']} read, {counts['documents_skipped']} skipped"
+    read = f"Designs: {counts['documents']:,} read, {counts['documents_skipped']:,} skipped"
     assert read in corpus_run.first.stdout
 
 
