@@ -18,7 +18,7 @@ help: ## show this list
 setup: $(ENV)/.installed ## build the environment with the vLLM build that fits this machine, and link it as .venv
 
 .venv-%/.installed: pyproject.toml requirements/%.txt requirements/cpu-overrides.txt
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=")'
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9'
 	$(@D)/bin/uv pip install --quiet --compile-bytecode --python $(@D)/bin/python --constraint requirements/$*.txt $(OVERRIDES_$*) --editable '.[$*,test]'

@@ -176,7 +176,7 @@ class _Decoder:
 
 def _keep_freed_memory() -> None:
     """Have this process and its forks reuse the memory of the last image for the next one. By
-    default, glibc gives it back to the system, whose new pages cost 5 % of the time per image."""
+    default, glibc gives it back to the system, whose new pages cost 5% of the time per image."""
     libc = ctypes.CDLL(None)
     for parameter, num_bytes in _MALLOC:
         libc.mallopt(parameter, num_bytes)

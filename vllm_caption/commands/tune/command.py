@@ -88,7 +88,7 @@ def _parser() -> Parser:
     parser.prog += " tune"
     parser.description = (
         "Find the fastest settings: measure one engine at --max-num-seqs 8, 16, 32, ... on a"
-        " sample of the input, until doubling gains less than 5 %, and print the command line to"
+        " sample of the input, until doubling gains less than 5%, and print the command line to"
         " run. Does not touch --output. Run the same command again to resume."
     )
     parser.epilog = (
@@ -102,8 +102,8 @@ def _parser() -> Parser:
         type=parse_try,
         action=Once,
         metavar="FLAG=V1,V2",
-        help="measure these values of one flag instead: one of vLLM's engine, or of a run; for a"
-        " switch of vLLM's, true and false",
+        help="measure these values of one flag instead: one of vLLM's engine, or of a run; for one"
+        " without a value, true and false",
     )
     group.add_argument(
         "--sample",

@@ -53,7 +53,7 @@ def _next_doubling(done: Sequence[Setting], first: int, num_sampled: int) -> str
     if len(done) > 1 and (before := done[-2]).speed is not None:
         gain = last.speed / before.speed - 1
         if gain < MIN_GAIN:
-            return Stop(f"{last.value} is {gain:+.1%} on {before.value}, a gain of less than 5 %")
+            return Stop(f"{last.value} is {gain:+.1%} on {before.value}, a gain of less than 5%")
     doubled = 2 * int(last.value)
     if min_items(doubled) > num_sampled:
         return Stop(
