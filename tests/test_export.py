@@ -85,6 +85,33 @@ def test_output_folder_may_come_first_as_after_other_commands(tmp_path: Path) ->
     assert [record["caption"] for record in read(target)] == ["caption of a.png"]
 
 
+def test_text_that_somebody_wrote_counts_instead_of_the_row(tmp_path: Path) -> None:
+    for number in range(3):
+        draw_shape(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_text("no image")
+    out, target = tmp_path / "out", tmp_path / "e.jsonl"
+    assert run(str(tmp_path), f"--output={out}", *QUICK, command=FAKE).exit_code == 1
+    (out / "0.png.txt").write_text("by hand")
+    (out / "bad.png.txt").write_text("what it should show")
+    (out / "1.png.txt").unlink()
+    draw_shape(9).save(tmp_path / "new.png")
+    (out / "new.png.txt").write_text("not seen by a run yet")
+    (tmp_path / "escaped.png.txt").write_text("outside")
+    assert run_here("export", str(target), f"--output={out}").exit_code == 0
+    found = {record["file"]: (record["caption"], record["error"]) for record in read(target)}
+    assert found == {
+        "0.png": ("by hand", None),
+        "1.png": ("caption of 1.png", None),
+        "2.png": ("caption of 2.png", None),
+        "bad.png": ("what it should show", None),
+        "new.png": ("not seen by a run yet", None),
+    }
+    table = tmp_path / "t.csv"
+    table.write_text("file\n../escaped.png\n0.png\n")
+    assert run_here("export", str(target), f"--output={out}", f"--input={table}").exit_code == 0
+    assert [record["caption"] for record in read(target)] == [None, "by hand"]
+
+
 def test_elements_of_designs_have_records_except_for_skipped_types(
     tmp_path: Path,
 ) -> None:

@@ -31,12 +31,17 @@ from vllm_caption.flags import (
     parse_path,
 )
 from vllm_caption.formatting import counted, first_line, printable
+from vllm_caption.images.files import check_name
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.reader import usable_name
 from vllm_caption.inputs.source import Element, Group
 from vllm_caption.items import SkippedDocument
 from vllm_caption.process import show
+from vllm_caption.store.caption_files import open_captions
+from vllm_caption.store.disk.folding import infer_folding
+from vllm_caption.store.naming import naming_of
 from vllm_caption.store.reader import FolderRows, read_folder
+from vllm_caption.store.rows import CaptionTrace, hash_of
 
 SUFFIXES: Final = (".jsonl", ".csv", ".parquet")
 METADATA: Final = "metadata.jsonl"
@@ -105,23 +110,48 @@ def _parser() -> Parser:
 
 
 class _Results:
-    """The last row of each item, in columns: a million take some hundred megabytes."""
+    """The last row of each item, in columns: a million take some hundred megabytes. What somebody
+    wrote into a .txt counts instead of its row, as for a run."""
 
     def __init__(self, root: Path) -> None:
-        columns = ("file", "status", *RESULT)
+        columns = ("file", "status", "finished_at", *RESULT)
         tables = read_folder(root, partial(_tables, columns))
         self._rows = pa.concat_tables(tables).combine_chunks()
+        self._made_us = self._rows["finished_at"].cast(pa.int64())
         self._places = {file: n for n, file in enumerate(self._rows["file"].to_pylist())}
+        self._files = open_captions(root, naming_of(root), folding=infer_folding(root))
+        self._files.claims.record(filter(self._has_txt, self._places))
         self.num_used = 0
 
     def of(self, file: str) -> Record:
         """What there is of an item; a caption only where it is one."""
         place = self._places.get(file)
-        if place is None:
-            return dict.fromkeys(RESULT)
-        found = {name: self._rows[name][place].as_py() for name in RESULT}
+        found = dict.fromkeys(RESULT)
+        if place is not None:
+            found = {name: self._rows[name][place].as_py() for name in RESULT}
+        if file and (text := self._written(file, found["caption"], place)) is not None:
+            found = dict.fromkeys(RESULT) | {"caption": text}
         self.num_used += found["caption"] is not None
         return found | {"flags": ",".join(found["flags"] or ()) or None}
+
+    def _has_txt(self, file: str) -> bool:
+        place = self._places[file]
+        status, kind = (self._rows[name][place].as_py() for name in ("status", "error_kind"))
+        return bool(status == "captioned" and kind != "output_conflict")
+
+    def _written(self, file: str, caption: str | None, place: int | None) -> str | None:
+        """The text of a .txt that is not from the row; None if there is none."""
+        try:
+            check_name(file)
+            self._files.check_name(file)
+            if caption is not None and place is not None:
+                size, made_us = len(caption.encode()), self._made_us[place].as_py()
+                trace = CaptionTrace(size, hash_of(caption), made_us)
+                if self._files.compare(file, trace, surely=False) != "edited":
+                    return None
+            return self._files.read(file)
+        except ItemError:
+            return None
 
 
 def _tables(columns: Sequence[str], rows: FolderRows) -> list[pa.Table]:

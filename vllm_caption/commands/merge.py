@@ -52,12 +52,13 @@ class Division(NamedTuple):
 class Merged:
     """The result. ``lacking``: the shards that ran, each with what it lacks as a sentence, or "";
     ``statuses``: of all items now; ``taken``: of those from other folders; ``refused``: why items
-    of other folders were not taken, as sentences."""
+    of other folders were not taken, as sentences; ``num_lost``: of these, those with a caption."""
 
     lacking: dict[Division, dict[Shard, str]]
     statuses: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
+    num_lost: int = 0
 
 
 def run_merge(arguments: Sequence[str]) -> int:
@@ -66,8 +67,8 @@ def run_merge(arguments: Sequence[str]) -> int:
         prog="vllm-caption merge",
         description="Merge the manifests of the shards in an output folder, and copy captions and"
         " rows of other output folders, which stay unchanged, into it.",
-        epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished, or an item"
-        " was not taken; 2 usage or configuration; 3 could not continue (disk full); 130"
+        epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished, or a"
+        " caption was not taken; 2 usage or configuration; 3 could not continue (disk full); 130"
         " interrupted.",
     )
     add_output_folder(parser)
@@ -87,7 +88,7 @@ def run_merge(arguments: Sequence[str]) -> int:
         raise UsageError("--output", root, problem)
     merged = merge(root, folders)
     say("\n".join(_lines(merged, root)), sys.stdout)
-    is_complete = all(starmap(_is_complete, _divisions(merged))) and not merged.refused
+    is_complete = all(starmap(_is_complete, _divisions(merged))) and not merged.num_lost
     return EXIT_OK if is_complete else EXIT_INCOMPLETE
 
 
@@ -177,6 +178,7 @@ def _take_rows(
                 continue
         except ItemError as error:
             merged.refused.append(f"{row.file}: {error}")
+            merged.num_lost += row.status == "captioned"
             continue
         states.add(row)
         merged.taken[row.status] += 1
