@@ -487,6 +487,7 @@ def test_engine_that_cannot_start_ends_the_run_with_the_cause_and_exit_3(
         ("--dtype=float99", "float99"),
         ("--kv-cache-memory-bytes=lots", "lots"),
         ("--quantization=nonsense", "nonsense"),
+        ("--max-model-len=-5", "max_model_len: Input should be greater than or equal to -1"),
         ("--temperature=-1", "temperature must be non-negative"),
         ("--top-p=7", "top_p must be in (0, 1]"),
         ("--model=Nobody/NoSuchModel", "--model Nobody/NoSuchModel: "),

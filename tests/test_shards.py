@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from unicodedata import normalize
 
@@ -36,6 +37,7 @@ from vllm_caption.items import Item
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.folding import Folding
 from vllm_caption.store.layout import caption_name
+from vllm_caption.store.naming import naming_of, naming_of_run
 from vllm_caption.store.output import Output
 from vllm_caption.store.rows import Row
 
@@ -453,6 +455,20 @@ def test_shard_of_another_number_waits_until_those_before_are_merged(tmp_path: P
     Output(tmp_path, 10, Shard(2, 4)).close(complete=True)
     Output(tmp_path, 10).close(complete=True)  # merges them
     Output(tmp_path, 10, Shard(2, 5)).close(complete=True)
+
+
+def test_shard_that_names_captions_by_stem_waits_until_those_without_txt_are_merged(
+    tmp_path: Path,
+) -> None:
+    first = Output(tmp_path, 10, Shard(1, 2), lambda root: "none")
+    first.save_caption(row("x.png", caption_path=None))
+    first.close(complete=True)
+    by_stem = partial(naming_of_run, asked="stem")
+    with pytest.raises(UsageError, match="ran with --no-txt, which divide the input otherwise"):
+        Output(tmp_path, 10, Shard(2, 2), by_stem)
+    Output(tmp_path, 10, Shard(2, 2), partial(naming_of_run, asked="none")).close(complete=True)
+    Output(tmp_path, 10, None, naming_of).close(complete=True)  # merges them
+    assert Output(tmp_path, 10, Shard(2, 2), by_stem).files.naming == "stem"
 
 
 def test_shard_of_another_number_does_not_run_beside_one_without_a_row(tmp_path: Path) -> None:

@@ -559,7 +559,7 @@ def test_mistake_in_what_is_tried_is_found_before_anything_starts(
 def test_nothing_measured_is_exit_3_with_the_reason(tune: Callable[..., Result]) -> None:
     result = tune(lambda config: None)
     assert result.exit_code == 3
-    assert "out of memory" in result.stdout
+    assert "No setting could be measured: out of memory" in result.stdout
     assert "Run:" not in result.stdout
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
@@ -183,8 +183,14 @@ def _check_gpus(parallel: Any, flags: tuple[str, ...]) -> None:
         raise UsageError("vLLM flags", None, remedy)
 
 
+_FIELD_ERROR: Final = re.compile(r"\d+ validation errors? for .*\n(\S+)\n +(.+?)(?: \[type=.*)?\n")
+"""pydantic's message about a field: its name, and on the next line what is wrong with it."""
+
+
 def _reason(error: BaseException) -> str:
     """The line of vLLM's or pydantic's message that a user can act on."""
+    if found := _FIELD_ERROR.match(str(error)):
+        return f"{found[1]}: {found[2]}"
     return first_line(error, skip=("For further", "1 validation"))
 
 

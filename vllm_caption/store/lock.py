@@ -177,10 +177,15 @@ def check_count(root: Path, shard: Shard | None) -> None:
     for other, folder in shard_folders(root).items():
         if shard is None or other.count == shard.count:
             continue
-        if _find_holder(folder) or parts(folder / MANIFEST) or read_journal(folder).rows:
+        if _find_holder(folder) or has_rows(folder):
             remedy = f"{root} has shards of {other.count} that are not merged, whose items would be"
             remedy += f" captioned twice; use I/{other.count}, or merge them first"
             raise UsageError("--shard", shard, f"{remedy} (`merge --output {root}`)")
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether a shard has rows that are not merged."""
+    return bool(parts(folder / MANIFEST) or read_journal(folder).rows)
 
 
 def is_held_by_another(folder: Path) -> bool:

@@ -30,7 +30,7 @@ from vllm_caption.store.layout import (
     shard_folders,
     state_folders,
 )
-from vllm_caption.store.lock import is_held_by_another
+from vllm_caption.store.lock import has_rows, is_held_by_another
 from vllm_caption.store.reader import FolderRows
 
 _BY_FILE: Final = re.compile(
@@ -91,6 +91,11 @@ def naming_of_run(root: Path, asked: CaptionName | None) -> CaptionName:
         if _is_bound(root):
             raise
         known, chosen = None, settle(root, None, asked)
+    if known == "none" and chosen == "stem" and any(map(_is_open, shard_folders(root).values())):
+        # Items whose captions would have the same name are in the same shard, so naming decides
+        # which shard an item is in.
+        problem = f"but {root} has shards that ran with --no-txt, which divide the input otherwise"
+        raise UsageError("--caption-name", asked, f"{problem}; merge them first, or leave it out")
     if known is None and chosen == "stem" and (found := _named_by_file(root)) is not None:
         problem = f"but {root} has captions named by file, as {printable(found)}"
         remedy = "leave the flag out to keep them, or choose another --output"
@@ -124,6 +129,10 @@ def record_naming(root: Path, naming: CaptionName, number: int) -> None:
     content = msgspec.json.encode(_Naming(naming)) + b"\n"
     temporary = os.fspath(root / numbered_temporary_name(NAMING, number))
     write_file(root / NAMING, content, temporary=temporary, sync_content=True, sync_name=True)
+
+
+def _is_open(shard: Path) -> bool:
+    return is_held_by_another(shard) or has_rows(shard)
 
 
 def _is_bound(root: Path) -> bool:

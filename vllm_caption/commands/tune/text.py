@@ -61,7 +61,7 @@ def _values(figures: Figures) -> Iterator[str]:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f} %"
+    return "–" if value is None else f"{value:.0f}%"
 
 
 def conclusion(tuning: Tuning, folder: Path, gpu_hour_price: float | None = None) -> Iterator[str]:
@@ -75,7 +75,8 @@ def conclusion(tuning: Tuning, folder: Path, gpu_hour_price: float | None = None
         return
     best = fastest(tuning.flag, tuning.settings)
     if best is None:
-        yield "No setting could be measured."
+        reasons = {setting.problem for setting in tuning.settings}
+        yield "No setting could be measured" + (f": {reasons.pop()}" if len(reasons) == 1 else ".")
     elif best.figures is not None:
         if is_too_short(best.figures):
             yield _unreliable(tuning, best.value, best.figures.steady_s)
