@@ -425,6 +425,16 @@ def test_run_that_holds_the_folder_is_named_and_may_continue(tmp_path: Path) -> 
     assert f"process {os.getpid()} on " in verdict.holder
     assert (verdict.items_agreeing, verdict.items_written_meanwhile) == (7, 1)
     assert kinds(verdict) == {"untried": 4}
+    shown = run_here("verify", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    assert shown.stdout.splitlines()[-1] == (
+        f"Verdict    A run is in progress (process {os.getpid()}): 4 items are not tried yet."
+        " Run verify again when it has ended."
+    )
+    assert "untried" not in shown.stdout
+    assert shown.exit_code == 1
+    (tmp_path / "out" / f"{items[0].file}.txt").unlink()
+    shown = run_here("verify", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    assert "Verdict    1 divergence. A run is in progress" in shown.stdout
     output.close(complete=True)
     assert verify(config_of(tmp_path), tmp_path / "out").holder is None
 

@@ -30,7 +30,8 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield from _documents(verdict)
     yield from _items(verdict)
     for divergence in verdict.divergences:
-        yield from _divergence(divergence, repaired=verdict.repaired)
+        if divergence.kind != "untried" or verdict.holder is None:
+            yield from _divergence(divergence, repaired=verdict.repaired)
     yield from _leftovers(verdict)
     yield section("Verdict", _verdict(verdict))
 
@@ -38,7 +39,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
 def _output(verdict: Verdict) -> Iterator[str]:
     yield section("Output", f"{verdict.output}: {counted(verdict.rows, 'row')} in {MANIFEST}")
     if verdict.holder is not None:
-        yield f"{INDENT}In use by {verdict.holder}: items it has not finished still diverge."
+        yield f"{INDENT}In use by {verdict.holder}."
 
 
 def _documents(verdict: Verdict) -> Iterator[str]:
@@ -100,6 +101,13 @@ def _leftovers(verdict: Verdict) -> Iterator[str]:
 
 def _verdict(verdict: Verdict) -> str:
     left = sum(found.left for found in verdict.divergences if not found.expected)
+    untried = sum(found.left for found in verdict.divergences if found.kind == "untried")
+    if verdict.holder is not None and untried:
+        process = verdict.holder.partition(" on ")[0]
+        are = "item is" if untried == 1 else "items are"
+        others = f"{counted(left - untried, 'divergence')}. " if left > untried else ""
+        progress = f"A run is in progress ({process}): {untried:,} {are} not tried yet."
+        return f"{others}{progress} Run verify again when it has ended."
     expected = {found.kind: found.left for found in verdict.divergences if found.expected}
     text = counted(left, "divergence") if left else "everything agrees"
     if not left and any(found.repaired for found in verdict.divergences):
