@@ -156,11 +156,28 @@ def test_terminal_shows_a_live_line_with_messages_above_it() -> None:
     progress = Progress(quiet=False, stream=out)
     progress.update(stats(40), 20.0)
     progress.tell("Engine 1 died and starts again: CUDA error")
+    line = out.getvalue().rpartition("\r")[2]
     progress.close()
-    line = out.getvalue().rpartition("\r")[2].removesuffix("\n")
-    assert line.startswith(" 40% ████████░░░░░░░░░░░░░░ 40/100, 2.0 images/s, ETA 30 s (")
+    assert line.startswith(" 40% ████████░░░░░░░░░░░░ 40/100, 2.0 images/s, ETA 30 s (")
     assert len(line) < 80
     assert "Engine 1 died and starts again: CUDA error\n" in out.getvalue()
+
+
+def test_live_line_is_erased_before_the_summary_also_with_a_typed_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    progress = Progress(quiet=False, stream=out)
+    progress.update(stats(40), 20.0)
+    line = out.getvalue().rpartition("\r")[2]
+    out.write("^C")
+    assert len(line + "^C") < 80  # else the terminal would begin another line
+    progress.close()
+    erased = out.getvalue().partition("^C")[2]
+    assert erased.startswith("\r\x1b[K")  # to the end of the line
+    assert not erased.replace("\x1b[K", "").strip()
+    assert erased.endswith("\r")
 
 
 def test_quiet_shows_only_messages() -> None:
@@ -329,7 +346,8 @@ def test_bar_uses_characters_that_the_terminal_can_show(encoding: str, expected:
 
     Old.encoding = encoding  # type: ignore[misc]
     out = Old()
-    Progress(quiet=False, stream=out).update(stats(40), 20.0)
+    with contextlib.closing(Progress(quiet=False, stream=out)) as progress:
+        progress.update(stats(40), 20.0)
     assert f" 40% {expected}" in out.getvalue()
 
 

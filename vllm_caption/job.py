@@ -141,12 +141,12 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
     except RunStopped as error:
         stopped = str(error)
     finally:
-        progress.close()
         try:
             output.finish(complete=exit_code in (EXIT_OK, EXIT_SOME_FAILED))
         except RunStopped as error:
             exit_code, stopped = EXIT_STOPPED, stopped or str(error)
         finally:
+            progress.close()
             ended_by = RunStopped(stopped) if stopped else sys.exception()
             with contextlib.suppress(RunStopped):  # the path leads to another folder now: keep off
                 job.show(*how_it_ended(exit_code, ended_by))
@@ -318,6 +318,7 @@ class _Job:
                 self._executor.close()
             self.stats.begin("saving", loop.time())
             try:
+                self._progress.update(self.stats, loop.time())
                 self.show("running")  # until everything is saved
             finally:
                 self._monitor.close()

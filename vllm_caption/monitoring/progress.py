@@ -8,6 +8,7 @@ pipe) loses lines, but never stops the run.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from datetime import datetime
@@ -30,6 +31,8 @@ from vllm_caption.process import terminal_width
 
 FIGURES_EVERY_S: Final = 60.0
 PLAIN_EVERY_S: Final = 10.0
+ROOM_FOR_KEYS: Final = 3
+"""Columns right of the live line for the ^C that the terminal shows, so that it does not wrap."""
 _UNWRITABLE: Final = (OSError, ValueError)
 
 
@@ -51,7 +54,7 @@ class Progress:
         self._shown_s: float | None = None
         self._began_s: float | None = None
         if not quiet and not self._log.as_json and stream.isatty():
-            self._bar = tqdm(file=stream, bar_format="{desc}")
+            self._bar = tqdm(file=stream, bar_format="{desc}", leave=False)
 
     def tell(self, line: str, event: str = "message", level: Level = "info") -> None:
         """Show and log a line of text without breaking the live line."""
@@ -72,7 +75,8 @@ class Progress:
             self._began_s = now_s
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
-                elapsed_s, width = now_s - self._began_s, terminal_width(self._stream) - 1
+                elapsed_s = now_s - self._began_s
+                width = terminal_width(self._stream) - ROOM_FOR_KEYS
                 blocks = _blocks(self._stream)
                 line = live_line(run, stats.engines, elapsed_s, now, width, blocks)
                 self._bar.set_description_str(line)
@@ -99,10 +103,16 @@ class Progress:
         self._show_figures(Event("engines", f"Engines: {shown}", fields={"engines": fields}))
 
     def close(self) -> None:
-        """Leave the live line as it is."""
+        """Erase the live line: the summary has its counts."""
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
+                self._erase()
                 self._bar.close()
+
+    def _erase(self) -> None:
+        """Erase the live line, with what was typed after it."""
+        if os.environ.get("TERM") != "dumb":
+            self._stream.write("\r\x1b[K")
 
     def _show_figures(self, event: Event) -> None:
         """Show figures as a line of text, unless the live line shows them or the run is quiet."""
@@ -115,6 +125,7 @@ class Progress:
         self._log.write(event)
         with contextlib.suppress(*_UNWRITABLE):
             if self._bar is not None:
+                self._erase()
                 self._bar.write(event.text, file=self._stream)
             else:
                 line = as_line(event, as_json=True) if self._log.as_json else event.text
