@@ -38,6 +38,7 @@ def main(parent: str, descriptor: str, *arguments: str) -> NoReturn:
     message: RunMessage
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `_start` in run.py
         prepare_process()
         message = _run(arguments)
     except UsageError as error:

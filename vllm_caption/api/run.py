@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CHILD: Final = "vllm_caption.api.child"
 _CODE: Final = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n');"
-    " import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"  # a quiet end until `main`
     " from {module} import main; main(*sys.argv[1:])"
 )
 """What Python is started with: it finds modules where this process does, and never imports the main
@@ -141,6 +140,8 @@ def _pipe() -> tuple[int, int]:
 def _start(arguments: list[str], answer: int) -> subprocess.Popen[bytes]:
     path = "\n".join(entry or str(Path.cwd()) for entry in sys.path if isinstance(entry, str))
     words = [path, str(os.getpid()), str(answer), *arguments]
+    # It unblocks SIGINT when it can handle it; while Python starts, it would print a traceback.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(
             [sys.executable, "-c", _CODE.format(module=CHILD), *words],
@@ -152,6 +153,8 @@ def _start(arguments: list[str], answer: int) -> subprocess.Popen[bytes]:
         )
     except OSError as error:  # also if the arguments are longer than the system allows
         raise RunStopped(f"the process of the run cannot be started: {error.strerror}") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _target(stream: TextIO | None, original: TextIO | None) -> int | None:
