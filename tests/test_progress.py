@@ -107,6 +107,14 @@ def test_speed_is_shown_only_once_there_is_enough_to_compute_it() -> None:
     assert made.engine_figures(107.0)[1].images_per_s is None
 
 
+def test_no_limit_is_shown_while_the_speed_is_being_measured() -> None:
+    made = stats()
+    made.limited_by = "render"
+    for number in range(12):
+        made.count_caption(0, 50, 20, float(number))
+    assert [made.figures(now_s).limited_by for now_s in (0.1, 4.0, 12.0)] == [None, None, "render"]
+
+
 def test_speed_counts_captions_that_were_copied_and_that_of_an_engine_does_not() -> None:
     made = stats()
     for number in range(80):
@@ -325,8 +333,9 @@ def test_live_line_shows_nothing_that_is_not_known() -> None:
     nothing = {"total": 0, "done_before": 0, "captioned": 0, "failed": 0, "eta_s": None}
     shown = line(79, **nothing, scanning=True, images_per_s=None, phase="reading the input, 3 s")
     assert shown == f"     {30 * '░'} reading the input, 3 s, 19 h 42 min elapsed"
-    shown = line(79, scanning=True, images_per_s=None, tokens_per_s=None, eta_s=None, failed=0)
-    assert shown == (f"     {15 * '░'} 420,090/1,000,000+, measuring the speed, limited by engine")
+    unknown = dict.fromkeys(("images_per_s", "tokens_per_s", "eta_s", "limited_by"))
+    shown = line(79, **unknown, scanning=True, failed=0)
+    assert shown == (f"     {21 * '░'} 420,090/1,000,000+, measuring the speed, 8/8 engines")
 
 
 def test_live_line_keeps_the_engine_count_longer_if_some_are_not_up() -> None:

@@ -306,7 +306,8 @@ class RunStats:
             images_per_s=_rounded(rates.images_per_s),
             tokens_per_s=_rounded(rates.tokens_per_s),
             eta_s=self.eta_s(now_s),
-            limited_by=self.limited_by,
+            # The first captions come in bursts: what limits them changes every second.
+            limited_by=None if rates.images_per_s is None else self.limited_by,
             phase=self.phase(now_s),
         )
 
