@@ -130,7 +130,7 @@ def test_second_item_with_a_name_is_an_output_conflict_in_every_run_plan_and_rep
         assert len(refused(tmp_path)) == 1
     plan = command(tmp_path, "plan")
     assert "output_conflict" in plan.stdout
-    assert "Next       fix the 1 item that will fail, then plan again" in plan.stdout
+    assert "Next       fix the 1 item known to fail, then plan again" in plan.stdout
     for flags in ((), ("--repair",), ()):
         verified = command(tmp_path, "verify", *flags)
         assert verified.exit_code == 0

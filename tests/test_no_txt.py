@@ -88,7 +88,7 @@ def test_run_without_txt_files_is_resumed_verified_and_given_its_files_later(
     assert "captioned 12 (0 in this run)" in again.stdout
     assert "12 kept captions are stale (--redo stale captions them again): made" in again.stdout
     verified = other(tmp_path, "verify", "--repair")
-    assert (verified.exit_code, "12 that agree" in verified.stdout) == (0, True)
+    assert (verified.exit_code, "12: 12 agree, 0 disagree" in verified.stdout) == (0, True)
     assert txt_files(tmp_path) == {}
 
     later = job(tmp_path, "--caption-name=stem", OTHER_RECIPE)

@@ -247,7 +247,7 @@ def test_next_step_is_never_that_nothing_is_left_while_items_fail(tmp_path: Path
     files = make_input(tmp_path, 3)
     leave(tmp_path, *(row_of(file, recipe_id=plan_of(tmp_path).recipe_id) for file in files[:2]))
     (tmp_path / "raw" / files[2]).unlink()
-    assert next_step(tmp_path) == "fix the 1 item that will fail, then plan again"
+    assert next_step(tmp_path) == "fix the 1 item known to fail, then plan again"
     draw_shape(0).save(tmp_path / "raw" / files[2])
     step = "run (or plan with --images, which opens every image):"
     assert next_step(tmp_path) == f"{step}\n{command_of(tmp_path)}"

@@ -610,7 +610,7 @@ def test_only_what_is_damaged_missing_or_not_tried_is_exit_1(tmp_path: Path) -> 
     def last_line(exit_code: int) -> str:
         result = run_here("verify", *flags)
         assert result.exit_code == exit_code
-        assert f"Items      {len(FILES)} = " in result.stdout
+        assert f"Items      {len(FILES)}: " in result.stdout
         return result.stdout.splitlines()[-1].removeprefix("Verdict    ")
 
     assert last_line(0) == "everything agrees"
@@ -620,13 +620,47 @@ def test_only_what_is_damaged_missing_or_not_tried_is_exit_1(tmp_path: Path) -> 
     (out / f"{FILES[1]}.txt").unlink()
     expected = "apart from what is expected: edited 1, failed 1, orphan_txt 1"
     assert last_line(0) == f"everything agrees, {expected}"
-    assert f" = {len(FILES) - 2} that agree + 0 that do not + 1 edited + 1 failed" in (
+    assert f": {len(FILES) - 2} agree, 1 edited, 1 failed, 0 disagree" in (
         run_here("verify", *flags).stdout
     )
     (out / f"{FILES[2]}.txt").unlink()
     assert last_line(1) == f"1 divergence, {expected}"
     shutil.rmtree(out / "manifest.parquet")
     assert "divergences" in last_line(1)
+
+
+def remedy_of(verdict: Verdict, kind: str) -> str:
+    return next(found.remedy for found in verdict.divergences if found.kind == kind)
+
+
+def test_remedy_of_a_failure_depends_on_its_kind(tmp_path: Path) -> None:
+    out = complete(tmp_path)
+    of_prompt = "run again, change the prompt, or accept such captions with --no-checks"
+    of_image = "fix the image or its entry if it is at fault, then run again"
+    of_both = f"{of_image}; if captions were rejected, change the prompt, or add --no-checks"
+    for file, kind, remedy in (
+        (FILES[0], "caption_rejected", of_prompt),
+        (FILES[1], "missing_file", of_both),
+        (FILES[0], "missing_file", of_image),
+    ):
+        (out / f"{file}.txt").unlink(missing_ok=True)
+        add_row(tmp_path, file, status="failed", error_kind=kind, caption=None, error="x")
+        assert remedy_of(verify(config_of(tmp_path), out), "failed") == remedy
+
+
+def test_caption_of_another_input_of_the_folder_is_kept_and_types_are_named_only_if_there_are_any(
+    tmp_path: Path,
+) -> None:
+    out = complete(tmp_path)
+    (out / "stray.txt").write_text("x")
+    assert "or its type is one of --skip-types" in remedy_of(
+        verify(config_of(tmp_path), out), "orphan_txt"
+    )
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.png").write_bytes(b"")
+    of_folder = InputConfig(input=tmp_path / "raw", images_root=tmp_path / "raw")
+    remedy = remedy_of(verify(of_folder, out), "orphan_txt")
+    assert remedy == "it is kept: another input of this output may own it, or its image is gone"
 
 
 def test_skipped_documents_are_reported_with_their_reasons(tmp_path: Path) -> None:

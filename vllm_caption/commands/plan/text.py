@@ -97,7 +97,7 @@ def _items(items: Items, *, in_use: bool) -> Iterator[str]:
     yield section(
         "Items",
         f"{items.total:,} = {items.done:,} captioned already + {items.to_caption:,} to caption"
-        f" + {refused:,} that will fail",
+        f" + {refused:,} known to fail",
     )
     if items.duplicates:
         yield INDENT + named_again(items.duplicates)
@@ -222,7 +222,7 @@ def _next(plan: Plan) -> Iterator[str]:
     elif not items.to_caption and not items.restored:
         command, step = "", "nothing is left to caption"
         if failing:
-            step = f"fix the {counted(failing, 'item')} that will fail, then plan again"
+            step = f"fix the {counted(failing, 'item')} known to fail, then plan again"
         elif items.stale and "--redo" not in plan.command:
             command = f"{plan.command} --redo stale"
             step = f"{step}; to caption the {counted(items.stale, 'stale one')} again:"

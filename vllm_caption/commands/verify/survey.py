@@ -49,7 +49,8 @@ class Survey:
         self._config = config
         self._root = root
         self._repair = repair
-        self._findings = Findings(keep_all=keep_all)
+        has_types = config.input is None or config.type_column is not None
+        self._findings = Findings(keep_all=keep_all, has_types=has_types)
         self._keep_all = keep_all
         self._holder = None if repair else find_holder(root)
         self._started_s = time.time()
@@ -104,7 +105,7 @@ class Survey:
         self._bad_entries += 1
         name = bad_entry_name(entry)
         if self._records.failed.pop(name, None) is not None:
-            self._findings.add("failed", name, f"bad_name: {entry.reason}")
+            self._findings.add_failed(name, "bad_name", entry.reason)
         else:
             self._findings.add("untried", name)
 
@@ -141,7 +142,7 @@ class Survey:
             add("missing_row", item.file, f"its row says {failure.kind}" if failure else "")
             self._adopt("missing_row", item, found)
         elif failure is not None:
-            add("failed", item.file, f"{failure.kind}: {failure.reason}")
+            self._findings.add_failed(item.file, failure.kind, failure.reason)
         elif found.state == "empty":
             add("empty_txt", item.file, "there is no row, so the next run captions it")
         else:

@@ -59,14 +59,19 @@ def _items(verdict: Verdict) -> Iterator[str]:
     of_items = [found for found in verdict.divergences if found.kind in ITEM_KINDS]
     repaired = sum(found.repaired for found in of_items)
     diverging = sum(found.left for found in of_items if not found.expected)
-    text = f"{verdict.items:,} = {verdict.items_agreeing:,} that agree + {diverging:,} that do not"
-    for found in of_items:
-        if found.expected and found.left:
-            text += f" + {found.left:,} {found.kind}"
+    untried = sum(found.left for found in of_items if found.kind == "untried")
+    disagreeing = diverging - untried
+    parts = [f"{verdict.items_agreeing:,} {'agrees' if verdict.items_agreeing == 1 else 'agree'}"]
+    expected = (found for found in of_items if found.expected and found.left)
+    parts += [f"{found.left:,} {found.kind}" for found in expected]
+    if untried:
+        parts.append(f"{untried:,} not tried yet")
+    parts.append(f"{disagreeing:,} {'disagrees' if disagreeing == 1 else 'disagree'}")
     if repaired:
-        text += f" + {repaired:,} repaired"
+        parts.append(f"{repaired:,} repaired")
     if meanwhile:
-        text += f" + {meanwhile:,} that the run has written meanwhile"
+        parts.append(f"{meanwhile:,} written by the run meanwhile")
+    text = f"{verdict.items:,}: {', '.join(parts)}"
     yield section("Items", text)
     if not verdict.complete:
         yield f"{INDENT}--limit was reached, so orphans cannot be detected"

@@ -58,18 +58,18 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "failed": Explanation(
         "a failed row and no caption",
-        "run again; if the image or its entry is at fault, fix it first",
+        "fix the image or its entry if it is at fault, then run again",
         expected=True,
     ),
     "untried": Explanation("neither a row nor a .txt", "run again"),
     "orphan_txt": Explanation(
         "a .txt whose item is not in the input",
-        "check the input and --skip-types, or delete it if it is not needed",
+        "it is kept: another input of this output may own it, or its image is gone",
         expected=True,
     ),
     "orphan_row": Explanation(
         "a row whose item is not in the input",
-        "check the input and --skip-types; otherwise it does no harm",
+        "it does no harm: another input of this output may own it, or its image is gone",
         expected=True,
     ),
     "damaged_part": Explanation(
@@ -79,6 +79,9 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
 }
 """In the order in which they are reported."""
+_IF_REJECTED: Final = "run again, change the prompt, or accept such captions with --no-checks"
+_ALSO_REJECTED: Final = "if captions were rejected, change the prompt, or add --no-checks"
+_IF_SKIPPED: Final = "; or its type is one of --skip-types"
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -154,9 +157,12 @@ class Verdict(msgspec.Struct):
 
 
 class Findings:
-    """Collects what diverges; of each kind the first few are kept, or everything."""
+    """Collects what diverges; of each kind the first few are kept, or everything. ``has_types``:
+    the elements of the input have types, some of which are skipped."""
 
-    def __init__(self, *, keep_all: bool) -> None:
+    def __init__(self, *, keep_all: bool, has_types: bool = False) -> None:
+        self._has_types = has_types
+        self._num_rejected = 0
         self._max = None if keep_all else MAX_EXAMPLES
         self._by_kind: dict[Kind, Divergence] = {}
         self._documents: dict[str, SkippedDocuments] = {}
@@ -170,6 +176,11 @@ class Findings:
         if self._has_room(found.entries):
             found.entries.append(Entry(encodable_name(file), printable(detail)))
 
+    def add_failed(self, file: str, kind: str, reason: str) -> None:
+        """An item whose last row says failed."""
+        self.add("failed", file, f"{kind}: {reason}")
+        self._num_rejected += kind == "caption_rejected"
+
     def add_repaired(self, kind: Kind) -> None:
         """One of those that were added is fixed."""
         self._by_kind[kind].repaired += 1
@@ -182,8 +193,20 @@ class Findings:
             found.entries.append(Entry(name, reason))
 
     def divergences(self) -> list[Divergence]:
-        """In the order of KINDS."""
-        return [self._by_kind[kind] for kind in KINDS if kind in self._by_kind]
+        """In the order of KINDS, each with what to do about it."""
+        found = [self._by_kind[kind] for kind in KINDS if kind in self._by_kind]
+        for each in found:
+            each.remedy = self._remedy(each)
+        return found
+
+    def _remedy(self, found: Divergence) -> str:
+        remedy = KINDS[found.kind].remedy
+        if found.kind == "failed" and self._num_rejected == found.count:
+            return _IF_REJECTED
+        if found.kind == "failed" and self._num_rejected:
+            return f"{remedy}; {_ALSO_REJECTED}"
+        is_orphan = found.kind in ("orphan_txt", "orphan_row")
+        return remedy + _IF_SKIPPED if is_orphan and self._has_types else remedy
 
     def documents(self) -> list[SkippedDocuments]:
         """Most frequent kind first."""
