@@ -14,6 +14,7 @@ from support.image_files import put
 from support.job import FAKE, run, run_here, write_document
 
 from vllm_caption import engine_flags
+from vllm_caption.cli import main
 from vllm_caption.flags import run_parser
 
 READERS = ("status", "verify", "report", "merge", "export")
@@ -264,6 +265,35 @@ def test_misspelt_flag_of_the_run_is_refused_by_commands_that_read_its_output(do
     result = run_here("verify", "--output=o", "--gpu-memory-utilisation=0.8")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "did you mean --gpu-memory-utilization?" in result.stderr
+
+
+def test_export_takes_the_output_as_its_second_word(done: Path) -> None:
+    for words in (("e.jsonl", "o"), ("o", "e.jsonl"), ("e.jsonl", "o", "--model=demo")):
+        exported = run_here("export", *words)
+        assert exported.exit_code == 0, exported.stderr
+        Path("e.jsonl").unlink()
+    assert run_here("export", "e.jsonl", "images", "--output=o").exit_code == 0
+    refused = run_here("export", "e.jsonl", "nowhere")
+    assert "error: nowhere: does not exist; name the folder that a run wrote" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("status", "[OUTPUT] [FLAG ...]"),
+        ("verify", "[OUTPUT] [FLAG ...]"),
+        ("report", "[OUTPUT ...] [FLAG ...]"),
+        ("export", "FILE [OUTPUT] [FLAG ...]"),
+    ],
+)
+def test_help_shows_where_the_output_stands_and_says_it_of_no_other_flag(
+    capsys: pytest.CaptureFixture[str], command: str, usage: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith(f"usage: vllm-caption {command} {usage} ")
+    assert shown.count("without the flag") == (0 if command == "report" else 1)
 
 
 def test_export_with_a_second_file_says_how_the_input_is_named(done: Path) -> None:

@@ -160,7 +160,7 @@ def run_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"vllm-caption {__version__}")
     run = RunConfig()
     inputs = parser.add_argument_group("input")
-    add_input(inputs)
+    add_input(inputs, comes_first=True)
     help_text = "caption a sample of N items of all types and sizes, and estimate the full run"
     _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
     help_text = "price of one GPU for one hour; adds costs, in the same currency"
@@ -184,12 +184,14 @@ def _add(group: Any, config: object, name: str, text: str, *short: str, **option
     group.add_argument(flag, *short, default=getattr(config, name), help=text, **options)
 
 
-def add_input(group: Any) -> None:
-    """Flags of every command that reads the input."""
+def add_input(group: Any, *, comes_first: bool = False) -> None:
+    """Flags of every command that reads the input; ``comes_first``: the word that a line may begin
+    with is the input."""
     config = InputConfig()
     text = "a folder of images; a table with one row per image (.jsonl, .csv, .tsv, .parquet, or a"
-    text += " folder of .parquet); a .tar or a folder of them. May be given as the first argument,"
-    text += " without the flag"
+    text += " folder of .parquet); a .tar or a folder of them"
+    if comes_first:
+        text += ". May be given as the first argument, without the flag"
     _add(group, config, "input", text, type=parse_path, metavar="PATH")
     text = "column that names the image (default: image, file, file_name or path)"
     _add(group, config, "image_column", text, metavar="NAME")
@@ -216,9 +218,13 @@ def _add_given(group: Any, name: str, text: str, **options: Any) -> None:
     group.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
 
 
-def add_output_folder(group: Any) -> None:
-    """The flag of every command that reads or writes an output folder."""
-    _add(group, RunConfig(), "output", "folder of captions", type=parse_path)
+def add_output_folder(group: Any, *, place: str = "") -> None:
+    """The flag of every command that reads or writes an output folder; ``place``: of the argument
+    that may name it without the flag."""
+    text = "folder of captions"
+    if place:
+        text += f"; may be given as the {place} argument, without the flag"
+    _add(group, RunConfig(), "output", text, type=parse_path)
 
 
 def _add_output(group: Any, run: RunConfig) -> None:

@@ -96,6 +96,7 @@ def _check_target(target: Path, config: InputConfig) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption export",
+        usage="%(prog)s FILE [OUTPUT] [FLAG ...]",
         description="Write one record per element of the input: its caption and flags, or its"
         " error, and the columns of the input table. By default the input is that of the last run.",
         epilog="exit codes: 0 written; 2 usage or configuration, or FILE cannot be written; 3 a"
@@ -105,7 +106,7 @@ def _parser() -> Parser:
     text += f'"imagefolder")` of the library datasets: {METADATA} in the folder of the images'
     parser.add_argument("file", type=parse_path, metavar="FILE", help=text)
     add_input(parser.add_argument_group("input"))
-    add_output_folder(parser.add_argument_group("output"))
+    add_output_folder(parser.add_argument_group("output"), place="second")
     return parser
 
 

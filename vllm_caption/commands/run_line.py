@@ -44,6 +44,8 @@ def parse_line(
         _refuse_absent(words[0], _named(run, words))
     if starts_with_path and (flag := _flag_of_first(words[0], first, _named(run, words))):
         words.insert(0, flag)
+    elif first == "file" and len(words) > 1 and is_value(words[0]) and is_value(words[1]):
+        _name_second(words, _named(run, words))
     others = Parser(prog=parser.prog, add_help=False)
     for action in dict.fromkeys(run.flags.values()):
         if parser.flags.keys().isdisjoint(action.option_strings):
@@ -59,6 +61,15 @@ def parse_line(
             text = f"{word} holds no output of a run, so it is taken for the run's input."
             say(text, sys.stderr)
     return options, named
+
+
+def _name_second(words: list[str], named: Collection[str]) -> None:
+    """Put the flag before a folder that stands after the file to write. Raises UsageError where
+    there is none."""
+    if "output" not in named and not os.path.exists(words[1]):  # noqa: PTH110
+        check_is_folder(Path(words[1]))
+    if flag := _flag_of_first(words[1], "file", named):
+        words.insert(1, flag)
 
 
 def _refuse_absent(word: str, named: Collection[str]) -> None:

@@ -88,6 +88,7 @@ def make_report(
 def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption report",
+        usage="%(prog)s [OUTPUT ...] [FLAG ...]",
         description="Make one HTML page from an output folder: numbers, charts and a searchable"
         " gallery; or compare several folders side by side. Needs no engine and no network.",
         epilog="exit codes: 0 the page is written; 2 usage or configuration; 3 a part of the"
@@ -124,7 +125,7 @@ def _add_folders(parser: Parser) -> None:
         "folders",
         nargs="*",
         type=parse_path,
-        metavar="DIR",
+        metavar="OUTPUT",
         help="an output folder, or several to compare side by side",
     )
     parser.add_argument(
@@ -134,7 +135,7 @@ def _add_folders(parser: Parser) -> None:
         "--html",
         type=parse_path,
         metavar="FILE",
-        help=f"the page (default: {REPORT} in DIR; of several, {COMPARISON} in the first)",
+        help=f"the page (default: {REPORT} in OUTPUT; of several, {COMPARISON} in the first)",
     )
     parser.add_argument(
         "--images-root",

@@ -28,10 +28,11 @@ def run_status(arguments: Sequence[str], stream: TextIO | None = None) -> int:
     """The command; returns the exit code. Raises UsageError."""
     parser = Parser(
         prog="vllm-caption status",
+        usage="%(prog)s [OUTPUT] [FLAG ...]",
         description="Show what the run in an output folder is doing, or how the last one ended.",
         epilog=EXIT_CODES_IN_WORDS,
     )
-    add_output_folder(parser)
+    add_output_folder(parser, place="first")
     parser.add_argument("--watch", action="store_true", help="repeat every 2 s until the run ends")
     parser.add_argument(
         "--json", action="store_true", help="print JSON; with --watch, one line each time"

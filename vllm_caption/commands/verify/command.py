@@ -57,6 +57,7 @@ def run_verify(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="vllm-caption verify",
+        usage="%(prog)s [OUTPUT] [FLAG ...]",
         description="Compare the .txt files, the manifest and the input of a run, and report where"
         " they disagree. By default the input is that of the last run. Needs no engine.",
         epilog="exit codes: 0 everything agrees, apart from captions that people edited, recorded"
@@ -66,7 +67,7 @@ def _parser() -> Parser:
     )
     add_input(parser.add_argument_group("input"))
     group = parser.add_argument_group("output")
-    add_output_folder(group)
+    add_output_folder(group, place="first")
     group.add_argument(
         "--json", type=parse_path, metavar="FILE", help="also write the full result there"
     )
