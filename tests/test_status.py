@@ -31,6 +31,7 @@ from vllm_caption.commands.status import states
 from vllm_caption.commands.status.command import run_status
 from vllm_caption.commands.status.layout import draw
 from vllm_caption.commands.status.overview import Views, overview
+from vllm_caption.commands.status.shards import look_at
 from vllm_caption.commands.status.text import describe
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.formatting import recorded_moment
@@ -76,6 +77,23 @@ def test_speed_of_an_earlier_run_stays_until_a_run_has_made_enough_captions() ->
     assert speed(30, few) == Speed(10.0, 30, 1, 2, AT)
     assert speed(99, many) == many
     assert speed(100, many) == Speed(10.0, 100, 1, 2, AT)
+
+
+def test_run_that_captioned_nothing_shows_the_one_that_did(tmp_path: Path) -> None:
+    def before(captioned: int) -> list[str]:
+        stats = RunStats([EngineFigures(0)], total=69, captioned=captioned)
+        earlier = Speed(4.3, 69, 1, 1, "2026-11-30T01:37:00+00:00")
+        status = make_status("run-2", "finished", stats, 99.0, AT, earlier=earlier)
+        (tmp_path / "status.json").write_bytes(encode_status(status))
+        return [
+            line
+            for line in describe(look_at(tmp_path), tmp_path, NOW).splitlines()
+            if line.startswith("Before")
+        ]
+
+    ended = recorded_moment("2026-11-30T01:37:00+00:00", NOW)
+    assert before(0) == [f"Before     69 captioned at 4.3 images/s, ended {ended}"]
+    assert before(1) == []
 
 
 def started(view: View) -> str:

@@ -115,6 +115,11 @@ def _progress(seen: Overview, now: datetime, width: int, blocks: str) -> Iterato
         yield from _now(seen, now, width)
     else:
         yield from _wrapped("Time", _time(seen, now), width)
+        if seen.before is not None:
+            made = f"{seen.before.captions:,} captioned"
+            made += f" at {per_second(seen.before.images_per_s)} images/s"
+            made += f", ended {recorded_moment(seen.before.at, now)}"
+            yield from _wrapped("Before", made, width)
     if seen.costs:
         yield from _wrapped("Cost", str(seen.costs), width)
     for warning in seen.warnings[-1:]:

@@ -17,7 +17,7 @@ from vllm_caption.config import Shard
 from vllm_caption.cost import Billing, Costs
 from vllm_caption.formatting import counted
 from vllm_caption.monitoring.figures import EngineFigures, HostFigures, LastItem, RunFigures
-from vllm_caption.monitoring.status import RunStatus, State, View, steady_speed
+from vllm_caption.monitoring.status import RunStatus, Speed, State, View, steady_speed
 
 MAX_ABSENT: Final = 20
 Views = Mapping[Shard | None, View]
@@ -48,6 +48,8 @@ class Overview(RunFigures, frozen=True, kw_only=True):
     warnings: list[str]
     costs: Costs | None
     """None where no price is known."""
+    before: Speed | None
+    """Of earlier runs, if these have ended without a caption."""
     shards: list[tuple[Shard, View]]
     absent: list[str]
     """Shards that have not run here, in words."""
@@ -91,6 +93,7 @@ def overview(views: Views, gpu_hour_price: float | None = None) -> Overview:
         last_captions=_last(statuses, "last_captions"),
         warnings=[warning for status in running for warning in status.warnings],
         costs=_costs(seen, gpu_hour_price),
+        before=None if running else _before(statuses),
         shards=[(shard, view) for shard, view in views.items() if shard is not None],
         absent=list(_absent(views)),
     )
@@ -100,6 +103,19 @@ def _sum(rates: Iterable[float | None]) -> float | None:
     """Of those that are known; None if none is."""
     known = [rate for rate in rates if rate is not None]
     return sum(known) if known else None
+
+
+def _before(statuses: Sequence[RunStatus]) -> Speed | None:
+    known = [status.speed for status in statuses if status.speed is not None]
+    if not known or any(status.captioned for status in statuses):
+        return None
+    return Speed(
+        images_per_s=sum(speed.images_per_s for speed in known),
+        captions=sum(speed.captions for speed in known),
+        num_engines=sum(speed.num_engines for speed in known),
+        num_gpus=sum(speed.num_gpus for speed in known),
+        at=max(speed.at for speed in known),
+    )
 
 
 def _absent(views: Views) -> Iterable[str]:
