@@ -318,7 +318,7 @@ class _Job:
                 self._executor.close()
             self.stats.begin("saving", loop.time())
             try:
-                self._progress.update(self.stats, loop.time())
+                self._progress.draw(self.stats, loop.time())
                 self.show("running")  # until everything is saved
             finally:
                 self._monitor.close()

@@ -68,20 +68,26 @@ class Progress:
         """Only log: the text is shown elsewhere."""
         self._log.write(Event(event, text))
 
-    def update(self, stats: RunStats, now_s: float) -> None:
-        """Show the current figures; cheap enough to call often."""
-        run, now = stats.figures(now_s), datetime.now().astimezone()
+    def draw(self, stats: RunStats, now_s: float) -> None:
+        """Draw the live line, if there is one."""
         if self._began_s is None:
             self._began_s = now_s
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
+                run, now = stats.figures(now_s), datetime.now().astimezone()
                 elapsed_s = now_s - self._began_s
                 width = terminal_width(self._stream) - ROOM_FOR_KEYS
                 blocks = _blocks(self._stream)
                 line = live_line(run, stats.engines, elapsed_s, now, width, blocks)
                 self._bar.set_description_str(line)
+
+    def update(self, stats: RunStats, now_s: float) -> None:
+        """Show the current figures; cheap enough to call often."""
+        self.draw(stats, now_s)
+        run, now = stats.figures(now_s), datetime.now().astimezone()
         is_first = self._shown_s is None
         since_s = self._began_s if self._shown_s is None else self._shown_s
+        assert since_s is not None
         if now_s - since_s >= FIGURES_EVERY_S or (is_first and run.total):
             self._shown_s = now_s
             fields = {
