@@ -22,7 +22,7 @@ from vllm_caption.errors import ItemError
 from vllm_caption.images.files import num_bytes, read_image
 from vllm_caption.inputs.choice import open_source
 from vllm_caption.inputs.reader import InputReader
-from vllm_caption.inputs.source import Group
+from vllm_caption.inputs.source import Group, files_left_out
 from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
 
@@ -73,6 +73,33 @@ def test_hidden_files_other_files_and_the_output_are_skipped(tmp_path: Path) -> 
     (tmp_path / "link").symlink_to(tmp_path)
     config = InputConfig(input=tmp_path, images_root=tmp_path, without=(tmp_path / "out",))
     assert files_of(config) == ["a.png"]
+
+
+def test_files_that_are_not_named_like_an_image_are_counted_by_ending(tmp_path: Path) -> None:
+    names = ("a.heic", "b/c.HEIC", "d.svg", "e", "a.png.txt", "a.json", ".hidden.svg", "list.csv")
+    make_images(tmp_path / "in", "a.png", *names)
+    make_images(tmp_path / "in", "out/x.svg")
+    wanted = "4 files are not named like an image and were left out: .heic 2, "
+    output = tmp_path / "in/out"
+    for said in (
+        job(tmp_path / "in", output).stdout,
+        run_here("plan", str(tmp_path / "in"), f"--output={output}").stdout,
+    ):
+        assert wanted in said
+        assert {".svg 1", "no ending 1"} <= set(
+            said.partition(wanted)[2].splitlines()[0].split(", ")
+        )
+
+
+def test_only_the_most_frequent_endings_are_listed() -> None:
+    left_out = {".heic": 1200, **{f".{letter}": 2 for letter in "abcde"}}
+    assert files_left_out(left_out) == (
+        "1,210 files are not named like an image and were left out:"
+        " .heic 1,200, .a 2, .b 2, .c 2, .d 2, others 2"
+    )
+    assert files_left_out({".svg": 1}) == (
+        "1 file is not named like an image and was left out: .svg 1"
+    )
 
 
 def test_captions_may_lie_beside_their_images(tmp_path: Path) -> None:

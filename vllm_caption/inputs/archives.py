@@ -8,6 +8,7 @@ everything before damaged bytes is read, and the damage becomes an entry.
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,7 @@ class Archives:
 
     def __init__(self, config: InputConfig, path: Path) -> None:
         self._config = config
+        self.left_out: Counter[str] = Counter()
         self._path = path
         self.nouns = Nouns("tar", "image")
 

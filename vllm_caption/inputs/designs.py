@@ -4,6 +4,7 @@ its details their types."""
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class Designs:
 
     def __init__(self, config: InputConfig) -> None:
         self._config = config
+        self.left_out: Counter[str] = Counter()
         self.nouns = Nouns("design")
 
     def check(self) -> None:

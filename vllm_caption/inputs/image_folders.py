@@ -1,12 +1,14 @@
 """The source for a folder of images: every image file below it is an item.
 
-Files are recognised by their suffix and not opened. Hidden files and folders are skipped, and so is
-an output folder inside. A link to a folder is not followed, but reported.
+Files are recognised by their suffix and not opened; those with another are counted, except for
+sidecars. Hidden files and folders are skipped, and so is an output folder inside. A link to a
+folder is not followed, but reported.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +20,13 @@ from vllm_caption.errors import UsageError
 from vllm_caption.formatting import encodable_name, printable
 from vllm_caption.inputs.source import (
     IMAGE_SUFFIXES,
+    SIDECAR_SUFFIXES,
     Element,
     Group,
     Nouns,
     is_image_name,
     refuse_columns,
+    suffix_of,
 )
 from vllm_caption.items import Document, SkippedDocument
 
@@ -55,6 +59,7 @@ class ImageFolder:
     def __init__(self, config: InputConfig, folder: Path) -> None:
         self._config = config
         self.nouns = Nouns("folder", "image")
+        self.left_out: Counter[str] = Counter()
         self._folder = os.fspath(folder)
         self._name = encodable_name(os.path.basename(os.path.abspath(folder)))  # noqa: PTH100, PTH119
         self._without: frozenset[tuple[int, int]] = frozenset()
@@ -79,6 +84,7 @@ class ImageFolder:
         """Each folder with images is a document. Files and folders are sorted together by full
         path, so the images of a folder may come in several groups, with subfolders in between."""
         self._without = frozenset(_identities(self._config.without))
+        self.left_out.clear()
         opened: list[_Folder] = []  # no recursion: folders may be nested a thousand deep
         yield from self._open("", opened)
         while opened:
@@ -124,7 +130,11 @@ class ImageFolder:
                 return f"{entry.name}{_LINK if entry.is_symlink() else '/'}"
         except OSError:  # a circular link; if named like an image, it becomes a failed item
             pass
-        return entry.name if is_image_name(entry.name) else None
+        if is_image_name(entry.name):
+            return entry.name
+        if (suffix := suffix_of(entry.name)) not in SIDECAR_SUFFIXES:
+            self.left_out[suffix] += 1
+        return None
 
     def empty_error(self) -> UsageError:
         """The error if no file is an image by name."""

@@ -38,6 +38,8 @@ class InputCounts:
     bad_entries: int = 0
     elements_by_type: Counter[str] = field(default_factory=Counter)
     skipped_elements: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Files that are not named like an image, by ending; without sidecars."""
     nouns: Nouns = field(default_factory=Nouns)
     """What documents and elements are called in this input."""
 
@@ -86,7 +88,7 @@ class InputReader:
         return file in self._seen
 
     def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
-        self.counts = InputCounts(nouns=self.counts.nouns)
+        self.counts = InputCounts(nouns=self.counts.nouns, left_out=self.source.left_out)
         self.complete, self._seen = False, self._new_seen()
         limit = self.config.limit
         if limit is not None and limit <= 0:

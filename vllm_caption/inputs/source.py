@@ -6,6 +6,7 @@ To add a kind, add a module with one `Source`, and a line in `inputs.choice`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -14,7 +15,7 @@ import msgspec
 
 from vllm_caption.config import ALL_COLUMNS, InputConfig
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import did_you_mean, encodable_name, printable
+from vllm_caption.formatting import counted, did_you_mean, encodable_name, printable, tally
 from vllm_caption.items import Document, SkippedDocument
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -23,7 +24,15 @@ IMAGE_SUFFIXES: Final = frozenset(
         *(".tif", ".tiff", ".ico", ".cur", ".avif"),
     )
 )
+SIDECAR_SUFFIXES: Final = frozenset(
+    (
+        *(".txt", ".caption", ".tags", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"),
+        *(".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".html", ".log", ".db", ".npy", ".npz"),
+    )
+)
+"""Of files that are often beside images, and that nobody expects to be captioned."""
 MAX_LISTED: Final = 12
+MAX_SUFFIXES: Final = 5
 
 
 class Element(msgspec.Struct, frozen=True):
@@ -66,7 +75,24 @@ def type_of(values: Mapping[str, Any], config: InputConfig) -> str:
 
 def is_image_name(name: str) -> bool:
     """Whether a file name has the suffix of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (for every file)
+    return suffix_of(name) in IMAGE_SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """The ending of a file name, in lower case."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (for every file)
+
+
+def files_left_out(by_suffix: Mapping[str, int]) -> str:
+    """The note for files that are not named like an image, most frequent endings first."""
+    found = Counter(dict(by_suffix))  # a copy: the reader may be adding to it
+    listed = found.most_common(MAX_SUFFIXES)
+    shown = tally({printable(encodable_name(name)) or "no ending": n for name, n in listed})
+    rest = found.total() - sum(number for _, number in listed)
+    more = f", others {rest:,}" if rest else ""
+    are, were = ("is", "was") if found.total() == 1 else ("are", "were")
+    files = counted(found.total(), "file")
+    return f"{files} {are} not named like an image and {were} left out: {shown}{more}"
 
 
 # --- checks before anything starts ---------------------------------------------------------------
@@ -150,6 +176,10 @@ class Source(Protocol):
     @property
     def nouns(self) -> Nouns:
         """What is counted in this kind of input."""
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """By ending, how many files the last pass has left out because of their names."""
 
     def check(self) -> None:
         """Raise UsageError, before anything starts, if this cannot be an input of this kind."""

@@ -8,6 +8,7 @@ type, and those that the prompt uses.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,7 @@ class Table:
 
     def __init__(self, config: InputConfig, path: Path) -> None:
         self._config = config
+        self.left_out: Counter[str] = Counter()
         self._path = path
         root = config.images_root
         self._root = None if isinstance(root, str) else os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118

@@ -26,7 +26,7 @@ from vllm_caption.formatting import (
     with_example,
 )
 from vllm_caption.inputs.reader import InputCounts, no_type_skipped
-from vllm_caption.inputs.source import Nouns
+from vllm_caption.inputs.source import Nouns, files_left_out
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.bottleneck import remedy
 from vllm_caption.monitoring.stats import RunStats
@@ -94,6 +94,8 @@ def _documents(read: InputRead, *, is_news: bool) -> Iterator[str]:
         first = next(s for s in read.skipped if s.kind == kind)
         example = f"{printable(first.document)}: {first.reason}"
         yield f"  {with_example(kind, number, example)}"
+    if read.counts.left_out:
+        yield f"  {files_left_out(read.counts.left_out)}"
     if read.unmatched_types and is_news:
         yield f"  {no_type_skipped(*read.unmatched_types)}"
     if read.unmatched_files:

@@ -30,12 +30,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 class Documents(msgspec.Struct, frozen=True):
     """Documents that are ``read`` and, of these, ``skipped``, by their ``problems``;
-    ``without_shapes``: without an element to caption. ``complete`` is false if ``--limit`` ended
-    the reading."""
+    ``without_shapes``: without an element to caption. ``left_out``: files that are not named like
+    an image, by ending. ``complete`` is false if ``--limit`` ended the reading."""
 
     read: int
     skipped: int
     without_shapes: int
+    left_out: dict[str, int]
     complete: bool
     problems: list[Problem]
 

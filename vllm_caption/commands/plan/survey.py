@@ -36,7 +36,7 @@ from vllm_caption.driver.resume import (
 )
 from vllm_caption.driver.row_maker import bad_entry_name
 from vllm_caption.errors import ItemError
-from vllm_caption.formatting import command_line, printable
+from vllm_caption.formatting import command_line, encodable_name, printable
 from vllm_caption.images.object_store import public_root
 from vllm_caption.items import BadEntry, Item, SkippedDocument
 from vllm_caption.monitoring.samples import read_gpu_s
@@ -177,6 +177,7 @@ class Survey:
             read=counts.documents,
             skipped=counts.skipped,
             without_shapes=counts.documents_without_shapes,
+            left_out={encodable_name(k): n for k, n in counts.left_out.most_common()},
             complete=self._reader.complete,
             problems=self._document_problems.listed(),
         )

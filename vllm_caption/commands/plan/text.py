@@ -26,6 +26,7 @@ from vllm_caption.formatting import (
     tally,
 )
 from vllm_caption.inputs.reader import no_type_skipped
+from vllm_caption.inputs.source import files_left_out
 from vllm_caption.monitoring.summary import (
     named_again,
     no_such_item,
@@ -67,6 +68,8 @@ def _documents(plan: Plan) -> Iterator[str]:
         text += " (stopped by --limit)"
     yield section(f"{plan.nouns.document.capitalize()}s", text)
     yield from _problems(documents.problems)
+    if documents.left_out:
+        yield INDENT + files_left_out(documents.left_out)
     if plan.unmatched_files:
         yield INDENT + no_such_item(plan.unmatched_files)
 
