@@ -143,7 +143,8 @@ def test_demo_ends_by_naming_its_page_and_what_to_try_next(tmp_path: Path) -> No
     lines = [line.strip() for line in tried_next.splitlines()]
     named = [shlex.split(line)[3:] for line in lines if line.startswith("python -m vllm_caption ")]
     assert [words[0] for words in named] == ["demo", "report", "doctor", "IMAGES"]
-    for words in (named[0][1:], named[2][1:], named[3][1:]):
+    assert named[2][1] == "IMAGES"
+    for words in (named[0][1:], named[2][2:], named[3][1:]):
         parse_run(words)
 
 

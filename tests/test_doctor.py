@@ -14,16 +14,19 @@ from support.job import run_here
 from support.pretend_gpus import PretendGpus, needs_compiler
 
 from vllm_caption.commands import doctor
-from vllm_caption.demo import MODEL_DIR
+from vllm_caption.demo import MODEL_DIR, SAMPLE_DIR
 from vllm_caption.engines import hardware, machine_check, model_folder
 from vllm_caption.engines.hardware import INSTALL_HINT
 from vllm_caption.engines.weights import Weights, num_attention_heads
 from vllm_caption.errors import UsageError
 from vllm_caption.store.lock import OutputLock
 
+INPUT = f"--input={SAMPLE_DIR / 'raw'}"
+
 
 def lines(*arguments: str) -> tuple[int, list[str]]:
-    result = run_here("doctor", *arguments)
+    """The exit code and the lines; without another input, of a run over the bundled sample."""
+    result = run_here("doctor", INPUT, *arguments)
     assert result.stderr == ""
     return result.exit_code, result.stdout.splitlines()
 
@@ -33,7 +36,7 @@ def the_problem(*arguments: str) -> str:
     exit_code, said = lines(*arguments)
     assert exit_code == 2
     (problem,) = [line for line in said if line.startswith("PROBLEM")]
-    assert said[-1] == "No engine can start here yet: 1 problem above."
+    assert said[-1] == "The run cannot start yet: 1 problem above."
     return problem
 
 
@@ -236,6 +239,45 @@ def test_a_model_below_an_unreadable_folder_is_a_line_like_others(
     assert told.endswith("locked: cannot be read (Permission denied)")
 
 
+def test_the_first_image_of_an_input_is_looked_up(tmp_path: Path) -> None:
+    flags = ["--model=demo", f"--output={tmp_path / 'out'}"]
+    table = tmp_path / "table.csv"
+    table.write_text("file\n\nx.png\n")
+    warning = f"warning  --input {table}: its first image, x.png, cannot be captioned: "
+    exit_code, said = lines(*flags, f"--input={table}")
+    assert exit_code == 0
+    assert [line.startswith(warning) for line in said].count(True) == 1
+    (tmp_path / "x.png").write_bytes(b"not opened")
+    exit_code, said = lines(*flags, f"--input={table}")
+    assert exit_code == 0
+    assert f"ok       --input {table}: its first image is x.png" in said
+
+
+def test_an_input_without_images_is_a_problem(tmp_path: Path) -> None:
+    flags = ["--model=demo", f"--output={tmp_path / 'out'}"]
+    (tmp_path / "empty").mkdir()
+    told = the_problem(*flags, f"--input={tmp_path / 'empty'}")
+    assert told.startswith(f"PROBLEM  --input {tmp_path / 'empty'}: no file below it ends in")
+    told = the_problem(*flags, f"--input={tmp_path / 'gone'}")
+    assert told.startswith(f"PROBLEM  --input {tmp_path / 'gone'}: does not exist")
+    (tmp_path / "table.csv").write_text("file\n")
+    assert "has no rows" in the_problem(*flags, f"--input={tmp_path / 'table.csv'}")
+    (tmp_path / "blank.jsonl").write_text('{"file": 1}\n')
+    told = the_problem(*flags, f"--input={tmp_path / 'blank.jsonl'}")
+    assert told.endswith("names no image: `file` is a number, not a string")
+
+
+def test_a_run_without_an_input_or_with_a_prompt_that_does_not_exist_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--model=demo", f"--output={tmp_path / 'out'}"]
+    assert the_problem(*flags, "--prompt=gone.md").startswith("PROBLEM  --prompt gone.md: ")
+    monkeypatch.chdir(tmp_path)
+    result = run_here("doctor", *flags)
+    assert result.exit_code == 2
+    assert "PROBLEM  input: is missing: name a folder of images" in result.stdout
+
+
 def test_an_output_that_is_a_dangling_link(tmp_path: Path) -> None:
     (tmp_path / "captions").symlink_to(tmp_path / "gone")
     told = the_problem("--model=demo", f"--output={tmp_path / 'captions' / 'run'}")
@@ -344,7 +386,7 @@ def test_every_problem_of_a_machine_is_reported_once(
         "PROBLEM  NVIDIA driver",
         "PROBLEM  GPU 0, 1, 2, 3, 4, 5, 6, 7",
     ]
-    assert said[-1] == "No engine can start here yet: 2 problems above."
+    assert said[-1] == "The run cannot start yet: 2 problems above."
 
 
 @needs_compiler

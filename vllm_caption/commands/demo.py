@@ -92,7 +92,7 @@ def what_next(output: Path, prompt: str) -> Iterator[str]:
     yield f"      python -m vllm_caption demo --prompt {other} --output {second}"
     yield f"      python -m vllm_caption report {folder} {second}"
     yield "  your own images, with a model of your choice (doctor: would it start here?)"
-    yield f"      python -m vllm_caption doctor --model {DEFAULT_MODEL}"
+    yield f"      python -m vllm_caption doctor IMAGES --model {DEFAULT_MODEL}"
     yield f"      python -m vllm_caption IMAGES --model {DEFAULT_MODEL} --output captions"
 
 

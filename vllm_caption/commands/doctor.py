@@ -16,10 +16,11 @@ from typing import Final
 import msgspec
 
 from vllm_caption import __version__
+from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.commands.json_file import check_json_file, encode_json, write_json_file
 from vllm_caption.commands.plan.output import is_writable, room
 from vllm_caption.commands.run import complete_config
-from vllm_caption.config import EngineConfig, RunConfig
+from vllm_caption.config import EngineConfig, RunConfig, is_remote
 from vllm_caption.engine_flags import CONFIG_FILE, given_flags
 from vllm_caption.engines.executors.choice import local_gpus
 from vllm_caption.engines.hardware import INSTALL_HINT, platform
@@ -39,9 +40,14 @@ from vllm_caption.engines.model_folder import (
     resolve_model,
 )
 from vllm_caption.engines.weights import Weights, num_attention_heads, read_weights
-from vllm_caption.errors import EXIT_OK, EXIT_USAGE, UsageError
+from vllm_caption.errors import EXIT_OK, EXIT_USAGE, ItemError, UsageError
 from vllm_caption.flags import Parser, parse_known, parse_path, run_parser
-from vllm_caption.formatting import byte_size, counted
+from vllm_caption.formatting import byte_size, counted, printable
+from vllm_caption.images.files import check_images_root, num_bytes
+from vllm_caption.images.object_store import absolute_root
+from vllm_caption.inputs.choice import open_source
+from vllm_caption.inputs.reader import usable_name
+from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.gpu_devices import visible_gpus
 from vllm_caption.monitoring.host import available_bytes, usable_cores
 from vllm_caption.process import show
@@ -90,7 +96,7 @@ def run_doctor(arguments: Sequence[str]) -> int:
         show(encode_json(diagnosis).decode())
     else:
         number = counted(problems, "problem")
-        show(f"\nNo engine can start here yet: {number} above." if problems else "\nReady to run.")
+        show(f"\nThe run cannot start yet: {number} above." if problems else "\nReady to run.")
     write_json_file(to_file, diagnosis)
     return EXIT_USAGE if problems else EXIT_OK
 
@@ -99,7 +105,8 @@ def _add_flags(parser: Parser) -> None:
     parser.prog += " doctor"
     parser.description = (
         "Say whether a run with the same flags would start on this machine, one line for each"
-        " check. Starts no engine and writes nothing."
+        " check; of the input, only the first image is looked up. Starts no engine and writes"
+        " nothing."
     )
     parser.epilog = "exit codes: 0 a run would start; 2 it would not: each problem says what to do."
     group = parser.add_argument_group("doctor")
@@ -110,7 +117,7 @@ def _add_flags(parser: Parser) -> None:
 
 
 def examine(config: RunConfig) -> Iterator[Check]:
-    """Every check, in the order in which a run would come to them."""
+    """Every check: of the machine and the model, then of the input and the output."""
     engine = config.engine
     yield from _tried(_check_build)
     try:
@@ -134,6 +141,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         text = "the machines of the cluster are not checked; run doctor on one, without --executor"
         yield Check(f"--executor {engine.executor}", "warning", text)
     yield from _check_host(engine, weights, on_gpus=any(gpus))
+    yield from _tried(lambda: _check_input(config), "input")
     yield from _tried(lambda: _check_output(config.output), f"--output {config.output}")
 
 
@@ -268,6 +276,42 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
         yield Check("memory", "warning", text)
     else:
         yield Check("memory", "ok", text)
+
+
+def _check_input(config: RunConfig) -> list[Check]:
+    """Whether the prompt and the input can be read, and whether the first image is there."""
+    given = config.with_columns(load_prompt(config.prompt).columns).input
+    source = open_source(given)
+    source.check()
+    check_images_root(given.images_root)
+    subject = f"--jsons {given.jsons}" if given.input is None else f"--input {given.input}"
+    fault = ""
+    for group in source.documents():
+        if isinstance(group, SkippedDocument):
+            fault = fault or f"{printable(group.document)}: {group.reason}"
+            continue
+        for element in group.elements:
+            try:
+                file = usable_name(element.entry)
+            except ItemError as error:
+                fault = fault or (element.fault or error.reason)
+            else:
+                return [_check_first_image(subject, given.images_root, file)]
+    if not fault:
+        raise source.empty_error()
+    return [Check(subject, "problem", f"names no image: {fault}")]
+
+
+def _check_first_image(subject: str, images_root: Path | str, file: str) -> Check:
+    shown = printable(file)
+    if is_remote(images_root):
+        return Check(subject, "ok", f"its first image is {shown}; not looked up in the store")
+    try:
+        num_bytes(absolute_root(images_root), file)
+    except ItemError as error:
+        text = f"its first image, {shown}, cannot be captioned: {error.reason}"
+        return Check(subject, "warning", f"{text}; `plan` looks at the others")
+    return Check(subject, "ok", f"its first image is {shown}")
 
 
 def _check_output(output: Path) -> list[Check]:
