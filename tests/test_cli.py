@@ -431,7 +431,19 @@ def test_operating_system_error_is_one_line_and_exit_3(monkeypatch: pytest.Monke
 def test_command_after_its_flags_is_refused_with_where_it_belongs() -> None:
     result = run_here("--output=x", "plan")
     assert result.exit_code == 2
-    assert "command plan: put the command before all flags" in result.stderr
+    assert "command plan: put the command first: vllm-caption plan --output=x\n" in result.stderr
+
+
+def test_command_after_its_input_is_refused_with_the_line_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my images").mkdir()
+    result = run_here("my images", "report", "--output", "captions")
+    line = "vllm-caption report 'my images' --output captions"
+    assert result.stderr == (
+        f"vllm-caption: error: command report: put the command first: {line}\n"
+    )
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -473,7 +474,7 @@ def parse_known(
 ) -> tuple[argparse.Namespace, tuple[str, ...]]:
     """Our flags, and the rest, which is vLLM's. Raises UsageError; ``--help`` exits."""
     if arguments and not arguments[0].startswith("-") and not _exists(arguments[0]):
-        raise _no_command(arguments[0])
+        raise _no_command(arguments[0], arguments)
     options, engine_args = parser.parse_known_args(_with_input_flag(arguments))
     if engine_args and not engine_args[0].startswith("-"):
         word = engine_args[0]
@@ -482,7 +483,7 @@ def parse_known(
                 f"is a second input after {options.input}; name one, such as the folder of both"
             )
             raise UsageError(word, None, remedy)
-        raise _one_too_many(parser, arguments, word) or _no_command(word)
+        raise _one_too_many(parser, arguments, word) or _no_command(word, arguments)
     check_names(engine_args, parser.flags, elsewhere=FLAGS_OF_COMMANDS)
     return options, tuple(engine_args)
 
@@ -514,9 +515,12 @@ def _one_too_many(parser: Parser, arguments: Sequence[str], word: str) -> UsageE
     return UsageError(flag, " ".join(values), remedy)
 
 
-def _no_command(word: str) -> UsageError:
+def _no_command(word: str, arguments: Sequence[str]) -> UsageError:
     if word in COMMANDS:
-        return UsageError("command", word, "put the command before all flags")
+        others = list(arguments)
+        others.remove(word)
+        line = shlex.join(["vllm-caption", word, *others])
+        return UsageError("command", word, f"put the command first: {line}")
     if _exists(word):
         return UsageError("--input", word, "put it before all flags, or after --input")
     if "/" in word:
