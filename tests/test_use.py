@@ -51,6 +51,13 @@ def test_example_shows_the_captions_of_a_run(folder: Path, library: str, example
     assert "caption of d/b.png" in done.stdout
 
 
+def test_first_example_shows_why_items_failed(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLES[0]], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"gone\.png +missing_file +\S+", done.stdout)
+
+
 def test_every_column_is_explained_where_the_page_links_to() -> None:
     source = ROOT / "vllm_caption/store/rows.py"
     assert f"](../{source.relative_to(ROOT)})" in PAGE.read_text("utf-8")

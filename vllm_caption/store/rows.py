@@ -24,11 +24,11 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     file: str
     """The item: its name in the input."""
     document: str
-    """Where the item was first named: a manifest, a table with its row number, or a folder."""
+    """What names the item first: a design, table, TABLE/ROW (if rows hold lists), tar or folder."""
     element_index: int
-    """Its place there, from 0."""
+    """Its position there, from 0: of a table, the row; of a folder, in the order of names."""
     element_type: str
-    """As in the input; empty if it has no types."""
+    """As in the design, or in ``--type-column`` of the table; otherwise empty."""
     item_id: str | None = None
     """The value of ``--id-column``, as text."""
     image_path: str | None = None
