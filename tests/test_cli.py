@@ -254,7 +254,7 @@ def test_line_without_an_input_is_told_what_an_input_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = run_here(*command, "--model=demo")
-    said = "vllm-caption: error: input: is missing: name a folder of images, a table or a tar"
+    said = "vllm-caption: error: no input: name a folder of images, a table or a .tar first, or"
     assert (result.exit_code, result.stderr.startswith(said)) == (2, True)
 
 

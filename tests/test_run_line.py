@@ -146,6 +146,22 @@ def test_first_word_that_is_neither_input_nor_output_is_named(done: Path, comman
     assert refused.exit_code == 2
 
 
+def test_suggested_folder_is_the_newest_in_which_something_was_captioned(done: Path) -> None:
+    for name, age_s in (("old", 200), ("new", 100), ("interrupted", 50), ("a_failed", 0)):
+        shutil.copytree("o", name)
+        os.utime(name, (1e9 - age_s, 1e9 - age_s))
+    shutil.rmtree("o")
+    for name in ("interrupted", "a_failed"):
+        for part in Path(name, "manifest.parquet").iterdir():
+            part.unlink()
+    Path("interrupted/journal.jsonl").write_text("{}\n")
+    Path("a_failed/journal.jsonl").unlink(missing_ok=True)
+    for wanted in ("interrupted", "new", "old"):
+        assert run_here("status", "nowhere").stderr.endswith(f", such as {wanted}\n")
+        shutil.rmtree(wanted)
+    assert run_here("status", "nowhere").stderr.endswith("name the folder that a run wrote\n")
+
+
 @pytest.mark.parametrize("command", READERS)
 @pytest.mark.parametrize(
     ("output", "message"),

@@ -7,6 +7,7 @@ command is left out; a misspelt one is refused, as by the run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -20,7 +21,7 @@ from vllm_caption.errors import UsageError
 from vllm_caption.flags import FLAGS_OF_COMMANDS, Parser, dashed, make_input_config, run_parser
 from vllm_caption.formatting import did_you_mean
 from vllm_caption.process import say
-from vllm_caption.store.layout import MANIFEST, SHARDS, STATUS
+from vllm_caption.store.layout import JOURNAL, MANIFEST, SHARDS, STATUS, parts, state_folders
 
 First = Literal["input", "folders", "file"]
 """What the words without a flag name: the run's input, as after `run`, output folders, or a file to
@@ -102,12 +103,24 @@ def check_is_folder(output: Path) -> None:
 
 
 def _outputs_beside(output: Path) -> list[str]:
-    """The folders there that a run wrote."""
+    """The folders there in which a run has recorded something, newest first."""
     try:
-        names = os.listdir(output.absolute().parent)  # noqa: PTH208
+        above = sorted(output.absolute().parent.iterdir())
+        found = [folder for folder in above if holds_output(folder) and _holds_rows(folder)]
+        found.sort(key=lambda folder: -folder.stat().st_mtime)
     except OSError:
         return []
-    return sorted(name for name in names if holds_output(output.absolute().parent / name))
+    return [folder.name for folder in found]
+
+
+def _holds_rows(folder: Path) -> bool:
+    """False for what a run leaves whose input turned out to be empty."""
+    with contextlib.suppress(OSError):
+        for state in state_folders(folder):
+            journal = state / JOURNAL
+            if parts(state / MANIFEST) or (journal.is_file() and journal.stat().st_size):
+                return True
+    return False
 
 
 def input_of_line(

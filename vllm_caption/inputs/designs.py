@@ -28,11 +28,11 @@ class Designs:
         """Check that both are folders and that there is a design."""
         config = self._config
         if config.jsons == InputConfig().jsons and not config.jsons.exists():
-            what = "name a folder of images, a table or a tar, before all flags; or designs with"
             remedy = (
-                f"is missing: {what} --jsons, since the default, {config.jsons}, does not exist"
+                "name a folder of images, a table or a .tar first, or designs with --jsons"
+                f" (the default, {config.jsons}, does not exist)"
             )
-            raise UsageError("input", None, remedy)
+            raise UsageError("no input", None, remedy)
         check_folder("--jsons", config.jsons, "the folder with one NAME.json per design")
         role = "the folder with the details of each NAME"
         check_folder("--json-detail", config.json_detail, role)

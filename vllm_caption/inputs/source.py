@@ -25,9 +25,10 @@ IMAGE_SUFFIXES: Final = frozenset(
     )
 )
 SIDECAR_SUFFIXES: Final = frozenset(
-    (
-        *(".txt", ".caption", ".tags", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"),
-        *(".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".html", ".log", ".db", ".npy", ".npz"),
+    f".{name}"
+    for name in (
+        *("txt", "caption", "tags", "json", "jsonl", "ndjson", "csv", "tsv", "parquet", "xml"),
+        *("yaml", "yml", "toml", "ini", "md", "html", "log", "db", "npy", "npz"),
     )
 )
 """Of files that are often beside images, and that nobody expects to be captioned."""
