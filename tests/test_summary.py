@@ -73,6 +73,26 @@ def test_summary_counts_for_people() -> None:
         "Time: 3 h 12 min, 0.26 images/s including start-up,"
         " 600,000 prompt tokens, 90,000 output tokens",
         "Limited by: engine 97%, decode 2%, tail 1% of the time",
-        "Share of each engine: 0: 34%, 1: 33%, 2: 33%",
+        "Share of the captions: engine 0 34%, engine 1 33%, engine 2 33%",
         "Captions: out/<file>.txt, manifest: out/manifest.parquet",
     ]
+
+
+def test_share_of_the_only_engine_is_left_out() -> None:
+    assert not any("Share" in line for line in said(3))
+
+
+def test_rejected_answers_add_up_and_other_errors_are_counted_apart() -> None:
+    stats = RunStats([EngineFigures(0, captioned=68)], total=69, captioned=68, failed=1)
+    made = stats.rejections
+    for number in range(75):
+        made.count(f"{number}.png", "a a a", ("loop",) if number < 7 else ())
+    made.retried, made.failed, stats.retried = 6, 1, 9
+    out = Path("out")
+    text = summarise(stats, InputRead(InputCounts(), True, []), 9, output=out, state=out)
+    begin = "Rejected answers: 7 of 75 (loop 7): "
+    assert f"{begin}6 queued for a retry, 1 item failed\n" in text
+    assert "  3 attempts ended with an error and were queued for a retry.\n" in text
+    made.failed = 0  # the failure was the run's fault
+    text = summarise(stats, InputRead(InputCounts(), True, []), 9, output=out, state=out)
+    assert f"{begin}6 queued for a retry, 1 dropped when the run stopped\n" in text

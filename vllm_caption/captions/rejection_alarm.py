@@ -41,11 +41,12 @@ REMEDIES: Final[dict[CaptionFlag, str]] = {
 
 
 class Rejections:
-    """Counts the answers of one run."""
+    """Counts the answers of one run, and what followed those that were rejected: ``retried``,
+    ``failed`` and ``kept``."""
 
     def __init__(self) -> None:
         self.answers = 0
-        self.rejected = 0
+        self.rejected = self.retried = self.failed = self.kept = 0
         self.by_flag: Counter[CaptionFlag] = Counter()
         self._recent: deque[CaptionFlag | None] = deque(maxlen=WINDOW)
         self._examples: dict[CaptionFlag, tuple[str, str]] = {}

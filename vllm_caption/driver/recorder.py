@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from vllm_caption.captions.prompt import Prompt, render
-from vllm_caption.captions.rules import CaptionRules
+from vllm_caption.captions.rules import CaptionRules, verdict
 from vllm_caption.captions.structured import judge_answer
 from vllm_caption.config import SamplingConfig
 from vllm_caption.driver.resume import Batch
@@ -31,7 +31,14 @@ from vllm_caption.images.object_store import public_root
 from vllm_caption.items import Item
 from vllm_caption.messages import Captioned, CaptionRequest, Failed, ImageRead
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.scheduling.dispatcher import Accept, Decision, Dispatcher, GiveUp, Leased
+from vllm_caption.scheduling.dispatcher import (
+    Accept,
+    Decision,
+    Dispatcher,
+    GiveUp,
+    Leased,
+    TryAgain,
+)
 from vllm_caption.scheduling.duplicates import Made, Twin, Twins
 from vllm_caption.scheduling.same_errors import (
     AnswerError,
@@ -187,6 +194,11 @@ class Recorder:
         if fault == "open" and isinstance(decision, GiveUp):
             self._open.append((decision, engine))
         else:
+            if isinstance(answer, Captioned):
+                self._stats.rejections.retried += isinstance(decision, TryAgain)
+                self._stats.rejections.kept += (
+                    isinstance(decision, Accept) and verdict(decision.flags) != "accept"
+                )
             self.settle(decision, engine)
         return error.said if error is not None and fault == "engine" else None
 
@@ -256,6 +268,7 @@ class Recorder:
             refused = partial(self._caption_refused, decision, engine)
             self._unwritten.append(_Unwritten(row, saved, refused))
         elif isinstance(decision, GiveUp):
+            self._stats.rejections.failed += decision.kind == "caption_rejected"
             self._fail(decision, engine)
             waited = self._twins.end(decision.item, None)
             if decision.kind in INPUT_KINDS or decision.kind == "timeout":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from vllm_caption.captions.rejection_alarm import Rejections
 from vllm_caption.config import CaptionName, Shard
 from vllm_caption.cost import Billing
 from vllm_caption.flags import without_flags
@@ -123,9 +124,9 @@ def _items(stats: RunStats, duplicates: int) -> Iterator[str]:
     if stats.twins:
         share = "shares" if stats.twins == 1 else "share"
         yield f"  {stats.twins:,} {share} the caption of a byte-identical image (see --no-dedup)."
-    if stats.retried:
-        were = "was" if stats.retried == 1 else "were"
-        yield f"  {counted(stats.retried, 'attempt')} gave no caption and {were} retried."
+    if errors := stats.retried - stats.rejections.retried:
+        were = "was" if errors == 1 else "were"
+        yield f"  {counted(errors, 'attempt')} ended with an error and {were} queued for a retry."
     if missing := stats.restored + stats.gone:
         how = f"{stats.restored:,} restored from their rows, {stats.gone:,} captioned again"
         yield f"  {counted(missing, 'caption file')} missing or empty: {how}."
@@ -138,13 +139,25 @@ def _captions(stats: RunStats, made: Mapping[str, int]) -> Iterator[str]:
         yield f"Flags: {tally(stats.flags)}"
     if rejected := stats.rejections.rejected:
         flags = tally(stats.rejections.by_flag)
-        yield f"Rejected answers: {rejected:,} of {stats.rejections.answers:,} ({flags})"
+        then = ", ".join(_after(stats.rejections))
+        yield f"Rejected answers: {rejected:,} of {stats.rejections.answers:,} ({flags}): {then}"
     if stale := stats.kept["stale"]:
         yield from stale_captions(stale, made)
     if theirs := people_wrote(stats.kept["edited"], stats.kept["adopted"] + stats.adopted):
         yield f"{theirs}: kept, also by --redo."
     if stats.spared:
         yield f"{stats.spared:,} of these would be captioned again with --overwrite-edited."
+
+
+def _after(rejections: Rejections) -> Iterator[str]:
+    if rejections.retried:
+        yield f"{rejections.retried:,} queued for a retry"
+    if rejections.failed:
+        yield f"{counted(rejections.failed, 'item')} failed"
+    if rejections.kept:
+        yield f"{counted(rejections.kept, 'caption')} kept with flags"
+    if left := rejections.rejected - rejections.retried - rejections.failed - rejections.kept:
+        yield f"{left:,} dropped when the run stopped"
 
 
 def no_such_item(names: Sequence[str]) -> str:
@@ -184,8 +197,10 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
         yield f"Limited by: {', '.join(named)} of the time"
         if change := remedy(stats.limits_s):
             yield f"  Faster with: {change}"
-    shares = percentages([engine.captioned for engine in stats.engines])
-    yield "Share of each engine: " + ", ".join(f"{i}: {share}" for i, share in enumerate(shares))
+    if len(stats.engines) > 1:
+        shares = percentages([engine.captioned for engine in stats.engines])
+        named = (f"engine {number} {share}" for number, share in enumerate(shares))
+        yield f"Share of the captions: {', '.join(named)}"
 
 
 def _where(output: Path, state: Path, shard: Shard | None, naming: CaptionName) -> Iterator[str]:
