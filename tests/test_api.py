@@ -138,23 +138,23 @@ def test_value_becomes_the_arguments_of_its_flag(name: str, value: Any, words: l
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("max_side", True, "--max-side True: takes a value; it is not a switch"),
-        ("quiet", "yes", "--quiet yes: is a switch; give True or False"),
-        ("prompt", object, "--prompt <class 'object'>: cannot be given; give a string, a number"),
-        ("prompt", "a\0b", r"--prompt 'a\x00b': cannot be given"),
-        ("prompt", b"bytes", "--prompt b'bytes': cannot be given"),
-        ("skip_types", ["A,B"], "--skip-types A,B: has a comma, which separates the entries"),
-        ("hf_overrides", {"a": object()}, "--hf-overrides: cannot be written as JSON ("),
-        ("version", True, "--version: prints and exits; call it on the command line"),
-        ("quiet", object, "--quiet <class 'object'>: is a switch; give True or False"),
-        ("output", ["a", "b"], "--output ['a', 'b']: cannot be given; give the path of a file or"),
-        ("output", "a\ud800", r"--output 'a\ud800': cannot be given"),
-        ("output", " ", "--output: it is empty; name a file or folder"),
-        ("prompt", ["a"], "--prompt ['a']: takes one value, not a list"),
+        ("max_side", True, "max_side True: takes a value; it is not a switch"),
+        ("quiet", "yes", "quiet yes: is a switch; give True or False"),
+        ("prompt", object, "prompt <class 'object'>: cannot be given; give a string, a number"),
+        ("prompt", "a\0b", r"prompt 'a\x00b': cannot be given"),
+        ("prompt", b"bytes", "prompt b'bytes': cannot be given"),
+        ("skip_types", ["A,B"], "skip_types A,B: has a comma, which separates the entries"),
+        ("hf_overrides", {"a": object()}, "hf_overrides: cannot be written as JSON ("),
+        ("version", True, "version: prints and exits; call it on the command line"),
+        ("quiet", object, "quiet <class 'object'>: is a switch; give True or False"),
+        ("output", ["a", "b"], "output ['a', 'b']: cannot be given; give the path of a file or"),
+        ("output", "a\ud800", r"output 'a\ud800': cannot be given"),
+        ("output", " ", "output: it is empty; name a file or folder"),
+        ("prompt", ["a"], "prompt ['a']: takes one value, not a list"),
         (
             "input",
             pa.table({"file": ["a.png"]}),
-            '--input pyarrow.Table file: string ---- file: [["a.png"]]: cannot be given; give the'
+            'input pyarrow.Table file: string ---- file: [["a.png"]]: cannot be given; give the'
             " path of a file or folder",
         ),
     ],
@@ -225,20 +225,26 @@ def test_users_mistake_is_a_usage_error_with_field_value_and_remedy(
     make_input(tmp_path, 1)
     with pytest.raises(vllm_caption.UsageError) as refused:
         vllm_caption.caption(**flags(tmp_path, jsons=tmp_path / "nowhere"))
-    assert (refused.value.field, refused.value.value) == ("--jsons", str(tmp_path / "nowhere"))
+    assert (refused.value.field, refused.value.value) == ("jsons", str(tmp_path / "nowhere"))
     assert refused.value.remedy.startswith("does not exist (")
-    with pytest.raises(vllm_caption.UsageError, match="--max-side: 0 is not 1 or more"):
+    with pytest.raises(vllm_caption.UsageError, match=r"^max_side: 0 is not 1 or more"):
         vllm_caption.caption(**flags(tmp_path, max_side=0))
+    with pytest.raises(UsageError, match=r"^modle: unknown argument; did you mean model\?$"):
+        vllm_caption.caption(**flags(tmp_path, modle=1))
+    with pytest.raises(UsageError, match=r"^min_pixels 9: .* max_pixels 3; change one of them$"):
+        vllm_caption.caption(**flags(tmp_path, min_pixels=9, max_pixels=3))
+    with pytest.raises(UsageError, match=r"^output nothere: does not exist"):
+        vllm_caption.read("nothere")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (None, "--output None: cannot be given; give the path of a file or folder"),
-        (5, "--output 5: cannot be given; give the path of a file or folder"),
-        ("", "--output: it is empty; name a file or folder (the current one is `.`)"),
-        ("~nobody-of-this-name", "--output: ~nobody-of-this-name: there is no such home folder"),
+        (None, "output None: cannot be given; give the path of a file or folder"),
+        (5, "output 5: cannot be given; give the path of a file or folder"),
+        ("", "output: it is empty; name a file or folder (the current one is `.`)"),
+        ("~nobody-of-this-name", "output: ~nobody-of-this-name: there is no such home folder"),
     ],
 )
 def test_output_that_is_no_path_is_a_usage_error_and_nothing_is_written(

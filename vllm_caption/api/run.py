@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
-from vllm_caption.api.arguments import Value, as_arguments, as_path
+from vllm_caption.api.arguments import Value, as_arguments, as_path, in_python
 from vllm_caption.api.table import read
 from vllm_caption.errors import EXIT_INTERRUPTED, RunStopped
 from vllm_caption.messages import Refused, RunEnded, RunFailed, RunMessage
@@ -97,10 +97,10 @@ def caption(
         RunStopped: the run could not continue (no engine left, disk full); what is done is kept.
     """
     given = {"input": input, "output": output, "model": model, "prompt": prompt}
-    folder = as_path("--output", output).absolute()
+    folder = as_path("output", output).absolute()
     message = _run(as_arguments({**given, **flags}))
     if isinstance(message, Refused):
-        raise message.as_error()
+        raise in_python(message.as_error())
     if isinstance(message, RunFailed):
         raise RunStopped(message.error)
     return RunResult(output=folder, **msgspec.structs.asdict(message))

@@ -32,8 +32,8 @@ def read(output: str | os.PathLike[str]) -> pa.Table:
     from vllm_caption.store.reader import FolderRows, read_folder
     from vllm_caption.store.rows import SCHEMA
 
-    root = as_path("--output", output)
-    check_folder("--output", root, "the folder that a run wrote")
+    root = as_path("output", output)
+    check_folder("output", root, "the folder that a run wrote")
     try:
         return read_folder(root, lambda folder: FolderRows.last(folder, SCHEMA.names))
     except RunStopped:
