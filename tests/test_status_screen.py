@@ -213,6 +213,10 @@ def test_shards_are_shown_as_one_with_the_engines_that_need_attention() -> None:
     assert "Failures   missing_file 160, decode_error 16" in lines
 
 
+def test_engine_is_said_to_be_the_limit_of_a_healthy_run() -> None:
+    assert "Limited by engine (as it should be)" in screen({None: view(limited_by="engine")})
+
+
 def test_limits_of_shards_are_counted_only_if_they_differ() -> None:
     limits = ["decode", "engine", "decode"]
     views: Views = {Shard(n, 3): view(limited_by=name) for n, name in enumerate(limits, 1)}

@@ -72,7 +72,7 @@ def test_summary_counts_for_people() -> None:
         "  1,200 share the caption of a byte-identical image (see --no-dedup).",
         "Time: 3 h 12 min, 0.26 images/s including start-up,"
         " 600,000 prompt tokens, 90,000 output tokens",
-        "Limited by: engine 97%, decode 2%, tail 1% of the time",
+        "Limited by: engine 97% (as it should be), decode 2%, tail 1% of the time",
         "Share of the captions: engine 0 34%, engine 1 33%, engine 2 33%",
         "Captions: out/<file>.txt, manifest: out/manifest.parquet",
     ]

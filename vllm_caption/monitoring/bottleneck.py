@@ -23,7 +23,9 @@ REMEDIES: Final[Mapping[Limit, str]] = {
     "disk": "a faster disk",
     "driver": "fewer engines per driver: --shard",
 }
-"""What makes a run faster, by its limit. The engines should be the limit."""
+"""What makes a run faster, by its limit."""
+AS_IT_SHOULD_BE: Final = "as it should be"
+"""Of a run that the engines limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from vllm_caption.formatting import (
 from vllm_caption.inputs.reader import InputCounts, no_type_skipped
 from vllm_caption.inputs.source import Nouns, files_left_out
 from vllm_caption.items import SkippedDocument
-from vllm_caption.monitoring.bottleneck import remedy
+from vllm_caption.monitoring.bottleneck import AS_IT_SHOULD_BE, remedy
 from vllm_caption.monitoring.stats import RunStats
 from vllm_caption.store.layout import MANIFEST, REPORT, caption_name
 
@@ -193,7 +193,9 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
     if sum(stats.limits_s.values()):
         names = sorted(stats.limits_s, key=lambda name: -stats.limits_s[name])
         spent = zip(names, percentages([stats.limits_s[name] for name in names]), strict=True)
-        named = (f"{name} {share}" for name, share in spent if share != "0%")
+        named = [f"{name} {share}" for name, share in spent if share != "0%"]
+        if names[0] == "engine":
+            named[0] += f" ({AS_IT_SHOULD_BE})"
         yield f"Limited by: {', '.join(named)} of the time"
         if change := remedy(stats.limits_s):
             yield f"  Faster with: {change}"

@@ -25,7 +25,7 @@ from vllm_caption.formatting import (
     section,
     tally,
 )
-from vllm_caption.monitoring.bottleneck import REMEDIES
+from vllm_caption.monitoring.bottleneck import AS_IT_SHOULD_BE, REMEDIES
 from vllm_caption.monitoring.figures import EngineFigures, measured, num_up, time_to_go
 from vllm_caption.monitoring.live.line import BLOCKS, MIN_BAR, bar, live_line
 from vllm_caption.monitoring.status import State
@@ -145,6 +145,7 @@ def _now(seen: Overview, now: datetime, width: int) -> Iterator[Text]:
     if seen.limited_by:
         remedy = {str(name): text for name, text in REMEDIES.items()}.get(seen.limited_by)
         text = seen.limited_by + (f": {remedy}" if remedy else "")
+        text += f" ({AS_IT_SHOULD_BE})" if text == "engine" else ""
         yield from _wrapped("Limited by", text, width)
     if seen.host:
         yield from _wrapped("Host", ", ".join(measured(seen.host)), width)
