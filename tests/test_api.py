@@ -386,7 +386,7 @@ def test_stream_in_place_of_a_standard_one_needs_only_write(
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", stream)
     assert vllm_caption.caption(**flags(tmp_path, quiet=False)).captioned == 3
-    assert "Checking demo and the engine's flags." in "".join(written)
+    assert "Checking the model demo and vLLM's flags." in "".join(written)
     assert "Items: 3, captioned 3 (3 in this run), failed 0" in "".join(written)
 
 
@@ -401,7 +401,7 @@ def test_script_without_a_main_guard_runs_once_and_prints_as_the_command_line(
         code, out, err = ended(process)
     assert (code, out.count("begin")) == (0, 1), err
     assert out.index("begin") < out.index("Items: 3, captioned 3 (3 in this run), failed 0")
-    assert "Checking demo and the engine's flags." in err
+    assert "Checking the model demo and vLLM's flags." in err
 
 
 def test_modules_of_the_current_folder_do_not_stand_in_for_those_of_python(

@@ -502,5 +502,5 @@ def test_run_logs_its_messages_and_its_summary(tmp_path: Path) -> None:
     result = run(*input_flags(tmp_path), *flags, "--log-json", command=FAKE)
     events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert result.exit_code == 0
-    assert events[0]["text"] == "Checking demo and the engine's flags."
+    assert events[0]["text"] == "Checking the model demo and vLLM's flags."
     assert (events[-1]["event"], events[-1]["text"] + "\n") == ("summary", result.stdout)

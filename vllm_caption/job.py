@@ -339,7 +339,7 @@ class _Job:
         self._executor = executor = make_executor(
             config.engine, self._gpus, logs, self._progress.warn
         )
-        self._progress.tell(f"Checking {config.engine.model} and the engine's flags.")
+        self._progress.tell(f"Checking the model {config.engine.model} and vLLM's flags.")
         model = resolve_model(config.engine.model)
         flags = config.engine.vllm_flags(model)
         # On another node, the same model may have other times.
