@@ -275,7 +275,7 @@ def test_a_run_without_an_input_or_with_a_prompt_that_does_not_exist_is_a_proble
     monkeypatch.chdir(tmp_path)
     result = run_here("doctor", *flags)
     assert result.exit_code == 2
-    assert "PROBLEM  input: is missing: name a folder of images" in result.stdout
+    assert "PROBLEM  no input: name a folder of images" in result.stdout
 
 
 def test_an_output_that_is_a_dangling_link(tmp_path: Path) -> None:
