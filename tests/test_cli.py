@@ -117,6 +117,16 @@ def test_demo_has_an_engine_per_gpu_or_two_without_gpus(
     assert ran[0].engine.data_parallel_size == engines
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"), [("doctor", "--json"), ("plan", "--json"), ("tune", "--try")]
+)
+def test_help_shows_the_flags_of_a_command_before_those_of_a_run(command: str, flag: str) -> None:
+    with redirect_stdout(StringIO()) as said, pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = said.getvalue()
+    assert 0 < shown.index(f"\n  {flag} ") < shown.index("\ninput:\n")
+
+
 def test_demo_has_a_help_text_of_its_own() -> None:
     with redirect_stdout(StringIO()) as said, pytest.raises(SystemExit):
         demo.run_demo(["--help"])
@@ -143,7 +153,11 @@ def test_demo_ends_by_naming_its_page_and_what_to_try_next(tmp_path: Path) -> No
     lines = [line.strip() for line in tried_next.splitlines()]
     named = [shlex.split(line)[3:] for line in lines if line.startswith("python -m vllm_caption ")]
     assert [words[0] for words in named] == ["demo", "report", "doctor", "IMAGES"]
-    assert named[2][1] == "IMAGES"
+    of_readme = ["IMAGES", "--output", "captions"]
+    assert named[2:] == [["doctor", *of_readme], of_readme]
+    shown, truth = done.stdout.split("Drawn shapes")[1].splitlines()[2:4]
+    assert shown.startswith("      model: ")
+    assert truth.startswith("      truth: ")
     for words in (named[0][1:], named[2][2:], named[3][1:]):
         parse_run(words)
 

@@ -147,6 +147,6 @@ def test_installed_wheel_runs_demo_plan_and_report_outside_a_checkout(
     planned = installed(script, "plan", "--model=demo", f"--input={sample}", "--output=planned")
     assert "Items      69" in planned
     said = installed(script, "demo", "--data-parallel-size=1")
-    assert "Drawn shapes, each with the right caption below (30 of 30 match)" in said
+    assert "Drawn shapes (30 of 30 captions match the truth)" in said
     assert "69 items" in installed(script, "report", "--output=demo_output")
     assert (tmp_path / "demo_output" / "report.html").is_file()

@@ -572,11 +572,13 @@ def test_twins_cost_no_engine_time_unless_dedup_is_off(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, open_images=True)
     assert plan.time.images == 1
     same = "3 files have the same content: "
-    assert f"{same}2 copy their captions from another, so 1 image left" in describe(plan)
+    assert f"{same}2 are copies, so the engines caption 1 image\n" in describe(plan)
+    assert "    width × height, ordered by area: " in describe(plan)
     plan = plan_of(tmp_path, "--no-dedup", open_images=True)
     assert plan.time.images == 3
     assert f"{same}all are captioned (--no-dedup, or different prompts)" in describe(plan)
     assert "3 have the same size as another; --images finds" in describe(plan_of(tmp_path))
+    assert "--images finds" not in describe(plan_of(tmp_path, "--no-dedup"))
 
 
 @pytest.mark.parametrize(("number", "how"), [(39, "a run or"), (60, "a run with --pilot 20 or")])

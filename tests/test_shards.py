@@ -348,6 +348,30 @@ def test_merge_combines_folders_and_leaves_them_unchanged(tmp_path: Path) -> Non
     assert all(row["recipe_id"] for row in rows(out).values())
     again = run_here("merge", f"--output={out}", *folders)
     assert "From other folders" not in again.stdout
+    seen = run_here("status", str(out))
+    assert (seen.exit_code, "it was made by merge, and no run has used it" in seen.stderr) == (
+        *(2, True),
+    )
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_merge_says_that_a_failed_row_gave_way_to_the_caption_of_another_folder(
+    tmp_path: Path, order: tuple[int, int]
+) -> None:
+    files = make_input(tmp_path, NUM_ITEMS)
+    image = tmp_path / "raw" / files[0]
+    content = image.read_bytes()
+    image.unlink()
+    flags = (*input_flags(tmp_path), *QUICK)
+    assert run(*flags, f"--output={tmp_path / 'out_1'}", command=FAKE).exit_code == 1
+    image.write_bytes(content)
+    assert run(*flags, f"--output={tmp_path / 'out_2'}", command=FAKE).exit_code == 0
+    named = [str(tmp_path / f"out_{index}") for index in order]
+    merged = run_here("merge", f"--output={tmp_path / 'all'}", *named)
+    lines = merged.stdout.splitlines()
+    at = lines.index(f"From other folders: captioned {NUM_ITEMS}")
+    assert lines[at + 1] == "  not taken: 1 failed row, because another folder has its caption"
+    assert f"Items: captioned {NUM_ITEMS}" in lines
 
 
 def test_merged_folder_knows_its_input_if_that_was_the_same_in_all_folders(tmp_path: Path) -> None:

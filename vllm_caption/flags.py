@@ -143,6 +143,12 @@ class Parser(argparse.ArgumentParser):
         spelt = dashed(flag)
         return f"{spelt}{equals}{value}" if spelt in self.flags else word
 
+    def add_first_group(self, title: str) -> Any:
+        """A group that ``--help`` shows before those that are there."""
+        group = self.add_argument_group(title)
+        self._action_groups.insert(2, self._action_groups.pop())  # after arguments and --help
+        return group
+
     @property
     def flags(self) -> Mapping[str, argparse.Action]:
         """Every flag, long and short, and what argparse knows about it."""

@@ -91,9 +91,9 @@ def what_next(output: Path, prompt: str) -> Iterator[str]:
     yield "  another prompt, then both side by side"
     yield f"      python -m vllm_caption demo --prompt {other} --output {second}"
     yield f"      python -m vllm_caption report {folder} {second}"
-    yield "  your own images, with a model of your choice (doctor: would it start here?)"
-    yield f"      python -m vllm_caption doctor IMAGES --model {DEFAULT_MODEL}"
-    yield f"      python -m vllm_caption IMAGES --model {DEFAULT_MODEL} --output captions"
+    yield f"  your own images, with {DEFAULT_MODEL} (doctor: would it start here?)"
+    yield "      python -m vllm_caption doctor IMAGES --output captions"
+    yield "      python -m vllm_caption IMAGES --output captions"
 
 
 def compared(root: Path, labels: dict[str, Any], prompt: str) -> Iterator[str]:
@@ -111,13 +111,13 @@ def compared(root: Path, labels: dict[str, Any], prompt: str) -> Iterator[str]:
 
     if all(prompt in truths for truths in drawn.values()):
         right = sum(captions[file] == truths[prompt] for file, truths in drawn.items())
-        yield f"Drawn shapes, each with the right caption below ({right} of {len(drawn)} match):"
+        yield f"Drawn shapes ({right} of {len(drawn)} captions match the truth):"
     else:
         yield "Drawn shapes:"
     for file, truths in list(drawn.items())[:SHOWN]:
-        yield f"  {shown(file)}\n      {captions[file]}"
+        yield f"  {shown(file)}\n      model: {captions[file]}"
         if prompt in truths:
-            yield f"      {truths[prompt]}"
-    yield "Real icons, each with its name below (the tiny model guesses: it knows no icons):"
+            yield f"      truth: {truths[prompt]}"
+    yield "Real icons (the tiny model guesses: it knows no icons):"
     for file, label in list(icons.items())[:SHOWN]:
-        yield f"  {shown(file)}\n      {captions[file]}\n      {label}"
+        yield f"  {shown(file)}\n      model: {captions[file]}\n      truth: {label}"

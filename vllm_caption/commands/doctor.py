@@ -109,7 +109,7 @@ def _add_flags(parser: Parser) -> None:
         " nothing."
     )
     parser.epilog = "exit codes: 0 a run would start; 2 it would not: each problem says what to do."
-    group = parser.add_argument_group("doctor")
+    group = parser.add_first_group("doctor")
     text = "also write the checks there; without FILE, print them as JSON"
     group.add_argument(
         "--json", nargs="?", const=STDOUT, type=parse_path, metavar="FILE", help=text

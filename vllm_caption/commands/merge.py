@@ -23,7 +23,7 @@ from vllm_caption.driver.row_maker import caption_path
 from vllm_caption.driver.run_input import common_input
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
 from vllm_caption.flags import Parser, add_output_folder, parse_path
-from vllm_caption.formatting import tally
+from vllm_caption.formatting import counted, tally
 from vllm_caption.images.files import check_name
 from vllm_caption.monitoring.status import RunStatus, read_status
 from vllm_caption.process import say
@@ -52,13 +52,17 @@ class Division(NamedTuple):
 class Merged:
     """The result. ``lacking``: the shards that ran, each with what it lacks as a sentence, or "";
     ``statuses``: of all items now; ``taken``: of those from other folders; ``refused``: why items
-    of other folders were not taken, as sentences; ``num_lost``: of these, those with a caption."""
+    of other folders were not taken, as sentences; ``num_lost``: of these, those with a caption;
+    ``outdone``: failed rows that were not taken, or not kept, since there is a caption elsewhere;
+    ``failed``: items whose failed row was taken."""
 
     lacking: dict[Division, dict[Shard, str]]
     statuses: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
     num_lost: int = 0
+    outdone: int = 0
+    failed: set[str] = field(default_factory=set)
 
 
 def run_merge(arguments: Sequence[str]) -> int:
@@ -167,6 +171,7 @@ def _take_rows(
     for row in rows.newest_first():
         present = states.get(row.file)
         if present is not None and present.status == "captioned":
+            merged.outdone += row.status == "failed"
             continue
         try:
             text = _text(row, files)
@@ -182,6 +187,12 @@ def _take_rows(
             continue
         states.add(row)
         merged.taken[row.status] += 1
+        if row.status == "failed":
+            merged.failed.add(row.file)
+        elif row.file in merged.failed:
+            merged.failed.remove(row.file)
+            merged.taken -= Counter(failed=1)
+            merged.outdone += 1
 
 
 def _text(row: Row, files: CaptionFiles) -> str | None:
@@ -257,6 +268,10 @@ def _lines(merged: Merged, root: Path) -> Iterator[str]:
         yield from (f"  unfinished: {lacks}" for lacks in shards.values() if lacks)
     if merged.taken:
         yield f"From other folders: {tally(merged.taken)}"
+        if merged.outdone:
+            rows, has = counted(merged.outdone, "failed row"), "another folder has"
+            its = "its caption" if merged.outdone == 1 else "their captions"
+            yield f"  not taken: {rows}, because {has} {its}"
     for sentence in merged.refused[:3]:
         yield f"  not taken: {sentence}"
     if len(merged.refused) > 3:

@@ -24,7 +24,7 @@ from vllm_caption.monitoring.figures import (
     rounded,
 )
 from vllm_caption.monitoring.stats import PACE_S, RunStats
-from vllm_caption.store.layout import STATUS
+from vllm_caption.store.layout import MANIFEST, STATUS, parts
 from vllm_caption.store.lock import find_holder
 
 RunState = Literal["running", "finished", "interrupted", "stopped"]
@@ -204,6 +204,8 @@ def _look(root: Path) -> View:
     status, holder = read_status(root), find_holder(root)
     if status is None:
         remedy = f"holds no {STATUS}; name the folder of a run"
+        if parts(root / MANIFEST):
+            remedy = f"has captions, but no {STATUS}: it was made by merge, and no run has used it"
         if holder is not None:
             remedy = f"is held by {holder}, which has no {STATUS} yet; try again in a moment"
         raise UsageError("--output", root, remedy)

@@ -61,7 +61,7 @@ def _add_flags(parser: Parser) -> None:
         "flags of vLLM's engine are accepted and ignored. exit codes: 0 planned; 2 usage or"
         " configuration; 3 a part of the manifest is damaged; 130 interrupted."
     )
-    group = parser.add_argument_group("plan")
+    group = parser.add_first_group("plan")
     group.add_argument("--json", type=parse_path, metavar="FILE", help="also write the plan there")
     group.add_argument(
         "--images",

@@ -149,6 +149,7 @@ class ImageSurvey:
             found=found,
             bytes=sum(size * count for size, count in self._file_sizes.items()),
             equal_size=sum(count for count in self._file_sizes.values() if count > 1),
+            dedup=dedup,
             sizes=_sizes(self._sizes),
             vision_tokens=_vision_tokens(self._tokens),
             backdrops=dict(self._backdrops.most_common()),

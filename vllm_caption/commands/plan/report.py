@@ -120,7 +120,8 @@ class TwinFiles(msgspec.Struct, frozen=True):
 
 class Images(msgspec.Struct, frozen=True):
     """The files of the items to caption: how many are ``found``, and their ``bytes``.
-    ``equal_size`` have the same number of bytes as another one: no others can be twins.
+    ``equal_size`` have the same number of bytes as another one: no others can be twins. Without
+    ``dedup``, twins are captioned separately.
 
     The rest is known only where they were ``opened`` (``--images``): their ``sizes``,
     ``vision_tokens``, ``backdrops`` (images by backdrop) and ``twins``."""
@@ -129,6 +130,7 @@ class Images(msgspec.Struct, frozen=True):
     found: int
     bytes: int
     equal_size: int
+    dedup: bool = True
     sizes: Sizes | None = None
     vision_tokens: VisionTokens | None = None
     backdrops: dict[str, int] = {}

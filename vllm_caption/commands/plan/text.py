@@ -142,7 +142,7 @@ def _images(images: Images) -> Iterator[str]:
     if (sizes := images.sizes) is not None:
         ordered = (sizes.smallest, sizes.median, sizes.largest)
         small, median, large = (_pixels(size) for size in ordered)
-        yield f"{INDENT}width × height: {small} to {large}, median {median}"
+        yield f"{INDENT}width × height, ordered by area: {small} to {large}, median {median}"
     if (tokens := images.vision_tokens) is not None:
         yield (
             f"{INDENT}vision tokens: {tokens.min:,} to {tokens.max:,}, median {tokens.median:,},"
@@ -152,7 +152,7 @@ def _images(images: Images) -> Iterator[str]:
         yield f"{INDENT}backdrops: {tally(images.backdrops)}"
     if images.twins is not None and images.twins.files:
         yield INDENT + _twins(images.twins, images.found)
-    if images.equal_size and not images.opened:
+    if images.equal_size and images.dedup and not images.opened:
         text = "have the same size as another; --images finds the copies among them"
         yield f"{INDENT}{images.equal_size:,} {text}"
 
@@ -163,9 +163,9 @@ def _twins(twins: TwinFiles, found: int) -> str:
     same = f"{twins.files:,} files{groups} have the same content: "
     if not twins.saved:
         return f"{same}all are captioned (--no-dedup, or different prompts)"
-    copies = "copies its caption" if twins.saved == 1 else "copy their captions"
+    copies = "is a copy" if twins.saved == 1 else "are copies"
     left = counted(found - twins.saved, "image")
-    return f"{same}{twins.saved:,} {copies} from another, so {left} left for the engines"
+    return f"{same}{twins.saved:,} {copies}, so the engines caption {left}"
 
 
 def _time(times: Time) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _parser() -> Parser:
         "all other flags are those of a run. exit codes: 0 measured; 2 usage or configuration; 3"
         " no setting could be measured; 130 interrupted, measurements are kept."
     )
-    group = parser.add_argument_group("tune")
+    group = parser.add_first_group("tune")
     group.add_argument(
         "--try",
         dest="tried",
