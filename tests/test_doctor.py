@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.job import run_here
+from support.job import FAKE, QUICK, run, run_here
 from support.pretend_gpus import PretendGpus, needs_compiler
 
 from vllm_caption.commands import doctor
@@ -182,7 +182,36 @@ def test_a_hub_that_does_not_know_a_name_or_never_answers_is_one_problem(
     monkeypatch.setattr(model_folder, "_HUB_PATIENCE_S", 0.1)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     told = the_problem("--model=no-such/model", f"--output={tmp_path}")
-    assert "the Hub does not offer it" in told
+    assert f"the Hub does not {'offer it' if answers else 'answer'}" in told
+
+
+def test_a_hub_that_cannot_be_reached_is_the_problem_and_not_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*arguments: object, **options: object) -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", ask)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    told = the_problem("--model=no-such/model", f"--output={tmp_path}")
+    assert told.endswith("and the Hub cannot be reached; check the name and the network")
+
+
+@pytest.mark.parametrize("model", ["demo2", "no-such/model"])
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_run_says_the_same_of_a_model_that_is_nowhere_before_it_writes_or_loads_anything(
+    tmp_path: Path, model: str, is_finished: bool
+) -> None:
+    flags = [f"--model={model}", f"--output={tmp_path / 'out'}"]
+    if is_finished:
+        finished = run(INPUT, *QUICK, flags[1], command=FAKE)
+        assert finished.exit_code == 0, finished.stderr
+    told = the_problem(*flags).removeprefix("PROBLEM  ")
+    result = run_here(INPUT, *flags)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"vllm-caption: error: {told}\n"
+    assert told.endswith("; did you mean demo?") == (model == "demo2")
+    assert (tmp_path / "out").exists() == is_finished
 
 
 def test_what_the_hub_says_of_a_models_weights(

@@ -42,7 +42,7 @@ from vllm_caption.engines.executors.choice import (
     local_gpus,
     make_executor,
 )
-from vllm_caption.engines.machine_check import await_machine
+from vllm_caption.engines.machine_check import await_machine, check_model_exists
 from vllm_caption.engines.model_files import model_files
 from vllm_caption.engines.model_folder import check_model_folder, resolve_model
 from vllm_caption.errors import (
@@ -116,6 +116,7 @@ def checked(config: RunConfig) -> tuple[RunConfig, Prompt]:
 
 def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bool) -> Outcome:
     gpus = local_gpus(config.engine)
+    check_model_exists(config.engine)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
     choose_naming = partial(naming_of_run, asked=config.caption_name)

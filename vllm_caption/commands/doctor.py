@@ -34,7 +34,6 @@ from vllm_caption.engines.machine_check import (
 )
 from vllm_caption.engines.model_folder import (
     cached_folder,
-    is_offline,
     is_on_hub,
     needs_weights,
     resolve_model,
@@ -222,15 +221,10 @@ def _check_model(
         else:
             rest = "" if _is_whole(folder) else "; a run downloads the rest"
             yield Check(subject, "ok", f"in the Hub's cache, {folder}{size}{rest}")
-    elif is_offline():
-        text = "is neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE is set"
-        if "download_dir" in given_flags(engine.engine_args):
-            text += " (offline, vLLM does not look in --download-dir)"
-        yield Check(subject, "problem", f"{text}; unset it, or download the model elsewhere")
     elif weights is not None:
         yield Check(subject, "ok", f"on the Hub{size}; a run downloads it first")
     else:
-        text = "is neither a folder nor in the Hub's cache, and the Hub does not offer it"
+        text = "is neither a folder nor in the Hub's cache, and the Hub does not answer"
         yield Check(subject, "problem", f"{text}; check the name, the network and HF_TOKEN")
 
 

@@ -25,6 +25,7 @@ from typing import Final, Literal
 import msgspec
 
 from vllm_caption.config import EngineConfig
+from vllm_caption.demo import MODEL_NAME
 from vllm_caption.engine_flags import CONFIG_FILE, given_flags, named_flags
 from vllm_caption.engines.hardware import explain_fault, platform
 from vllm_caption.engines.model_folder import (
@@ -38,7 +39,7 @@ from vllm_caption.engines.model_folder import (
 )
 from vllm_caption.engines.weights import Weights, read_weights
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import byte_size, duration
+from vllm_caption.formatting import byte_size, did_you_mean, duration
 from vllm_caption.monitoring.gpu_devices import (
     VISIBLE,
     Gpu,
@@ -157,9 +158,18 @@ async def await_machine(
             tell(f"{check.subject}: {check.text}")
 
 
+def check_model_exists(config: EngineConfig) -> None:
+    """Raise UsageError for a model that is nowhere. The Hub is asked only about one that is not on
+    this machine."""
+    model, flags = resolve_model(config.model), config.engine_args
+    is_here = os.path.exists(model)  # noqa: PTH110 (never raises)
+    if config.executor == "local" and not is_here and cached_folder(model, flags) is None:
+        find_weights(config)
+
+
 def find_weights(config: EngineConfig) -> Weights | None:
-    """The model's weights, from its folder, the Hub's cache or the Hub itself; None if none of them
-    has any. Raises UsageError for a folder that cannot be loaded."""
+    """The model's weights, from its folder, the Hub's cache or the Hub itself; None if that is not
+    known. Raises UsageError for a folder that cannot be loaded, and for a model that is nowhere."""
     model, flags = resolve_model(config.model), config.engine_args
     if os.path.exists(model) or model.startswith(("/", ".", "~")):  # noqa: PTH110 (never raises)
         return check_model_folder(model, flags)
@@ -167,13 +177,37 @@ def find_weights(config: EngineConfig) -> Weights | None:
         return None
     cached = cached_folder(model, flags)
     if is_offline():
-        return None if cached is None else check_model_folder(str(cached), flags)
+        if cached is None:
+            raise _absent(
+                config, "HF_HUB_OFFLINE is set", "unset it, or download the model elsewhere"
+            )
+        return check_model_folder(str(cached), flags)
     with contextlib.suppress(UsageError, OSError):  # incomplete: vLLM downloads the rest
         if cached is not None and (found := read_weights(cached)):
             return found
-    with contextlib.suppress(OSError, ImportError):
+    try:
         return ask_hub(model, flags)
+    except FileNotFoundError:
+        if cached is None:
+            problem, remedy = "the Hub does not offer it", "check the name and HF_TOKEN"
+            raise _absent(config, problem, remedy) from None
+    except ConnectionError:
+        if cached is None:
+            problem, remedy = "the Hub cannot be reached", "check the name and the network"
+            raise _absent(config, problem, remedy) from None
+    except (OSError, ImportError):
+        pass
     return None
+
+
+def _absent(config: EngineConfig, problem: str, remedy: str) -> UsageError:
+    """The error for a name that is neither a folder nor in the Hub's cache."""
+    if "download_dir" in given_flags(config.engine_args) and is_offline():
+        problem += " (offline, vLLM does not look in --download-dir)"
+    if "/" not in config.model:
+        remedy = did_you_mean(config.model, [MODEL_NAME]) or remedy
+    text = f"is neither a folder nor in the Hub's cache, and {problem}; {remedy}"
+    return UsageError("--model", config.model, text)
 
 
 def grouped(checks: Iterable[Check]) -> list[Check]:

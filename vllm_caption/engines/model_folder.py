@@ -92,9 +92,9 @@ def _check_config(folder: Path) -> None:
 
 def is_on_hub(model: str) -> bool:
     """Whether vLLM would look on the Hugging Face Hub for a name that is not a folder. It would not
-    for an address, or for what a plugin of vLLM may read (`REPOSITORY:QUANTISATION`)."""
+    for an address, or for what a plugin of vLLM may read (`REPOSITORY:QUANTISATION`, GGUF)."""
     elsewhere = os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
-    return ":" not in model and not elsewhere
+    return ":" not in model and not model.endswith(".gguf") and not elsewhere
 
 
 def is_offline() -> bool:
@@ -127,14 +127,17 @@ def cached_folder(model: str, engine_args: tuple[str, ...]) -> Path | None:
 
 
 def ask_hub(model: str, engine_args: tuple[str, ...]) -> Weights:
-    """What the Hub reports of a model's weights. Raises OSError if it does not respond."""
+    """What the Hub reports of a model's weights. Raises FileNotFoundError if it has no such model,
+    ConnectionError if it cannot be reached, and another OSError if it does not respond."""
     from huggingface_hub import HfApi
 
     told: list[Weights | OSError] = []
 
     def ask() -> None:
         try:
-            told.append(_ask_hub(HfApi(), model, named_flags(engine_args).get("revision")))
+            flags = named_flags(engine_args)
+            hub = HfApi(token=flags.get("hf_token") or None)
+            told.append(_ask_hub(hub, model, flags.get("revision")))
         except OSError as error:
             told.append(error)
 
@@ -151,13 +154,22 @@ def _ask_hub(hub: HfApi, model: str, revision: str | None) -> Weights:
     try:
         found = hub.model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S)
     except Exception as error:  # the HTTP client of the Hub's library has its own errors
-        raise OSError(first_line(error)) from error
+        raise _kind_of(error)(first_line(error)) from error
     config: dict[str, Any] = found.config or {}
     if found.safetensors is None or any("Omni" in name for name in config.get("architectures", ())):
         return Weights({})  # unknown, or including parts that an engine for images leaves out
     counts = found.safetensors.parameters.items()
     by_dtype = {dtype: int(count * _bits_of(dtype)) // 8 for dtype, count in counts}
     return Weights(by_dtype, "quantization_config" in config and by_dtype.keys() <= FLOATS)
+
+
+def _kind_of(error: Exception) -> type[OSError]:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if isinstance(error, RepositoryNotFoundError | ValueError):  # the latter: an impossible name
+        return FileNotFoundError
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return OSError if names.isdisjoint(("ConnectError", "ConnectionError")) else ConnectionError
 
 
 def _bits_of(dtype: str) -> int:
