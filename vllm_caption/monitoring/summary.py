@@ -201,7 +201,7 @@ def _speed(stats: RunStats, seconds: float) -> Iterator[str]:
             yield f"  Faster with: {change}"
     if len(stats.engines) > 1:
         shares = percentages([engine.captioned for engine in stats.engines])
-        named = (f"engine {number} {share}" for number, share in enumerate(shares))
+        named = [f"engine {number} {share}" for number, share in enumerate(shares)]
         yield f"Share of the captions: {', '.join(named)}"
 
 
