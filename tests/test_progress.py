@@ -166,7 +166,7 @@ def test_terminal_shows_a_live_line_with_messages_above_it() -> None:
     progress.tell("Engine 1 died and starts again: CUDA error")
     line = out.getvalue().rpartition("\r")[2]
     progress.close()
-    assert line.startswith(" 40% ████████░░░░░░░░░░░░ 40/100, 2.0 images/s, ETA 30 s (")
+    assert line.startswith(" 40% ████░░░░░░ 40/100, 2.0 images/s, ETA 30 s (")
     assert len(line) < 80
     assert "Engine 1 died and starts again: CUDA error\n" in out.getvalue()
 
@@ -271,13 +271,13 @@ def line(width: int, num_up: int = 8, **changes: Any) -> str:
         ),
         (
             100,
-            " 42% ██████░░░░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 3 h (Tue 14:05),"
+            " 42% █████░░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 3 h (Tue 14:05),"
             " 22 failed, limited by engine",
         ),
-        (80, " 42% ████░░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 3 h, 22 failed, limit: engine"),
-        (60, " 42% ████░░░░░░░ of 1,000,000, 5.9/s, ETA 1 d 3 h, 22 failed"),
-        (40, " 42% █████████░░░░░░░░░░░░░░ ETA 1 d 3 h"),
-        (20, " 42% █████░░░░░░░░░"),
+        (80, " 42% ████░░░░░░ 420,112/1,000,000, 5.9/s, ETA 1 d 3 h, 22 failed, limit: engine"),
+        (60, " 42% ████░░░░░░ of 1,000,000, 5.9/s, ETA 1 d 3 h, 22 failed"),
+        (40, " 42% ████░░░░░░ ETA 1 d 3 h"),
+        (20, " 42% ████░░░░░░"),
         (10, " 42% ████░"),
     ],
 )
@@ -307,7 +307,7 @@ def test_live_line_fits_whatever_the_width_and_has_a_bar(changes: dict[str, Any]
 def test_live_line_shows_the_phase_until_there_is_a_rate() -> None:
     shown = line(80, captioned=0, failed=0, phase="loading 2/8 engines, 41 s", eta_s=None)
     assert (
-        shown == "  2% ░░░░░░░░░░ 20,000/1,000,000, loading 2/8 engines, 41 s, 19 h 42 min elapsed"
+        shown == "  2% ░░░░░░░░░░ 20,000/1,000,000, loading 2/8 engines, 41 s (19 h 42 min in all)"
     )
 
 
@@ -332,10 +332,10 @@ def test_live_line_names_the_bottleneck_at_80_columns_even_of_a_million_items(li
 def test_live_line_shows_nothing_that_is_not_known() -> None:
     nothing = {"total": 0, "done_before": 0, "captioned": 0, "failed": 0, "eta_s": None}
     shown = line(79, **nothing, scanning=True, images_per_s=None, phase="reading the input, 3 s")
-    assert shown == f"     {30 * '░'} reading the input, 3 s, 19 h 42 min elapsed"
+    assert shown == f"     {10 * '░'} reading the input, 3 s (19 h 42 min in all)"
     unknown = dict.fromkeys(("images_per_s", "tokens_per_s", "eta_s", "limited_by"))
     shown = line(79, **unknown, scanning=True, failed=0)
-    assert shown == (f"     {21 * '░'} 420,090/1,000,000+, measuring the speed, 8/8 engines")
+    assert shown == (f"     {10 * '░'} 420,090/1,000,000+, measuring the speed, 8/8 engines")
 
 
 def test_live_line_keeps_the_engine_count_longer_if_some_are_not_up() -> None:
@@ -343,9 +343,37 @@ def test_live_line_keeps_the_engine_count_longer_if_some_are_not_up() -> None:
     assert "7/8 engines" in line(90, num_up=7)
 
 
+@pytest.mark.parametrize("width", [40, 79, 100, 160, 240])
+def test_bar_keeps_its_width_while_fields_come_and_go(width: int) -> None:
+    shown = [
+        line(width, captioned=0, phase="checking flags (loading vLLM), 4 s"),
+        line(width, images_per_s=None, tokens_per_s=None, eta_s=None, limited_by=None),
+        line(width),
+        line(width, failed=123_456),
+        line(width, num_up=7, captioned=979_978),
+    ]
+    assert len({len(re.findall("[█░]", text)) for text in shown}) == 1
+
+
+def test_time_of_the_phase_and_of_the_run_are_told_apart() -> None:
+    figures = {"captioned": 0, "failed": 0, "eta_s": None, "total": 69, "done_before": 0}
+    engines = [EngineFigures(0, "starting")]
+
+    def shown(phase: str, elapsed_s: float) -> str:
+        run = RunFigures(
+            **figures, scanning=False, images_per_s=None, tokens_per_s=None, phase=phase
+        )
+        return live_line(run, engines, elapsed_s, NOW, 79)
+
+    begin = "  0% ░░░░░░░░░░ 0/69, "
+    checking = "checking flags (loading vLLM), 4 s"
+    assert shown(checking, 5.2) == f"{begin}{checking} (5 s in all)"
+    assert shown("reading the input, 4 s", 4.2) == f"{begin}reading the input, 4 s"
+
+
 def test_bar_is_full_only_at_the_end() -> None:
-    assert line(80, captioned=979_977).startswith(" 99% ██████████░ ")
-    assert line(80, captioned=979_978).startswith("100% ████████████████ of 1,000,000,")
+    assert line(80, captioned=979_977).startswith(" 99% █████████░ ")
+    assert line(80, captioned=979_978).startswith("100% ██████████ of 1,000,000,")
 
 
 @pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "█"), ("latin-1", "#")])

@@ -71,7 +71,7 @@ class Progress:
     def draw(self, stats: RunStats, now_s: float) -> None:
         """Draw the live line, if there is one."""
         if self._began_s is None:
-            self._began_s = now_s
+            self._began_s = now_s if stats.step_since_s is None else stats.step_since_s
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
                 run, now = stats.figures(now_s), datetime.now().astimezone()

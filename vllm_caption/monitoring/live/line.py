@@ -1,21 +1,23 @@
 """A run on one line: the live line of a terminal, and the same words without a bar for logs.
 Pure: functions of the run's figures, the time and the width.
 
-Invariants: the live line is never wider than the terminal; its bar has at least ten cells if ten
-cells fit; the least important fields are shortened or dropped first; what is unknown is left out.
+Invariants: the live line is never wider than the terminal; its bar depends only on what is done and
+on the width, so that it never seems to go backwards, and has at least ten cells if ten cells fit;
+the least important fields are shortened or dropped first; what is unknown is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
 from vllm_caption.formatting import duration, per_second, percent_done
 from vllm_caption.monitoring.figures import EngineFigures, RunFigures, num_up, time_to_go
 
 MIN_BAR: Final = 10
-MAX_BAR: Final = 40
+MAX_BAR: Final = 20
 BLOCKS: Final = "█░"
 ASCII_BLOCKS: Final = "#-"
 _SHORTENED: Final = (
@@ -36,16 +38,21 @@ def live_line(
     """The whole line. ``elapsed_s``: None to leave it out; ``blocks``: the characters of the bar,
     for done and left."""
     fields = _fields(run, engines, now)
+    steps = iter(_SHORTENED)
     if elapsed_s is not None:
-        fields["elapsed"] = (f"{duration(round(elapsed_s))} elapsed",)
+        elapsed = duration(round(elapsed_s))
+        if run.phase is None:
+            fields["elapsed"] = (f"{elapsed} elapsed",)
+        elif not run.phase.endswith(f", {elapsed}"):
+            fields["phase"] = (f"{run.phase} ({elapsed} in all)", *fields["phase"])
+            steps = chain(["phase"], _SHORTENED)
     # As long as the input is being read, nobody knows of how much this is a share.
     share = 0.0 if run.scanning or not run.total else run.finished / run.total
     done = "" if run.scanning else percent_done(run.finished, run.total)
-    room = width - len("100% ") - MIN_BAR - 1
-    steps = iter(_SHORTENED)
+    cells = min(max(width // 8, MIN_BAR), MAX_BAR)
+    room = width - len("100% ") - cells - 1
     while len(text := _joined(fields)) > room and (name := next(steps, None)):
         fields[name] = fields.get(name, ())[1:]
-    cells = MIN_BAR + min(max(room - len(text), 0), MAX_BAR - MIN_BAR)
     return f"{done:>4} {bar(share, cells, blocks)} {text}"[:width].rstrip()
 
 
