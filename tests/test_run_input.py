@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from support.job import FAKE, QUICK, input_flags, make_input, run, run_here
+from support.image_files import put
+from support.job import FAKE, QUICK, draw_shape, input_flags, make_input, run, run_here
 
 from vllm_caption.config import InputConfig
 from vllm_caption.driver.run_input import as_in_last_run, encode_input
@@ -86,6 +87,28 @@ def test_output_alone_is_enough_for_verify_export_and_report_after_a_run(tmp_pat
     assert run_here("report", output).exit_code == 0
     kept = json.loads((tmp_path / "o" / INPUT).read_bytes())
     assert kept["skip_types"] == ["A"]
+
+
+def test_run_over_another_input_says_what_the_last_one_captioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, number in (("many", 4), ("few", 1)):
+        for index in range(number):
+            put(tmp_path / name, f"{name}{index}.png", draw_shape(index))
+    (tmp_path / "same").symlink_to("many")
+
+    def said(folder: Path | str, *flags: str) -> list[str]:
+        ran = run(f"--input={folder}", "--output=o", *QUICK, *flags, command=FAKE)
+        assert ran.exit_code == 0, ran.stderr
+        return [line for line in ran.stderr.splitlines() if "another input" in line]
+
+    begin = "The last run here captioned another input: "
+    assert said("many", "--limit=3") == []
+    assert said(tmp_path / "same", "--limit=3") == []
+    assert said("few") == [f"{begin}same."]
+    assert said("many") == [f"{begin}few (1 of 1 item)."]
+    assert said("few") == [f"{begin}many (4 of 4 items)."]
 
 
 def test_run_over_an_empty_input_does_not_replace_the_record(tmp_path: Path) -> None:

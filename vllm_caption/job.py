@@ -35,7 +35,7 @@ from vllm_caption.driver.redo import (
 )
 from vllm_caption.driver.resume import Pending, Wanted
 from vllm_caption.driver.row_maker import RowMaker
-from vllm_caption.driver.run_input import encode_input
+from vllm_caption.driver.run_input import encode_input, other_input
 from vllm_caption.engines.executors.base import Executor, WorkerSpec, start_vllm
 from vllm_caption.engines.executors.choice import (
     first_starts_alone,
@@ -221,6 +221,12 @@ class _Job:
         self._is_input_kept = False
         before = output.look_up(read_status)
         self._earlier_speed = before.speed if before is not None else None
+        if other := output.look_up(partial(other_input, config.input)):
+            done = ""
+            if before is not None and before.total and not before.is_part:
+                captioned = before.done_before + before.captioned
+                done = f" ({captioned:,} of {counted(before.total, 'item')})"
+            progress.tell(f"The last run here captioned another input: {other}{done}.")
         self._monitor = Monitor(output.root, gpus, config.engine.engine_args)
         known = output.item_states()
         self._num_known = 0 if output.shard else len(known)

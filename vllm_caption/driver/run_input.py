@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vllm_caption.config import InputConfig, is_remote
-from vllm_caption.formatting import flag_of
+from vllm_caption.formatting import encodable_name, flag_of, printable
 from vllm_caption.images.object_store import recorded_root
 from vllm_caption.store.layout import INPUT, state_folders
 
@@ -44,6 +44,21 @@ def as_in_last_run(
     taken = {name: value for name, value in kept.items() if name not in named}
     flags = [f"{flag_of(name)}={shlex.quote(str(taken[name]))}" for name in _PATHS if name in taken]
     return {**values, **taken}, f"As in the last run: {' '.join(flags)}" if flags else ""
+
+
+def other_input(config: InputConfig, folder: Path) -> str:
+    """The path that the last run of a folder captioned, if it is not that of this run; else
+    empty."""
+    try:
+        kept = _decode((folder / INPUT).read_bytes())
+    except FileNotFoundError:
+        return ""
+    name = "input" if "input" in kept else "jsons"
+    path, ours = kept.get(name), getattr(config, "jsons" if config.input is None else "input")
+    if path is None or os.path.realpath(path) == os.path.realpath(ours):
+        return ""
+    near = os.path.relpath(path)
+    return printable(encodable_name(os.fspath(path) if near.startswith("..") else near))
 
 
 def common_input(root: Path, folders: Iterable[Path]) -> bytes | None:
