@@ -344,6 +344,20 @@ def test_temporary_folder_with_a_long_name_works_and_nothing_is_left(tmp_path: P
     assert not list(Path("/tmp").glob(f"vllm-caption-{job.pid}-*"))
 
 
+def test_user_without_a_name_has_a_folder_for_compiled_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: {}["nobody"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    process.keep_temporary_files_in(str(tmp_path / "vllm-caption-1"))
+    kernels = tmp_path / f"torchinductor_uid_{os.getuid()}"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(kernels)
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(tmp_path / "vllm-caption-1")
+
+
 def test_unwritable_temporary_folder_is_skipped(tmp_path: Path) -> None:
     make_input(tmp_path, 4)
     done = run(*flags(tmp_path, "-dp=1"), command=FAKE, environment={"TMPDIR": "/proc/no/such"})

@@ -32,6 +32,7 @@ _MAX_BASE_CHARS: Final = 38
 """Longest folder that may hold `socket_folder`: the path of a socket has at most 107 bytes."""
 _SHORT_FOLDERS: Final = ("/tmp", "/dev/shm", "/var/tmp")
 _USUAL_WIDTH: Final = 80
+_NOT_IN_NAMES: Final = r'[\\/:*?"<>|]'
 _LAST: Final = -1000
 _PREFIX: Final = "vllm-caption-"
 _OWNED: Final = "owned"
@@ -147,7 +148,11 @@ def keep_temporary_files_in(folder: str) -> None:
     is_usual = tempfile.gettempdir() in (folder, str(usual))
     if not is_usual or not Path(folder).name.startswith(_PREFIX):
         return  # TMPDIR is too long for sockets, or somebody chose the folder for these
-    kernels = usual / f"torchinductor_{re.sub('[^A-Za-z0-9_.-]', '_', getpass.getuser())}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # as in a container whose user has no name
+        user = f"uid_{os.getuid()}"
+    kernels = usual / f"torchinductor_{re.sub(_NOT_IN_NAMES, '_', user)}"  # as torch names it
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels))
     os.environ["TMPDIR"] = tempfile.tempdir = folder
 
