@@ -158,7 +158,7 @@ def _in_words(views: Views) -> str:
         return in_words(views[None])
     counts = Counter(view.state for view in views.values())
     named = (f"{counts[state]} {state}" for state in list(EXIT_CODES)[::-1] if counts[state])
-    return f"{len(views)} shards: {', '.join(named)}"
+    return f"{counted(len(views), 'shard')}: {', '.join(named)}"
 
 
 def _counted(names: Iterable[str | None]) -> str:
