@@ -19,7 +19,7 @@ from zlib import crc32
 from vllm_caption.cost import Billing
 from vllm_caption.engine_flags import given_flags, gpus_per_engine
 from vllm_caption.errors import UsageError
-from vllm_caption.formatting import did_you_mean, encodable_name, printable
+from vllm_caption.formatting import closest, encodable_name, printable
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-VL-7B-Instruct"
 WINDOW_FACTOR: Final = 2
@@ -88,9 +88,8 @@ def absence(path: Path) -> str:
     missing, *below = path.relative_to(above).parts
     names = _names_in(above)
     there = [name for name in names if above.joinpath(name, *below).exists()]
-    if meant := did_you_mean(missing, there):
-        name = meant.removeprefix("did you mean ").removesuffix("?")
-        return f"does not exist (did you mean {_shown(os.fspath(above.joinpath(name, *below)))}?)"
+    if (meant := closest(missing, there)) is not None:
+        return f"does not exist (did you mean {_shown(os.fspath(above.joinpath(meant, *below)))}?)"
     where = "this folder" if above == Path() else _shown(os.fspath(above))
     return f"does not exist ({where} holds {held_in(above)})"
 

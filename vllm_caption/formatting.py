@@ -132,12 +132,17 @@ def command_line(arguments: Iterable[str]) -> str:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Suggest the name that ``word`` is closest to, or that starts with it; "" if there is none."""
+    """Suggest the name that was meant by ``word``; "" if there is none."""
+    meant = closest(word, known)
+    return f"did you mean {meant}?" if meant is not None else ""
+
+
+def closest(word: str, known: Collection[str]) -> str | None:
+    """The name that ``word`` is closest to, or that starts with it."""
     longer = [name for name in known if len(word) > 4 and name.startswith(word)]
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower, 1, 0.7)
-    meant = min(longer, key=len) if longer else by_lower[near[0]] if near else None
-    return f"did you mean {meant}?" if meant is not None else ""
+    return min(longer, key=len) if longer else by_lower[near[0]] if near else None
 
 
 # --- counts and shares -----------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vllm_caption.commands.run_line import check_holds_output, input_of_line, parse_line
@@ -121,7 +122,11 @@ class _Results:
         self._made_us = self._rows["finished_at"].cast(pa.int64())
         self._places = {file: n for n, file in enumerate(self._rows["file"].to_pylist())}
         self._files = open_captions(root, naming_of(root), folding=infer_folding(root))
-        self._files.claims.record(filter(self._has_txt, self._places))
+        has_txt = pc.and_(
+            pc.equal(self._rows["status"], "captioned"),
+            pc.not_equal(pc.fill_null(self._rows["error_kind"], ""), "output_conflict"),
+        )
+        self._files.claims.record(self._rows["file"].filter(has_txt).to_pylist())
         self.num_used = 0
 
     def of(self, file: str) -> Record:
@@ -134,11 +139,6 @@ class _Results:
             found = dict.fromkeys(RESULT) | {"caption": text}
         self.num_used += found["caption"] is not None
         return found | {"flags": ",".join(found["flags"] or ()) or None}
-
-    def _has_txt(self, file: str) -> bool:
-        place = self._places[file]
-        status, kind = (self._rows[name][place].as_py() for name in ("status", "error_kind"))
-        return bool(status == "captioned" and kind != "output_conflict")
 
     def _written(self, file: str, caption: str | None, place: int | None) -> str | None:
         """The text of a .txt that is not from the row; None if there is none."""

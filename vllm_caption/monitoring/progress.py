@@ -22,6 +22,7 @@ from vllm_caption.monitoring.event_log import Event, EventLog, Level, as_line
 from vllm_caption.monitoring.figures import (
     NOT_STARTED,
     EngineFigures,
+    RunFigures,
     measured,
     num_up,
 )
@@ -70,11 +71,13 @@ class Progress:
 
     def draw(self, stats: RunStats, now_s: float) -> None:
         """Draw the live line, if there is one."""
+        self._draw(stats, stats.figures(now_s), now_s, datetime.now().astimezone())
+
+    def _draw(self, stats: RunStats, run: RunFigures, now_s: float, now: datetime) -> None:
         if self._began_s is None:
             self._began_s = now_s if stats.step_since_s is None else stats.step_since_s
         if self._bar is not None:
             with contextlib.suppress(*_UNWRITABLE):
-                run, now = stats.figures(now_s), datetime.now().astimezone()
                 elapsed_s = now_s - self._began_s
                 width = terminal_width(self._stream) - ROOM_FOR_KEYS
                 blocks = _blocks(self._stream)
@@ -83,8 +86,8 @@ class Progress:
 
     def update(self, stats: RunStats, now_s: float) -> None:
         """Show the current figures; cheap enough to call often."""
-        self.draw(stats, now_s)
         run, now = stats.figures(now_s), datetime.now().astimezone()
+        self._draw(stats, run, now_s, now)
         is_first = self._shown_s is None
         since_s = self._began_s if self._shown_s is None else self._shown_s
         assert since_s is not None
