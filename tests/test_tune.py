@@ -540,6 +540,16 @@ def test_mistake_in_the_line_itself_is_one_line_and_exit_2(tune: Callable[..., R
     assert result.stderr == "vllm-caption: error: --model demo: is refused by vLLM\n"
 
 
+def test_model_that_is_nowhere_is_refused_before_anything_starts(
+    tmp_path: Path, tune: Callable[..., Result]
+) -> None:
+    result = tune(linear, "--model=demo2")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--model demo2: is neither a folder nor in the Hub's cache" in result.stderr
+    assert "did you mean demo?" in result.stderr
+    assert not (tmp_path / "out.tune").exists()
+
+
 @pytest.mark.parametrize(
     ("tried", "message"),
     [

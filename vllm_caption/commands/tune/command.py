@@ -123,9 +123,11 @@ def _parser() -> Parser:
 
 def _checked(config: RunConfig) -> RunConfig:
     """Raises UsageError, as a run would, for the input, the prompt and the model."""
+    from vllm_caption.engines.machine_check import check_model_exists
     from vllm_caption.job import checked
 
     config, _ = checked(config)
+    check_model_exists(config.engine)
     return config
 
 
