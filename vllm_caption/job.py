@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 import sys
@@ -116,7 +117,8 @@ def checked(config: RunConfig) -> tuple[RunConfig, Prompt]:
 
 def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bool) -> Outcome:
     gpus = local_gpus(config.engine)
-    check_model_exists(config.engine)
+    if not os.path.exists(config.output):  # noqa: PTH110 (never raises)
+        check_model_exists(config.engine)  # a rerun that has nothing left to do needs no model
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     recipe = make_recipe(config.engine, prompt, config.sampling, config.image)
     choose_naming = partial(naming_of_run, asked=config.caption_name)

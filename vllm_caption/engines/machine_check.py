@@ -134,11 +134,13 @@ async def await_machine(
 ) -> None:
     """Return when engines can start, after waiting for memory that an ended process still holds.
 
-    Raises UsageError with the reason if none can start.
+    Raises UsageError with the reason if none can start, and for a model that is nowhere.
     """
-    if not any(gpus):  # engines on the CPU, or on other machines
+    if config.executor != "local":
         return
     weights = await asyncio.to_thread(find_weights, config)
+    if not any(gpus):  # engines on the CPU
+        return
     give_up_s = time.monotonic() + PATIENCE_S
     waits = False
     while True:
