@@ -235,6 +235,8 @@ def test_users_mistake_is_a_usage_error_with_field_value_and_remedy(
         vllm_caption.caption(**flags(tmp_path, min_pixels=9, max_pixels=3))
     with pytest.raises(UsageError, match=r"^output nothere: does not exist"):
         vllm_caption.read("nothere")
+    with pytest.raises(UsageError, match=r"^prompt shape-breif: .*did you mean `shape-brief`"):
+        vllm_caption.load_prompt("shape-breif")
     assert not (tmp_path / "out").exists()
 
 

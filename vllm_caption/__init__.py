@@ -16,9 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from vllm_caption.api.prompts import load_prompt
     from vllm_caption.api.run import RunResult, caption
     from vllm_caption.api.table import read
-    from vllm_caption.captions.prompt import Prompt, load_prompt
+    from vllm_caption.captions.prompt import Prompt
     from vllm_caption.errors import RunStopped, UsageError
 
 __version__ = "0.1.0"
@@ -36,7 +37,7 @@ _HOMES: Final = {
     "caption": "api.run",
     "RunResult": "api.run",
     "read": "api.table",
-    "load_prompt": "captions.prompt",
+    "load_prompt": "api.prompts",
     "Prompt": "captions.prompt",
     "UsageError": "errors",
     "RunStopped": "errors",

@@ -205,7 +205,7 @@ def _look(root: Path) -> View:
     if status is None:
         remedy = f"holds no {STATUS}; name the folder of a run"
         if parts(root / MANIFEST):
-            remedy = f"has captions, but no {STATUS}: it was made by merge, and no run has used it"
+            remedy = f"has captions, but no {STATUS}, as after merge: no run has used it yet"
         if holder is not None:
             remedy = f"is held by {holder}, which has no {STATUS} yet; try again in a moment"
         raise UsageError("--output", root, remedy)

@@ -13,15 +13,24 @@ from vllm_caption.store.layout import shard_folders
 
 def look_at(root: Path) -> Views:
     """The shards, where one of them has run since the last run of the whole folder, else that run.
+    If the input was divided again, those of an earlier division count only while they run.
+
     Raises UsageError where there is neither."""
-    views: dict[Shard | None, View] = {}
+    views: dict[Shard, View] = {}
     if _shards_are_newer(root):
         for shard, folder in sorted(shard_folders(root).items()):
             try:
                 views[shard] = look(folder)
             except UsageError:
                 continue  # it has only begun
-    return views or {None: look(root)}
+    if not views:
+        return {None: look(root)}
+    newest = max(views, key=lambda shard: views[shard].status.updated_at)
+    return {
+        shard: view
+        for shard, view in views.items()
+        if shard.count == newest.count or view.holder is not None
+    }
 
 
 def _shards_are_newer(root: Path) -> bool:
