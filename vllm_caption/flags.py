@@ -167,7 +167,7 @@ def run_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"vllm-caption {__version__}")
     run = RunConfig()
     inputs = parser.add_argument_group("input")
-    add_input(inputs, comes_first=True)
+    add_input(inputs, of_run=True)
     help_text = "caption a sample of N items of all types and sizes, and estimate the full run"
     _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
     help_text = "price of one GPU for one hour; adds costs, in the same currency"
@@ -191,13 +191,13 @@ def _add(group: Any, config: object, name: str, text: str, *short: str, **option
     group.add_argument(flag, *short, default=getattr(config, name), help=text, **options)
 
 
-def add_input(group: Any, *, comes_first: bool = False) -> None:
-    """Flags of every command that reads the input; ``comes_first``: the word that a line may begin
-    with is the input."""
+def add_input(group: Any, *, of_run: bool = False) -> None:
+    """Flags of every command that reads the input; ``of_run``: as a run takes them, whose line may
+    begin with the input."""
     config = InputConfig()
     text = "a folder of images; a table with one row per image (.jsonl, .csv, .tsv, .parquet, or a"
     text += " folder of .parquet); a .tar or a folder of them"
-    if comes_first:
+    if of_run:
         text += ". May be given as the first argument, without the flag"
     _add(group, config, "input", text, type=parse_path, metavar="PATH")
     text = "column that names the image (default: image, file, file_name or path)"
@@ -211,11 +211,14 @@ def add_input(group: Any, *, comes_first: bool = False) -> None:
     text = f"without --input: folder of their details (default: {config.json_detail})"
     _add_given(group, "json_detail", text, type=parse_path)
     text = "where the images are: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
-    text += f" (default: {config.images_root}; with --input, that folder or the table's)"
+    text += f" (default: {config.images_root}; with --input, that folder, or the folder of the table or"
+    text += " tar)"
     _add_given(group, "images_root", text, type=parse_images_root)
     text = "element types to skip, comma-separated, in upper or lower case"
     _add(group, config, "skip_types", text, type=_names)
-    text = "take only the first N items; with --redo, re-caption the next N"
+    text = "take only the first N items"
+    if of_run:
+        text += "; with --redo, re-caption the next N"
     _add(group, config, "limit", text, type=positive)
 
 
@@ -291,7 +294,8 @@ def _add_captions(group: Any, run: RunConfig) -> None:
         group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
     text = "how often to retry an item that failed or whose caption broke a rule"
     _add(group, run, "max_retries", text, type=natural)
-    text = "stop the run after N answers that are all the same error; 0: never"
+    text = "stop the run after N answers with the same error and no caption between them, or 16 × N once"
+    text += " something has been captioned; 0: never"
     _add(group, run, "max_same_errors", text, type=natural)
 
 

@@ -27,7 +27,7 @@ REMEDIES: Final[dict[CaptionFlag, str]] = {
     " the instruct version of the model; leave out --reasoning-parser if it never reasons",
     "bad_json": "the answers do not follow the prompt's schema: raise --max-tokens if they are cut"
     " off, leave out --stop, or simplify the schema",
-    "loop": "try --repetition-penalty 1.05, fewer --max-tokens, or a larger model",
+    "loop": "try --repetition-penalty 1.05, a smaller --max-tokens, or a larger model",
     "refusal": "say in the prompt that the image is a graphic element, or use another model",
     "prompt_echo": "is it an instruct model? a base model continues the prompt instead of obeying",
     "wrong_script": "write the whole prompt, its system text too, in the language of the caption",

@@ -99,12 +99,13 @@ def _parser() -> Parser:
         prog="vllm-caption export",
         usage="%(prog)s FILE [OUTPUT] [FLAG ...]",
         description="Write one record per element of the input: its caption and flags, or its"
-        " error, and the columns of the input table. By default the input is that of the last run.",
+        " error, and the columns of the input table. The input is that of the last run, unless you"
+        " name another; only then do the defaults below apply.",
         epilog="exit codes: 0 written; 2 usage or configuration, or FILE cannot be written; 3 a"
         " part of the manifest is damaged; 130 interrupted.",
     )
-    text = f"file to write, before all flags; ends in {', '.join(SUFFIXES)}. For `load_dataset("
-    text += f'"imagefolder")` of the library datasets: {METADATA} in the folder of the images'
+    text = f"file to write, before all flags; ends in .jsonl, .csv or .parquet. For `load_dataset("
+    text += f'"imagefolder")` of the `datasets` library: {METADATA} in the folder of the images'
     parser.add_argument("file", type=parse_path, metavar="FILE", help=text)
     add_input(parser.add_argument_group("input"))
     add_output_folder(parser.add_argument_group("output"), place="second")

@@ -137,6 +137,11 @@ def listed(figures: type[msgspec.Struct]) -> dict[str, Figure]:
     }
 
 
+def rounded_rate(rate: float | None) -> float | None:
+    """To four digits."""
+    return None if rate is None else float(f"{rate:.4g}")
+
+
 def rounded(figures: AnyFigures) -> AnyFigures:
     """A copy with floats rounded for reading."""
     values = msgspec.structs.asdict(figures)

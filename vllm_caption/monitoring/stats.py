@@ -23,6 +23,7 @@ from vllm_caption.monitoring.figures import (
     RunFigures,
     num_up,
     rounded,
+    rounded_rate,
 )
 from vllm_caption.monitoring.live.phase import Step, phase
 
@@ -40,10 +41,6 @@ NUM_LAST: Final = 3
 
 def _now() -> str:
     return _shown(datetime.now(UTC))
-
-
-def _rounded(rate: float | None) -> float | None:
-    return None if rate is None else float(f"{rate:.4g}")
 
 
 def _shown(moment: datetime) -> str:
@@ -303,8 +300,8 @@ class RunStats:
             done_before=self.done_before + self.adopted,
             captioned=self.captioned,
             failed=self.failed,
-            images_per_s=_rounded(rates.images_per_s),
-            tokens_per_s=_rounded(rates.tokens_per_s),
+            images_per_s=rounded_rate(rates.images_per_s),
+            tokens_per_s=rounded_rate(rates.tokens_per_s),
             eta_s=self.eta_s(now_s),
             # The first captions come in bursts: what limits them changes every second.
             limited_by=None if rates.images_per_s is None else self.limited_by,
@@ -323,7 +320,7 @@ class RunStats:
         return [
             msgspec.structs.replace(
                 rounded(engine),
-                images_per_s=_rounded(self.pace.images_per_s(now_s, PACE_OF_ENGINE_S, number)),
+                images_per_s=rounded_rate(self.pace.images_per_s(now_s, PACE_OF_ENGINE_S, number)),
             )
             for number, engine in enumerate(self.engines)
         ]

@@ -22,6 +22,7 @@ from vllm_caption.monitoring.figures import (
     LastItem,
     RunFigures,
     rounded,
+    rounded_rate,
 )
 from vllm_caption.monitoring.stats import PACE_S, RunStats
 from vllm_caption.store.layout import MANIFEST, STATUS, parts
@@ -112,7 +113,7 @@ def make_status(
         figures = msgspec.structs.replace(figures, phase=None)
     # A run that has just begun does not know its speed yet; one that has ended knows no better.
     is_known = state != "running" or figures.images_per_s is not None
-    steady = (stats.mean_images_per_s or None) if is_known else None
+    steady = rounded_rate(stats.mean_images_per_s or None) if is_known else None
     return RunStatus(
         **msgspec.structs.asdict(figures),
         run_id=run_id,
@@ -128,16 +129,12 @@ def make_status(
         host=stats.host and rounded(stats.host),
         warnings=list(stats.warnings),
         reason=reason,
-        images_per_s_5_min=_rounded(stats.pace.images_per_s(now_s, PACE_S)),
-        images_per_s_of_run=_rounded(steady),
+        images_per_s_5_min=rounded_rate(stats.pace.images_per_s(now_s, PACE_S)),
+        images_per_s_of_run=steady,
         speed=earlier if steady is None else _speed(steady, stats, at, earlier),
         last_captions=stats.last_captions,
         last_failures=list(stats.last_failures),
     )
-
-
-def _rounded(rate: float | None) -> float | None:
-    return None if rate is None else round(rate, 4)
 
 
 def _speed(images_per_s: float, stats: RunStats, at: str, earlier: Speed | None) -> Speed | None:
@@ -146,7 +143,7 @@ def _speed(images_per_s: float, stats: RunStats, at: str, earlier: Speed | None)
         return earlier
     busy = sum(engine.captioned > 0 for engine in stats.engines)
     num_gpus = len(stats.engines) * stats.gpus_per_engine
-    return Speed(round(images_per_s, 4), stats.captioned, busy, num_gpus, at)
+    return Speed(images_per_s, stats.captioned, busy, num_gpus, at)
 
 
 def encode_status(status: RunStatus) -> bytes:

@@ -66,7 +66,7 @@ def _add_flags(parser: Parser) -> None:
     group.add_argument(
         "--images",
         action="store_true",
-        help="open every image, to find all problems, tokens and duplicates",
+        help="open every image, to find all problems and duplicates and to count tokens",
     )
     group.add_argument(
         "--images-per-s",

@@ -102,15 +102,15 @@ def _parser() -> Parser:
         type=parse_try,
         action=Once,
         metavar="FLAG=V1,V2",
-        help="measure these values of one flag instead: one of vLLM's engine, or of a run; for one"
-        " without a value, true and false",
+        help="measure these values of one flag instead: a flag of vLLM's engine or of a run (true and"
+        " false for a flag without a value)",
     )
     group.add_argument(
         "--sample",
         type=positive,
         default=DEFAULT_SAMPLE,
         metavar="N",
-        help="most items to caption per setting, chosen as by --pilot",
+        help="maximum number of items per setting, chosen as by --pilot",
     )
     group.add_argument(
         "--tune-output",
