@@ -211,8 +211,8 @@ def add_input(group: Any, *, of_run: bool = False) -> None:
     text = f"without --input: folder of their details (default: {config.json_detail})"
     _add_given(group, "json_detail", text, type=parse_path)
     text = "where the images are: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
-    text += f" (default: {config.images_root}; with --input, that folder, or the folder of the table or"
-    text += " tar)"
+    text += f" (default: {config.images_root}; with --input, that folder, or the folder of the"
+    text += " table or tar)"
     _add_given(group, "images_root", text, type=parse_images_root)
     text = "element types to skip, comma-separated, in upper or lower case"
     _add(group, config, "skip_types", text, type=_names)
@@ -294,8 +294,8 @@ def _add_captions(group: Any, run: RunConfig) -> None:
         group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
     text = "how often to retry an item that failed or whose caption broke a rule"
     _add(group, run, "max_retries", text, type=natural)
-    text = "stop the run after N answers with the same error and no caption between them, or 16 × N once"
-    text += " something has been captioned; 0: never"
+    text = "stop the run after N answers with the same error and no caption between them, or 16 × N"
+    text += " once something has been captioned; 0: never"
     _add(group, run, "max_same_errors", text, type=natural)
 
 

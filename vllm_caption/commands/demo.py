@@ -75,8 +75,8 @@ def _parser() -> Parser:
         usage="%(prog)s [FLAG ...]",
         description="Caption the bundled sample, 30 drawn shapes and 39 icons, with the bundled"
         " tiny model, and make the page that shows them all. Needs no GPU and no download.",
-        epilog="every flag of a run except --input is accepted, such as --prompt shape-detailed. exit"
-        " codes are those of a run.",
+        epilog="every flag of a run except --input is accepted, such as --prompt shape-detailed."
+        " exit codes are those of a run.",
     )
     text = "folder of captions and of the page"
     parser.add_argument("--output", type=parse_path, default=DEFAULT_OUTPUT, help=text)

@@ -104,7 +104,7 @@ def _parser() -> Parser:
         epilog="exit codes: 0 written; 2 usage or configuration, or FILE cannot be written; 3 a"
         " part of the manifest is damaged; 130 interrupted.",
     )
-    text = f"file to write, before all flags; ends in .jsonl, .csv or .parquet. For `load_dataset("
+    text = "file to write, before all flags; ends in .jsonl, .csv or .parquet. For `load_dataset("
     text += f'"imagefolder")` of the `datasets` library: {METADATA} in the folder of the images'
     parser.add_argument("file", type=parse_path, metavar="FILE", help=text)
     add_input(parser.add_argument_group("input"))

@@ -81,8 +81,8 @@ def run_merge(arguments: Sequence[str]) -> int:
         nargs="*",
         type=parse_path,
         metavar="DIR",
-        help="output folders to copy from; a single one without --output is the one whose shards are"
-        " merged",
+        help="output folders to copy from; a single one without --output is the one whose shards"
+        " are merged",
     )
     options, named = parse_line(parser, arguments, "folders")
     root, folders = options.output, options.folders

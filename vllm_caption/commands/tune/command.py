@@ -102,8 +102,8 @@ def _parser() -> Parser:
         type=parse_try,
         action=Once,
         metavar="FLAG=V1,V2",
-        help="measure these values of one flag instead: a flag of vLLM's engine or of a run (true and"
-        " false for a flag without a value)",
+        help="measure these values of one flag instead: a flag of vLLM's engine or of a run (true"
+        " and false for a flag without a value)",
     )
     group.add_argument(
         "--sample",

@@ -59,8 +59,8 @@ def _parser() -> Parser:
         prog="vllm-caption verify",
         usage="%(prog)s [OUTPUT] [FLAG ...]",
         description="Compare the .txt files, the manifest and the input of a run, and report where"
-        " they disagree. The input is that of the last run, unless you name another; only then do the"
-        " defaults below apply. Needs no engine.",
+        " they disagree. The input is that of the last run, unless you name another; only then do"
+        " the defaults below apply. Needs no engine.",
         epilog="exit codes: 0 everything agrees, apart from captions that people edited, recorded"
         " failures, and rows and .txt files of items that are not in the input; 1 something is"
         " damaged, missing, unreadable or not tried yet; 2 usage or configuration; 3 could not"
