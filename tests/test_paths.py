@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.faulty_disk import Fault, faulty_disk, needs_compiler
 from support.job import FAKE, QUICK, Result, captions, input_flags, make_input, run, run_here
+from support.locked import locked
 
 
 def refused(*arguments: str) -> str:
@@ -118,3 +119,60 @@ def test_unknown_free_space_does_not_prevent_a_run(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "an unknown amount free; " in result.stdout
     assert "DOES NOT FIT" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["icnos/flat"], "icnos/flat: does not exist (did you mean icons/flat?)"),
+        (["icnos/flats"], "icnos/flats: does not exist (this folder holds icons, links, locked, "),
+        (["locked/a/b"], "locked/a/b: cannot be found (locked cannot be read)"),
+        (["run", "--input=locked/a"], "--input locked/a: cannot be read (Permission denied)"),
+        (["run", "--input=locked/a.csv"], "--input locked/a.csv: it cannot be read (Permission "),
+        (["run", "--input=locked/a.tar"], "--input locked/a.tar: it cannot be read as a tar: "),
+        (["run", "--jsons=locked/a"], "--jsons locked/a: cannot be read (Permission denied)"),
+        (["run", "--input=parts"], "--input parts/t.parquet: it cannot be read (Permission"),
+        (["run", "--input=links"], "--input links/a.tar: it cannot be read as a tar: "),
+        (["run", "--input=tables"], "--input tables: holds no images, but t.csv; name that"),
+        (["plan", "--input=icons", "--json=locked/a.json"], "--json locked/a.json: cannot be wri"),
+        (["status", "locked/out"], "error: locked/out: cannot be read (Permission denied)"),
+        (["status", "--output=locked/out"], "--output locked/out: cannot be read (Permission den"),
+        (["verify", "--output=locked/out"], "--output locked/out: cannot be read (Permission den"),
+        (["merge", "locked/a", "--output=o"], "merge locked/a: cannot be read (Permission denied)"),
+        (["report", "--output=locked/out"], "--output locked/out: cannot be read (Permission den"),
+        (["plan", "--input=icons", "--prompt=nope"], "--prompt nope: no such prompt; available: "),
+    ],
+)
+def test_a_folder_that_this_user_may_not_enter_is_a_mistake_of_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], cause: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("icons/flat", "locked/a", "parts", "links", "tables", "prompts"):
+        Path(name).mkdir(parents=True)
+    Path("parts/t.parquet").symlink_to("../locked/t.parquet")
+    for link in ("links/a.tar", "tables/a.csv", "prompts/mine.md"):
+        Path(link).symlink_to("../locked/a")
+    Path("tables/t.csv").write_text("file\n")
+    with locked(Path("locked")):
+        assert cause in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["{long}/a"], "a: does not exist (this folder holds "),
+        (["run", "--input={long}"], "cannot be read (File name too long)"),
+        (["plan", "--input=raw", "--json={long}"], "cannot be written (File name too long)"),
+        (["status", "--output={long}"], "cannot be read (File name too long)"),
+        (["status", "--output=loop"], "--output loop: cannot be read (Too many levels of symbol"),
+        (["merge", "done", "--output=loop"], "error: --output loop: "),
+    ],
+)
+def test_a_name_that_is_too_long_and_a_link_to_itself_are_mistakes_of_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], cause: str
+) -> None:
+    make_input(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("done/manifest").mkdir(parents=True)
+    assert cause in refused(*(word.format(long="x" * 300) for word in arguments))

@@ -30,6 +30,7 @@ from support.job import (
     wait_until,
     write_document,
 )
+from support.locked import locked
 
 from vllm_caption import flags as flags_module
 from vllm_caption import process
@@ -499,6 +500,17 @@ def test_missing_home_is_replaced_for_the_caches_of_libraries(
     process.ensure_home()
     assert Path(os.environ["HOME"]) == tmp_path / "home"
     assert (tmp_path / "home").is_dir()
+
+
+def test_home_that_this_user_may_not_reach_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root/work").mkdir(parents=True)
+    monkeypatch.setattr(process, "_socket_folders", [tmp_path])
+    monkeypatch.setenv("HOME", str(tmp_path / "root/work"))
+    with locked(tmp_path / "root"):
+        process.ensure_home()
+    assert Path(os.environ["HOME"]) == tmp_path / "home"
 
 
 def test_existing_home_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

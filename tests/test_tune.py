@@ -505,6 +505,7 @@ def test_run_that_cannot_go_on_is_a_row_and_not_the_end(
         (["--try=top-k=1", "--try=seed=1,2"], "--try: is given twice; tune varies one flag"),
         (["--tune-output={out}"], "{out}: is in --output; name another folder"),
         (["--tune-output={out}/x"], "{out}/x: is in --output; name another folder"),
+        (["--tune-output={out}.loop"], "out.loop: cannot be written (File exists)"),
         (["--tune-output=/proc/x"], "--tune-output /proc/x: cannot be written"),
     ],
 )
@@ -512,6 +513,7 @@ def test_what_cannot_be_measured_is_said_before_an_engine_starts(
     tmp_path: Path, tune: Callable[..., Result], flags: list[str], message: str
 ) -> None:
     out = tmp_path / "out"
+    (tmp_path / "out.loop").symlink_to("out.loop")
     result = tune(after(then=AssertionError()), *(flag.format(out=out) for flag in flags))
     assert (result.exit_code, result.stdout) == (2, "")
     assert message.format(out=out) in result.stderr

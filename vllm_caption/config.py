@@ -48,24 +48,30 @@ MAX_ENTRIES: Final = 1000
 TABLE_SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
+def is_folder(path: Path) -> bool:
+    """Whether this is a folder; False for one below a folder that this user may not enter, where
+    `Path.is_dir` raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def files_in(folder: Path, suffix: str) -> list[Path]:
     """The files with this suffix directly in a folder, sorted by name: the parts of one input. Next
     to a folder with the suffix, such as the manifest of an output, they are no input."""
     found = sorted(folder.glob(f"[!.]*{suffix}"))
-    return [] if any(path.is_dir() for path in found) else found
+    return [] if any(map(is_folder, found)) else found
 
 
 def is_table(path: Path) -> bool:
     """Whether an input is a table rather than a folder of images: a file by its suffix, a folder if
     it has Parquet files directly in it."""
-    if path.is_dir():
+    if is_folder(path):
         return bool(files_in(path, ".parquet"))
     return path.suffix.lower() in TABLE_SUFFIXES
 
 
 def is_archive(path: Path) -> bool:
     """Whether an input is a tar, or a folder with tars directly in it."""
-    return bool(files_in(path, ".tar")) if path.is_dir() else path.suffix.lower() == ".tar"
+    return bool(files_in(path, ".tar")) if is_folder(path) else path.suffix.lower() == ".tar"
 
 
 def check_folder(flag: str, path: Path, role: str) -> None:
@@ -84,31 +90,37 @@ def check_folder(flag: str, path: Path, role: str) -> None:
 
 def absence(path: Path) -> str:
     """That nothing has this path, and what was meant by it or is there instead."""
-    above = next(folder for folder in (*path.parents, Path("/")) if folder.is_dir())
+    above = next(folder for folder in (*path.parents, Path("/")) if is_folder(folder))
+    where = "this folder" if above == Path() else _shown(os.fspath(above))
     missing, *below = path.relative_to(above).parts
-    names = _names_in(above)
-    there = [name for name in names if above.joinpath(name, *below).exists()]
+    try:
+        names = _names_in(above)
+    except OSError:
+        return f"cannot be found ({where} cannot be read)"
+    there = [name for name in names if _exists(above.joinpath(name, *below))]
     if (meant := closest(missing, there)) is not None:
         return f"does not exist (did you mean {_shown(os.fspath(above.joinpath(meant, *below)))}?)"
-    where = "this folder" if above == Path() else _shown(os.fspath(above))
     return f"does not exist ({where} holds {held_in(above)})"
 
 
 def held_in(folder: Path) -> str:
     """The first names in a folder, for a message."""
-    names = list(map(_shown, _names_in(folder)))
+    try:
+        names = list(map(_shown, _names_in(folder)))
+    except OSError:
+        names = []
     return f"{', '.join(names[:MAX_LISTED])}{' …' if len(names) > MAX_LISTED else ''}" or "nothing"
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Those that are not hidden, sorted; some of them, where there are many. Empty if the folder
-    cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            names = (entry.name for entry in entries if not entry.name.startswith("."))
-            return sorted(islice(names, MAX_ENTRIES))
-    except OSError:
-        return []
+    """Those that are not hidden, sorted; some of them, where there are many. Raises OSError."""
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if not entry.name.startswith("."))
+        return sorted(islice(names, MAX_ENTRIES))
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 (never raises)
 
 
 def _shown(name: str) -> str:

@@ -32,6 +32,7 @@ from vllm_caption.config import (
     Shard,
     absence,
     is_archive,
+    is_folder,
     is_remote,
     is_table,
 )
@@ -642,7 +643,7 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
     config = replace(config, without=(values["output"],))
     if "images_root" in values:
         return config
-    return replace(config, images_root=path if path.is_dir() else path.parent)
+    return replace(config, images_root=path if is_folder(path) else path.parent)
 
 
 def _check_output(values: dict[str, Any]) -> None:
@@ -656,7 +657,7 @@ def _check_output(values: dict[str, Any]) -> None:
                 "--output", values["output"], f"is also the folder of {flag}; choose another"
             )
     path = values["input"]
-    in_parts = path is not None and path.is_dir() and (is_table(path) or is_archive(path))
+    in_parts = path is not None and is_folder(path) and (is_table(path) or is_archive(path))
     if in_parts and output == os.path.realpath(path):
         raise UsageError(
             "--output", values["output"], "is also the folder of --input; choose another"

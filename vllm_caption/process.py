@@ -225,7 +225,8 @@ def ensure_home() -> None:
     """If there is no home folder, as in some containers and batch jobs, give the caches of
     libraries a temporary one. Raises UsageError."""
     usual = os.path.expanduser("~")  # noqa: PTH111 - stays "~" if there is no home folder
-    if os.environ.get("HOME") == "" or not (usual.startswith("/") and Path(usual).is_dir()):
+    is_folder = usual.startswith("/") and os.path.isdir(usual)  # noqa: PTH112 (never raises)
+    if os.environ.get("HOME") == "" or not is_folder:
         home = socket_folder() / "home"
         try:
             home.mkdir(mode=0o700, exist_ok=True)

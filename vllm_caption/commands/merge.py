@@ -6,6 +6,7 @@ and a merge that was killed is finished by the next.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from vllm_caption.commands.run_line import check_holds_output, check_is_folder, parse_line
-from vllm_caption.config import CaptionName, RunConfig, Shard
+from vllm_caption.config import CaptionName, RunConfig, Shard, check_folder
 from vllm_caption.driver.row_maker import caption_path
 from vllm_caption.driver.run_input import common_input
 from vllm_caption.errors import EXIT_OK, ItemError, UsageError
@@ -147,10 +148,9 @@ def _choose_naming(folders: Sequence[Path], root: Path) -> CaptionName:
 
 
 def _check(folder: Path, root: Path) -> None:
-    if not folder.is_dir():
-        raise UsageError("merge", folder, "is not a folder; name the output folder of a run")
+    check_folder("merge", folder, "the output folder of a run")
     check_holds_output("merge", folder)
-    if folder.resolve() == root.resolve():
+    if os.path.realpath(folder) == os.path.realpath(root):
         raise UsageError("merge", folder, "is the folder to merge into; name only the others")
     if holder := find_holder(folder):
         raise UsageError("merge", folder, f"is in use by {holder}; wait for it")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from vllm_caption.config import InputConfig, RunConfig
+from vllm_caption.config import InputConfig, RunConfig, is_folder
 from vllm_caption.driver.run_input import NAME_AN_INPUT, as_in_last_run
 from vllm_caption.engine_flags import check_names, is_value
 from vllm_caption.errors import UsageError
@@ -82,15 +83,21 @@ def _refuse_absent(word: str, named: Collection[str]) -> None:
 
 def _check_default(output: Path, word: str) -> None:
     """Raise UsageError if neither the first word nor the default is the output of a run."""
-    if not output.is_dir():
+    if not is_folder(output):
         problem = f"holds no output of a run, and the default {output} does not exist"
         raise UsageError("--output", word, f"{problem}; name the output of the run with --output")
 
 
 def check_is_folder(output: Path) -> None:
     """Raise UsageError where no run can have written: the same for every command."""
-    if not output.is_dir():
-        problem = "is not a folder" if output.exists() else "does not exist"
+    try:
+        is_dir = stat.S_ISDIR(output.stat().st_mode)
+        problem = "is not a folder"
+    except (FileNotFoundError, NotADirectoryError):
+        is_dir, problem = False, "does not exist"
+    except OSError as error:
+        raise UsageError("--output", output, f"cannot be read ({error.strerror})") from None
+    if not is_dir:
         remedy = "name the folder that a run wrote"
         beside = _outputs_beside(output)
         if meant := did_you_mean(output.name, beside):
@@ -134,7 +141,7 @@ def input_of_line(
         say(note, sys.stderr)
     config = make_input_config(values)
     is_guess = not note and config.input is None and set(named).isdisjoint(NAME_AN_INPUT)
-    if is_guess and not config.jsons.exists():
+    if is_guess and not os.path.exists(config.jsons):  # noqa: PTH110 (never raises)
         check_holds_output("--output", options.output)
         problem = "does not say what the input of its last run was; give the input as for that run"
         raise UsageError("--output", options.output, problem)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
+from vllm_caption.config import is_folder
 from vllm_caption.errors import UsageError
 
 
@@ -12,9 +14,16 @@ def check_target(flag: str, path: Path, *, replaces: bool = False) -> None:
 
     ``replaces``: the file is put in place whole, and must not take the place of a device or pipe.
     """
-    if not path.absolute().parent.is_dir():
-        raise UsageError(flag, path, "is in a folder that does not exist; create it first")
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if not is_folder(path.absolute().parent):
+            problem = "is in a folder that does not exist; create it first"
+            raise UsageError(flag, path, problem) from None
+        return
+    except OSError as error:
+        raise UsageError(flag, path, f"cannot be written ({error.strerror})") from None
+    if stat.S_ISDIR(mode):
         raise UsageError(flag, path, "is a folder; name a file")
-    if replaces and path.exists() and not path.is_file():
+    if replaces and not stat.S_ISREG(mode):
         raise UsageError(flag, path, "is not a regular file; name another")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vllm_caption.config import MAX_ENTRIES, InputConfig, held_in, is_remote
+from vllm_caption.config import MAX_ENTRIES, InputConfig, held_in, is_folder, is_remote
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import counted, printable, tally
 from vllm_caption.images.object_store import public_root
@@ -123,10 +123,10 @@ def no_image(images_root: Path | str, files: Sequence[str]) -> UsageError:
     if is_remote(images_root):
         return UsageError("--images-root", root, f"{what}; name the prefix that `file` starts from")
     for other in _other_roots(Path(images_root), file):
-        if (other / file).exists():
+        if os.path.exists(other / file):  # noqa: PTH110 (never raises)
             remedy = f"{other}/{printable(file)} is there: use --images-root {other}"
             return UsageError("--images-root", root, f"{what}; {remedy}")
-    near = next(folder for folder in Path(images_root, file).parents if folder.is_dir())
+    near = next(filter(is_folder, Path(images_root, file).parents))
     return UsageError("--images-root", root, f"{what}; {near} is there and holds {held_in(near)}")
 
 

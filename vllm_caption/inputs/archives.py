@@ -7,6 +7,7 @@ everything before damaged bytes is read, and the damage becomes an entry.
 
 from __future__ import annotations
 
+import stat
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in
+from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in, is_folder
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import first_line, printable
 from vllm_caption.images.containers import TAR_FAULTS, member_name, members_of
@@ -55,14 +56,16 @@ class Archives:
     def check(self) -> None:
         """Check that each tar can be opened and that the first images have the given columns."""
         refuse_columns(self._config, "--image-column", "--type-column")
-        if self._path.is_dir():
+        if is_folder(self._path):
             check_alone(self._path, ".tar")
         for path in self._paths():
-            if not path.is_file():
-                problem = "is not a regular file" if path.exists() else "does not exist"
-                raise UsageError("--input", path, f"{problem}; name a tar of images")
             try:
+                if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
+                    raise UsageError("--input", path, "is not a regular file; name a tar of images")
                 tarfile.open(path, "r:").close()
+            except FileNotFoundError:
+                problem = "does not exist; name a tar of images"
+                raise UsageError("--input", path, problem) from None
             except TAR_FAULTS as error:
                 remedy = f"it cannot be read as a tar: {first_line(error)}; unpack a compressed one"
                 raise UsageError("--input", path, remedy) from None
@@ -88,7 +91,7 @@ class Archives:
         return UsageError("--input", self._path, "no member is named like an image")
 
     def _paths(self) -> list[Path]:
-        return files_in(self._path, ".tar") if self._path.is_dir() else [self._path]
+        return files_in(self._path, ".tar") if is_folder(self._path) else [self._path]
 
     def _check_columns(self) -> None:
         config = self._config

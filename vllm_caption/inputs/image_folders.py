@@ -68,7 +68,7 @@ class ImageFolder:
         """Check that it is a folder."""
         refuse_columns(self._config, "--image-column", "--id-column", "--type-column")
         path = Path(self._folder)
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 (never raises)
             instead = _INSTEAD.get(path.suffix.lower(), "or a folder of images")
             if is_image_name(path.name):
                 instead = f"or the folder that it is in: {path.parent}"
@@ -140,7 +140,8 @@ class ImageFolder:
         """The error if no file is an image by name."""
         for name in sorted(os.listdir(self._folder)):  # noqa: PTH208
             path = Path(self._folder, name)
-            if is_archive(path) or (path.is_file() and is_table(path)):
+            is_file = os.path.isfile(path)  # noqa: PTH113 (never raises)
+            if is_archive(path) or (is_file and is_table(path)):
                 remedy = f"holds no images, but {printable(encodable_name(name))}; name that"
                 return UsageError("--input", self._folder, remedy)
         known = ", ".join(sorted(IMAGE_SUFFIXES))

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from vllm_caption.config import ALL_COLUMNS, InputConfig
+from vllm_caption.config import ALL_COLUMNS, InputConfig, is_folder
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import counted, did_you_mean, encodable_name, printable, tally
 from vllm_caption.items import Document, SkippedDocument
@@ -126,9 +126,10 @@ def listed(columns: Iterable[str]) -> str:
 def check_alone(folder: Path, suffix: str) -> None:
     """Raise UsageError if there are images or tars beside the parts of an input: which is meant?"""
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and not e.is_dir()]
+        names = [e.name for e in entries if not e.name.startswith(".")]
     for name in sorted(names):
-        if is_image_name(name) or (name.endswith(".tar") and suffix != ".tar"):
+        is_input = is_image_name(name) or (name.endswith(".tar") and suffix != ".tar")
+        if is_input and not is_folder(folder / name):
             remedy = "name one file, or move what is not meant to another folder"
             problem = f"holds {suffix} files and {printable(encodable_name(name))} beside them"
             raise UsageError("--input", folder, f"{problem}; {remedy}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in
+from vllm_caption.config import ALL_COLUMNS, InputConfig, files_in, is_folder
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import JSON_TYPES, encodable_name
 from vllm_caption.inputs.cells import holds_images, holds_lists, read_cells
@@ -49,7 +49,7 @@ class Table:
 
     def check(self) -> None:
         """Check that each file can be opened and has the given columns."""
-        if self._path.is_dir():
+        if is_folder(self._path):
             check_alone(self._path, PARQUET)
         config = self._config
         for path in self._paths():
@@ -105,7 +105,7 @@ class Table:
         return UsageError("--input", self._path, "has no rows")
 
     def _paths(self) -> list[Path]:
-        return files_in(self._path, PARQUET) if self._path.is_dir() else [self._path]
+        return files_in(self._path, PARQUET) if is_folder(self._path) else [self._path]
 
     def _image_column(self, path: Path, columns: tuple[str, ...]) -> str:
         given = self._config.image_column

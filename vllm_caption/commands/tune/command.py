@@ -133,7 +133,7 @@ def _checked(config: RunConfig) -> RunConfig:
 
 def _check_apart(folder: Path, output: Path) -> None:
     """Raise UsageError where the results would lie in the output folder."""
-    if folder.resolve().is_relative_to(output.resolve()):
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(output)):
         raise UsageError("--tune-output", folder, "is in --output; name another folder")
 
 
