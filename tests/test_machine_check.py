@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pynvml
 import pytest
 from support.pretend_gpus import PretendGpus, needs_compiler
 
@@ -157,6 +159,30 @@ def test_one_value_that_nvml_does_not_know_stops_no_engine(
     PretendGpus(2, mig_slices=[0, 2]).install(monkeypatch)
     monkeypatch.setattr(f"pynvml.nvmlDeviceGet{question}", lambda *_: pynvml_refuses())
     assert problem_among(checks(config())) is None
+
+
+@pytest.mark.parametrize("size", [{"capability": "7.0"}, {"gib": 8}])
+def test_a_gpu_whose_name_nvml_does_not_know_is_called_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, seven_billion: str, size: dict[str, Any]
+) -> None:
+    PretendGpus(1, **size).install(monkeypatch)
+    monkeypatch.setattr("pynvml.nvmlDeviceGetName", lambda _: pynvml_refuses())
+    told = problem(config(seven_billion)).text
+    assert "the GPU has" in told
+    assert "None" not in told
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, 999])
+def test_a_gpu_that_nvml_cannot_open_is_named_with_nvmls_reason(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(_: int) -> None:
+        raise pynvml.NVMLError(code)
+
+    PretendGpus(1).install(monkeypatch)
+    monkeypatch.setattr("pynvml.nvmlDeviceGetHandleByIndex", refuse)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert_says(problem(config()), "^GPU 0: does not answer [(]NVML: [FU]")
 
 
 def test_a_jetson_needs_no_nvml(monkeypatch: pytest.MonkeyPatch) -> None:

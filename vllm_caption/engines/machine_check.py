@@ -384,8 +384,9 @@ def _judge_gpu(gpu: Gpu, machine: Machine) -> Check:
         return Check(_name(gpu), "problem", text)
     least = LEAST_CAPABILITIES.get(machine.cuda[0]) if machine.cuda else None
     if machine.cuda and least and gpu.capability and gpu.capability < least:
+        name, version = gpu.product or "the GPU", _version(gpu.capability)
         text = (
-            f"{gpu.product} has compute capability {_version(gpu.capability)}, and vLLM's build for"
+            f"{name} has compute capability {version}, and vLLM's build for"
             f" CUDA {_version(machine.cuda)} needs {_version(least)} or higher; use a newer GPU, or"
             f" leave this one out with {VISIBLE}"
         )
@@ -438,7 +439,7 @@ def _judge_memory(
     needed = weight_bytes(weights, config) if weights is not None and known else None
     where = "" if config.gpus_per_engine == 1 else f" on each of an engine's {len(gpus)} GPUs"
     if needed is not None and needed + WORKING_BYTES > budget.wanted:
-        has = f"{gpus[0].product} has: {byte_size(budget.total)}"
+        has = f"{gpus[0].product or 'the GPU'} has: {byte_size(budget.total)}"
         if budget.wanted < budget.total:
             has += f" ({byte_size(budget.wanted)} of them for an engine)"
         text = (

@@ -202,6 +202,9 @@ def _matching(name: str, known: Sequence[str]) -> str:
 def _describe(name: str) -> Gpu:
     try:
         gpu = handle_of(name)
+    except _FAULTS as error:
+        return Gpu(name, fault=str(error))
+    try:
         product = pynvml.nvmlDeviceGetName(gpu)
     except _UNKNOWN:
         product = None
