@@ -447,6 +447,7 @@ def test_json_holds_the_same_checks(tmp_path: Path) -> None:
     subjects = [check["subject"] for check in found["checks"]]
     assert subjects[:2] == ["vLLM", "--model demo"]
     assert len(subjects) == len(said) - 2
+    assert set(found["checks"][0]) == {"subject", "state", "text", "transient"}
 
 
 def test_json_without_a_file_is_all_that_is_printed(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_caption.engines.memory_errors import WHILE_LOADING, passes, shortage, with_advice
+from vllm_caption.engines.memory_errors import WHILE_LOADING, is_transient, shortage, with_advice
 
 TAKEN = (
     "ValueError: Free memory on device cuda:3 (61.2/79.1 GiB) on startup is less than desired GPU"
@@ -50,7 +50,7 @@ def test_memory_error_says_what_to_change(error: str, kind: str, flag: str) -> N
 
 def test_only_memory_held_by_others_may_become_free() -> None:
     errors = (TAKEN, GIVEN_BACK, NO_CACHE, TOO_LONG, NOT_A_TOKEN, AT_WORK, WARMING_UP, OTHER)
-    assert [error for error in errors if passes(error)] == [TAKEN, GIVEN_BACK]
+    assert [error for error in errors if is_transient(error)] == [TAKEN, GIVEN_BACK]
 
 
 def test_settings_of_the_cache_are_not_advised_if_the_weights_do_not_fit() -> None:

@@ -26,6 +26,8 @@ GPU_FACTORS: Final = (
     "prefill_context_parallel_size",
 )
 """The GPUs of one engine are their product; other parallel sizes share these GPUs."""
+GPU_MEMORY_UTILIZATION: Final = 0.92
+"""vLLM's default for --gpu-memory-utilization (0.32)."""
 _SHORT: Final = {
     "q": "quantization",
     "tp": "tensor_parallel_size",

@@ -32,7 +32,7 @@ from vllm_caption.driver.engine_slot import (
 from vllm_caption.driver.recorder import MAX_UNWRITTEN, Recorder
 from vllm_caption.driver.resume import Batch, InputEnded, Pending
 from vllm_caption.engines.executors.base import Executor
-from vllm_caption.engines.memory_errors import passes, with_advice
+from vllm_caption.engines.memory_errors import is_transient, with_advice
 from vllm_caption.errors import RunStopped
 from vllm_caption.formatting import counted
 from vllm_caption.items import Item
@@ -290,7 +290,7 @@ class Driver:
             for poison in self._dispatcher.engine_lost(engine):
                 self._recorder.settle(poison, engine)
             failed_start = event.what == "did not start" and event.explained
-            if failed_start and not passes(error) and self._start_errors.add(engine, error):
+            if failed_start and not is_transient(error) and self._start_errors.add(engine, error):
                 raise RunStopped(f"no engine can start: {error}")
             if failed_start and self._start_errors.none_was_up:
                 self._failed_starts[slot] = error  # until another engine is up, or fails too

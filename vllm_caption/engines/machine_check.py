@@ -26,7 +26,12 @@ import msgspec
 
 from vllm_caption.config import EngineConfig
 from vllm_caption.demo import MODEL_NAME
-from vllm_caption.engine_flags import CONFIG_FILE, given_flags, named_flags
+from vllm_caption.engine_flags import (
+    CONFIG_FILE,
+    GPU_MEMORY_UTILIZATION,
+    given_flags,
+    named_flags,
+)
 from vllm_caption.engines.hardware import explain_fault, platform
 from vllm_caption.engines.model_folder import (
     ask_hub,
@@ -57,8 +62,6 @@ LEAST_CAPABILITIES: Final = {12: (7, 0), 13: (7, 5)}
 LEAST_DRIVERS: Final = {12: "525", 13: "580"}
 """CUDA's major version → the first driver branch that runs all its minor versions (NVIDIA's table
 "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility")."""
-GPU_MEMORY_UTILIZATION: Final = 0.92
-"""vLLM's default (0.32)."""
 WORKING_BYTES: Final = GIB // 2
 """The least that an engine needs besides its weights: about what CUDA's context takes."""
 UNCOUNTED: Final = frozenset(
@@ -86,12 +89,12 @@ _LEAVE_OUT: Final = f"leave this GPU out with {VISIBLE}"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One line of the result. ``passing``: the problem may be gone in a moment."""
+    """One line of the result. ``transient``: the problem may be gone in a moment."""
 
     subject: str
     state: State
     text: str
-    passing: bool = False
+    transient: bool = False
 
     def as_error(self) -> UsageError:
         """The problem, as a run reports it."""
@@ -148,7 +151,7 @@ async def await_machine(
         problem = problem_among(checks)
         if problem is None:
             break
-        if not problem.passing or time.monotonic() >= give_up_s:
+        if not problem.transient or time.monotonic() >= give_up_s:
             raise problem.as_error()
         if not waits:
             told = f"{problem.subject}: {problem.text}"
@@ -216,12 +219,12 @@ def grouped(checks: Iterable[Check]) -> list[Check]:
     """The same checks, in order, with those that several GPUs share merged into one."""
     subjects: dict[tuple[State, str, bool], list[str]] = {}
     for check in checks:
-        listed = subjects.setdefault((check.state, check.text, check.passing), [])
+        listed = subjects.setdefault((check.state, check.text, check.transient), [])
         if check.subject not in listed:
             listed.append(check.subject)
     return [
-        Check(_joined(listed), state, text, passing)
-        for (state, text, passing), listed in subjects.items()
+        Check(_joined(listed), state, text, transient)
+        for (state, text, transient), listed in subjects.items()
     ]
 
 
@@ -236,7 +239,7 @@ def _joined(subjects: Sequence[str]) -> str:
 def problem_among(checks: Sequence[Check]) -> Check | None:
     """The first problem that will not go away by itself, or else the first of the others."""
     problems = [check for check in checks if check.state == "problem"]
-    return min(problems, key=lambda check: check.passing, default=None)
+    return min(problems, key=lambda check: check.transient, default=None)
 
 
 # --- the facts --------------------------------------------------------------------------------
@@ -455,7 +458,7 @@ def _judge_memory(
             f" of --model {config.model} take {byte_size(needed)}{where}; end what holds the"
             f" memory, or {_LEAVE_OUT}"
         )
-        yield Check(subject, "problem", text, passing=True)
+        yield Check(subject, "problem", text, transient=True)
     elif budget.free < budget.asked and all_here:
         fits = int(100 * (budget.free - WORKING_BYTES) / budget.total) / 100
         is_enough = (needed or 0) + WORKING_BYTES <= fits * budget.total
@@ -465,7 +468,7 @@ def _judge_memory(
             f" asks for {byte_size(budget.asked)}; end what holds the memory, or "
             + (f"use --gpu-memory-utilization {fits:.2f}" if is_enough else _LEAVE_OUT)
         )
-        yield Check(subject, "problem", text, passing=True)
+        yield Check(subject, "problem", text, transient=True)
 
 
 def _in_use(gpus: Sequence[Gpu], wanted: int) -> tuple[str, str]:

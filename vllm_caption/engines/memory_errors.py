@@ -44,7 +44,7 @@ def shortage(error: str) -> Shortage | None:
     return next((kind for sign, kind in _SIGNS if sign in error), None)
 
 
-def passes(error: str) -> bool:
+def is_transient(error: str) -> bool:
     """Whether the same start may succeed in a moment, when an ended process no longer holds
     memory."""
     return shortage(error) == "taken"

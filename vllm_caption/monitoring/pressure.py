@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from vllm_caption.engine_flags import named_flags
+from vllm_caption.engine_flags import GPU_MEMORY_UTILIZATION, named_flags
 from vllm_caption.monitoring.figures import HostFigures
 
 LIMIT_PERCENT: Final = 90.0
 CALM_BELOW: Final = 10.0
 """A resource may cause another warning once it is this many points below its limit."""
-VLLM_GPU_MEMORY: Final = 0.92
-"""vLLM's default for --gpu-memory-utilization."""
 GPU_MEMORY_MARGIN: Final = 4.0
 
 
@@ -72,5 +70,5 @@ def gpu_memory_limit(engine_args: Sequence[str]) -> float:
     try:
         share = float(named_flags(engine_args)["gpu_memory_utilization"])
     except (KeyError, ValueError):  # vLLM refuses a bad value
-        share = VLLM_GPU_MEMORY
+        share = GPU_MEMORY_UTILIZATION
     return min(max(LIMIT_PERCENT, 100 * share + GPU_MEMORY_MARGIN), 99.0)
