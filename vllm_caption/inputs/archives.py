@@ -11,6 +11,7 @@ import stat
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,7 +116,8 @@ class Archives:
                     for members in _samples(opened):
                         if any(is_image_name(member.name) for member in members):
                             left -= 1
-                            yield _values(opened, members)
+                            with suppress(_NoValues):  # its item fails
+                                yield _values(opened, members)
                         if not left:
                             return
             except TAR_FAULTS:  # a run reports where
@@ -158,9 +160,7 @@ def _values(opened: tarfile.TarFile, members: Iterable[tarfile.TarInfo]) -> dict
         except (*TAR_FAULTS, RecursionError) as error:
             reason = error if isinstance(error, _NoValues) else first_line(error)
             what = printable(member.name)
-            raise _NoValues(
-                f"the prompt needs its {what}, which cannot be read: {reason}"
-            ) from None
+            raise _NoValues(f"its {what} cannot be read: {reason}") from None
         values |= {"txt": found} if ending == "txt" else found if isinstance(found, dict) else {}
     return values
 

@@ -100,11 +100,15 @@ def files_left_out(by_suffix: Mapping[str, int]) -> str:
 
 
 def check_column(flag: str, name: str | None, path: Path, columns: Iterable[str]) -> None:
-    """Raise UsageError if an input has no column with this name."""
+    """Raise UsageError if an input has no column with this name, which a flag or the prompt
+    uses."""
     known = list(columns)
     if name is None or name in known:
         return
     hint = f" ({meant})" if (meant := did_you_mean(name, known)) else ""
+    if flag == "--prompt":
+        remedy = f"uses the column {name}, which {path} does not have{hint}; it has {listed(known)}"
+        raise UsageError(flag, None, remedy)
     raise UsageError(flag, name, f"{path} has no such column{hint}; it has {listed(known)}")
 
 
