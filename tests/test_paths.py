@@ -63,6 +63,19 @@ def test_output_that_is_a_folder_of_manifests_is_refused(
     assert not list(tmp_path.rglob("status.json"))
 
 
+@pytest.mark.parametrize("name", ["jsons", "json_detail"])
+def test_output_that_is_a_default_folder_of_designs_is_refused_unless_the_input_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make_input(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    line = ["--model=demo", "--images-root=raw", f"--output={name}"]
+    assert f"is also the folder of --{name.replace('_', '-')}; choose" in refused("run", *line)
+    assert not list(tmp_path.rglob("status.json"))
+    planned = run_here("plan", "raw", *line)
+    assert planned.exit_code == 0, planned.stderr
+
+
 def at(folder: Path, command: str, *arguments: str) -> Result:
     """A command line in this folder, whose home is the folder `home`."""
     flags = [*arguments]

@@ -649,14 +649,15 @@ def make_input_config(values: dict[str, Any]) -> InputConfig:
 def _check_output(values: dict[str, Any]) -> None:
     """Captions may lie beside their images; among designs, what a run writes would be read as
     one."""
-    output = os.path.realpath(values["output"])
+    output, path = os.path.realpath(values["output"]), values["input"]
+    designs = InputConfig()
     for name in ("jsons", "json_detail"):
-        if name in values and output == os.path.realpath(values[name]):
+        folder = values.get(name, getattr(designs, name) if path is None else None)
+        if folder is not None and output == os.path.realpath(folder):
             flag = flag_of(name)
             raise UsageError(
                 "--output", values["output"], f"is also the folder of {flag}; choose another"
             )
-    path = values["input"]
     in_parts = path is not None and is_folder(path) and (is_table(path) or is_archive(path))
     if in_parts and output == os.path.realpath(path):
         raise UsageError(
