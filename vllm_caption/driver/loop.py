@@ -317,7 +317,7 @@ class Driver:
             self._tell(f"Engine {slot.number} {what} and is started again: {error}")
             self._start_slots([slot])
         else:
-            self._tell(f"Engine {slot.number} {what} too often and is taken out: {error}")
+            self._tell(f"Engine {slot.number} {what} and is taken out: {error}")
 
     def _is_ending(self) -> bool:
         """Whether no engine should be started any more."""
