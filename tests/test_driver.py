@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -30,10 +31,12 @@ from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.captions.question import make_question
 from vllm_caption.config import RunConfig
 from vllm_caption.engines.executors.base import Executor, WorkerSpec
+from vllm_caption.engines.executors.channel import Channel, driver_channel
 from vllm_caption.engines.executors.local import LocalExecutor, LocalWorker
 from vllm_caption.errors import RunStopped, UsageError
 from vllm_caption.inputs.documents import longest_item
 from vllm_caption.items import Document, Item
+from vllm_caption.messages import DriverMessage, WorkerMessage
 
 
 def test_byte_identical_images_are_generated_once_and_all_get_the_caption(
@@ -372,8 +375,17 @@ def test_flag_check_that_dies_is_a_usage_error_with_the_cause(
     executor.close()
 
 
-def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:
+def test_worker_leaves_when_its_driver_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(tmp_path, names(1))
+    ends: list[Channel[DriverMessage, WorkerMessage]] = []
+
+    async def keep(end: socket.socket) -> Channel[DriverMessage, WorkerMessage]:
+        ends.append(await driver_channel(end))
+        return ends[0]
+
+    monkeypatch.setattr("vllm_caption.engines.executors.local.driver_channel", keep)
 
     async def start_and_drop() -> psutil.Process:
         executor = LocalExecutor(["0"], tmp_path / "out/logs")
@@ -383,7 +395,7 @@ def test_worker_leaves_when_its_driver_is_gone(tmp_path: Path) -> None:
         worker = await executor.start(0)
         await worker.receive()  # Ready
         process = psutil.Process(worker.pid)
-        worker.close()
+        ends[0].close()
         await asyncio.to_thread(process.wait, 5)
         executor.close()
         return process

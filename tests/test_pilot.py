@@ -64,7 +64,7 @@ def test_types_have_their_share_and_each_has_at_least_one(tmp_path: Path) -> Non
     make_sized(tmp_path, {"Svg": [1] * 70, "Mask": [1] * 29, "Background": [1]})
     pilot = choose_pilot(config(tmp_path), 20)
     assert pilot.by_type == {"Svg": 14, "Mask": 5, "Background": 1}
-    assert (pilot.size, pilot.num_items, pilot.num_documents) == (20, 100, 3)
+    assert (len(chosen(pilot)), pilot.num_items, pilot.num_documents) == (20, 100, 3)
 
 
 def test_sizes_are_covered_from_the_smallest_file_to_the_largest(tmp_path: Path) -> None:
@@ -103,12 +103,12 @@ def test_missing_and_refused_files_have_their_share(tmp_path: Path) -> None:
 def test_pilot_larger_than_the_input_is_the_input(tmp_path: Path) -> None:
     make_sized(tmp_path, {"Svg": [1] * 3, "Mask": [2]})
     pilot = choose_pilot(config(tmp_path), 100)
-    assert (pilot.size, len(chosen(pilot))) == (4, 4)
+    assert (pilot.by_type, len(chosen(pilot))) == ({"Svg": 3, "Mask": 1}, 4)
 
 
 def test_pilot_of_nothing_is_empty(tmp_path: Path) -> None:
     write_document(tmp_path, "design", ["a.png"], ["TextElement"])
-    assert choose_pilot(config(tmp_path), 5).size == 0
+    assert choose_pilot(config(tmp_path), 5).by_type == {}
 
 
 def test_documents_of_the_chosen_items_are_enough_to_find_them(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_types_are_distinguished_up_to_a_bounded_number(tmp_path: Path) -> None:
     write_document(tmp_path, "design", files, [f"Type{number}" for number in range(500)])
     pilot = choose_pilot(config(tmp_path), 200)
     assert len(pilot.by_type) == MAX_TYPES + 1
-    assert pilot.size == 200
+    assert sum(pilot.by_type.values()) == len(chosen(pilot)) == 200
 
 
 @given(

@@ -42,11 +42,6 @@ class Pilot:
     by_type: dict[str, int]
     documents: frozenset[str] = frozenset()
 
-    @property
-    def size(self) -> int:
-        """The number of chosen items."""
-        return sum(self.by_type.values())
-
 
 class _Sample:
     """A representative sample of the files of one type: those with the smallest hashes."""

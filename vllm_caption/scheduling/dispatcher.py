@@ -136,13 +136,12 @@ class Dispatcher(Generic[T]):
         """Hand out no more items; those in flight may still finish (first Ctrl+C)."""
         self._closed = True
 
-    def advance(self, now_s: float) -> bool:
-        """Set the time, from any monotonic clock; returns whether an item's wait has ended."""
+    def advance(self, now_s: float) -> None:
+        """Set the time, from any monotonic clock; items whose wait has ended are handed out
+        again."""
         self._now_s = now_s
-        before = len(self._resting)
         while self._resting and self._resting[0][0] <= now_s:
             self._again.append(heappop(self._resting)[2])
-        return len(self._resting) < before
 
     # --- what the driver asks ----------------------------------------------------------------
 

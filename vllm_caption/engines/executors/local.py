@@ -235,7 +235,6 @@ class LocalWorker:
         self.pid: int = process.pid
         self.receive = channel.receive
         self.send = channel.send
-        self.close = channel.close
 
     def kill(self) -> None:
         """SIGKILL to the worker and its engine processes."""
