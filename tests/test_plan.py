@@ -696,6 +696,8 @@ def test_disk_counts_captions_their_new_folders_and_the_manifest(tmp_path: Path)
     assert disk.fits
     assert 4096 * 22 <= disk.caption_bytes <= 4096 * 30
     assert 22 <= disk.inodes_needed <= 50
+    without = plan_of(tmp_path, "--no-txt").disk
+    assert (without.caption_bytes, without.inodes_needed) == (4096 * 3, disk.inodes_needed - 22)
     record(tmp_path / "out", *[(file, "captioned", {}) for file in files])
     done = plan_of(tmp_path).disk
     assert (done.caption_bytes, done.manifest_bytes) == (0, 0)

@@ -137,6 +137,7 @@ class Survey:
         images = self._images.report(dedup=config.dedup)
         to_engine = items.to_caption - (images.twins.saved if images.twins else 0)
         rows = items.to_caption + self._adopted + self._problems.count
+        num_txt = self._num_txt(items.to_caption)
         return Plan(
             version=VERSION,
             command=command_line(config.arguments),
@@ -157,9 +158,9 @@ class Survey:
             disk=disk_needs(
                 config,
                 self._recorded,
-                captions=self._num_txt(items.to_caption),
+                captions=num_txt,
                 rows=rows,
-                folders=self._folders,
+                folders=self._folders if num_txt else (),
             ),
             seconds=round(time.monotonic() - started_s, 3),
         )
@@ -167,7 +168,6 @@ class Survey:
     def _num_txt(self, to_caption: int) -> int:
         """.txt files that a run would add."""
         if self._naming == "none":
-            self._folders.clear()
             return 0
         return self._restored + min(self._new_captions, to_caption)
 
