@@ -256,7 +256,8 @@ def test_failed_item_whose_file_is_still_broken_is_settled_without_an_engine(
     files = make_input(tmp_path, 2)
     (tmp_path / "raw" / files[0]).unlink()
     found, _ = scan(tmp_path, [failed(files[0], "missing_file")])
-    assert [(row.file, row.error_kind) for row in found.rows] == [(files[0], "missing_file")]
+    (row,) = found.rows
+    assert (row.file, row.error_kind, row.attempts) == (files[0], "missing_file", 0)
     assert [item.file for item in found.pending] == [files[1]]
 
 
@@ -283,7 +284,7 @@ def test_name_that_must_not_reach_the_disk_fails_before_anything_is_read_or_writ
     write_document(tmp_path, "design", [file], ["SvgElement"])
     (tmp_path / "secret.png.txt").write_text("not a caption of ours")
     found, _ = scan(tmp_path)
-    assert [(row.file, row.error_kind) for row in found.rows] == [(file, kind)]
+    assert [(row.file, row.error_kind, row.attempts) for row in found.rows] == [(file, kind, 0)]
     assert not found.pending
 
 

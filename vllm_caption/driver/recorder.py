@@ -132,7 +132,7 @@ class Recorder:
         try:
             is_restored = self._output.restore_caption(item.file, caption)
         except ItemError as error:
-            self._keep(GiveUp(item, 1, error.kind, error.reason), None)
+            self._keep(GiveUp(item, 0, error.kind, error.reason), None)
             return
         self._stats.done_before += 1
         if is_restored:

@@ -468,7 +468,7 @@ class Pending:
                 batch.rows.append(self._make.adopted(item, need.caption))
                 batch.num_spared += need.spared
             case Refuse():
-                failure = GiveUp(item, 1, need.error.kind, need.error.reason)
+                failure = GiveUp(item, 0, need.error.kind, need.error.reason)
                 if need.keeps_row:
                     batch.refused.append(failure)
                 else:
