@@ -375,8 +375,8 @@ def test_images_of_tars_are_captioned_without_unpacking_with_their_json_in_the_p
 @pytest.mark.parametrize(
     ("flag", "exit_code", "said"),
     [
-        ("--id-column=id", 1, "its 0.json cannot be read: JSON is malformed"),
-        ("--prompt=p.md", 1, "its 0.json cannot be read: JSON is malformed"),
+        ("--id-column=id", 1, "its 0.json cannot be read: Input data was truncated"),
+        ("--prompt=p.md", 1, "its 0.json cannot be read: Input data was truncated"),
         ("--prompt=typo.md", 2, "--prompt: uses the column titel, which t.tar does not have (did"),
     ],
 )
@@ -384,7 +384,7 @@ def test_columns_of_a_tar_that_are_missing_or_damaged_are_named_with_what_needs_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, exit_code: int, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("p.md").write_text("{{ row.title }}")
+    Path("p.md").write_text("A {{ row.title }}?")
     Path("typo.md").write_text("{{ row.titel }}")
     columns = b'{"id": 1, "title": "sun"}'
     members = {"0.png": png(0), "0.json": b"{", "1.png": png(1), "1.json": columns}
