@@ -145,7 +145,7 @@ def test_value_becomes_the_arguments_of_its_flag(name: str, value: Any, words: l
         ("prompt", b"bytes", "prompt b'bytes': cannot be given"),
         ("skip_types", ["A,B"], "skip_types A,B: has a comma, which separates the entries"),
         ("hf_overrides", {"a": object()}, "hf_overrides: cannot be written as JSON ("),
-        ("version", True, "version: prints and exits; call it on the command line"),
+        ("version", True, "version: prints and exits; use it on the command line"),
         ("quiet", object, "quiet <class 'object'>: is a switch; give True or False"),
         ("output", ["a", "b"], "output ['a', 'b']: cannot be given; give the path of a file or"),
         ("output", "a\ud800", r"output 'a\ud800': cannot be given"),

@@ -144,7 +144,7 @@ def test_damaged_record_is_reported_with_what_to_write_there(tmp_path: Path, con
         read_naming(tmp_path)
 
 
-def test_captions_of_older_scripts_are_not_made_again_under_other_names(
+def test_captions_of_older_scripts_are_not_recaptioned_under_other_names(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "d").mkdir()
@@ -220,7 +220,7 @@ def test_run_by_stem_is_resumed_verified_and_merged_by_stem_without_a_flag(tmp_p
     (tmp_path / "out/x.txt").unlink()  # comes back
     (tmp_path / "out/plain.txt").write_text("mine, and longer than it was")
     plan = other(tmp_path, "plan")
-    assert "run, to write the missing .txt files, and no more:" in plan.stdout
+    assert "run; it only writes the missing .txt files:" in plan.stdout
     again = job(tmp_path)
     assert "captioned 5 (0 in this run), failed 1" in again.stdout
     assert "1 edited caption" in again.stdout

@@ -148,7 +148,7 @@ def test_demo_ends_by_naming_its_page_and_what_to_try_next(tmp_path: Path) -> No
     assert done.exit_code == 0, done.stderr
     page = tmp_path / "demo_output" / "report.html"
     assert page.is_file()
-    assert f"The page is made: {page}: 69 items, 69 pictures" in done.stdout
+    assert f"Report: {page}: 69 items, 69 pictures" in done.stdout
     _, _, tried_next = done.stdout.partition("\nTry next:\n")
     lines = [line.strip() for line in tried_next.splitlines()]
     named = [shlex.split(line)[3:] for line in lines if line.startswith("python -m vllm_caption ")]
@@ -263,12 +263,12 @@ def test_mistake_is_one_line_and_exit_2(tmp_path: Path, flags: list[str], messag
 
 
 @pytest.mark.parametrize("command", [[], ["plan"]])
-def test_line_without_an_input_is_told_what_an_input_is(
+def test_line_without_an_input_is_refused_with_what_an_input_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = run_here(*command, "--model=demo")
-    said = "vllm-caption: error: no input: name a folder of images, a table or a .tar first, or"
+    said = "vllm-caption: error: no input: name a folder of images, a table or a .tar as the first"
     assert (result.exit_code, result.stderr.startswith(said)) == (2, True)
 
 

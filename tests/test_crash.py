@@ -113,7 +113,7 @@ def test_file_size_limit_stops_the_run_with_a_sentence_and_a_rerun_resumes(
 
     result = fake_run(tmp_path, preexec_fn=limit)
     assert result.exit_code == 3
-    assert "Stopped: the output cannot be written" in result.stderr
+    assert "Stopped: the output cannot be read or written" in result.stderr
     assert "Traceback" not in result.stderr
     kept = captions(tmp_path / "out")
     assert 0 < len(kept) < 60
@@ -167,7 +167,7 @@ def test_output_hidden_by_another_mount_stops_the_run_and_a_rerun_resumes(
         subprocess.run(["mount", "-t", "tmpfs", "none", os.fspath(output)], check=True)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 3, stderr
-        assert f"Stopped: the output cannot be written at {output}: it is not the" in stderr
+        assert f"Stopped: the output cannot be read or written at {output}: the path now" in stderr
         assert "Traceback" not in stderr
         assert not list(output.iterdir())
         subprocess.run(["umount", os.fspath(output)], check=True)
@@ -197,7 +197,7 @@ def test_images_root_that_disappears_stops_the_run_instead_of_failing_every_item
     (tmp_path / "raw").rename(tmp_path / "moved")
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 3, stderr
-    assert f"Stopped: --images-root {tmp_path / 'raw'} is gone; mount it, run again" in stderr
+    assert f"Stopped: --images-root {tmp_path / 'raw'} is gone; mount it and run again" in stderr
     assert not [row for row in rows(tmp_path / "out").values() if row["status"] == "failed"]
     (tmp_path / "moved").rename(tmp_path / "raw")
     assert fake_run(tmp_path).exit_code == 0

@@ -92,7 +92,7 @@ def test_pixels_and_facts_are_those_of_decoding_here(decoders: Decoders, picture
     assert len(processes()) == 2  # the nursery, and one decoder
 
 
-def test_image_that_cannot_be_decoded_says_so_and_its_decoder_goes_on(
+def test_image_that_cannot_be_decoded_says_so_and_its_decoder_continues(
     decoders: Decoders, picture: Path
 ) -> None:
     for _ in range(2):

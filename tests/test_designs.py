@@ -374,8 +374,8 @@ def test_counts_follow_the_iteration(folders: Folders) -> None:
     assert (reader.counts.documents, reader.counts.items, reader.complete) == (1, 1, False)
     list(found)
     counts = reader.counts
-    assert (counts.documents, counts.skipped, counts.documents_without_shapes) == (5, 1, 2)
-    assert (counts.elements, counts.shape_references) == (6, 4)
+    assert (counts.documents, counts.skipped, counts.documents_without_items) == (5, 1, 2)
+    assert (counts.elements, counts.references) == (6, 4)
     assert (counts.items, counts.duplicates, counts.bad_entries) == (2, 1, 1)
     assert counts.skipped_elements == {"TextElement": 1, "textElement": 1}
     assert counts.elements_by_type[SHAPE] == 3
@@ -526,8 +526,8 @@ def test_crello_like_corpus_gives_the_expected_counts() -> None:
     counts = reader.counts
     assert counts.documents == expected["documents"]
     assert counts.skipped == expected["documents_skipped"]
-    assert counts.documents_without_shapes == expected["documents_without_shapes"]
-    assert counts.shape_references == expected["shape_references"]
+    assert counts.documents_without_items == expected["documents_without_shapes"]
+    assert counts.references == expected["shape_references"]
     assert counts.elements_by_type == Counter(expected["element_types"])
     assert not reader.no_type_was_skipped
 

@@ -40,7 +40,7 @@ def the_problem(*arguments: str) -> str:
     return problem
 
 
-def test_a_machine_where_a_run_would_start(tmp_path: Path) -> None:
+def test_machine_where_a_run_would_start_is_ready_and_nothing_is_written(tmp_path: Path) -> None:
     exit_code, said = lines("--model=demo", f"--output={tmp_path / 'out'}")
     assert exit_code == 0
     assert said[-1] == "Ready to run."
@@ -55,7 +55,7 @@ def test_flags_of_vllm_are_accepted_and_a_misspelt_command_line_is_refused(tmp_p
     assert run_here("doctor", "demo").exit_code == 2
 
 
-def test_a_model_that_was_only_partly_downloaded(tmp_path: Path) -> None:
+def test_model_that_was_only_partly_downloaded_is_a_problem(tmp_path: Path) -> None:
     model = shutil.copytree(MODEL_DIR, tmp_path / "model")
     with (model / "model.safetensors").open("r+b") as file:
         file.truncate(1000000)
@@ -65,7 +65,7 @@ def test_a_model_that_was_only_partly_downloaded(tmp_path: Path) -> None:
     )
 
 
-def test_attention_heads_that_the_gpus_of_an_engine_cannot_share(
+def test_attention_heads_that_gpus_cannot_share_are_a_problem_with_numbers_that_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [f"--output={tmp_path / 'out'}", "--tensor-parallel-size=3", "--data-parallel-size=1"]
@@ -99,7 +99,7 @@ def test_attention_heads_are_those_of_the_language_model_or_unknown(
     assert num_attention_heads(tmp_path) == heads
 
 
-def test_a_model_name_that_is_not_available_offline(
+def test_a_model_name_that_is_not_available_offline_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -223,7 +223,7 @@ def test_a_rerun_that_has_nothing_left_to_do_needs_no_model(tmp_path: Path) -> N
     assert "captioned 69 (0 in this run), failed 0" in result.stdout
 
 
-def test_what_the_hub_says_of_a_models_weights(
+def test_the_size_that_the_hub_reports_of_a_models_weights_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(numbers: dict[str, int] | None, name: str = "Qwen2VL") -> str:
@@ -316,10 +316,10 @@ def test_a_run_without_an_input_or_with_a_prompt_that_does_not_exist_is_a_proble
     assert "PROBLEM  no input: name a folder of images" in result.stdout
 
 
-def test_an_output_that_is_a_dangling_link(tmp_path: Path) -> None:
+def test_an_output_that_is_a_dangling_link_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "captions").symlink_to(tmp_path / "gone")
     told = the_problem("--model=demo", f"--output={tmp_path / 'captions' / 'run'}")
-    assert "captions is not a folder but a link to none" in told
+    assert "captions is not a folder but a broken link" in told
 
 
 def test_without_torch_vllm_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_the_machines_of_a_cluster_are_not_checked(tmp_path: Path) -> None:
     assert any(line.startswith("warning  --executor ray: ") for line in said)
 
 
-def test_an_output_folder_that_another_run_holds(tmp_path: Path) -> None:
+def test_an_output_folder_that_another_run_holds_is_a_problem(tmp_path: Path) -> None:
     lock = OutputLock(tmp_path)
     try:
         told = the_problem("--model=demo", f"--output={tmp_path}")
@@ -386,13 +386,13 @@ def test_an_output_folder_that_another_run_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/proc/x", "/sys/kernel/x/y"])
-def test_an_output_where_the_kernel_takes_no_files(folder: str) -> None:
+def test_an_output_where_the_kernel_takes_no_files_is_a_problem(folder: str) -> None:
     above = "/proc" if folder == "/proc/x" else "/sys/kernel"
     told = the_problem("--model=demo", f"--output={folder}")
     assert told.endswith(f"{folder}: nothing can be written in {above}; choose another")
 
 
-def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+def test_an_output_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "captions").touch()
     assert "is not a folder" in the_problem("--model=demo", f"--output={tmp_path / 'captions'}")
 

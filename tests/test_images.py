@@ -235,7 +235,7 @@ def test_many_refusals_leak_no_descriptor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"just text\n" * 9, "none of the formats"),
+        (b"just text\n" * 9, "not in a format that is read"),
         (b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='s'>", "SVG"),
         (b"<!DOCTYPE html><title>404</title>", "web page"),
         (b"%PDF-1.4\n", "PDF"),
@@ -243,7 +243,7 @@ def test_many_refusals_leak_no_descriptor(tmp_path: Path) -> None:
         (b"PK\3\4" + bytes(60), "ZIP"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60), "HEIC"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(60), "HEIC"),
-        (b"P6 1 1 255\n\1\2\3", "none of the formats"),
+        (b"P6 1 1 255\n\1\2\3", "not in a format that is read"),
     ],
 )
 def test_content_that_is_not_an_image_is_named_in_the_reason(

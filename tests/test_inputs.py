@@ -217,7 +217,7 @@ def test_unusable_row_fails_with_a_reason_and_the_others_are_captioned(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("t.csv", b"", "has no column image, file, file_name, path"),
+        ("t.csv", b"", "has no column image, file, file_name or path"),
         ("t.jsonl", b"", "has no column image"),
         ("t.csv", b"a,b\n1,2\n", "name it with --image-column: a, b"),
         ("t.csv", b"image\n", "has no rows"),
@@ -286,7 +286,7 @@ def test_columns_without_a_table_are_mistakes(tmp_path: Path) -> None:
         ("{% for name in row %}{{ name }}{% endfor %} of it", ("*",)),
     ],
 )
-def test_columns_that_a_prompt_names_are_checked_before_a_row_is_read(
+def test_prompt_knows_the_columns_that_its_template_uses(
     tmp_path: Path, template: str, columns: tuple[str, ...]
 ) -> None:
     (tmp_path / "p.md").write_text(template)

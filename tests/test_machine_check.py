@@ -474,7 +474,9 @@ def test_an_engine_with_more_gpus_than_there_are_is_advised_to_use_fewer(
         assign_gpus(1, 2)
 
 
-def test_a_driver_that_finds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_finds_no_gpu_is_reported_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     PretendGpus(0).install(monkeypatch)
     with pytest.raises(UsageError, match=r"^GPU: the NVIDIA driver finds none; .*docker run"):
         assign_gpus(1, 1)

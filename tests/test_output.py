@@ -450,7 +450,7 @@ def test_full_disk_stops_the_run_with_a_sentence_and_keeps_complete_files(tmp_pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:
-        with pytest.raises(RunStopped, match="cannot be written"):
+        with pytest.raises(RunStopped, match="cannot be read or written"):
             output.save_caption(row("b", caption="long " * 100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

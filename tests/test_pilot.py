@@ -187,10 +187,7 @@ def test_pilot_names_the_report_the_full_run_and_its_time() -> None:
     assert "Pilot: 9 of 100,009 items in 20 documents, across all file sizes: Svg 8, oth" in text
     assert "python -m vllm_caption report '--output=my out'" in text
     assert "python -m vllm_caption --model 'a b' --output 'my out'" in text
-    assert (
-        "It will take about 5 d 19 h for the other 100,000 items at the pilot's 0.2 images/s"
-        in text
-    )
+    assert "It will take about 5 d 19 h for 100,000 other items at the pilot's 0.2 images/s" in text
     assert "a better estimate" not in text
 
 
@@ -257,7 +254,7 @@ def test_pilot_whose_page_cannot_be_made_still_ends_normally(tmp_path: Path) -> 
     make_input(tmp_path, 3)
     (tmp_path / "out/report.html").mkdir(parents=True)
     result = job(tmp_path, "--pilot=2")
-    assert (result.exit_code, "The page could not be made: " in result.stdout) == (0, True)
+    assert (result.exit_code, "The report could not be made: " in result.stdout) == (0, True)
 
 
 def test_pilot_of_an_input_with_broken_files_ends_as_a_run_does(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_file_that_is_not_utf8_is_refused(write: Write) -> None:
         ("{{ document.title }}", "line 1: TypeError: a method is printed here"),
         ("{{ 1 / 0 }}", "line 1: ZeroDivisionError"),
         ("{{ canvas_width * 2 }}", "line 1: an element without metadata: TypeError"),
-        ("{{ title }}", "says nothing about an element that has no metadata"),
+        ("{{ title }}", "is empty for an element without metadata"),
         ("{% include 'x' %}", "line 1: TypeError: no loader"),
         ("{% for i in range(10**9) %}x{% endfor %}", "line 1: OverflowError: Range too big"),
         ("{% for i in range(99999) %}x{% endfor %}", "longer than 50000 characters"),

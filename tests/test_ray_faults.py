@@ -96,7 +96,7 @@ def test_engine_joins_when_a_node_arrives_during_the_run(
 
     run_with(run, happens)
     assert_all_captioned_once(run)
-    assert "it needs 1 GPU on one node, 0 of 1 are free" in run.told[0]
+    assert "it needs GPUs on one node: 1; 0 of 1 are free" in run.told[0]
     assert all(engine.captioned for engine in run.stats.engines)
 
 

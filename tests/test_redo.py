@@ -94,7 +94,7 @@ def txt(folder: Path, file: str) -> Path:
     return folder / "out" / f"{file}.txt"
 
 
-def test_redo_that_covered_the_whole_input_starts_anew(tmp_path: Path) -> None:
+def test_redo_that_covered_the_whole_input_starts_again(tmp_path: Path) -> None:
     make_input(tmp_path, 5)
     job(tmp_path)
     for _ in range(2):
@@ -238,7 +238,7 @@ def test_each_shard_has_its_own_redo(tmp_path: Path) -> None:
     assert in_this_run(job(tmp_path, shards[0], "--redo=all")) == counts[0] - 3
 
 
-def test_damaged_record_of_a_redo_starts_it_anew(tmp_path: Path) -> None:
+def test_damaged_record_of_a_redo_starts_it_again(tmp_path: Path) -> None:
     make_input(tmp_path, 4)
     job(tmp_path)
     job(tmp_path, "--redo=all", "--limit=2")
@@ -247,7 +247,7 @@ def test_damaged_record_of_a_redo_starts_it_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resume", "recorded", "goes_on"),
+    ("resume", "recorded", "continues"),
     [
         (ResumeConfig("all"), RedoProgress("--redo all", "r", ("1",)), True),
         (ResumeConfig("all"), RedoProgress("--redo stale", "r", ("1",)), False),
@@ -269,9 +269,9 @@ def test_damaged_record_of_a_redo_starts_it_anew(tmp_path: Path) -> None:
     ],
 )
 def test_unfinished_redo_resumes_if_flags_and_recipe_are_the_same(
-    resume: ResumeConfig, recorded: RedoProgress | None, goes_on: bool
+    resume: ResumeConfig, recorded: RedoProgress | None, continues: bool
 ) -> None:
-    assert earlier_runs(recorded, resume, frozenset({"r", "older id"})) == ("1",) * goes_on
+    assert earlier_runs(recorded, resume, frozenset({"r", "older id"})) == ("1",) * continues
 
 
 # --- one item again ------------------------------------------------------------------------------

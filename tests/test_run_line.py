@@ -195,7 +195,7 @@ def test_designs_that_are_only_the_default_are_named(done: Path, command: str) -
     Path("o/input.json").unlink()
     write_document(Path(), "one", ["a.png"], ["SvgElement"])
     result = run_here(*of(command, "--output=o"))
-    said = "o does not say what its input was; taken: --jsons=jsons --json-detail=json_detail\n"
+    said = "o does not record its input; using --jsons=jsons --json-detail=json_detail\n"
     assert result.stderr == said
 
 

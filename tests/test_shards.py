@@ -269,7 +269,7 @@ def test_run_without_shards_merges_what_shards_have_left(tmp_path: Path) -> None
     done = len(captions(out))
     result = run(*input_flags(tmp_path), f"--output={out}", *QUICK, command=FAKE)
     assert f"captioned {NUM_ITEMS} ({NUM_ITEMS - done} in this run)" in result.stdout
-    assert "without a record" not in result.stdout
+    assert "without a row" not in result.stdout
     assert set(rows(out)) == set(files)
     assert all(row["recipe_id"] for row in rows(out).values())
 

@@ -61,8 +61,8 @@ def test_question_contains_the_longest_values_that_an_input_can_have() -> None:
 @pytest.mark.parametrize(
     ("flags", "field"),
     [
-        (("--max-tokens=3000",), "--max-tokens 3000: prompt and largest image take"),
-        (("--max-model-len=120",), "--max-tokens 100: prompt and largest image take"),
+        (("--max-tokens=3000",), "--max-tokens 3000: the prompt and the largest image take"),
+        (("--max-model-len=120",), "--max-tokens 100: the prompt and the largest image take"),
         (("--max-model-len=16",), "raise --max-model-len"),
     ],
 )

@@ -167,7 +167,8 @@ def test_run_whose_lock_is_free_while_its_file_says_running_died(tmp_path: Path)
     exit_code, text = status(tmp_path)
     assert exit_code == 1
     assert (
-        "died: the file says running, but no process holds the folder; run again to resume" in text
+        "died: status.json says running, but no process holds the folder; run again to resume"
+        in text
     )
 
 

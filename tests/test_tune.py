@@ -147,7 +147,7 @@ def test_doubling_starts_at_the_number_given() -> None:
 def test_doubling_ends_when_the_sample_has_no_steady_state() -> None:
     done, why = climb(float, num_sampled=min_items(32))
     assert [setting.value for setting in done] == ["8", "16", "32"]
-    assert why == "64 takes 448 items to measure, and the sample has 224"
+    assert why == "64 needs at least 448 items, and the sample has 224"
 
 
 def test_a_list_is_measured_to_its_end_whatever_its_values_yield() -> None:
@@ -331,7 +331,7 @@ def test_setting_for_which_the_sample_is_too_small_starts_no_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, told = runs_of(monkeypatch, figures, 223, num_seqs=32)
-    assert (found and found.problem) == "takes 224 items to measure; the sample has 223"
+    assert (found and found.problem) == "needs at least 224 items; the sample has 223"
     assert told == []
 
 
@@ -487,7 +487,7 @@ def test_refused_flag_is_a_row_and_does_not_end_tune(
     assert [setting.speed for setting in tuning_in(tmp_path).settings] == [None, 10.0]
 
 
-def test_run_that_cannot_go_on_is_a_row_and_not_the_end(
+def test_run_that_cannot_continue_is_a_row_and_not_the_end(
     tmp_path: Path, tune: Callable[..., Result]
 ) -> None:
     speed = after("8", "32", then=RunStopped("the disk is full"))
@@ -499,8 +499,8 @@ def test_run_that_cannot_go_on_is_a_row_and_not_the_end(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--limit=30"], "the input: has only 30 items; --max-num-seqs=8 takes 56 to measure"),
-        (["--sample=55"], "--sample 55: is too small; --max-num-seqs=8 takes 56 to measure"),
+        (["--limit=30"], "the input: has only 30 items; --max-num-seqs=8 needs at least 56 items"),
+        (["--sample=55"], "--sample 55: is too small; --max-num-seqs=8 needs at least 56 items"),
         (["--try=max-num-seqs=100,99"], "the input: has only 600 items; --max-num-seqs=99 takes"),
         (["--try=top-k=1", "--try=seed=1,2"], "--try: is given twice; tune varies one flag"),
         (["--tune-output={out}"], "{out}: is in --output; name another folder"),
@@ -689,7 +689,7 @@ def test_report_has_a_chart_of_what_was_measured_for_its_folder(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("others", "remark"),
     [
-        ({"limited_by": "decode"}, "The engine is not the bottleneck, decode is. Faster with: "),
+        ({"limited_by": "decode"}, "The bottleneck is decode, not the engine. Faster with: "),
         ({}, None),
     ],
 )
@@ -735,7 +735,7 @@ def test_killed_tune_resumes_with_the_same_line(tmp_path: Path) -> None:
     assert "Resuming the call of " in result.stderr
     assert "Measuring --max-num-seqs=1 " not in result.stderr
     assert tuning_in(tmp_path).settings[:1] == killed
-    assert "Done: 4 takes 28 items to measure, and the sample has 14." in result.stdout
+    assert "Done: 4 needs at least 28 items, and the sample has 14." in result.stdout
     assert not out.exists()
 
 

@@ -148,7 +148,7 @@ def test_files_of_other_formats_are_counted_by_their_size(tmp_path: Path) -> Non
     assert weights.loaded_bytes(2) == 20
 
 
-def test_no_weights_at_all(tmp_path: Path) -> None:
+def test_a_folder_without_weights_has_none(tmp_path: Path) -> None:
     assert read_weights(tmp_path) is None
 
 
@@ -187,7 +187,7 @@ def test_a_config_that_cannot_be_read_is_named(model: Path) -> None:
 def test_a_pipe_in_place_of_a_file_does_not_block(model: Path) -> None:
     (model / "model.safetensors").unlink()
     os.mkfifo(model / "model.safetensors")
-    assert "model.safetensors: is no file" in refusal(model)
+    assert "model.safetensors: is not a file" in refusal(model)
 
 
 def test_a_truncated_file_is_named_with_both_sizes(model: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_truncated_file_is_named_with_both_sizes(model: Path) -> None:
 )
 def test_a_file_without_a_readable_header_is_named(model: Path, damaged: bytes) -> None:
     (model / "model.safetensors").write_bytes(damaged)
-    assert "model.safetensors: is no safetensors file, or its beginning is damaged" in refusal(
+    assert "model.safetensors: is not a safetensors file, or its beginning is damaged" in refusal(
         model
     )
 
@@ -217,7 +217,7 @@ def test_a_header_of_another_shape_is_damage(model: Path, header: object) -> Non
     text = json.dumps(header).encode()
     data = len(text).to_bytes(8, "little") + text + bytes(100)
     (model / "model.safetensors").write_bytes(data)
-    assert "is no safetensors file" in refusal(model)
+    assert "is not a safetensors file" in refusal(model)
 
 
 def test_a_missing_file_of_several_is_named(model: Path) -> None:

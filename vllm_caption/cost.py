@@ -17,7 +17,7 @@ import msgspec
 LEAST: Final = 0.0001
 """The smallest sum that is shown."""
 SpentOn = Literal["so far", "for this run", "for earlier runs", "for all runs"]
-"""What GPU time was spent on: "so far" only while a run is going."""
+"""What GPU time was spent on: "so far" only while a run is in progress."""
 
 
 class Costs(msgspec.Struct, frozen=True):

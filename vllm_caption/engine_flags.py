@@ -74,7 +74,7 @@ _BESIDE_THE_PARSER: Final = frozenset({"-O", f"--{CONFIG_FILE}"})
 _PLUGINS: Final = "vllm.platform_plugins"
 """Packages that name themselves here may add flags to vLLM's."""
 _VALUE: Final = re.compile(r"[^-]|-$|-[.\d]|[^=]* ")
-"""How a word begins that is no flag: a negative number, or words with blanks, say."""
+"""How a word that is not a flag begins: a negative number, or words with blanks, say."""
 
 
 def is_value(word: str) -> bool:

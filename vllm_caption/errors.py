@@ -1,4 +1,4 @@
-"""Every failure that the job raises on purpose; the class decides the exit code and the wording.
+"""The failures that reach the user; the class decides the exit code and the wording.
 
     CaptionJobError
     ├── UsageError      the user can fix it before anything starts         exit 2
@@ -69,11 +69,11 @@ CAPTION_FLAGS: Final[tuple[CaptionFlag, ...]] = get_args(CaptionFlag)
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_NO_READER = 130, 141
-"""Exit codes; `status` and `verify` give 1 another meaning."""
+"""Exit codes of a run; `status`, `verify` and `merge` give some of them another meaning."""
 
 
 class CaptionJobError(Exception):
-    """Base class of every error that this package raises on purpose."""
+    """Base class of the errors that end a run, leave out a document or fail an item."""
 
 
 class UsageError(CaptionJobError):

@@ -133,7 +133,8 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(name, None, "takes no value" if is_switch else error.message) from None
 
     def error(self, message: str) -> Any:
-        """Called by argparse, which would print its usage and exit, for what no one flag did."""
+        """Called by argparse for a mistake that no single flag made; it would print its usage and
+        exit."""
         if message.startswith(_REQUIRED):
             remedy = f"is missing; see {self.prog} --help"
             raise UsageError(message.removeprefix(_REQUIRED), None, remedy)
@@ -212,8 +213,10 @@ def add_input(group: Any, *, of_run: bool = False) -> None:
     text = f"without --input: folder of their details (default: {config.json_detail})"
     _add_given(group, "json_detail", text, type=parse_path)
     text = "where the images are: a folder, s3://BUCKET/PREFIX, gs://..., hdfs://..."
-    text += f" (default: {config.images_root}; with --input, that folder, or the folder of the"
-    text += " table or tar)"
+    text += (
+        f" (default: {config.images_root}; with --input, that folder, or the folder of the table or"
+    )
+    text += " tar)"
     _add_given(group, "images_root", text, type=parse_images_root)
     text = "element types to skip, comma-separated, in upper or lower case"
     _add(group, config, "skip_types", text, type=_names)
@@ -293,7 +296,7 @@ def _add_captions(group: Any, run: RunConfig) -> None:
         ("dedup", "caption byte-identical images separately"),
     ):
         group.add_argument(f"--no-{name}", dest=name, action="store_false", help=text)
-    text = "how often to retry an item that failed or whose caption broke a rule"
+    text = "how many times to retry an item that failed or whose caption broke a rule"
     _add(group, run, "max_retries", text, type=natural)
     text = "stop the run after N answers with the same error and no caption between them, or 16 × N"
     text += " once something has been captioned; 0: never"
@@ -469,7 +472,9 @@ def _names(text: str) -> tuple[str, ...]:
 def _kinds(text: str) -> tuple[str, ...]:
     """Kinds of failure and caption flags; none would quietly be no redo at all."""
     if not (found := _names(text)):
-        raise argparse.ArgumentTypeError("it is empty; name kinds or flags, as poison,too_long")
+        raise argparse.ArgumentTypeError(
+            "it is empty; name kinds or flags, such as poison,too_long"
+        )
     for name in found:
         if name not in (*ITEM_KINDS, *CAPTION_FLAGS):
             known = f"kinds: {', '.join(ITEM_KINDS)}; flags: {', '.join(CAPTION_FLAGS)}"

@@ -1,8 +1,9 @@
 """How values appear in messages: durations, errors, names, and the sections that commands print.
 
-Pure functions from a value to text. Invariant: whatever a file name, a document or a library puts
-into a value, the text that `printable`, `encodable`, `encodable_name` and `first_line` return can
-be encoded as UTF-8; that of `printable` and `first_line` has no control characters.
+Functions from a value to text, pure but for `recorded_moment`, which reads the clock. Invariant:
+whatever a file name, a document or a library puts into a value, the text that `printable`,
+`encodable`, `encodable_name` and `first_line` return can be encoded as UTF-8; that of `printable`
+and `first_line` has no control characters.
 """
 
 from __future__ import annotations

@@ -98,15 +98,16 @@ class Outcome:
 
 
 def run_job(config: RunConfig, *, prints_summary: bool = True) -> Outcome:
-    """Caption everything that is left to do. Raises UsageError before anything starts."""
+    """Caption everything that is left to do. Raises UsageError before an engine starts, and
+    RunStopped if the output cannot be opened; what stops the run later is in the outcome."""
     config, prompt = checked(config)
     with contextlib.closing(EventLog(config.log_file, as_json=config.log_json)) as log:
         return _run(config, prompt, log, prints_summary=prints_summary)
 
 
 def checked(config: RunConfig) -> tuple[RunConfig, Prompt]:
-    """Check that the prompt, input and model exist; returns the prompt, and the settings with the
-    columns that it uses. Raises UsageError."""
+    """Check the prompt, the input, the images root and, if it is a folder, the model; returns the
+    prompt, and the settings with the columns that it uses. Raises UsageError."""
     prompt = load_prompt(config.prompt)
     config = config.with_columns(prompt.columns)
     open_source(config.input).check()
@@ -420,5 +421,5 @@ class _Job:
             return EXIT_INTERRUPTED
         if self.stats.finished != self.stats.total:
             left = counted(self.stats.total - self.stats.finished, "item")
-            raise RunStopped(f"{left} left neither captioned nor failed; run again")
+            raise RunStopped(f"{left} neither captioned nor failed; run again")
         return EXIT_SOME_FAILED if self.stats.failed else EXIT_OK

@@ -81,7 +81,7 @@ def _words(name: str, value: object, known: Mapping[str, argparse.Action]) -> It
     flag, opposite = flag_of(name), flag_of(f"no_{name}")
     action = known.get(flag)
     if name in _PRINTS_AND_EXITS:
-        raise UsageError(name, None, "prints and exits; call it on the command line")
+        raise UsageError(name, None, "prints and exits; use it on the command line")
     if isinstance(value, bool):
         if action is not None and action.nargs != 0:
             raise UsageError(name, value, "takes a value; it is not a switch")
@@ -111,7 +111,11 @@ def _list(name: str, words: list[str], action: argparse.Action | None) -> Iterat
         yield from (flag, *words)
     elif action.nargs is None:  # one word with commas
         if with_comma := next((word for word in words if "," in word), None):
-            raise UsageError(name, with_comma, "has a comma, which separates the entries of a list")
+            raise UsageError(
+                name,
+                with_comma,
+                "has a comma, which separates the entries of a list; give each entry by itself",
+            )
         yield f"{flag}={','.join(words)}"
     else:
         yield from (f"{flag}={word}" for word in words)

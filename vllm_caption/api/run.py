@@ -232,7 +232,7 @@ def _read(descriptor: int, readers: Readers) -> bool:
 def _died(exit_code: int) -> str:
     """Why there is no answer from the process."""
     if exit_code == EXIT_INTERRUPTED:
-        return "interrupted before it began"
+        return "the run was interrupted before it began"
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"the process of the run was killed ({name}); run again: what is finished is kept"

@@ -379,7 +379,10 @@ def _try_out(prompt: Prompt, reference: str, first_line: int) -> None:
     row = dict.fromkeys(prompt.columns, _SomeText())  # the whole prompt may be one column
     samples = (msgspec.structs.replace(sample, row=row) for sample in _SAMPLES)
     if not all(_rendered(prompt, sample).user for sample in samples):
-        raise _refusal(reference, "says nothing about an element that has no metadata")
+        raise _refusal(
+            reference,
+            "is empty for an element without metadata; add text that does not depend on it",
+        )
 
 
 def _try_caption(template: str, schema: Schema, front_matter: str, reference: str) -> None:
@@ -393,7 +396,7 @@ def _try_caption(template: str, schema: Schema, front_matter: str, reference: st
     at = f"{_line(front_matter, 'caption')}`caption`: "
     _check(template, reference, lambda _: at, names, trials, "field")
     if not all(_render(template, values) for _, values in trials[:1]):
-        raise _refusal(reference, f"{at}says nothing about an answer")
+        raise _refusal(reference, f"{at}is empty for a sample answer; print at least one field")
 
 
 def _check(

@@ -122,7 +122,8 @@ class Rules(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CaptionRules:
-    """The rules of one run. Unless ``enabled`` (see ``--no-checks``), no caption is ever flagged.
+    """The rules of one run. Unless ``enabled`` (see ``--no-checks``), only reasoning without an
+    answer is flagged.
 
     ``language``: a key of `scripts.SCRIPTS`.
     """
@@ -300,7 +301,7 @@ def is_echo(caption_words: Sequence[str], prompt: str) -> bool:
 def is_refusal(caption: str) -> bool:
     """Whether the model talks about itself, or asks for the image, instead of describing it.
 
-    Leading quotes count: "Sorry, I can't" in quotes is lettering on a design.
+    Leading quotes are not ignored: "Sorry, I can't" in quotes is lettering on a design.
     """
     text = _comparable(caption).lstrip("*_#> -")
     if _REFUSALS.match(text):

@@ -1,7 +1,7 @@
 """``doctor``: will a run with the same flags start here? Asked without starting an engine.
 
-What is cheap of it a run asks, too, before its first engine (`engines.machine_check`). Invariant:
-nothing is written but the ``--json`` file, and no check's failure keeps another from being made.
+A run makes the cheap ones of these checks, too, before its first engine (`engines.machine_check`).
+Invariants: nothing is written but the ``--json`` file; a failed check does not prevent the others.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ HOST_BYTES_PER_ENGINE: Final = 2 * GIB
 vLLM's CPU build)."""
 LITTLE_DISK: Final = GIB
 OTHER_CONFIG: Final = frozenset({CONFIG_FILE, "hf_config_path", "config_format", "hf_overrides"})
-"""Flags with which a model's config.json may not be what counts."""
+"""With one of these flags, the model's config.json may not be the one that applies."""
 MOST_GPUS: Final = 16
-"""Of one engine, that are suggested."""
+"""The most GPUs per engine that are suggested."""
 _SIGNS: Final = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
@@ -82,7 +82,7 @@ def run_doctor(arguments: Sequence[str]) -> int:
     json: Path | None = options.json
     to_file = None if json == STDOUT else json
     check_json_file(to_file)
-    # GPUs that cannot be counted are told by a check.
+    # A check reports GPUs that cannot be counted.
     config = complete_config(options, engine_args, needs_vllm=False)
     found: list[Check] = []
     for check in examine(config):
@@ -123,7 +123,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         gpus = local_gpus(engine)
     except UsageError as error:
         gpus = []
-        if error.field != "vllm":  # told above
+        if error.field != "vllm":  # reported above
             yield _problem(error)
     weights = None
     try:
@@ -152,7 +152,7 @@ def _tried(check: Callable[[], Sequence[Check]], subject: str = "machine") -> Se
 
 
 def _problem(error: UsageError | OSError, subject: str = "") -> Check:
-    """``subject``: of an error of the operating system."""
+    """``subject``: what was checked, shown with an error of the operating system."""
     if not isinstance(error, UsageError):
         where = f"{error.filename} " if error.filename else ""
         return Check(subject, "problem", f"{where}cannot be read ({error.strerror or error})")
@@ -191,7 +191,7 @@ def _version_of(distribution: str) -> str | None:
 def _count_gpus() -> int:
     try:
         return len(visible_gpus())
-    except UsageError:  # some of the names in CUDA_VISIBLE_DEVICES are no GPU's
+    except UsageError:  # some of the names in CUDA_VISIBLE_DEVICES name no GPU
         return 0
 
 
@@ -314,7 +314,7 @@ def _check_output(output: Path) -> list[Check]:
     folder = next(path for path in above if os.path.lexists(path))
     subject = f"--output {output}"
     if not os.path.isdir(folder):  # noqa: PTH112 (never raises)
-        link = " but a link to none" if folder.is_symlink() else ""
+        link = " but a broken link" if folder.is_symlink() else ""
         return [Check(subject, "problem", f"{folder} is not a folder{link}; choose another")]
     if not is_writable(folder):
         return [Check(subject, "problem", f"nothing can be written in {folder}; choose another")]

@@ -1,4 +1,4 @@
-"""``export``: a record per element of the input, with its caption, in a file that others read.
+"""``export``: a record per element of the input, with its caption, in a file for other programs.
 
 Invariants: the output folder is only read, so that an export may run beside a run; every element of
 the input, up to --limit, that is not skipped by its type has its record, in the input's order, also
@@ -53,7 +53,7 @@ _PREFIX: Final = "input_"
 _BATCH: Final = 10_000
 
 _NO_COLUMN: Final = (OverflowError, TypeError, pa.ArrowException)
-"""What pyarrow raises over values that make no column."""
+"""What pyarrow raises for values that cannot form a column."""
 
 Record = dict[str, Any]
 
@@ -113,7 +113,7 @@ def _parser() -> Parser:
 
 
 class _Results:
-    """The last row of each item, in columns: a million take some hundred megabytes. What somebody
+    """The last row of each item, in columns: a million take a few hundred megabytes. What somebody
     wrote into a .txt counts instead of its row, as for a run."""
 
     def __init__(self, root: Path) -> None:
@@ -131,7 +131,7 @@ class _Results:
         self.num_used = 0
 
     def of(self, file: str) -> Record:
-        """What there is of an item; a caption only where it is one."""
+        """The result of an item, by the columns of `RESULT`; all null if nothing is recorded."""
         place = self._places.get(file)
         found = dict.fromkeys(RESULT)
         if place is not None:

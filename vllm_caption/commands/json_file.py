@@ -18,7 +18,7 @@ def check_json_file(path: Path | None) -> None:
 
 
 def encode_json(content: msgspec.Struct) -> bytes:
-    """``content``, indented; bytes of a file name that are no UTF-8 stand there escaped."""
+    """``content``, indented; bytes of a file name that are not UTF-8 are escaped."""
     try:
         encoded = msgspec.json.encode(content)
     except UnicodeEncodeError:

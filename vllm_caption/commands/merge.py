@@ -117,7 +117,7 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
             files = open_captions(folder, naming_of(folder))
             read_folder(folder, partial(_take_rows, files, output, states, merged))
         if content := common_input(root, folders):
-            output.replace(INPUT, content)  # so that `verify` and `export` need not be told
+            output.replace(INPUT, content)  # so that `verify` and `export` know it
         merged.statuses.update(state.status for state in states.values())
         complete = True
     finally:
@@ -128,8 +128,8 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
 
 
 def _find_shards(folders: Sequence[Path]) -> Merged:
-    """The shards that ran in these folders. One that is in several of them lacks what it lacks
-    where it came farthest."""
+    """The shards that ran in these folders. One that is in several is finished if it is in one of
+    them; otherwise the folder read last decides."""
     lacking: defaultdict[Division, dict[Shard, str]] = defaultdict(dict)
     for folder in folders:
         for shard, path in sorted(shard_folders(folder).items()):
@@ -232,10 +232,11 @@ def _lack(shard: Shard, status: RunStatus | None) -> str:
         return f"shard {shard} had only a pilot or a --limit; run it again without"
     left = status.total - status.finished
     if status.scanning and left > 0:
-        return f"shard {shard} has {left:,} items left, and more that it has not read; run it again"
+        more = f"{counted(left, 'item')} left, and more that it has not read"
+        return f"shard {shard} has {more}; run it again"
     if status.scanning:
         return f"shard {shard} has not read its whole input; run it again"
-    return f"shard {shard} has {left:,} items left; run it again" if left > 0 else ""
+    return f"shard {shard} has {counted(left, 'item')} left; run it again" if left > 0 else ""
 
 
 def _divisions(merged: Merged) -> list[tuple[Division, dict[Shard, str]]]:

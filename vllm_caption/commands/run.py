@@ -65,7 +65,7 @@ def _count_engines(options: argparse.Namespace, gpus_per_engine: int, *, needs_v
 
 
 def caption(config: RunConfig) -> Outcome:
-    """Run the job, and make the page of a pilot. Raises UsageError."""
+    """Run the job, and make the page of a pilot. Raises UsageError and RunStopped."""
     from vllm_caption.job import run_job
 
     with outliving_the_terminal():
@@ -83,6 +83,6 @@ def make_page(root: Path, gpu_hour_price: float | None = None) -> str:
 
     try:
         made = make_report([root], root / REPORT, gpu_hour_price=gpu_hour_price)
-        return f"The page is made: {made}"
+        return f"Report: {made}"
     except (CaptionJobError, OSError) as error:
-        return f"The page could not be made: {error}"
+        return f"The report could not be made: {error}"

@@ -1,4 +1,5 @@
-"""The line of a run, as the commands that read its output take it: a user changes the first word.
+"""The command line of a run, as accepted by the commands that read its output: the user changes
+only the first word.
 
 Invariants: every flag of `run` and of vLLM's engine is accepted, and one that means nothing to the
 command is left out; a misspelt one is refused, as by the run.
@@ -133,7 +134,7 @@ def _holds_rows(folder: Path) -> bool:
 def input_of_line(
     options: argparse.Namespace, named: Collection[str], *, quiet: bool = False
 ) -> InputConfig:
-    """The input that the line names, else that of the folder's last run, which is said unless
+    """The input that the line names, else that of the folder's last run, which is reported unless
     ``quiet``. Raises UsageError."""
     check_is_folder(options.output)
     values, note = as_in_last_run(vars(options), named, options.output)
@@ -147,7 +148,7 @@ def input_of_line(
         raise UsageError("--output", options.output, problem)
     if is_guess and not quiet:
         taken = f"--jsons={config.jsons} --json-detail={config.json_detail}"
-        say(f"{options.output} does not say what its input was; taken: {taken}", sys.stderr)
+        say(f"{options.output} does not record its input; using {taken}", sys.stderr)
     return config
 
 
@@ -173,8 +174,7 @@ def _named(parser: Parser, words: Sequence[str]) -> set[str]:
 
 
 def _flag_of_first(word: str, first: First, named: Collection[str]) -> str | None:
-    """The flag that the first word of a line stands there without, if it is not the command's own
-    kind of word."""
+    """The flag that is missing before this word; None if the word is of the command's own kind."""
     if first == "input" or (first == "file" and Path(word).is_dir()):  # a table could be the file
         return "--output" if "output" not in named and holds_output(word) else "--input"
     return None

@@ -8,8 +8,9 @@
 Only the loop calls the dispatcher, which decides about items, and the recorder, which writes; only
 it starts and feeds the slots. It runs in one asyncio thread.
 
-Invariants: whatever stops the run stops it at once; every wait has a limit; a decision about an
-item is on disk before the loop waits, a caption after at most MAX_UNWRITTEN others.
+Invariants: whatever stops the run stops it at once; every wait has a limit; a caption is on
+disk before the loop waits, and after at most MAX_UNWRITTEN others; failures may wait in the
+recorder.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ class Driver:
         else:
             left = self._dispatcher.num_in_flight
             doing = f"finishing {counted(left, 'item')}" if left else "no item is"
-            self._tell(f"Interrupted: {doing} in flight; once more to stop now.")
+            self._tell(f"Interrupted: {doing} in flight; press Ctrl+C again to stop now.")
         self._put(Interrupted())
 
     def drain(self) -> None:

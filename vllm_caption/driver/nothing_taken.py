@@ -50,7 +50,7 @@ class Unusable:
         """Raise UsageError if the whole input was read and has no item. For a shard, the items of
         other shards count, too. Elements that name no file are failed items, unless the folders are
         mixed up."""
-        if counts.shape_references == counts.bad_entries:
+        if counts.references == counts.bad_entries:
             cause = _mixed_up_folders(config) or self._cause(config, counts)
             if cause is not None:
                 raise cause

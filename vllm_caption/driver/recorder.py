@@ -3,10 +3,11 @@
 It decides nothing: it carries out the decisions of the dispatcher, the caption rules and the search
 for duplicates, and counts them.
 
-Invariants: when a method returns, its decision is on disk, with two exceptions. Captions are
+Invariants: when a method returns, its decision is on disk, with three exceptions. Captions are
 written together by `write`, before the driver waits for the next event. Failures that may be the
-run's fault wait until later answers show who is to blame. What follows from a caption (its count,
-its twins) follows once it is on disk.
+run's fault wait until later answers show who is to blame. Failures of items that keep an earlier
+caption are recorded together. What follows from a caption (its count, its twins) follows once it is
+on disk.
 """
 
 from __future__ import annotations
@@ -187,7 +188,9 @@ class Recorder:
                 error = engine_error(answer.reason)
             decision = self._dispatcher.failed(engine, answer)
             if isinstance(decision, GiveUp) and self._all_gone(answer):
-                raise RunStopped(f"--images-root {self._images_root} is gone; mount it, run again")
+                raise RunStopped(
+                    f"--images-root {self._images_root} is gone; mount it and run again"
+                )
         if decision is None or item is None:
             return None
         fault = "items" if error is None else self._whose_fault(engine, item, error)

@@ -16,7 +16,8 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 PROC: Final = Path("/proc")
 _OOM_KILLS: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _LESS_MEMORY: Final = (
-    "use fewer engines (--data-parallel-size) or --prepare-threads, a smaller model, or more memory"
+    "use fewer engines (--data-parallel-size), fewer --prepare-threads, a smaller model, or more"
+    " memory"
 )
 _SIGNALS: Final = {
     "SIGBUS": "a full /dev/shm, or a file that became shorter while it was read",

@@ -17,7 +17,7 @@ INSTALL_HINT = "pip install '.[cuda]' in a checkout on a GPU machine, '.[cpu]' w
 
 
 _WITHOUT_GPUS = (
-    "a container must be given its GPUs (docker run --gpus all), a machine without GPUs needs the"
+    "a container must be given its GPUs (docker run --gpus all); a machine without GPUs needs the"
     " CPU build (in a checkout, pip install '.[cpu]' into a new environment)"
 )
 

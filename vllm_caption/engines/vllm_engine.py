@@ -242,7 +242,8 @@ class _Trial:
             remedy = "leaves the prompt's `system` text out; move it below the front matter"
             raise UsageError("--prompt", name, f"the chat template of {self._model} {remedy}")
         if asked == self._tokens(name, replace(plain, user=f"{plain.user} (?)")):
-            remedy = "leaves the prompt's text out; give the model's folder the one it was made for"
+            remedy = "leaves the prompt's text out; put the chat_template.jinja that the model was"
+            remedy += " trained with into its folder"
             raise UsageError("--prompt", name, f"the chat template of {self._model} {remedy}")
         side = min(image.max_side, math.isqrt(image.max_image_pixels))
         needed = len(self._tokens(name, plain, side))
@@ -264,9 +265,9 @@ class _Trial:
         left = self._max_model_len - needed
         remedy = f"lower it to {left}, " if left >= MIN_TOKENS else ""
         return (
-            f"prompt and largest image take {needed} tokens, with {max_tokens} for the caption more"
-            f" than the model's {self._max_model_len}; {remedy}raise --max-model-len, shorten the"
-            " prompt, or lower --max-pixels or --max-side"
+            f"the prompt and the largest image take {needed} tokens; with {max_tokens} more for the"
+            f" caption, that exceeds the model's {self._max_model_len}; {remedy}raise"
+            " --max-model-len, shorten the prompt, or lower --max-pixels or --max-side"
         )
 
     def _tokens(self, name: str, text: RenderedPrompt, side: int = 224) -> list[int]:

@@ -1,11 +1,12 @@
 """The files of a model's weights: how much memory they take, and whether they are complete.
 
-Only headers are read, some kilobytes of each file. The format is that of safetensors (eight bytes
+Only headers are read, a few kilobytes of each file. The format is that of safetensors (eight bytes
 of length, a JSON header, the data); files of other formats are counted by their size. The files are
 those that vLLM's loader chooses (`--load-format auto`): Mistral's format before others, safetensors
 before PyTorch's; files that an index does not list are left out.
 
-Invariants: rather too little is counted than too much; only files that vLLM reads are reported.
+Invariants: when in doubt, too little is counted rather than too much; only files that vLLM reads
+are reported.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def check_pointer(path: Path) -> None:
     """Raise UsageError if a Git LFS pointer is in place of the file."""
     try:
         if not path.is_file():  # opening a pipe would block
-            raise UsageError("--model", path, f"is no file, or a link to none; {_DOWNLOAD}")
+            raise UsageError("--model", path, f"is not a file, or is a broken link; {_DOWNLOAD}")
         with path.open("rb") as file:
             is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
     except OSError as error:
@@ -160,7 +161,7 @@ def _read_header(path: Path) -> dict[str, tuple[str, int]]:
     except (ValueError, LookupError, TypeError, AttributeError):
         spans = []
     if not spans:
-        remedy = f"is no safetensors file, or its beginning is damaged; {_DOWNLOAD}"
+        remedy = f"is not a safetensors file, or its beginning is damaged; {_DOWNLOAD}"
         raise UsageError("--model", path, remedy)
     whole = 8 + length + max(end for _, _, _, end in spans)
     if size < whole:

@@ -124,7 +124,7 @@ def _key(path: str) -> tuple[str, int, int]:
 
 def member_name(name: str) -> str:
     """The name of a member as that of a file below the tar: `./a//b` becomes a/b, as if it were
-    unpacked. Absolute names and names with `..` keep them."""
+    unpacked. An absolute name is unchanged, and `..` stays."""
     if name.startswith("/"):
         return name
     return "/".join(part for part in name.split("/") if part not in ("", "."))

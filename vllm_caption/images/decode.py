@@ -223,7 +223,7 @@ def _hush_pillow() -> None:
 def _check_pixels(size: Size, max_image_pixels: int) -> None:
     width, height = size
     if width * height > max_image_pixels:
-        limit = f"the limit (max_image_pixels) is {max_image_pixels}"
+        limit = f"the limit (--max-image-pixels) is {max_image_pixels}"
         raise ItemError("too_large", f"it has {width} × {height} pixels; {limit}")
 
 

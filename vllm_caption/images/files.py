@@ -213,5 +213,5 @@ def _sniff(head: bytes) -> str:
     if not head:
         raise ItemError("not_an_image", "the file is empty")
     looks = (what for what, start in _NOT_IMAGES.items() if re.match(start, head, re.S | re.I))
-    what = next(looks, "none of the formats that are read")
-    raise ItemError("not_an_image", f"its content is {what}; give it as one of {_FORMATS}")
+    what = next(looks, "not in a format that is read")
+    raise ItemError("not_an_image", f"its content is {what}; convert it to one of {_FORMATS}")

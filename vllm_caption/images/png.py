@@ -51,9 +51,9 @@ _Stored = tuple[int, int, list[bytes | memoryview]]
 
 
 def plain_image(data: bytes, max_pixels: int) -> Image.Image | None:
-    """The pixels of a PNG of 8-bit gray or colour that says no more about them.
+    """The pixels of a PNG of 8-bit gray or colour in which no other chunk affects them.
 
-    None for one that says more, is large, interlaced, animated or damaged in any way.
+    None if one does, and for one that is large, interlaced, animated or damaged in any way.
     """
     if not _is_plain(data):
         return None

@@ -30,8 +30,8 @@ class Designs:
         is_default = config.jsons == InputConfig().jsons
         if is_default and not os.path.exists(config.jsons):  # noqa: PTH110 (never raises)
             remedy = (
-                "name a folder of images, a table or a .tar first, or designs with --jsons"
-                f" (the default, {config.jsons}, does not exist)"
+                "name a folder of images, a table or a .tar as the first argument, or designs with"
+                f" --jsons (the default, {config.jsons}, does not exist)"
             )
             raise UsageError("no input", None, remedy)
         check_folder("--jsons", config.jsons, "the folder with one NAME.json per design")

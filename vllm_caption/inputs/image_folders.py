@@ -31,11 +31,11 @@ from vllm_caption.inputs.source import (
 from vllm_caption.items import Document, SkippedDocument
 
 _INSTEAD: Final = {
-    ".gz": "unpack it first",
-    ".tgz": "unpack it first",
-    ".zip": "unpack it first",
-    ".json": "write one object in each line, as .jsonl",
-    ".xlsx": "save it as .csv",
+    ".gz": "or unpack it first",
+    ".tgz": "or unpack it first",
+    ".zip": "or unpack it first",
+    ".json": "or write one object on each line, as .jsonl",
+    ".xlsx": "or save it as .csv",
 }
 """What to do with files that cannot be an input."""
 

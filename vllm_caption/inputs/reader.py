@@ -25,14 +25,14 @@ from vllm_caption.items import BadEntry, Document, Item, SkippedDocument
 
 @dataclass(slots=True)
 class InputCounts:
-    """How much has been read so far. ``shape_references`` = ``items`` + ``duplicates`` +
+    """How much has been read so far. ``references`` = ``items`` + ``duplicates`` +
     ``bad_entries`` + the references in other shards."""
 
     documents: int = 0
     skipped: int = 0
-    documents_without_shapes: int = 0
+    documents_without_items: int = 0
     elements: int = 0
-    shape_references: int = 0
+    references: int = 0
     items: int = 0
     duplicates: int = 0
     bad_entries: int = 0
@@ -107,12 +107,12 @@ class InputReader:
             yield group
             return
         self.counts.documents += group.first_index == 0
-        references_before = self.counts.shape_references
+        references_before = self.counts.references
         for index, element in enumerate(group.elements, group.first_index):
             found = self._take(group.document, index, element)
             if found is not None:
                 yield found
-        self.counts.documents_without_shapes += self.counts.shape_references == references_before
+        self.counts.documents_without_items += self.counts.references == references_before
 
     def _take(self, document: Document, index: int, element: Element) -> Item | BadEntry | None:
         counts, kind = self.counts, element.element_type
@@ -126,7 +126,7 @@ class InputReader:
             return None
         if self._patterns is not None and not self._patterns.match(_named(element.entry)):
             return None
-        counts.shape_references += 1
+        counts.references += 1
         try:
             file = usable_name(element.entry)
         except ItemError as error:

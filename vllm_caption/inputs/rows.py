@@ -73,7 +73,7 @@ def read_columns(path: Path) -> tuple[str, ...]:
             return _header(csv.reader(_Lines(opened), delimiter=SEPARATED[suffix]), suffix)
     rows = [row for row, _ in zip(_json_lines(path), range(NUM_LOOKED_AT), strict=False)]
     if rows and isinstance(rows[0], Broken) and not any(isinstance(row, dict) for row in rows):
-        raise TableError(f"{rows[0].reason}; write one object in each line")
+        raise TableError(f"{rows[0].reason}; write one object on each line")
     return tuple(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
 
 
@@ -203,7 +203,9 @@ def _header(reader: Iterator[list[str]], suffix: str) -> tuple[str, ...]:
         for other, what in _OTHER_SEPARATORS.items():
             if other != SEPARATED[suffix] and other in cells[0]:
                 ours = _OTHER_SEPARATORS[SEPARATED[suffix]]
-                raise TableError(f"its cells are separated by {what}; {suffix} has {ours}")
+                raise TableError(
+                    f"its cells are separated by {what}; as {suffix}, save it with {ours}"
+                )
     names = enumerate(map(str.strip, cells), start=1)
     return _different([name or f"column {place}" for place, name in names])
 

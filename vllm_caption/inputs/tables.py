@@ -114,8 +114,9 @@ class Table:
             return given
         if found := next((name for name in IMAGE_COLUMNS if name in columns), None):
             return found
-        remedy = f"has no column {', '.join(IMAGE_COLUMNS)}; name it with --image-column"
-        raise UsageError("--input", path, f"{remedy}: {listed(columns)}")
+        *others, last = IMAGE_COLUMNS
+        remedy = f"has no column {', '.join(others)} or {last}; name the column of the images with"
+        raise UsageError("--input", path, f"{remedy} --image-column; it has {listed(columns)}")
 
     def _elements(self, path: Path, image: str) -> Iterator[Element]:
         config = self._config
@@ -131,7 +132,7 @@ class Table:
             name = self._name(row.get(image))
             fault = broken
             if not (isinstance(name, str) and name):
-                found = "empty" if name == "" else JSON_TYPES.get(type(name), "no text")
+                found = "empty" if name == "" else JSON_TYPES.get(type(name), "a binary value")
                 fault = f"`{image}` is {found}" + ("" if name == "" else ", not a string")
             entry = {"file": plain_value(name)}
             row_id, kind = id_of(row, config), type_of(row, config)

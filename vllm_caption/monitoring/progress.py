@@ -1,5 +1,6 @@
 """What a run shows: a live line on a terminal, a line a minute elsewhere, or with --quiet only
-messages; and all of it, with times, in a log file.
+messages; and all of it, with times, in a log file. `DocumentProgress` shows how far `plan` and
+`verify` have read.
 
 Invariant: a stream that cannot be written (a closed terminal, a full disk behind `2>`, a closed
 pipe) loses lines, but never stops the run.

@@ -67,7 +67,7 @@ SCHEMA: Final = pa.schema(
 
 
 class Series:
-    """The samples of this run, after those of earlier runs. A long run keeps every second of its
+    """The samples of this run, after those of earlier runs. A long run keeps every other of its
     samples, then every fourth, and so on, evenly over its whole length."""
 
     def __init__(
@@ -105,7 +105,7 @@ class Series:
 
 
 def thin(table: pa.Table, most: int) -> pa.Table:
-    """Reduce to at most ``most`` samples: repeatedly drop every second one, except the first and
+    """Reduce to at most ``most`` samples: repeatedly drop every other one, except the first and
     last of each run; then the oldest. So each of many runs leaves a trace."""
     while table.num_rows > most:
         runs = table["run_id"].to_pylist()

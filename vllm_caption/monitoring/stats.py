@@ -62,8 +62,8 @@ class Rates:
 
 
 def _is_enough(num_images: int, seconds: float) -> bool:
-    """Whether so many captions in so many seconds tell a speed. The first captions do not: the
-    engines make them together, so that they would show none, or thousands a second."""
+    """Whether so many captions in so many seconds are enough for a speed. The first captions are
+    not: the engines make them together, so that they would show none, or thousands a second."""
     return seconds >= WINDOW_S - BUCKET_S or (seconds >= ENOUGH_S and num_images >= ENOUGH_IMAGES)
 
 

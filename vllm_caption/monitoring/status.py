@@ -202,7 +202,8 @@ def _look(root: Path) -> View:
     if status is None:
         remedy = f"holds no {STATUS}; name the folder of a run"
         if parts(root / MANIFEST):
-            remedy = f"has captions, but no {STATUS}, as after merge: no run has used it yet"
+            remedy = f"has captions, but no {STATUS}, as after merge: no run has used it yet;"
+            remedy += " `report` and `verify` show what it holds"
         if holder is not None:
             remedy = f"is held by {holder}, which has no {STATUS} yet; try again in a moment"
         raise UsageError("--output", root, remedy)

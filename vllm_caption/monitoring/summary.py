@@ -131,7 +131,7 @@ def _items(stats: RunStats, duplicates: int) -> Iterator[str]:
         how = f"{stats.restored:,} restored from their rows, {stats.gone:,} captioned again"
         yield f"  {counted(missing, 'caption file')} missing or empty: {how}."
     if stats.adopted:
-        yield f"  {counted(stats.adopted, 'caption')} found without a record, and kept."
+        yield f"  {counted(stats.adopted, 'caption')} found without a row, and kept."
 
 
 def _captions(stats: RunStats, made: Mapping[str, int]) -> Iterator[str]:
@@ -249,7 +249,7 @@ def describe_pilot(
     if images_per_s and left:
         time = duration(max(left / images_per_s, 1))
         lines.append(
-            f"  It will take about {time} for the other {left:,} items at the pilot's"
+            f"  It will take about {time} for {counted(left, 'other item')} at the pilot's"
             f" {per_second(images_per_s)} images/s, less if some have a caption already."
         )
         if billing is not None:

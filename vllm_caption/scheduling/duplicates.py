@@ -58,7 +58,8 @@ class Twins:
     _led: dict[str, bytes] = field(default_factory=dict)
 
     def claim(self, twin: Twin) -> Standing:
-        """An image was read; returns its role. A leader that is read again (a retry) stays it."""
+        """An image was read; returns its role. A leader that is read again (a retry) remains the
+        leader."""
         key, file = twin.image.twin_key, twin.item.file
         if self._led.get(file) == key:
             return Standing("leads")

@@ -2,8 +2,8 @@
 blame for an error.
 
 A mistake in the settings (a prompt that is too long, a chat template without system text, a model
-that overflows in 16 bit) causes the same error for all items. Failing a million items one by one
-helps nobody: the run stops, reports the error once, and charges no item.
+that overflows in 16-bit precision) causes the same error for all items. Failing a million items one
+by one helps nobody: the run stops, reports the error once, and records no item as failed.
 
 Pure counting. Invariants:
 - a good answer clears everything: an engine that captions one image can caption others;
@@ -60,7 +60,7 @@ def caption_error(text: str, flags: tuple[CaptionFlag, ...]) -> AnswerError | No
         return AnswerError("JSON that is cut off at --max-tokens", "raise --max-tokens")
     shown = "".join(text.split())
     if len(shown) >= MIN_REPEATS and len(set(shown)) == 1 and not shown[0].isalnum():
-        remedy = "numbers that overflow in 16 bit look like this: add --dtype bfloat16 or float32"
+        remedy = "numbers that overflow in 16 bits look like this: add --dtype bfloat16 or float32"
         return AnswerError(f"a caption of nothing but {shown[0]!r}", remedy)
     return AnswerError(_SAID.get(flags[0], "a caption that repeats itself"), REMEDIES[flags[0]])
 
@@ -142,9 +142,9 @@ class SameErrors:
     def conclusion(self, error: AnswerError) -> str:
         """The sentence to stop with, after `add` has said "run"."""
         number = self._run.answers[_VARYING.sub("#", error.said)]
-        since = "since the last caption" if self._run.any_success else "and none is a caption"
+        since = "since the last caption" if self._run.any_success else "without a caption"
         return (
             f"the same error for all items, {counted(number, 'answer')} {since}: {error.said};"
-            f" {error.remedy}."
-            " No item is charged: run again. --max-same-errors 0 fails such items one by one"
+            f" {error.remedy}. No item was recorded as failed: fix this and run again."
+            " --max-same-errors 0 fails such items one by one"
         )

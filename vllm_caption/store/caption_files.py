@@ -81,7 +81,10 @@ class CaptionFiles:
         that name on this disk."""
         name = self.name(file)
         if is_reserved(self.claims.fold(name)):
-            reason = "its caption needs a folder with the name of a file that the job itself writes"
+            reason = (
+                "its caption needs a folder with the name of a file that the job itself writes;"
+            )
+            reason += " rename the folder of the image"
             raise ItemError("output_conflict", reason)
         may_be_too_long = len(name) > MAX_NAME_BYTES // MAX_CHAR_BYTES
         if may_be_too_long and len(os.fsencode(os.path.basename(name))) > MAX_NAME_BYTES:

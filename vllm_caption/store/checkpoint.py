@@ -101,7 +101,8 @@ class Checkpoint:
             self._compact()
         except OSError as error:
             reason = error.strerror or str(error)
-            text = f"The parts of {self.folder} were not compacted ({reason}); the next run will."
+            text = f"The parts of {self.folder} were not compacted ({reason}); the next run that"
+            text += " finishes will compact them."
             self._disk.note(text, "compaction")
 
     def _compact(self) -> None:

@@ -227,7 +227,7 @@ class Output:
         RunStopped if the path leads to another folder now, or another run has taken the folder."""
         if self._identity.is_another():
             with _stopping():
-                raise OSError(errno.ESTALE, "it is not the folder that it was", str(self.root))
+                raise OSError(errno.ESTALE, "the path now leads to another folder", str(self.root))
         self._lock.check()
         self._inform(name, lambda: write_file(self.root / name, content))
 
@@ -385,6 +385,6 @@ def _stopped_by(error: OSError) -> RunStopped:
     where = f" at {error.filename}" if error.filename else ""
     remedy = _REMEDIES.get(error.errno or 0, "fix the folder")
     return RunStopped(
-        f"the output cannot be written{where}: {error.strerror};"
+        f"the output cannot be read or written{where}: {error.strerror};"
         f" what was finished is saved; {remedy}, and run again"
     )

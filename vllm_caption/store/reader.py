@@ -60,7 +60,7 @@ class UnreadablePart(RunStopped):
         super().__init__(
             f"{path} {what} ({self.reason}); {remedy}"
             if self.is_damaged
-            else f"{path} is not readable by this user; it is not damaged"
+            else f"{path} is not readable by this user (it is not damaged); fix its permissions"
         )
 
 

@@ -145,7 +145,7 @@ def record_recipe(root: Path, recipe: Recipe) -> str | None:
         recipes = read_recipes(root)
     except RunStopped:
         path.replace(root / DAMAGED_RECIPES)
-        note = f"{path} is damaged; it is now {DAMAGED_RECIPES}, and a new one replaces it"
+        note = f"{path} is damaged; it was renamed to {DAMAGED_RECIPES}, and a new one replaces it"
         recipes = {}
     recipes[recipe.id] = recipe
     # Synced: the recipes of earlier runs could not be recreated.

@@ -38,7 +38,8 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     status: str
     """Either "captioned" or "failed"."""
     caption: str | None = None
-    """What the model wrote, before anybody edited the .txt."""
+    """What the model wrote, before anybody edited the .txt; if it was adopted, the text of the
+    .txt."""
     structured: str | None = None
     """The fields of the answer as JSON, if the prompt asks for fields."""
     finish_reason: str | None = None
@@ -46,7 +47,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     flags: tuple[str, ...] = ()
     """The rules that the caption breaks, worst first."""
     error_kind: str | None = None
-    """Why the item failed; the kinds are in `errors`."""
+    """Why the item failed, or why a new caption for it failed; the kinds are in `errors`."""
     error: str | None = None
     """The same as a sentence."""
     attempts: int = 0
@@ -74,7 +75,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     prompt_name: str | None = None
     """The prompt of that recipe."""
     engine: int | None = None
-    """The number of the engine that made the caption."""
+    """The number of the engine that captioned the item, or that failed on it last."""
     queue_s: float | None = None
     """Seconds of waiting for one of ``--prepare-threads``."""
     prepare_s: float | None = None

@@ -98,8 +98,8 @@ def _read_tuned(config: RunConfig) -> Rate | None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether this user may create files in a folder; in one of the kernel's own, even root may
-    not, whom `access` grants everything."""
+    """Whether this user may create files in a folder; in those of the kernel, not even root
+    may, although `access` says so."""
     mounted = filter(Path.is_mount, map(Path, KERNEL_FOLDERS))
     is_kernels = folder.stat().st_dev in {path.stat().st_dev for path in mounted}
     return os.access(folder, os.W_OK | os.X_OK) and not is_kernels

@@ -1,6 +1,7 @@
 """The plan of a run as one structure: ``plan --json`` writes it, and its text is made from it.
 
-Sizes are in bytes or pixels, times in hours; None, null in the JSON, is not known.
+Sizes are in bytes or pixels, times in the unit of their name. None (null in the JSON) is not known,
+unless a field says otherwise.
 Invariant: ``items.total`` = ``items.done`` + ``items.to_caption`` + the counts of
 ``items.problems``.
 """
@@ -30,12 +31,12 @@ class Problem(msgspec.Struct, frozen=True):
 
 class Documents(msgspec.Struct, frozen=True):
     """Documents that are ``read`` and, of these, ``skipped``, by their ``problems``;
-    ``without_shapes``: without an element to caption. ``left_out``: files that are not named like
+    ``without_items``: without an element to caption. ``left_out``: files that are not named like
     an image, by ending. ``complete`` is false if ``--limit`` ended the reading."""
 
     read: int
     skipped: int
-    without_shapes: int
+    without_items: int
     left_out: dict[str, int]
     complete: bool
     problems: list[Problem]
@@ -139,7 +140,7 @@ class Images(msgspec.Struct, frozen=True):
 
 class Time(msgspec.Struct, frozen=True):
     """``images`` reach an engine: the items to caption without the saved twins. ``engines`` of
-    ``gpus_per_engine`` GPUs each caption ``images_per_s`` a piece, which ``source`` explains; that
+    ``gpus_per_engine`` GPUs each caption ``images_per_s`` apiece, which ``source`` explains; that
     takes ``wall_hours``, and ``gpu_hours`` of all GPUs together; ``costs``: with
     --gpu-hour-price, of these and of earlier runs; what needs the speed is null without one."""
 

@@ -176,7 +176,7 @@ class Survey:
         return Documents(
             read=counts.documents,
             skipped=counts.skipped,
-            without_shapes=counts.documents_without_shapes,
+            without_items=counts.documents_without_items,
             left_out={encodable_name(k): n for k, n in counts.left_out.most_common()},
             complete=self._reader.complete,
             problems=self._document_problems.listed(),
@@ -194,7 +194,7 @@ class Survey:
         total = counts.items + counts.bad_entries
         done = self._kept.total() + self._adopted + self._restored
         return Items(
-            references=counts.shape_references,
+            references=counts.references,
             duplicates=counts.duplicates,
             total=total,
             done=done,

@@ -62,8 +62,8 @@ def _lines(plan: Plan) -> Iterator[str]:
 def _documents(plan: Plan) -> Iterator[str]:
     documents = plan.documents
     text = f"{documents.read:,} read, {documents.skipped:,} skipped"
-    if documents.without_shapes:
-        text += f", {documents.without_shapes:,} with nothing to caption"
+    if documents.without_items:
+        text += f", {documents.without_items:,} with nothing to caption"
     if not documents.complete:
         text += " (stopped by --limit)"
     yield section(f"{plan.nouns.document.capitalize()}s", text)
@@ -90,7 +90,8 @@ def _element_types(plan: Plan) -> Iterator[str]:
         what = "skipped" if kind.skipped else counted(kind.items, "item")
         yield f"{INDENT}{name:{width}}  {kind.elements:>11,}  {what}"
     if rest := types[MAX_TYPES:]:
-        yield f"{INDENT}{len(rest)} more types, {counted(sum(k.elements for k in rest), noun)}"
+        left = sum(kind.elements for kind in rest)
+        yield f"{INDENT}{counted(len(rest), 'more type')}, {counted(left, noun)}"
     if plan.no_type_was_skipped:
         yield INDENT + no_type_skipped()
 
@@ -108,7 +109,7 @@ def _items(items: Items, *, in_use: bool) -> Iterator[str]:
     if items.adopted and in_use:  # the run has just written most of them
         yield f"{INDENT}{without_row} without a row yet"
     elif items.adopted:
-        yield f"{INDENT}{without_row} without a record will be kept"
+        yield f"{INDENT}{without_row} without a row will be kept"
     if items.stale:
         lines = stale_captions(items.stale, items.stale_made_with)
         yield from (f"{INDENT}{line}" for line in lines)
@@ -173,7 +174,9 @@ def _time(times: Time) -> Iterator[str]:
         return
     engines, images = counted(times.engines, "engine"), counted(times.images, "image")
     if times.wall_hours is None or times.gpu_hours is None or times.images_per_s is None:
-        yield section("Time", f"unknown for {images} on {engines}: the speed is not measured yet")
+        yield section(
+            "Time", f"unknown for {images} on {engines}: the speed has not been measured yet"
+        )
         how = next((f" with --pilot {n}" for n in PILOTS if 2 * n <= times.images), "")
         yield f"{INDENT}a run{how} or `tune` measures it; then plan again"
         yield f"{INDENT}(or give --images-per-s N, the captions per second of one engine)"
@@ -236,7 +239,7 @@ def _next(plan: Plan) -> Iterator[str]:
     elif not disk.fits:
         step = "free some disk space, then run:"
     elif not items.to_caption:
-        step = "run, to write the missing .txt files, and no more:"
+        step = "run; it only writes the missing .txt files:"
     elif not plan.images.opened:
         step = "run (or plan with --images, which opens every image):"
     yield section("Next", step)

@@ -41,7 +41,7 @@ MAX_BAR: Final = 60
 MAX_SHARD_WIDTH: Final = 120
 NUM_USUAL_COLUMNS: Final = 7
 USUAL_ENGINES: Final = 8
-"""So many have a line each before anything about the last items has."""
+"""This many engines get a line each before the last items get any."""
 SILENT_S: Final = 15.0
 """Of a run that writes its figures every two seconds."""
 
@@ -170,7 +170,7 @@ def _end(seen: Overview, now: datetime) -> str:
 
 
 def _time(seen: Overview, now: datetime) -> str:
-    """When a run that is not going was going."""
+    """When a run that has ended was running."""
     ended = recorded_moment(seen.updated_at, now)
     last = f"last seen {ended}" if seen.state == "died" else f"ended {ended}"
     last += f" ({duration(round(seen.age_s))} ago)"

@@ -38,7 +38,7 @@ class Overview(RunFigures, frozen=True, kw_only=True):
     started_at: str
     updated_at: str
     age_s: float
-    """Of the last words of those that are running; of all, if none is."""
+    """Seconds since the last status of those that are running, the longest; of all, if none is."""
     phases: str
     engines: list[tuple[str, EngineFigures]]
     host: HostFigures | None
@@ -145,7 +145,7 @@ def _costs(views: Sequence[View], price: float | None) -> Costs | None:
 
 
 def _seconds(status: RunStatus) -> float:
-    """From the start of a run to its last words."""
+    """From the start of a run to its last status."""
     try:
         began, at = map(datetime.fromisoformat, (status.started_at, status.updated_at))
         return max((at - began).total_seconds(), 0.0)

@@ -33,7 +33,9 @@ def in_words(view: View) -> str:
     if view.state == "running":
         return f"running, {view.holder}"
     if view.state == "died":
-        return "died: the file says running, but no process holds the folder; run again to resume"
+        return (
+            "died: status.json says running, but no process holds the folder; run again to resume"
+        )
     text: str = view.state
     if view.state == "stopped":
         text += f": {view.status.reason or 'an older version did not record why'}"

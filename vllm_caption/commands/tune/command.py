@@ -164,7 +164,7 @@ def _choose(config: RunConfig, num_wanted: int, fewest_seqs: int) -> Sample:
     sample = Sample(choose_pilot(config.input, num_wanted))
     least = ladder.min_items(fewest_seqs)
     if 0 < len(sample) < least:  # with none at all, the first run says why
-        needed = f"--max-num-seqs={fewest_seqs} takes {least:,} to measure"
+        needed = f"--max-num-seqs={fewest_seqs} needs at least {least:,} items"
         if len(sample) == num_wanted:
             raise UsageError("--sample", num_wanted, f"is too small; {needed}")
         found = f"has only {counted(len(sample), 'item')}; {needed}. Run it without tuning"

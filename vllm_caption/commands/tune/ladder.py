@@ -53,11 +53,13 @@ def _next_doubling(done: Sequence[Setting], first: int, num_sampled: int) -> str
     if len(done) > 1 and (before := done[-2]).speed is not None:
         gain = last.speed / before.speed - 1
         if gain < MIN_GAIN:
-            return Stop(f"{last.value} is {gain:+.1%} on {before.value}, a gain of less than 5%")
+            return Stop(
+                f"{last.value} is {gain:+.1%} compared with {before.value}, a gain of less than 5%"
+            )
     doubled = 2 * int(last.value)
     if min_items(doubled) > num_sampled:
         return Stop(
-            f"{doubled} takes {min_items(doubled):,} items to measure, and the sample has"
+            f"{doubled} needs at least {min_items(doubled):,} items, and the sample has"
             f" {num_sampled:,}"
         )
     return str(doubled)
@@ -86,7 +88,7 @@ def gain_of(best: Setting, done: Sequence[Setting]) -> str:
 
 
 def min_items(num_seqs: int) -> int:
-    """Fewer have no steady state."""
+    """The fewest items on which an engine reaches its steady state."""
     return (START_ROUNDS + MIN_ROUNDS + TAIL_ROUNDS) * num_seqs
 
 

@@ -94,7 +94,7 @@ def describe_call(arguments: Sequence[str]) -> list[str]:
 
 
 def tune_folder(output: Path) -> Path:
-    """Where `tune` writes unless it is told: beside the output folder, which it leaves alone."""
+    """Where `tune` writes without --tune-output: beside the output folder, which stays as it is."""
     if output.name in ("", ".."):
         output = Path(os.path.abspath(output))  # noqa: PTH100 (`..` has no name of its own)
     return output.with_name(f"{output.name}.tune")

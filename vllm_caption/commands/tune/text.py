@@ -91,7 +91,7 @@ def _remarks(best: Figures, gpu_hour_price: float | None) -> Iterator[str]:
         billing = Billing(gpu_hour_price, best.gpus_per_engine)
         yield f"  Cost: {billing.costs(images_per_s=best.images_per_s)}."
     if best.limited_by is not None and (remedy := REMEDIES.get(best.limited_by)):
-        yield f"  The engine is not the bottleneck, {best.limited_by} is. Faster with: {remedy}."
+        yield f"  The bottleneck is {best.limited_by}, not the engine. Faster with: {remedy}."
 
 
 def _unreliable(tuning: Tuning, value: str, seconds: float) -> str:

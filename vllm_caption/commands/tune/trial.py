@@ -24,7 +24,7 @@ from vllm_caption.store.reader import read_folder
 
 
 class Sample:
-    """Items that are like the whole input, in an order of which every beginning is so too."""
+    """A representative sample of the input, ordered so that every prefix is representative too."""
 
     def __init__(self, pilot: Pilot) -> None:
         # Reading a million documents for a few thousand items would be slower than the engine.
@@ -51,13 +51,14 @@ def try_out(
     before: Figures | None,
     tell: Callable[[int, float | None, bool], None],
 ) -> Setting | None:
-    """Measure one setting; None if that was interrupted. ``before``: the last figures; ``tell``: is
-    told of each run its items, how long they may take, and whether it is a second one.
+    """Measure one setting; None if that was interrupted. ``before``: the last figures; ``tell``
+    gets, for each run, its items, the seconds that they may take, and whether it repeats the
+    setting.
 
     Raises UsageError where vLLM or the input refuses it."""
     num_seqs, tried = config.engine.max_num_seqs, -1
     if 0 < len(sample) < min_items(num_seqs):  # of none at all, the run says why
-        problem = f"takes {min_items(num_seqs):,} items to measure; the sample has {len(sample):,}"
+        problem = f"needs at least {min_items(num_seqs):,} items; the sample has {len(sample):,}"
         return Setting(value, os.fspath(output), problem=problem)
     found: Setting | None = None
     while (number := num_items(num_seqs, before, len(sample))) > tried:
@@ -72,7 +73,8 @@ def try_out(
 
 
 def _as_trial(config: RunConfig, elements: InputConfig, output: Path) -> RunConfig:
-    """The run with these items, each of which reaches the engine; one that dies is not replaced."""
+    """The run with these items, each of which reaches the engine, which is not replaced if it
+    dies."""
     return replace(
         config,
         input=elements,
@@ -110,7 +112,7 @@ def _measure_once(config: RunConfig, value: str) -> Setting | None:
         stats = outcome.stats
         failed = f" (failed: {tally(stats.failures)})" if stats.failures else ""
         problem = (
-            f"takes {min_items(num_seqs):,} captions to measure; the run made"
+            f"needs at least {min_items(num_seqs):,} captions; the run made"
             f" {stats.captioned:,}{failed}"
         )
         return Setting(value, output, problem=problem)

@@ -63,7 +63,7 @@ class Survey:
             else open_captions(root, naming_of(root), folding=infer_folding(root))
         )
         self._named: set[str] = set()
-        """Captions of items, where their names do not tell the items."""
+        """The names of the .txt files of items that cannot be known from these names."""
         records = self._records
         self._files.claims.record(f for f in records.captioned if f not in records.nameless)
         self._agreeing = self._meanwhile = self._bad_entries = 0
@@ -73,7 +73,7 @@ class Survey:
         )
 
     def compare(self, show: Callable[[int], None]) -> None:
-        """Everything, once; ``show`` is told how many documents were read."""
+        """Everything, once; ``show`` receives how many documents were read."""
         for path, reason in self._records.damaged.items():
             self._findings.add("damaged_part", os.fspath(path), reason)
             if self._repair is not None:
@@ -194,7 +194,7 @@ class Survey:
             self._repair.remove_temporary(name)
 
     def verdict(self, seconds: float) -> Verdict:
-        """What the pass came to."""
+        """The result of the pass."""
         counts = self._reader.counts
         return Verdict(
             output=encodable_name(os.fspath(self._root)),

@@ -49,7 +49,8 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "edited": Explanation(
         "a .txt that somebody changed: it differs from its row",
-        "kept: a run replaces it only if told to; verify --repair records its text in the manifest",
+        "kept: a run replaces it only with --redo and --overwrite-edited; verify --repair records"
+        " its text in the manifest",
         expected=True,
     ),
     "unreadable_txt": Explanation(

@@ -54,7 +54,8 @@ class Channel(asyncio.Protocol, Generic[Out, In]):
             )
 
     async def flush(self) -> None:
-        """Wait until everything sent has left this process, or the other end is gone."""
+        """Send what is queued, then close this end; returns when that is done or the other end is
+        gone."""
         self._transport.close()
         await self._ended.wait()
 

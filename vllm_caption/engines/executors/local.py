@@ -270,7 +270,7 @@ def _start(process: Any) -> None:
         with signals_blocked():
             process.start()
     except EOFError:
-        raise OSError("the fork server ended; a new one is started with the next try") from None
+        raise OSError("the fork server ended; a new one is started at the next attempt") from None
 
 
 def _run_to_answer(
@@ -283,7 +283,7 @@ def _run_to_answer(
             process.kill()
             raise RunStopped(
                 f"vLLM could not check the model and its flags within {timeout_s:.0f} s"
-                " (--start-timeout); does it wait for a hub or a network drive?"
+                " (--start-timeout); it may be waiting for the Hub or a network drive"
             )
         payload = ours.recv_bytes()
     except EOFError:

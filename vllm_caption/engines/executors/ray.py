@@ -128,7 +128,7 @@ class RayExecutor:
         free = ray.available_resources().get(kind, 0)
         needed = 1 if self.on_cpu else self._num_gpus
         total = ray.cluster_resources().get(kind, 0)
-        return f"it needs {needed} {kind} on one node, {free:.0f} of {total:.0f} are free"
+        return f"it needs {kind}s on one node: {needed}; {free:.0f} of {total:.0f} are free"
 
     def _actor(self, engine: int) -> Any:
         environment = {

@@ -23,8 +23,8 @@ class EngineActor:
     """Starts and holds the worker process of one engine on a node."""
 
     def __init__(self, engine: int, logs: str, environment: dict[str, str], on_cpu: bool) -> None:
-        """``logs``: the driver's log folder; if the node does not have it, the log is on the
-        node."""
+        """``logs``: the driver's log folder; if it cannot be written on this node, the
+        log is in the node's folder for temporary files."""
         for name, value in environment.items():
             os.environ.setdefault(name, value)
         gpus = None if on_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -47,7 +47,9 @@ class Disk:
                     raise
                 where = f" at {os.fsdecode(error.filename)}" if error.filename else ""
                 text = f"The disk of the output failed for a moment ({error.strerror}{where})"
-                self.note(f"{text}; it is retried after 1, 4 and 16 s.", str(error.errno))
+                self.note(
+                    f"{text}; the operation is retried after 1, 4 and 16 s.", str(error.errno)
+                )
                 self._sleep(wait_s)
         try:
             return action()
