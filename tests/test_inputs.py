@@ -219,7 +219,7 @@ def test_unusable_row_fails_with_a_reason_and_the_others_are_captioned(
     [
         ("t.csv", b"", "has no column image, file, file_name or path"),
         ("t.jsonl", b"", "has no column image"),
-        ("t.csv", b"a,b\n1,2\n", "name it with --image-column: a, b"),
+        ("t.csv", b"a,b\n1,2\n", "with --image-column; it has a, b"),
         ("t.csv", b"image\n", "has no rows"),
         ("t.csv", b"\xe9t\xe9,image\n", "it is not UTF-8 (byte 0); save it as UTF-8"),
         ("t.parquet", b"PAR1", "it cannot be read as a table"),

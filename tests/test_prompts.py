@@ -77,7 +77,7 @@ def test_available_prompts_lists_the_shipped_names(elsewhere: Path) -> None:
 
 def test_context_prompt_includes_only_known_metadata(elsewhere: Path) -> None:
     prompt = load_prompt("design-context")
-    assert 'titled "Summer sale" of the category poster, with the keywords red, sun.' in (
+    assert 'titled "Summer sale" in the category poster, with the keywords red, sun.' in (
         render(prompt, ITEM).user
     )
     assert render(prompt, BARE).user.startswith("This element belongs to a design. Describe")

@@ -222,7 +222,7 @@ def test_options_of_a_prompt_can_be_sent_to_a_worker(load: Load) -> None:
         ),
         (
             "fields: {shape: [star]}\ncaption: '{{ shape if shape == 3 else None }}'",
-            "line 3: `caption`: is empty for a sample answer",
+            "line 3: `caption`: is empty for a sample answer; print at least one field",
         ),
         (
             "json_schema:\n  type: object\n  properties: {n: {type: integer}}\n"

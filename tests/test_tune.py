@@ -501,7 +501,7 @@ def test_run_that_cannot_continue_is_a_row_and_not_the_end(
     [
         (["--limit=30"], "the input: has only 30 items; --max-num-seqs=8 needs at least 56 items"),
         (["--sample=55"], "--sample 55: is too small; --max-num-seqs=8 needs at least 56 items"),
-        (["--try=max-num-seqs=100,99"], "the input: has only 600 items; --max-num-seqs=99 takes"),
+        (["--try=max-num-seqs=100,99"], "the input: has only 600 items; --max-num-seqs=99 needs"),
         (["--try=top-k=1", "--try=seed=1,2"], "--try: is given twice; tune varies one flag"),
         (["--tune-output={out}"], "{out}: is in --output; name another folder"),
         (["--tune-output={out}/x"], "{out}/x: is in --output; name another folder"),

@@ -38,8 +38,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     status: str
     """Either "captioned" or "failed"."""
     caption: str | None = None
-    """What the model wrote, before anybody edited the .txt; if it was adopted, the text of the
-    .txt."""
+    """What the model wrote, before anybody edited the .txt; what an adopted .txt said."""
     structured: str | None = None
     """The fields of the answer as JSON, if the prompt asks for fields."""
     finish_reason: str | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from vllm_caption.monitoring.status import State, View
+from vllm_caption.store.layout import STATUS
 
 EXIT_CODES: Final[Mapping[State, int]] = {
     "died": 1,
@@ -33,9 +34,7 @@ def in_words(view: View) -> str:
     if view.state == "running":
         return f"running, {view.holder}"
     if view.state == "died":
-        return (
-            "died: status.json says running, but no process holds the folder; run again to resume"
-        )
+        return f"died: {STATUS} says running, but no process holds the folder; run again to resume"
     text: str = view.state
     if view.state == "stopped":
         text += f": {view.status.reason or 'an older version did not record why'}"
