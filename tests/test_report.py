@@ -36,7 +36,7 @@ from vllm_caption.errors import CAPTION_FLAGS, ITEM_KINDS, DocumentKind
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.figures import EngineFigures
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.monitoring.status import encode_status, make_status
+from vllm_caption.monitoring.status import RunState, encode_status, make_status
 from vllm_caption.store.documents import write_documents
 from vllm_caption.store.lock import OutputLock
 
@@ -99,7 +99,7 @@ def test_numbers_are_those_of_the_manifest_of_a_real_run(tmp_path: Path) -> None
     shown = tiles(page)
     assert (shown["items"], shown["captioned"], shown["failed"]) == ("24", "22", "2")
     tokens = sum(r["output_tokens"] or 0 for r in kept.values())
-    assert shown["tokens written"] == f"{tokens:,}"
+    assert shown["output tokens"] == f"{tokens:,}"
     (side,) = data["sides"]
     for place, file in enumerate(data["file"]):
         assert side["text"][place] == (kept[file]["caption"] or kept[file]["error"])
@@ -154,6 +154,19 @@ def test_failures_and_flags_are_listed_with_examples_meaning_and_remedy(tmp_path
     assert tiles(page)["flagged"] == "1"
     bits = sum(1 << CAPTION_FLAGS.index(flag) for flag in ("too_long", "cut_off"))
     assert data_of(page)["sides"][0]["flags"].count(bits) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "causes"),
+    [
+        ("engine_error", ["prompt could not be made", "engine refused"]),
+        ("too_large", ["pixels than --max-image-pixels", "file is larger than 512 MiB"]),
+        ("output_conflict", ["at the caption's path", "cannot be read", "or written"]),
+        ("caption_rejected", ["empty", "only reasoning", "repeated itself", "broke the prompt's"]),
+    ],
+)
+def test_meaning_of_a_kind_covers_each_of_its_causes(kind: str, causes: list[str]) -> None:
+    assert [cause for cause in causes if cause not in ITEM_MEANINGS[kind].what] == []
 
 
 def test_every_kind_and_every_flag_is_explained() -> None:
@@ -285,6 +298,14 @@ def test_images_that_were_moved_are_found_under_images_root(tmp_path: Path) -> N
     assert "No picture could be made" not in page
 
 
+def test_page_without_pictures_says_whether_any_were_requested(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "o", [row()])
+    assert "No picture could be made: say where the images are" in text_of(page_of(root))
+    text = text_of(page_of(root, num_pictures=0))
+    assert "No pictures were requested (--gallery 0)." in text
+    assert "No picture could be made" not in text
+
+
 def test_two_folders_are_compared_image_by_image(tmp_path: Path) -> None:
     words = ["A red dot.", "A blue dot.", "A green dot.", "A dot."]
     a = [row(f"{n}.png", caption=text) for n, text in enumerate(words)]
@@ -296,8 +317,12 @@ def test_two_folders_are_compared_image_by_image(tmp_path: Path) -> None:
     ]
     roots = [write_folder(tmp_path / "brief", a), write_folder(tmp_path / "wordy", b)]
     page = page_of(*roots)
-    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", page[page.index('id="compare"') :])[10:20]
-    assert [re.sub("<.*?>", "", c) for c in cells] == [
+    cells = re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", page[page.index('id="compare"') :])[:20]
+    assert [re.sub("<.*?>", " ", c) for c in cells[:10]] == [
+        *("against A", "both", "identical", "different", "longer", "shorter"),
+        *("mean difference in words", "flags", "only A", "only this"),
+    ]
+    assert [re.sub("<.*?>", "", c) for c in cells[10:]] == [
         *("B wordy shape-brief", "2", "1", "1", "1", "0", "+2.0"),
         *("too_long lost 0, new 1", "2", "1"),
     ]
@@ -355,14 +380,14 @@ def test_if_not_all_items_fit_all_failed_and_flagged_ones_stay(tmp_path: Path) -
 def test_charts_over_time_come_from_the_monitor_if_there_is_one(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "o", many_rows(200))
     page = page_of(root)
-    assert "There is no monitor.parquet" in page
+    assert "monitor.parquet is missing or unreadable" in page
     assert "Speed <span" in page
     assert "GPU use <span" not in page
     write_series(root, 900)
     page = page_of(root)
     for title in ("Speed", "Engine memory", "GPU use", "GPU memory", "Machine"):
         assert f"<figcaption>{title} <span" in page
-    assert "There is no monitor.parquet" not in page
+    assert "monitor.parquet is missing" not in page
     assert page.count('class="border"') == page.count("running time (h)")
 
 
@@ -382,6 +407,7 @@ def test_monitor_without_some_figures_costs_only_their_charts(tmp_path: Path, fa
     page = page_of(root)
     assert "<figcaption>Speed <span" in page
     assert "<figcaption>GPU use <span" not in page
+    assert ("monitor.parquet is missing or unreadable" in page) == (fault == "bytes")
 
 
 def test_recipe_is_shown_with_its_prompt_and_settings(tmp_path: Path) -> None:
@@ -404,7 +430,7 @@ def test_sections_without_content_are_not_on_the_page(tmp_path: Path) -> None:
     assert headings(fine) == [
         *("fine", "Gallery", "Charts", "Coverage", "By element type", "By engine", "Recipes"),
     ]
-    assert "Every item has a caption, no caption is flagged" in fine
+    assert "Every item in the manifest has a caption, and no caption is flagged." in fine
     assert 'href="#attention"' not in fine
 
 
@@ -519,10 +545,7 @@ def test_page_shows_whether_a_run_is_alive_or_died_and_what_is_left(
     tmp_path: Path, held: bool, expected: str
 ) -> None:
     root = write_folder(tmp_path / "o", [row()])
-    stats = RunStats([EngineFigures(0)], total=1_001, scanning=False)
-    (root / "status.json").write_bytes(
-        encode_status(make_status("run-1", "running", stats, 0.0, "2026-11-24T05:00:00+00:00"))
-    )
+    write_status(root, "running", total=1_001)
     lock = OutputLock(root)
     if not held:
         lock.release()
@@ -530,3 +553,50 @@ def test_page_shows_whether_a_run_is_alive_or_died_and_what_is_left(
     assert expected in text
     assert "1,000 items of the input have no row yet" in text
     lock.release()
+
+
+@pytest.mark.parametrize(
+    ("is_part", "expected"),
+    [
+        (False, "Every item has a caption, no caption is flagged, and nothing was left out."),
+        (
+            True,
+            "It was a pilot or had a --limit, so the input may have more items. Every item in the"
+            " manifest has a caption, and no caption is flagged.",
+        ),
+    ],
+)
+def test_page_about_a_part_of_the_input_claims_nothing_about_the_rest(
+    tmp_path: Path, is_part: bool, expected: str
+) -> None:
+    root = write_folder(tmp_path / "o", [row()])
+    write_status(root, "finished", total=1, is_part=is_part)
+    text = " ".join(text_of(page_of(root)).split())
+    assert f"The last run finished (24 Nov 2026, 05:00 UTC). {expected}" in text
+    assert ("nothing was left out" in text) != is_part
+
+
+def write_status(root: Path, state: RunState, *, total: int, is_part: bool = False) -> None:
+    stats = RunStats([EngineFigures(0)], total=total, scanning=False, is_part=is_part)
+    status = make_status("run-1", state, stats, 0.0, "2026-11-24T05:00:00+00:00")
+    (root / "status.json").write_bytes(encode_status(status))
+
+
+def test_what_there_is_one_of_is_named_in_the_singular(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    draw_shape(1).save(raw / "a.png")
+    one = {"caption": "Circle.", "image_path": f"{raw}/a.png", "output_tokens": 1}
+    root = write_folder(tmp_path / "o", [row(**one, prompt_tokens=1, backdrop="white")])
+    line = run_here("report", str(root)).stdout
+    assert line.startswith(f"{root / 'report.html'}: 1 item, 1 picture, ")
+    page = (root / "report.html").read_text("utf-8")
+    twice = write_folder(tmp_path / "twice", [row(f"{n}.png", **one) for n in range(2)])
+    page += page_of(twice, num_pictures=1)
+    page = re.sub(r"<text .*?</text>", "", page)  # the numbers and names of axes
+    shown = sentences(re.sub(r'data-unit="(.*?)">(.*?)<', r">\2 \1<", page))
+    plural = r"(?<!to )\b1\s+(?:\w+\s+)?(?:items|captions|pictures|words|tokens|parts)\b"
+    assert re.findall(plural, shown) == []
+    for expected in ("1 item; half are", ": 1 caption", "1 caption repeats another", "1 item,"):
+        assert expected in page, expected
+    assert {"item", "distinct caption", "output token"} <= tiles(page).keys()

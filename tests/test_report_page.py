@@ -30,14 +30,16 @@ SCREENSHOTS = os.environ.get("REPORT_SCREENSHOTS")
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One page of a few drawn images, one of two folders, one of 100,000 items."""
+    """Pages of a few drawn images, of two folders, of 100,000 items, of a single item."""
     tmp = tmp_path_factory.mktemp("pages")
     small, other = write_folder(tmp / "brief", small_rows(tmp)), write_folder(tmp / "wordy", more())
     big = write_folder(tmp / "big", many_rows(100_000))
     write_series(small, 300)
     fields = write_folder(tmp / "fields", with_fields())
-    made = {name: tmp / f"{name}.html" for name in ("small", "both", "big", "fields")}
+    made = {name: tmp / f"{name}.html" for name in ("small", "both", "big", "fields", "single")}
     make_report([fields], made["fields"])
+    singles = [write_folder(tmp / name, [row(caption="Circle.")]) for name in ("one", "same")]
+    make_report(singles, made["single"])
     make_report([small], made["small"])
     make_report([small, other], made["both"])
     make_report([big], made["big"])
@@ -143,6 +145,14 @@ def test_page_opens_without_an_error_and_shows_pictures_with_captions(visit: Any
     loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
     assert page.evaluate(loaded)
     assert page.locator(".card img").count() == 48
+
+
+def test_a_single_item_and_a_single_word_are_named_in_the_singular(visit: Any) -> None:
+    page = visit("single")
+    assert found(page) == "1 item"
+    assert re.findall(r"\b1 \w+", page.locator(".card").inner_text()) == ["1 word", "1 word"]
+    page.fill("#q", "nothing like it")
+    assert found(page).startswith("No items match.")
 
 
 def test_fields_of_an_answer_are_shown_with_their_names(visit: Any) -> None:

@@ -172,7 +172,7 @@ def run_parser() -> Parser:
     add_input(inputs, of_run=True)
     help_text = "caption a sample of N items of all types and sizes, and estimate the full run"
     _add(inputs, run, "pilot", help_text, type=positive, metavar="N")
-    help_text = "price of one GPU for one hour; adds costs, in the same currency"
+    help_text = "price of one GPU for one hour; costs are then shown, in the same currency"
     _add(inputs, run, "gpu_hour_price", help_text, type=above_zero, metavar="PRICE")
     help_text = "caption only part I of N; `merge` combines the manifests"
     _add(inputs, run.input, "shard", help_text, type=_shard, metavar="I/N")

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup, escape
 
-from vllm_caption.formatting import percentages
+from vllm_caption.formatting import counted, percentages
 
 WIDTH: Final = 440
 HEIGHT: Final = 220
@@ -78,14 +78,20 @@ def histogram(title: str, unit: str, values: np.ndarray, *, log: bool = False) -
     body = [_axes(marks, y_ticks, unit, "items")]
     for i, number in enumerate(counts.tolist()):
         height = PLOT_HEIGHT * number / y_ticks[-1]
-        span = f"{short(float(edges[i]))} to {short(float(edges[i + 1]))} {unit}: {number:,} items"
+        span = f"{short(float(edges[i]))} to {short(float(edges[i + 1]))} {unit}"
         body.append(
-            _bar(LEFT + step * i, TOP + PLOT_HEIGHT - height, max(step - 1, 0.5), height, span)
+            _bar(
+                LEFT + step * i,
+                TOP + PLOT_HEIGHT - height,
+                max(step - 1, 0.5),
+                height,
+                f"{span}: {counted(number, 'item')}",
+            )
         )
-    middle, most = np.quantile(values, (0.5, 0.99))
+    middle, nearly_all, most = np.quantile(values, (0.5, 0.99, 1))
     text = (
-        f"{len(values):,} items; half are at or below {short(middle)}, 99% at or below"
-        f" {short(most)}, the maximum is {short(float(values.max()))} {unit}"
+        f"{counted(len(values), 'item')}; half are at or below {short(middle)}, 99% at or below"
+        f" {short(nearly_all)}, the maximum is {short(most)} {_one(unit) if most == 1 else unit}"
     )
     return _figure(title, unit, text, body, [])
 
@@ -102,11 +108,16 @@ def bar_chart(
         y, width = TOP + row * pitch, (WIDTH - name_width - 100) * value / most
         label = f"{short(value)} ({of_all[row]})" if shares else short(value)
         body.append(_text(name_width - 6, y + 11, name[:18], "end"))
-        exact = f"{value:,.0f}" if shares else short(value)
-        body.append(_bar(name_width, y, max(width, 1), pitch - 6, f"{name}: {exact} {unit}"))
+        exact = counted(int(value), _one(unit)) if shares else f"{short(value)} {unit}"
+        body.append(_bar(name_width, y, max(width, 1), pitch - 6, f"{name}: {exact}"))
         body.append(_text(name_width + width + 6, y + 11, label, "start"))
     text = "; ".join(f"{name}: {short(value)}" for name, value in bars)
     return _figure(title, unit, text, body, [], height=TOP + len(bars) * pitch + 4)
+
+
+def _one(unit: str) -> str:
+    """Its singular; "s" is a second."""
+    return unit.removesuffix("s") or unit
 
 
 def _edges(values: np.ndarray, *, log: bool) -> np.ndarray:
@@ -223,7 +234,7 @@ def _in_words(strand: Strand, unit: str, *, named: bool) -> str:
 
 
 def ticks(most: float, count: int = 4) -> list[float]:
-    """Round numbers from 0 to at least ``most``, about ``count`` steps apart."""
+    """Round numbers from 0 to about ``most`` or above, in about ``count`` steps."""
     if not most > 0 or not math.isfinite(most):
         return [0.0, 1.0]
     rough = most / count

@@ -24,13 +24,14 @@ from vllm_caption.commands.target import check_target
 from vllm_caption.config import RunConfig, check_folder
 from vllm_caption.errors import EXIT_OK, UsageError
 from vllm_caption.flags import Parser, above_zero, natural, parse_images_root, parse_path, positive
+from vllm_caption.formatting import counted
 from vllm_caption.process import show
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.layout import COMPARISON, REPORT, numbered_temporary_name
 
 DEFAULT_GALLERY, DEFAULT_ITEMS = 300, 200_000
 MANY_PICTURES = 2000
-"""They take longer than anybody waits in silence."""
+"""Above this number, a message says that pictures are being made."""
 
 
 def run_report(arguments: Sequence[str]) -> int:
@@ -74,11 +75,13 @@ def make_report(
         print(f"Making {len(chosen):,} pictures ...", file=sys.stderr, flush=True)
     thumbnails = make_thumbnails(items, chosen, recipes, images_root)
     payload = make_payload(items, labels, recipes, thumbnails, images_root)
-    content = render(sections, comparisons, items, payload, len(thumbnails.pictures)).encode()
+    num_made = len(thumbnails.pictures) if num_pictures else None
+    content = render(sections, comparisons, items, payload, num_made).encode()
     _write(target, content)
-    shown = "" if len(items) == items.total else f" of {items.total:,}"
+    shown = "" if len(items) == items.total else f"{len(items):,} of "
+    pictures = counted(len(thumbnails.pictures), "picture")
     line = (
-        f"{target}: {len(items):,}{shown} items, {len(thumbnails.pictures):,} pictures,"
+        f"{target}: {shown}{counted(items.total, 'item')}, {pictures},"
         f" {len(content) / 1e6:.1f} MB, {time.monotonic() - started_s:.1f} s"
     )
     unlike = (c for c in comparisons if not c.same_items)
@@ -100,7 +103,7 @@ def _parser() -> Parser:
         "--gpu-hour-price",
         type=above_zero,
         metavar="PRICE",
-        help="price of one GPU for one hour; adds costs, in the same currency",
+        help="price of one GPU for one hour; costs are then shown, in the same currency",
     )
     parser.add_argument(
         "--gallery",

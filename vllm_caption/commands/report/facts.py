@@ -46,7 +46,8 @@ class Share:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Every number on the page. ``repeated``: captions that several items share;
-    ``generate_s``: median and 99 %, None where nothing was timed; ``words``: of each caption."""
+    ``generate_s``: median and 99th percentile in seconds, None where nothing was timed; ``words``:
+    the number of words of each caption."""
 
     rows: int
     captioned: int

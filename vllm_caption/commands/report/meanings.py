@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from vllm_caption.images.files import MAX_FILE_BYTES
+
 
 class Meaning(NamedTuple):
     """Two sentences for the page."""
@@ -15,7 +17,7 @@ class Meaning(NamedTuple):
     remedy: str
 
 
-_AGAIN: Final = "Rerun the job: failed items are retried."
+_FIX_NAMED: Final = "Fix what the error names, then rerun the job."
 _FIX_FILE: Final = "Repair the file or export it again, then rerun the job."
 _FIX_INPUT: Final = "Fix the name in the input, then rerun the job."
 _FIX_DOCUMENT: Final = "Fix the document, then rerun the job."
@@ -43,20 +45,27 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
     "not_an_image": Meaning("The content is not in a supported image format.", _FIX_FILE),
     "decode_error": Meaning("The image data is damaged, or shows nothing.", _FIX_FILE),
     "too_large": Meaning(
-        "The image has more pixels than the limit.",
-        "Rerun with a higher --max-image-pixels if you trust the file.",
+        "The image has more pixels than --max-image-pixels, or its file is larger than"
+        f" {MAX_FILE_BYTES // 2**20} MiB.",
+        "If the error names pixels and you trust the file, rerun with a higher --max-image-pixels;"
+        " otherwise make the file smaller.",
     ),
     "output_conflict": Meaning(
-        "Something else is stored at the caption's path.",
-        "Rename one of the two; then rerun the job.",
+        "Something else is at the caption's path, or the .txt cannot be read or written.",
+        _FIX_NAMED,
     ),
-    "engine_error": Meaning("The engine refused the request.", _AGAIN),
+    "engine_error": Meaning(
+        "The prompt could not be made for this item, or the engine refused the request; the error"
+        " says which.",
+        _FIX_NAMED,
+    ),
     "poison": Meaning(
         "The item killed an engine twice while it was the only item there.",
         "Look at the image; `--redo-kind poison` retries only these.",
     ),
     "caption_rejected": Meaning(
-        "Every answer was empty, repeated itself, or broke the prompt's schema.",
+        "Every answer was empty, was only reasoning, repeated itself, or broke the prompt's"
+        " schema.",
         "Try another prompt or --temperature 0.3, with `--redo-kind caption_rejected`.",
     ),
 }

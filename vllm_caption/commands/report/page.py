@@ -63,7 +63,7 @@ class Section:
 
     @property
     def needs_attention(self) -> bool:
-        """Whether anything failed, is flagged, was left out, or is the caption of many items."""
+        """Whether anything failed, is flagged, was left out, or is the caption of several items."""
         f = self.facts
         return bool(f.kinds or f.flags or f.documents or f.repeated)
 
@@ -88,9 +88,10 @@ def render(
     comparisons: list[Comparison],
     items: Items,
     payload: str,
-    num_pictures: int,
+    num_pictures: int | None,
 ) -> str:
-    """The page. ``comparisons``: of the first folder with each of the others."""
+    """The page. ``comparisons``: of the first folder with each of the others; ``num_pictures``:
+    None if none were requested."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,

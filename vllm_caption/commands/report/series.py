@@ -40,8 +40,8 @@ def charts_over_time(records: Records) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     if records.series is None:
         notes.append(
-            f"There is no {SAMPLES}: speed is counted from the times in the manifest, and"
-            " memory and GPU use over time are not known."
+            f"{SAMPLES} is missing or unreadable: speed is computed from the times in the manifest,"
+            " and memory and GPU use over time are not known."
         )
         return _speed_of_rows(records.rows), notes
     series = records.series

@@ -16,9 +16,10 @@
   const nameOf = (column, i) => (column.of[i] < 0 ? "" : column.names[column.of[i]]);
   const short = (text, most) => (text.length > most ? "…" + text.slice(1 - most) : text);
   const number = (n) => n.toLocaleString("en-US");
+  const counted = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
   const label = (side) => (side < 26 ? String.fromCharCode(65 + side) : String(side + 1));
   const hasRow = (side, i) => side.status[i] >= 0;
-  // The fields of an answer, as [name, value]; JSON that the page holds only a part of is one of them.
+  // The fields of an answer, as [name, value]; JSON that was cut off for the page is shown as a single field.
   const fieldsOf = (json) => {
     if (!json) return [];
     const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
@@ -148,8 +149,8 @@
   function draw() {
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
     page = Math.min(Math.max(page, 0), pages - 1);
-    $("found").textContent = found.length === data.size ? `All ${number(data.size)} items`
-      : found.length ? `${number(found.length)} of ${number(data.size)} items`
+    $("found").textContent = found.length === data.size ? (data.size > 1 ? "All " : "") + counted(data.size, "item")
+      : found.length ? `${number(found.length)} of ${counted(data.size, "item")}`
       : "No items match. Clear a filter, or search for fewer words.";
     $("cards").className = data.sides.length > 1 ? "wide" : "";
     $("cards").setAttribute("aria-busy", "false");
@@ -214,7 +215,7 @@
       if (side.status[i] === 1) chips.append(make("span", "chip kind", nameOf(side.kind, i) || "failed"));
       for (const flag of flagsOf(side, i)) chips.append(make("span", "chip flag", flag));
       if (several) chips.append(make("span", "meta", promptOf(side, i)));
-      if (several && side.status[i] === 0) chips.append(make("span", "meta", `${side.words[i]} words`));
+      if (several && side.status[i] === 0) chips.append(make("span", "meta", counted(side.words[i], "word")));
       const text = make("div", side.status[i] === 1 ? "text reason" : "text");
       const first = data.sides[0];
       const comparable = n > 0 && side.status[i] === 0 && first.status[i] === 0;
@@ -249,7 +250,7 @@
     return parts;
   }
 
-  // Words that only the second has, and those that only the first has, by the longest common run.
+  // Words that only the second has, and words that only the first has, by their longest common subsequence.
   function difference(first, second) {
     const a = (first.match(eachWord) || []).slice(0, 300), b = (second.match(eachWord) || []).slice(0, 300);
     const plain = (word) => word.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "") || word.trim();
@@ -344,7 +345,7 @@
     if (page) state.set("page", page + 1);
     const text = state.toString();
     try { history.replaceState(null, "", text ? "#?" + text : location.hash.startsWith("#?") ? "#" : location.hash); }
-    catch { /* an address that cannot be changed costs only the link */ }
+    catch { /* if the address cannot be changed, only the link is lost */ }
   }
 
   function readAddress() {
@@ -409,7 +410,7 @@
     root.dataset.theme = now === "dark" ? "light" : "dark";
   });
   load().catch((error) => {
-    $("found").textContent = `The gallery could not be opened (${error.message}). A browser of 2023 or newer is needed.`;
+    $("found").textContent = `The gallery could not be opened (${error.message}). It needs a browser from 2023 or later.`;
     throw error;
   });
 })();
