@@ -64,9 +64,12 @@ class Archives:
                 if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
                     raise UsageError("--input", path, "is not a regular file; name a tar of images")
                 tarfile.open(path, "r:").close()
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 problem = "does not exist; name a tar of images"
                 raise UsageError("--input", path, problem) from None
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror or first_line(error)})"
+                raise UsageError("--input", path, f"{problem}; name a tar of images") from None
             except TAR_FAULTS as error:
                 remedy = f"it cannot be read as a tar: {first_line(error)}; unpack a compressed one"
                 raise UsageError("--input", path, remedy) from None

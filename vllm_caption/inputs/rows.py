@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -62,9 +63,12 @@ def reason(error: Exception) -> str:
 
 def read_columns(path: Path) -> tuple[str, ...]:
     """The names of the columns; for JSON lines, those of the first rows. Raises FAULTS."""
-    if not path.is_file():
-        problem = "is not a regular file" if path.exists() else "does not exist"
-        raise TableError(f"it {problem}")
+    try:
+        is_regular = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        raise TableError("it does not exist") from None
+    if not is_regular:  # opening a pipe would block
+        raise TableError("it is not a regular file")
     suffix = path.suffix.lower()
     if suffix == PARQUET:
         return _different(pq.read_schema(path.absolute()).names)
