@@ -50,8 +50,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     error: str | None = None
     """The same as a sentence."""
     attempts: int = 0
-    """How often an engine tried; 0 for a caption that was copied or adopted, and for an item that
-    was refused before."""
+    """How often an engine tried; 0 for a copied or adopted caption, and for a refused item."""
     prompt_tokens: int | None = None
     """Tokens of the request, those of the image included."""
     output_tokens: int | None = None
