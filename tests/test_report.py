@@ -256,6 +256,15 @@ def test_failed_and_flagged_items_get_their_picture_first(tmp_path: Path) -> Non
     assert {"6.png", "7.png"} <= pictured
 
 
+def test_page_offers_more_pictures_only_if_more_can_be_made(tmp_path: Path) -> None:
+    root = pictured_folder(tmp_path)
+    (tmp_path / "raw" / "0.png").unlink()
+    few, all_ = text_of(page_of(root, num_pictures=4)), text_of(page_of(root))
+    assert "items have one, those that failed or are flagged first; report --gallery N" in few
+    assert "7 of 8 items have one; the other images cannot be shown." in all_
+    assert "--gallery N" not in all_
+
+
 def test_each_kind_flag_and_type_has_its_turn_in_the_sample(tmp_path: Path) -> None:
     records = read_all([write_folder(tmp_path / "o", many_rows(20_000))])
     items = align(records)
@@ -350,6 +359,12 @@ def test_items_that_only_one_of_two_folders_has_are_counted_on_the_page_and_in_t
     assert "not in every folder" not in (a / "compare.html").read_text()
 
 
+def test_folders_without_a_common_item_have_no_difference(tmp_path: Path) -> None:
+    page = page_of(*(write_folder(tmp_path / name, [row(f"{name}.png")]) for name in "ab"))
+    assert "0 items are in both A and B" in page
+    assert re.findall('"words on average">(.*?)</td><td>(.*?)</td>', page) == [("–", "–")]
+
+
 def test_comparison_counts_all_items_where_the_gallery_holds_a_sample(tmp_path: Path) -> None:
     roots = [write_folder(tmp_path / name, many_rows(500)) for name in "ab"]
     run_here("report", *map(str, roots), "--items=100", "--gallery=0")
@@ -389,6 +404,21 @@ def test_charts_over_time_come_from_the_monitor_if_there_is_one(tmp_path: Path) 
         assert f"<figcaption>{title} <span" in page
     assert "monitor.parquet is missing" not in page
     assert page.count('class="border"') == page.count("running time (h)")
+
+
+def test_runs_of_one_sample_have_no_charts_over_time_but_that_of_the_speed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "o", many_rows(200))
+    write_series(root, 2)
+    page = page_of(root)
+    assert "The runs were too short for charts of memory and GPU use over time." in page
+    assert re.findall(r"<figcaption>(Speed|GPU use|Machine) <", page) == ["Speed"]
+
+
+def test_quantiles_are_values_that_so_many_items_do_not_exceed(tmp_path: Path) -> None:
+    made = [row(f"{n}.png", caption="One two." + " word" * n, generate_s=n + 1) for n in range(10)]
+    page = page_of(write_folder(tmp_path / "o", made))
+    assert "half are at or below 6, 99% at or below 11, the maximum is 11 words" in page
+    assert "99% within 10 s" in page
 
 
 @pytest.mark.parametrize("fault", ["columns", "bytes", "nothing measured"])

@@ -88,7 +88,7 @@ def histogram(title: str, unit: str, values: np.ndarray, *, log: bool = False) -
                 f"{span}: {counted(number, 'item')}",
             )
         )
-    middle, nearly_all, most = np.quantile(values, (0.5, 0.99, 1))
+    middle, nearly_all, most = np.quantile(values, (0.5, 0.99, 1), method="inverted_cdf")
     text = (
         f"{counted(len(values), 'item')}; half are at or below {short(middle)}, 99% at or below"
         f" {short(nearly_all)}, the maximum is {short(most)} {_one(unit) if most == 1 else unit}"

@@ -76,7 +76,9 @@ def make_report(
     thumbnails = make_thumbnails(items, chosen, recipes, images_root)
     payload = make_payload(items, labels, recipes, thumbnails, images_root)
     num_made = len(thumbnails.pictures) if num_pictures else None
-    content = render(sections, comparisons, items, payload, num_made).encode()
+    is_limited = len(chosen) == num_pictures
+    page = render(sections, comparisons, items, payload, num_made, more_pictures=is_limited)
+    content = page.encode()
     _write(target, content)
     shown = "" if len(items) == items.total else f"{len(items):,} of "
     pictures = counted(len(thumbnails.pictures), "picture")

@@ -117,7 +117,10 @@ def num_words(texts: pa.ChunkedArray) -> np.ndarray:
 
 def _median_and_most(column: pa.ChunkedArray) -> tuple[float, float] | None:
     values = measured(column)
-    return (float(np.median(values)), float(np.quantile(values, 0.99))) if len(values) else None
+    if not len(values):
+        return None
+    middle, nearly_all = np.quantile(values, (0.5, 0.99), method="inverted_cdf")
+    return float(middle), float(nearly_all)
 
 
 def measured(column: pa.ChunkedArray) -> np.ndarray:

@@ -89,9 +89,11 @@ def render(
     items: Items,
     payload: str,
     num_pictures: int | None,
+    *,
+    more_pictures: bool,
 ) -> str:
     """The page. ``comparisons``: of the first folder with each of the others; ``num_pictures``:
-    None if none were requested."""
+    None if none were requested; ``more_pictures``: whether more can be made."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -114,6 +116,7 @@ def render(
         comparisons=comparisons,
         items=items,
         num_pictures=num_pictures,
+        more_pictures=more_pictures,
         payload=Markup(payload),  # base64 only
         script=Markup(code),
         script_hash=digest,

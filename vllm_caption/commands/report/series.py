@@ -46,6 +46,9 @@ def charts_over_time(records: Records) -> tuple[list[str], list[str]]:
         return _speed_of_rows(records.rows), notes
     series = records.series
     clock = _clock(_micros(series["at"]), series["run_id"].to_pylist())
+    if not clock.at_s[-1] > 0:
+        notes.append("The runs were too short for charts of memory and GPU use over time.")
+        return _speed_of_rows(records.rows), notes
     charts = [
         *_lines(series, clock, OF_RUN),
         *_bands(series, clock, OF_ENGINE),

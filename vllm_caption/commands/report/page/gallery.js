@@ -194,7 +194,7 @@
   function picture(i, large) {
     const uri = data.pictures[i];
     if (!uri) {
-      const note = data.notes[i] || (large ? "No picture is in this page; --gallery N makes more." : "no picture");
+      const note = data.notes[i] || (large ? "This page has no picture of it." : "no picture");
       return make("div", "picture none", large ? note : note.slice(0, 80));
     }
     const frame = make("div", "picture"), image = make("img");
