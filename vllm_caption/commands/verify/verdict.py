@@ -49,8 +49,7 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "edited": Explanation(
         "a .txt that somebody changed: it differs from its row",
-        "kept: a run replaces it only with --redo and --overwrite-edited; verify --repair records"
-        " its text in the manifest",
+        "kept unless a run is told to replace it; verify --repair records its text in the manifest",
         expected=True,
     ),
     "unreadable_txt": Explanation(
