@@ -433,12 +433,26 @@ def test_bug_prints_a_traceback_and_never_exits_like_a_finished_run() -> None:
 
 def test_operating_system_error_is_one_line_and_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
-        raise PermissionError(13, "Permission denied", "out/sub")
+        raise OSError(5, "Input/output error", "out/sub")
 
     monkeypatch.setattr("vllm_caption.cli._run_command", refuse)
     result = run_here("verify")
     assert (result.exit_code, result.stderr) == (
-        *(3, "vllm-caption: stopped: out/sub: Permission denied\n"),
+        *(3, "vllm-caption: stopped: out/sub: Input/output error\n"),
+    )
+
+
+def test_missing_permission_is_a_mistake_that_the_user_can_fix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", "out/sub")
+
+    monkeypatch.setattr("vllm_caption.cli._run_command", refuse)
+    result = run_here("verify")
+    remedy = "give this user the rights, or name another path"
+    assert (result.exit_code, result.stderr) == (
+        *(2, f"vllm-caption: error: out/sub: Permission denied; {remedy}\n"),
     )
 
 

@@ -163,6 +163,7 @@ def test_unknown_free_space_does_not_prevent_a_run(tmp_path: Path) -> None:
             ["run", "--input=links"],
             "--input links/a.tar: cannot be read (Permission denied); name a tar of",
         ),
+        (["plan", "--input=walled"], "--input walled: secret: the folder cannot be read: Per"),
         (["plan", "--input=tables"], "--input tables: holds no images, but t.csv; name that"),
         (["plan", "--input=icons", "--json=locked/a.json"], "--json locked/a.json: cannot be wri"),
         (["status", "locked/out"], "error: locked/out: cannot be read (Permission denied)"),
@@ -183,8 +184,29 @@ def test_a_folder_that_this_user_may_not_enter_is_a_mistake_of_the_line(
     for link in ("links/a.tar", "tables/a.csv", "prompts/mine.md"):
         Path(link).symlink_to("../locked/a")
     Path("tables/t.csv").write_text("file\n")
-    with locked(Path("locked")):
+    Path("walled/secret").mkdir(parents=True)
+    with locked(Path("locked"), Path("walled/secret")):
         assert cause in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("word", "cause"),
+    [
+        ("images", "nor an existing file or folder (the working folder cannot be entered)"),
+        ("images/flat", "images/flat: cannot be found (the working folder cannot be entered)"),
+        ("--input={root}/icons", "--output out: cannot be used by this user at out"),
+    ],
+)
+def test_a_working_folder_that_this_user_may_not_enter_is_a_mistake_of_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, cause: str
+) -> None:
+    """As after `su` or `sudo -u` in the home folder of root."""
+    (tmp_path / "icons").mkdir()
+    (tmp_path / "icons/x.png").write_bytes(b"")
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    with locked(tmp_path / "home"):
+        assert cause in refused(word.format(root=tmp_path), "--model=demo", "--output=out")
 
 
 @pytest.mark.parametrize(

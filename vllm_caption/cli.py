@@ -64,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _report("stopped", of_system(error), EXIT_STOPPED)
+        known = of_system(error)
+        if isinstance(known, UsageError):
+            return _report("error", known, EXIT_USAGE)
+        return _report("stopped", known, EXIT_STOPPED)
     except KeyboardInterrupt:  # before the job's own handlers were in place, or beside a job
         say("Interrupted.", sys.stderr)
         return EXIT_INTERRUPTED

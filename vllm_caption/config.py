@@ -90,7 +90,9 @@ def check_folder(flag: str, path: Path, role: str) -> None:
 
 def absence(path: Path) -> str:
     """That nothing has this path, and what was meant by it or is there instead."""
-    above = next(folder for folder in (*path.parents, Path("/")) if is_folder(folder))
+    above = next(filter(is_folder, path.parents), None)
+    if above is None:
+        return "cannot be found (the working folder cannot be entered)"
     where = "this folder" if above == Path() else _shown(os.fspath(above))
     missing, *below = path.relative_to(above).parts
     try:

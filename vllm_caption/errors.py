@@ -11,6 +11,7 @@ Invariant: every kind and flag that appears in an output column is listed here.
 
 from __future__ import annotations
 
+import os
 from typing import Final, Literal, get_args
 
 DocumentKind = Literal[
@@ -95,8 +96,11 @@ class RunStopped(CaptionJobError):
     """The run cannot continue (no engine left, disk full); what is done is saved. Exit code 3."""
 
 
-def of_system(error: OSError) -> RunStopped:
-    """An error of the operating system, in one line."""
+def of_system(error: OSError) -> RunStopped | UsageError:
+    """An error of the operating system, in one line. The user can fix a missing permission."""
+    if isinstance(error, PermissionError) and error.filename:
+        remedy = f"{error.strerror or error}; give this user the rights, or name another path"
+        return UsageError(os.fsdecode(error.filename), None, remedy)
     where = f"{error.filename}: " if error.filename else ""
     return RunStopped(f"{where}{error.strerror or error}")
 

@@ -46,7 +46,11 @@ def main(parent: str, descriptor: str, *arguments: str) -> NoReturn:
     except CaptionJobError as error:
         exit_code, message = EXIT_STOPPED, RunFailed(encodable(str(error)))
     except OSError as error:
-        exit_code, message = EXIT_STOPPED, RunFailed(encodable(str(of_system(error))))
+        known = of_system(error)
+        if isinstance(known, UsageError):
+            exit_code, message = EXIT_USAGE, Refused.of(known)
+        else:
+            exit_code, message = EXIT_STOPPED, RunFailed(encodable(str(known)))
     except KeyboardInterrupt:  # before the job's own handlers were in place
         leave(EXIT_INTERRUPTED)
     with open(answer, "wb") as pipe:

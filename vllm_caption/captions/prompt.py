@@ -30,7 +30,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from vllm_caption.captions import fields
 from vllm_caption.captions.fields import FieldsError, Json, Schema
 from vllm_caption.captions.scripts import SCRIPTS, language_code
-from vllm_caption.config import ALL_COLUMNS
+from vllm_caption.config import ALL_COLUMNS, is_folder
 from vllm_caption.errors import ItemError, UsageError
 from vllm_caption.items import Document, Item
 
@@ -124,7 +124,8 @@ def available_prompts() -> list[str]:
 def _by_name() -> dict[str, Path]:
     # Those of the working directory win over the shipped ones (in the wheel, or in a checkout).
     folders = (Path("prompts"), _PACKAGE / "_prompts", _PACKAGE.parent / "prompts")
-    files = (path for folder in reversed(folders) for path in folder.glob("[!.]*.md"))
+    there = filter(is_folder, reversed(folders))
+    files = (path for folder in there for path in folder.glob("[!.]*.md"))
     return {path.stem: path for path in files if os.path.isfile(path)}  # noqa: PTH113 (never raises)
 
 

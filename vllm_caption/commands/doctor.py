@@ -50,6 +50,7 @@ from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.gpu_devices import visible_gpus
 from vllm_caption.monitoring.host import available_bytes, usable_cores
 from vllm_caption.process import show
+from vllm_caption.store.disk.access import first_denied
 from vllm_caption.store.lock import find_holder
 
 STDOUT: Final = Path("-")
@@ -318,6 +319,9 @@ def _check_output(output: Path) -> list[Check]:
         return [Check(subject, "problem", f"{folder} is not a folder{link}; choose another")]
     if not is_writable(folder):
         return [Check(subject, "problem", f"nothing can be written in {folder}; choose another")]
+    if folder == output.absolute() and (denied := first_denied(folder)):
+        text = f"this user may not use {denied}; fix its permissions, or choose another folder"
+        return [Check(subject, "problem", text)]
     if folder == output.absolute() and (holder := find_holder(output)):
         text = f"is in use by {holder}; wait for it, stop it, or choose another folder"
         return [Check(subject, "problem", text)]

@@ -58,7 +58,8 @@ class Unusable:
     def _cause(self, config: InputConfig, counts: InputCounts) -> UsageError | None:
         if self.first_entry is not None:
             return None
-        if self.first_document is not None and counts.skipped == counts.documents:
+        is_empty = counts.skipped == counts.documents or (config.input and not counts.elements)
+        if self.first_document is not None and is_empty:
             return self._no_document(config, self.first_document)
         if config.patterns:
             remedy = "no item has such a name; give the `file` of its row, or a pattern"

@@ -206,8 +206,14 @@ def _look(root: Path) -> View:
             remedy += " `report` and `verify` show what it holds"
         if holder is not None:
             remedy = f"is held by {holder}, which has no {STATUS} yet; try again in a moment"
+        if _is_locked(root / STATUS):
+            remedy = f"its {STATUS} cannot be read by this user; fix its permissions"
         raise UsageError("--output", root, remedy)
     return View(seen_state(status, holder), holder, _seconds_since(status.updated_at), status)
+
+
+def _is_locked(path: Path) -> bool:
+    return os.path.lexists(path) and not os.access(path, os.R_OK, effective_ids=True)
 
 
 def seen_state(status: RunStatus, holder: str | None) -> State:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -31,13 +33,16 @@ def write_documents(root: Path, skipped: Sequence[SkippedDocument]) -> None:
 
 
 def read_documents(root: Path) -> list[SkippedDocument]:
-    """The content of the file; empty if there is none. Raises RunStopped if it is damaged."""
+    """The content of the file; empty if there is none. Raises RunStopped if it is damaged, and
+    PermissionError."""
     path = root / DOCUMENTS
     if not path.exists():
         return []
     try:
         table = pq.read_table(path.absolute(), columns=list(_COLUMNS))
         columns = [table[name].to_pylist() for name in _COLUMNS]
+    except PermissionError as error:  # pyarrow's, which has no file name
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path)) from error
     except _FAULTS as error:
         remedy = "remove it: the next run writes it again"
         raise RunStopped(f"{path} is damaged ({error}); {remedy}") from error

@@ -19,6 +19,7 @@ from vllm_caption.items import SkippedDocument
 from vllm_caption.store.atomic import write_file
 from vllm_caption.store.caption_files import open_captions
 from vllm_caption.store.checkpoint import Checkpoint
+from vllm_caption.store.disk.access import first_denied
 from vllm_caption.store.disk.attempts import Disk
 from vllm_caption.store.disk.folder_identity import FolderIdentity
 from vllm_caption.store.disk.folding import probe_folding
@@ -89,7 +90,7 @@ class Output:
         self._disk = Disk()
         self._helpers = HelperThreads()
         self._announced: Journal | None = None
-        with _stopping():  # before a refused shard has a folder, and again once it is locked
+        with _stopping(), _refusing(root):  # before a refused shard has a folder
             check_count(root, shard)
         try:
             make = partial(self.logs.mkdir, parents=True, exist_ok=True)
@@ -101,8 +102,10 @@ class Output:
             remedy = f"{problem}; choose another folder or fix its permissions"
             raise UsageError("--output", root, remedy) from error
         try:
-            with _stopping():
-                check_count(root, shard)
+            with _stopping(), _refusing(root):
+                check_count(root, shard)  # again, now that it is locked
+                if denied := first_denied(self.root):
+                    raise _denied(root, denied)
                 for name in TEMPORARY_FILES:  # left by a killed run
                     self._remove(self.root / name)
                 naming = self._settle_naming(choose_naming)
@@ -370,6 +373,20 @@ class Output:
             self.finish(complete=complete)
         finally:
             self.release()
+
+
+@contextmanager
+def _refusing(root: Path) -> Iterator[None]:
+    """Turn a denial, before anything is captioned, into a UsageError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise _denied(root, error.filename or root) from error
+
+
+def _denied(root: Path, path: str | Path) -> UsageError:
+    problem = f"cannot be used by this user at {path} (Permission denied)"
+    return UsageError("--output", root, f"{problem}; choose another folder or fix its permissions")
 
 
 @contextmanager

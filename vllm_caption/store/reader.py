@@ -5,11 +5,12 @@ Invariants:
 - rows move from the journal to a part, so the journal is read first: a row can be seen twice, but
   never missed;
 - pyarrow gets absolute paths: it expands a leading `~` to the home folder;
-- an unreadable part raises `UnreadablePart`, unless the disk is at fault (OSError).
+- a damaged part raises `UnreadablePart`; if permissions or the disk are at fault, it is OSError.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,12 +44,11 @@ class OtherVersion(ValueError):
 
 
 class UnreadablePart(RunStopped):
-    """A part of the manifest cannot be read. ``is_damaged``: because of its content, not of its
-    permissions; ``reason``: what is wrong, on one line."""
+    """A part of the manifest has content that cannot be read. ``reason``: what is wrong, on one
+    line."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         self.path = path
-        self.is_damaged = not isinstance(error, PermissionError)
         self.reason = first_line(error)
         remedy = (
             "`verify --repair` moves it aside and rebuilds its rows from the .txt files; with"
@@ -57,11 +57,7 @@ class UnreadablePart(RunStopped):
         what = "is damaged"
         if isinstance(error, OtherVersion):
             what, remedy = "is of another version", f"use the version that wrote it, or {remedy}"
-        super().__init__(
-            f"{path} {what} ({self.reason}); {remedy}"
-            if self.is_damaged
-            else f"{path} is not readable by this user (it is not damaged); fix its permissions"
-        )
+        super().__init__(f"{path} {what} ({self.reason}); {remedy}")
 
 
 # --- the parts of one manifest ---------------------------------------------------------------
@@ -227,6 +223,9 @@ def _blaming(*paths: Path) -> Iterator[None]:
                     pass
             except FileNotFoundError:
                 raise
+            except PermissionError as denied:  # pyarrow's, which has no file name
+                number = denied.errno or errno.EACCES
+                raise PermissionError(number, os.strerror(number), os.fspath(path)) from denied
             except _FAULTS as fault:
                 raise UnreadablePart(path, fault) from fault
         if len(paths) == 1:

@@ -15,6 +15,7 @@ from vllm_caption.config import RunConfig
 from vllm_caption.errors import UsageError
 from vllm_caption.formatting import date_and_time
 from vllm_caption.monitoring.status import read_status
+from vllm_caption.store.disk.access import first_denied
 from vllm_caption.store.layout import state_folders
 from vllm_caption.store.reader import FolderRows, num_rows, read_folder
 from vllm_caption.store.rows import KnownItems
@@ -140,7 +141,7 @@ def disk_needs(
         inodes_needed=inodes,
         inodes_free=free.inodes,
         fits=fits,
-        writable=is_writable(path),
+        writable=is_writable(path) and (path != config.output.absolute() or not first_denied(path)),
     )
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vllm_caption.errors import UsageError
 from vllm_caption.store.reader import FolderRows, UnreadablePart, read_folder
 from vllm_caption.store.rows import hash_of
 
@@ -62,16 +61,13 @@ class Records:
 
 
 def read_records(root: Path) -> Records:
-    """Every row; a run may be writing at the same time. Raises UsageError where the user may not
-    read a part, PermissionError where it is the journal."""
+    """Every row; a run may be writing at the same time. Raises PermissionError where the user may
+    not read some of them."""
     damaged: dict[Path, str] = {}
     while True:
         try:
             return read_folder(root, partial(_collect, damaged), without=damaged)
         except UnreadablePart as error:
-            if not error.is_damaged:
-                remedy = f"{error.path} cannot be read ({error.reason}); fix its permissions"
-                raise UsageError("--output", root, remedy) from error
             damaged[error.path] = error.reason  # and again, without any row of that part
 
 

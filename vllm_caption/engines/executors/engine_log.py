@@ -50,7 +50,7 @@ class EngineLog:
         self.path = path
         self._oom_kills = OomKills.now()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        log = Disk().attempt("start", lambda: os.open(path, flags, 0o644))
+        log = Disk().attempt("start", lambda: os.open(path, flags, 0o666))
         self._begin = os.fstat(log).st_size
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
