@@ -20,7 +20,6 @@ from vllm_caption.store.layout import (
     NAMING,
     RECIPES,
     STATUS,
-    engine_log,
     part_name,
 )
 
@@ -37,7 +36,7 @@ def captioned(tmp_path: Path, **options: Any) -> list[str]:
     "name",
     [
         *("", MANIFEST, LOGS, LOCK, JOURNAL, NAMING, RECIPES),
-        *(f"{MANIFEST}/{part_name(1)}", f"{LOGS}/{engine_log(0)}"),
+        f"{MANIFEST}/{part_name(1)}",
     ],
 )
 def test_run_is_refused_before_its_start_and_doctor_and_plan_foresee_it(

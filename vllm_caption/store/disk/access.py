@@ -35,5 +35,3 @@ def _needed(folder: Path) -> Iterator[tuple[Path, int]]:
         yield folder / name, _READ
     for path in parts(folder / MANIFEST):
         yield path, _READ
-    for name in os.listdir(folder / LOGS) if os.path.isdir(folder / LOGS) else ():  # noqa: PTH112, PTH208
-        yield folder / LOGS / name, os.W_OK
