@@ -100,7 +100,6 @@ def test_pilot_shows_the_cost_of_the_full_run() -> None:
         num_items=3700,
         num_documents=20,
         nouns=Nouns(),
-        output=Path("out"),
         arguments=(),
         billing=Billing(2.5, 1),
     )

@@ -51,7 +51,9 @@ def test_machine_where_a_run_would_start_is_ready_and_nothing_is_written(tmp_pat
 
 def test_flags_of_vllm_are_accepted_and_a_misspelt_command_line_is_refused(tmp_path: Path) -> None:
     flags = ["--model=demo", f"--output={tmp_path}", "--gpu-memory-utilization=0.8"]
-    assert lines(*flags)[0] == 0
+    exit_code, said = lines(*flags)
+    ready = "Ready to run, if vLLM accepts its flags: it checks them when the run starts."
+    assert (exit_code, said[-1]) == (0, ready)
     assert run_here("doctor", "demo").exit_code == 2
 
 

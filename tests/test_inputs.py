@@ -14,7 +14,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.job import FAKE, QUICK, Result, captions, draw_shape, rows, run, run_here
+from support.job import (
+    FAKE,
+    QUICK,
+    Result,
+    captions,
+    draw_shape,
+    input_flags,
+    make_input,
+    rows,
+    run,
+    run_here,
+)
 
 from vllm_caption.captions.prompt import load_prompt, render
 from vllm_caption.config import InputConfig
@@ -60,6 +71,13 @@ def test_every_image_below_a_folder_is_captioned_and_a_rerun_does_nothing(tmp_pa
     assert made["a/x.JPG"]["image_path"] == str(tmp_path / "in/a/x.JPG")
     assert "--skip-types" not in result.stdout
     assert "(0 in this run)" in job(tmp_path / "in", tmp_path / "out").stdout
+
+
+def test_folder_whose_images_come_between_subfolders_is_one_document(tmp_path: Path) -> None:
+    make_images(tmp_path, "a/1.png", "b.png", "c/2.png", "d.png", "e/3.png")
+    reader = InputReader(InputConfig(input=tmp_path, images_root=tmp_path, patterns=("a/*",)))
+    assert len(list(reader)) == 1
+    assert (reader.counts.documents, reader.counts.documents_without_items) == (4, 3)
 
 
 def test_files_are_sorted_by_path(tmp_path: Path) -> None:
@@ -212,6 +230,24 @@ def test_unusable_row_fails_with_a_reason_and_the_others_are_captioned(
     assert isinstance(bad, BadEntry)
     assert said in bad.reason
     assert [e.file for e in (first, last) if isinstance(e, Item)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("command", [(), ("plan",)], ids=["run", "plan"])
+@pytest.mark.parametrize("of_designs", [True, False])
+def test_prompt_that_uses_a_column_of_an_input_without_columns_is_a_mistake(
+    tmp_path: Path, command: tuple[str, ...], of_designs: bool
+) -> None:
+    make_input(tmp_path, 1)
+    (tmp_path / "p.md").write_text("Describe this {{ row.title }}.")
+    given = input_flags(tmp_path) if of_designs else [f"--input={tmp_path / 'raw'}"]
+    flags = (*given, f"--output={tmp_path / 'out'}", f"--prompt={tmp_path / 'p.md'}")
+    result = run_here(*command, *flags)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: --prompt: uses the column title, but " in result.stderr
+    said = (
+        "designs have no columns" if of_designs else "is a folder of images, which has no columns"
+    )
+    assert result.stderr.endswith(f"{said}\n")
 
 
 @pytest.mark.parametrize(

@@ -177,15 +177,13 @@ def said(captioned: int, every_s: float, arguments: tuple[str, ...] = ("--pilot"
         num_items=100_009,
         num_documents=20,
         nouns=Nouns(),
-        output=Path("my out"),
         arguments=arguments,
     )
 
 
-def test_pilot_names_the_report_the_full_run_and_its_time() -> None:
+def test_pilot_names_the_full_run_and_its_time() -> None:
     text = said(9, 5.0, ("--model", "a b", "--pilot=9", "--output", "my out"))
     assert "Pilot: 9 of 100,009 items in 20 documents, across all file sizes: Svg 8, oth" in text
-    assert "python -m vllm_caption report '--output=my out'" in text
     assert "python -m vllm_caption --model 'a b' --output 'my out'" in text
     assert "It will take about 5 d 19 h for 100,000 other items at the pilot's 0.2 images/s" in text
     assert "a better estimate" not in text

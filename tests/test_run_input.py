@@ -107,6 +107,8 @@ def test_run_over_another_input_says_what_the_last_one_captioned(
     assert said("many", "--limit=3") == []
     assert said(tmp_path / "same", "--limit=3") == []
     assert said("few") == [f"{begin}same."]
+    planned = run_here("plan", f"--input={tmp_path / 'many'}", "--output=o")
+    assert f"{begin}few." in planned.stderr.splitlines()
     assert said("many") == [f"{begin}few (1 of 1 item)."]
     assert said("few") == [f"{begin}many (4 of 4 items)."]
 

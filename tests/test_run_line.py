@@ -184,7 +184,7 @@ def test_folder_whose_input_is_not_known_is_named(done: Path, command: str) -> N
     Path("o/input.json").unlink()
     refused = run_here(*of(command, "--output=o"))
     assert refused.exit_code == 2
-    assert "--output o: does not say what the input of its last run was; give" in refused.stderr
+    assert "--output o: does not record what its input was; name it" in refused.stderr
     assert run_here(*of(command, "--output=o", "--input=images")).exit_code == 0
     refused = run_here(*of(command, "--output=images"))
     assert "--output images: holds no output of a run; name the folder" in refused.stderr

@@ -387,7 +387,7 @@ def test_merged_folder_knows_its_input_if_that_was_the_same_in_all_folders(tmp_p
     (state / "input.json").write_text('{"input": "elsewhere"}')
     assert run_here("merge", f"--output={tmp_path / 'two'}", *folders).exit_code == 0
     refused = run_here("verify", f"--output={tmp_path / 'two'}")
-    assert "does not say what the input of its last run was" in refused.stderr
+    assert "does not record what its input was" in refused.stderr
 
 
 @pytest.mark.parametrize("file", ["../escaped.png", "/tmp/escaped.png", "a/../../escaped.png"])
@@ -422,7 +422,10 @@ def test_merge_replaces_no_caption_and_trusts_the_txt(tmp_path: Path) -> None:
     (tmp_path / "mine" / f"{files[1]}.txt").write_text("by hand")
     out = tmp_path / "all"
     arguments = ("merge", f"--output={out}", str(tmp_path / "mine"), str(tmp_path / "theirs"))
-    assert run_here(*arguments).exit_code == 0
+    merged = run_here(*arguments)
+    assert merged.exit_code == 0
+    kept = f"  not taken: 1 caption of {tmp_path / 'theirs'}: the items have others"
+    assert kept in merged.stdout.splitlines()
     texts = captions(out)
     assert texts[files[1]] == "by hand"
     assert texts[files[0]] == f"caption of {files[0]}"

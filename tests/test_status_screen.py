@@ -211,7 +211,7 @@ def test_shards_are_shown_as_one_with_the_engines_that_need_attention() -> None:
     ]
     assert "           and 56 more, 48 of them up, 5.0 to 5.7 images/s each" in lines
     assert "Failures   missing_file 160, decode_error 16" in lines
-    assert screen({Shard(1, 2): view()})[0] == "State      1 shard: 1 running"
+    assert screen({Shard(1, 2): view()})[0] == "State      1 of 2 shards: 1 running"
 
 
 def test_engine_is_said_to_be_the_limit_of_a_healthy_run() -> None:

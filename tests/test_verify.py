@@ -629,6 +629,20 @@ def test_only_what_is_damaged_missing_or_not_tried_is_exit_1(tmp_path: Path) -> 
     assert "divergences" in last_line(1)
 
 
+def test_what_a_run_has_not_tried_is_no_divergence_but_exit_1(tmp_path: Path) -> None:
+    make_input(tmp_path)
+    output = Output(tmp_path / "out", 100)
+    for entry in InputReader(config_of(tmp_path, limit=2)):
+        assert isinstance(entry, Item)
+        output.save_caption(row_of(entry))
+    output.close(complete=False)
+    result = run_here("verify", *input_flags(tmp_path), f"--output={tmp_path / 'out'}")
+    left = len(FILES) - 2
+    assert f"2 agree, {left} not tried yet, 0 disagree" in result.stdout
+    last = result.stdout.splitlines()[-1]
+    assert (result.exit_code, last) == (1, f"Verdict    {left} items not tried yet: run again")
+
+
 def remedy_of(verdict: Verdict, kind: str) -> str:
     return next(found.remedy for found in verdict.divergences if found.kind == kind)
 

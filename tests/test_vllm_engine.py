@@ -256,3 +256,17 @@ def test_scripts_beside_the_package_find_what_they_import() -> None:
         for name in names:
             if not name.endswith("__main__"):
                 importlib.import_module(name.removesuffix(".__init__"))
+
+
+@pytest.mark.engine
+def test_pydantics_messages_are_cut_to_what_is_wrong() -> None:
+    from vllm_caption.engines.vllm_engine import _reason
+
+    field = "1 validation error for ModelConfig\nmax_model_len\n  Input should be 1 [type=x]\n  For"
+    assert _reason(ValueError(field)) == "max_model_len: Input should be 1"
+    whole = (
+        "1 validation error for ModelConfig\n  Value error, Unknown quantization method: nosuch."
+        " Must be one of ['awq']. [type=value_error, input_value=ArgsKwargs()]\n  For further"
+    )
+    said = "Unknown quantization method: nosuch. Must be one of ['awq']."
+    assert _reason(ValueError(whole)) == said

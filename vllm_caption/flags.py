@@ -261,8 +261,8 @@ def _add_output(group: Any, run: RunConfig) -> None:
         metavar="KIND",
         type=_kinds,
         default=run.resume.redo_kinds,
-        help="re-caption only items that failed with one of these kinds, or whose caption has one"
-        " of these flags; comma-separated",
+        help="re-caption items that failed with one of these kinds, or whose caption has one of"
+        " these flags; comma-separated",
     )
     group.add_argument(
         "--redo-file",
@@ -276,7 +276,7 @@ def _add_output(group: Any, run: RunConfig) -> None:
     )
     text = "with a --redo flag: also replace captions that people edited or added"
     _add_switch(group, run.resume, "overwrite_edited", text)
-    _add_switch(group, run, "quiet", "print only warnings and the summary, no progress")
+    _add_switch(group, run, "quiet", "print no progress, only messages and the summary")
     text = "append all messages to this file, with their times, even with --quiet"
     _add(group, run, "log_file", text, type=parse_path)
     _add_switch(group, run, "log_json", "write messages as JSON, one object per line")

@@ -176,7 +176,6 @@ def _run(config: RunConfig, prompt: Prompt, log: EventLog, *, prints_summary: bo
             num_items=pilot.num_items,
             num_documents=pilot.num_documents,
             nouns=read.counts.nouns,
-            output=config.output,
             arguments=config.arguments,
             billing=config.billing,
         )

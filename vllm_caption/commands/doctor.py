@@ -96,7 +96,10 @@ def run_doctor(arguments: Sequence[str]) -> int:
         show(encode_json(diagnosis).decode())
     else:
         number = counted(problems, "problem")
-        show(f"\nThe run cannot start yet: {number} above." if problems else "\nReady to run.")
+        ready = "Ready to run."
+        if config.engine.engine_args:
+            ready = "Ready to run, if vLLM accepts its flags: it checks them when the run starts."
+        show(f"\nThe run cannot start yet: {number} above." if problems else f"\n{ready}")
     write_json_file(to_file, diagnosis)
     return EXIT_USAGE if problems else EXIT_OK
 

@@ -35,7 +35,7 @@ from vllm_caption.store.naming import naming_of, read_naming
 from vllm_caption.store.output import Output
 from vllm_caption.store.reader import FolderRows, read_folder
 from vllm_caption.store.recipe import read_recipes
-from vllm_caption.store.rows import KnownItems, Row
+from vllm_caption.store.rows import KnownItems, Row, hash_of
 
 EXIT_INCOMPLETE = 1
 MAX_MISSING = 10
@@ -55,7 +55,8 @@ class Merged:
     ``statuses``: of all items now; ``taken``: of those from other folders; ``refused``: why items
     of other folders were not taken, as sentences; ``num_lost``: of these, those with a caption;
     ``outdone``: failed rows that were not taken, or not kept, since there is a caption elsewhere;
-    ``failed``: items whose failed row was taken."""
+    ``failed``: items whose failed row was taken; ``unlike``: captions of each folder that are not
+    those which the items have already."""
 
     lacking: dict[Division, dict[Shard, str]]
     statuses: Counter[str] = field(default_factory=Counter)
@@ -64,6 +65,7 @@ class Merged:
     num_lost: int = 0
     outdone: int = 0
     failed: set[str] = field(default_factory=set)
+    unlike: dict[Path, int] = field(default_factory=dict)
 
 
 def run_merge(arguments: Sequence[str]) -> int:
@@ -73,8 +75,8 @@ def run_merge(arguments: Sequence[str]) -> int:
         description="Merge the manifests of the shards in an output folder, and copy captions and"
         " rows of other output folders, which stay unchanged, into it.",
         epilog="exit codes: 0 merged; 1 merged, but a shard is missing or unfinished, or a"
-        " caption was not taken; 2 usage or configuration; 3 could not continue (disk full); 130"
-        " interrupted.",
+        " caption could not be taken; 2 usage or configuration; 3 could not continue (disk full);"
+        " 130 interrupted.",
     )
     add_output_folder(parser)
     parser.add_argument(
@@ -115,7 +117,9 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
         for folder in folders:
             _take_recipes(folder, output)
             files = open_captions(folder, naming_of(folder))
-            read_folder(folder, partial(_take_rows, files, output, states, merged))
+            merged.unlike[folder] = read_folder(
+                folder, partial(_take_rows, files, output, states, merged)
+            )
         if content := common_input(root, folders):
             output.replace(INPUT, content)  # so that `verify` and `export` know it
         merged.statuses.update(state.status for state in states.values())
@@ -168,11 +172,19 @@ def _take_rows(
     states: KnownItems,
     merged: Merged,
     rows: FolderRows,
-) -> None:
-    for row in rows.newest_first():
+) -> int:
+    """Returns how many captions were not taken because their items have others."""
+    num_unlike, newer = 0, set()
+    for number, row in enumerate(rows.newest_first()):
+        is_newest = row.file not in newer
+        if number < len(rows.journal):
+            newer.add(row.file)
         present = states.get(row.file)
         if present is not None and present.status == "captioned":
-            merged.outdone += row.status == "failed"
+            if row.status == "failed":
+                merged.outdone += 1
+            elif is_newest and hash_of(row.caption or "") != states.trace(row.file).text_hash:
+                num_unlike += 1
             continue
         try:
             text = _text(row, files)
@@ -194,6 +206,7 @@ def _take_rows(
             merged.failed.remove(row.file)
             merged.taken -= Counter(failed=1)
             merged.outdone += 1
+    return num_unlike
 
 
 def _text(row: Row, files: CaptionFiles) -> str | None:
@@ -274,6 +287,9 @@ def _lines(merged: Merged, root: Path) -> Iterator[str]:
             rows, has = counted(merged.outdone, "failed row"), "another folder has"
             its = "its caption" if merged.outdone == 1 else "their captions"
             yield f"  not taken: {rows}, because {has} {its}"
+    for folder, number in merged.unlike.items():
+        if number:
+            yield f"  not taken: {counted(number, 'caption')} of {folder}: the items have others"
     for sentence in merged.refused[:3]:
         yield f"  not taken: {sentence}"
     if len(merged.refused) > 3:

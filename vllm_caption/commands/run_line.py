@@ -144,7 +144,7 @@ def input_of_line(
     is_guess = not note and config.input is None and set(named).isdisjoint(NAME_AN_INPUT)
     if is_guess and not os.path.exists(config.jsons):  # noqa: PTH110 (never raises)
         check_holds_output("--output", options.output)
-        problem = "does not say what the input of its last run was; give the input as for that run"
+        problem = "does not record what its input was; name it, as for a run"
         raise UsageError("--output", options.output, problem)
     if is_guess and not quiet:
         taken = f"--jsons={config.jsons} --json-detail={config.json_detail}"

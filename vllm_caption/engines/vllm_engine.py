@@ -185,12 +185,16 @@ def _check_gpus(parallel: Any, flags: tuple[str, ...]) -> None:
 
 _FIELD_ERROR: Final = re.compile(r"\d+ validation errors? for .*\n(\S+)\n +(.+?)(?: \[type=.*)?\n")
 """pydantic's message about a field: its name, and on the next line what is wrong with it."""
+_MODEL_ERROR: Final = re.compile(r"\d+ validation errors? for .*\n +(?:\w+ error, )?(.+?) \[type=")
+"""Its message about values that do not go together."""
 
 
 def _reason(error: BaseException) -> str:
     """The line of vLLM's or pydantic's message that a user can act on."""
     if found := _FIELD_ERROR.match(str(error)):
         return f"{found[1]}: {found[2]}"
+    if found := _MODEL_ERROR.match(str(error)):
+        return found[1]
     return first_line(error, skip=("For further", "1 validation"))
 
 

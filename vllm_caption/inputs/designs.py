@@ -12,7 +12,7 @@ from vllm_caption.config import InputConfig, check_folder
 from vllm_caption.errors import DocumentError, UsageError
 from vllm_caption.formatting import counted, encodable_name
 from vllm_caption.inputs.documents import SUFFIX, read_document
-from vllm_caption.inputs.source import Group, Nouns
+from vllm_caption.inputs.source import Group, Nouns, refuse_prompt_columns
 from vllm_caption.items import SkippedDocument
 
 
@@ -40,6 +40,7 @@ class Designs:
         if not document_names(config.jsons):
             remedy = "holds no file ending in .json; name the folder that holds the designs"
             raise UsageError("--jsons", config.jsons, remedy)
+        refuse_prompt_columns(config, "designs have")
 
     def num_documents(self) -> int:
         """The number of designs."""

@@ -26,6 +26,7 @@ from vllm_caption.inputs.source import (
     Nouns,
     is_image_name,
     refuse_columns,
+    refuse_prompt_columns,
     suffix_of,
 )
 from vllm_caption.items import Document, SkippedDocument
@@ -75,6 +76,7 @@ class ImageFolder:
             remedy = "is neither a folder nor a .jsonl, .csv, .tsv, .parquet or .tar; name one"
             raise UsageError("--input", path, f"{remedy}, {instead}")
         check_folder("--input", path, "a folder of images, a table of them or a tar")
+        refuse_prompt_columns(self._config, f"{path} is a folder of images, which has")
 
     def num_documents(self) -> int | None:
         """None: only a walk can tell."""

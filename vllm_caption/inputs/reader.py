@@ -64,6 +64,7 @@ class InputReader:
         self.source = open_source(config)
         self._new_seen = seen
         self.counts = InputCounts(nouns=self.source.nouns)
+        self._empty: set[str] = set()
         self.complete = False
         self._shard = config.shard
         self._skip_types = frozenset(name.casefold() for name in config.skip_types)
@@ -89,6 +90,7 @@ class InputReader:
 
     def __iter__(self) -> Iterator[Item | BadEntry | SkippedDocument]:
         self.counts = InputCounts(nouns=self.counts.nouns, left_out=self.source.left_out)
+        self._empty = set()
         self.complete, self._seen = False, self._new_seen()
         limit = self.config.limit
         if limit is not None and limit <= 0:
@@ -112,7 +114,15 @@ class InputReader:
             found = self._take(group.document, index, element)
             if found is not None:
                 yield found
-        self.counts.documents_without_items += self.counts.references == references_before
+        self._count_empty(group, has_items=self.counts.references > references_before)
+
+    def _count_empty(self, group: Group, *, has_items: bool) -> None:
+        """A document may come in several groups, with others in between."""
+        if has_items:
+            self._empty.discard(group.document.name)
+        elif group.first_index == 0:
+            self._empty.add(group.document.name)
+        self.counts.documents_without_items = len(self._empty)
 
     def _take(self, document: Document, index: int, element: Element) -> Item | BadEntry | None:
         counts, kind = self.counts, element.element_type

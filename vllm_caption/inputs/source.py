@@ -120,6 +120,12 @@ def refuse_columns(config: InputConfig, *flags: str) -> None:
             raise UsageError(flag, value, f"applies to a table, and {config.input} is not one")
 
 
+def refuse_prompt_columns(config: InputConfig, which: str) -> None:
+    """Raise UsageError for a prompt that uses columns; ``which``: the input, which has none."""
+    if name := next((name for name in config.columns if name != ALL_COLUMNS), None):
+        raise UsageError("--prompt", None, f"uses the column {name}, but {which} no columns")
+
+
 def listed(columns: Iterable[str]) -> str:
     """The names of columns, for a message."""
     names = [printable(name) for name in columns]

@@ -31,7 +31,7 @@ from vllm_caption.inputs.source import Nouns, files_left_out
 from vllm_caption.items import SkippedDocument
 from vllm_caption.monitoring.bottleneck import AS_IT_SHOULD_BE, remedy
 from vllm_caption.monitoring.stats import RunStats
-from vllm_caption.store.layout import MANIFEST, REPORT, caption_name
+from vllm_caption.store.layout import MANIFEST, caption_name
 
 SHORT_PILOT_S: Final = 30.0
 """A pilot that generated for less than this says little about speed: most of it is warm-up and
@@ -225,7 +225,6 @@ def describe_pilot(
     num_items: int,
     num_documents: int,
     nouns: Nouns,
-    output: Path,
     arguments: Iterable[str],
     billing: Billing | None = None,
 ) -> str:
@@ -241,8 +240,6 @@ def describe_pilot(
     lines = [
         f"Pilot: {size:,} of {num_items:,} items in {counted(num_documents, nouns.document)},"
         f" across all file sizes{of_types}",
-        f"  Report: {output}/{REPORT} (rebuild it with: python -m vllm_caption report"
-        f" {shlex.join([f'--output={output}'])})",
         f"  Full run (keeps these captions): {full}",
     ]
     left, images_per_s = num_items - size, stats.mean_images_per_s

@@ -8,6 +8,7 @@ and the distinct file names, as in a run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from vllm_caption.commands.plan.survey import Survey
 from vllm_caption.commands.plan.text import describe
 from vllm_caption.commands.run import complete_config
 from vllm_caption.config import RunConfig
+from vllm_caption.driver.run_input import other_input
 from vllm_caption.errors import EXIT_INTERRUPTED, EXIT_OK
 from vllm_caption.flags import (
     Parser,
@@ -88,6 +90,9 @@ def run_plan(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     if config.pilot is not None:
         say("--pilot is left out: this is the plan of the full run.", sys.stderr)
+    with contextlib.suppress(OSError):
+        if other := other_input(config.input, config.output):
+            say(f"The last run here captioned another input: {other}.", sys.stderr)
     show(describe(plan))
     write_json_file(json, plan)
     return EXIT_OK

@@ -98,9 +98,10 @@ def _element_types(plan: Plan) -> Iterator[str]:
 
 def _items(items: Items, *, in_use: bool) -> Iterator[str]:
     refused = sum(problem.count for problem in items.problems)
+    kept = "to keep" if items.redone else "captioned already"
     yield section(
         "Items",
-        f"{items.total:,} = {items.done:,} captioned already + {items.to_caption:,} to caption"
+        f"{items.total:,} = {items.done:,} {kept} + {items.to_caption:,} to caption"
         f" + {refused:,} known to fail",
     )
     if items.duplicates:

@@ -17,10 +17,10 @@ class Meaning(NamedTuple):
     remedy: str
 
 
-_FIX_NAMED: Final = "Fix what the error names, then rerun the job."
-_FIX_FILE: Final = "Repair the file or export it again, then rerun the job."
-_FIX_INPUT: Final = "Fix the name in the input, then rerun the job."
-_FIX_DOCUMENT: Final = "Fix the document, then rerun the job."
+_FIX_NAMED: Final = "Fix what the error names, then run again."
+_FIX_FILE: Final = "Repair the file or export it again, then run again."
+_FIX_INPUT: Final = "Fix the name in the input, then run again."
+_FIX_DOCUMENT: Final = "Fix the document, then run again."
 _REDO: Final = "Look at a few; `--redo flagged` re-captions them, ideally with another `--prompt`."
 
 ITEM_MEANINGS: Final[dict[str, Meaning]] = {
@@ -31,7 +31,7 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
     ),
     "missing_file": Meaning(
         "There is no file of this name below the images root.",
-        "Check --images-root, or add the files; then rerun the job.",
+        "Check --images-root, or add the files; then run again.",
     ),
     "not_a_file": Meaning("The name is that of a folder or a device.", _FIX_DOCUMENT),
     "unreadable": Meaning(
@@ -40,15 +40,15 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
     ),
     "timeout": Meaning(
         "Reading and decoding the image took longer than --item-timeout.",
-        "Check the drive that the images are on; then rerun the job.",
+        "Check the drive that the images are on; then run again.",
     ),
     "not_an_image": Meaning("The content is not in a supported image format.", _FIX_FILE),
     "decode_error": Meaning("The image data is damaged, or shows nothing.", _FIX_FILE),
     "too_large": Meaning(
         "The image has more pixels than --max-image-pixels, or its file is larger than"
         f" {MAX_FILE_BYTES // 2**20} MiB.",
-        "If the error names pixels and you trust the file, rerun with a higher --max-image-pixels;"
-        " otherwise make the file smaller.",
+        "If the error names pixels and you trust the file, run again with a higher"
+        " --max-image-pixels; otherwise make the file smaller.",
     ),
     "output_conflict": Meaning(
         "Something else is at the caption's path, or the .txt cannot be read or written.",
@@ -80,7 +80,7 @@ DOCUMENT_MEANINGS: Final[dict[str, Meaning]] = {
     "types_length": Meaning("There are more or fewer types than images.", _FIX_DOCUMENT),
     "not_a_file": Meaning(
         "It is a folder, a link to one, or a device.",
-        "Name the folder itself as --input, or put a file in its place; then rerun the job.",
+        "Name the folder itself as --input, or put a file in its place; then run again.",
     ),
     "unreadable": Meaning("It exists but cannot be read.", "Fix its permissions, then rerun."),
 }

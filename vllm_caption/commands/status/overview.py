@@ -158,7 +158,11 @@ def _in_words(views: Views) -> str:
         return in_words(views[None])
     counts = Counter(view.state for view in views.values())
     named = (f"{counts[state]} {state}" for state in list(EXIT_CODES)[::-1] if counts[state])
-    return f"{counted(len(views), 'shard')}: {', '.join(named)}"
+    known = {shard.count for shard in views if shard is not None}
+    number = counted(len(views), "shard")
+    if len(known) == 1 and (count := known.pop()) > len(views):
+        number = f"{len(views)} of {counted(count, 'shard')}"
+    return f"{number}: {', '.join(named)}"
 
 
 def _counted(names: Iterable[str | None]) -> str:

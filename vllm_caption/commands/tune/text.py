@@ -83,6 +83,7 @@ def conclusion(tuning: Tuning, folder: Path, gpu_hour_price: float | None = None
         yield f"Fastest: {word(tuning.flag, best.value)}{gain_of(best, tuning.settings)}."
         yield from _remarks(best.figures, gpu_hour_price)
         yield f"Run: {tuning.command}"
+    yield f"Captions: {Path(tuning.settings[0].output).parent}/*/"
     yield f"Figures: {folder / TUNING}"
 
 

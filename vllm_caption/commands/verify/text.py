@@ -114,7 +114,10 @@ def _verdict(verdict: Verdict) -> str:
         progress = f"A run is in progress ({process}): {untried:,} {are} not tried yet."
         return f"{others}{progress} Run verify again when it has ended."
     expected = {found.kind: found.left for found in verdict.divergences if found.expected}
-    text = counted(left, "divergence") if left else "everything agrees"
+    parts = [counted(left - untried, "divergence")] if left > untried else []
+    if untried:
+        parts.append(f"{counted(untried, 'item')} not tried yet: run again")
+    text = ", ".join(parts) or "everything agrees"
     if not left and any(found.repaired for found in verdict.divergences):
         text += " now"
     shown = tally({kind: number for kind, number in expected.items() if number})

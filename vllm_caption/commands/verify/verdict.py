@@ -41,11 +41,12 @@ KINDS: Final[dict[Kind, Explanation]] = {
     ),
     "missing_txt": Explanation(
         "a captioned row without its .txt",
-        "run again, or verify --repair: the .txt is written from the row",
+        "verify --repair writes it from the row; a run does, too, unless the row is stale",
     ),
     "empty_txt": Explanation(
         "a .txt with nothing in it",
-        "run again, or verify --repair: the .txt is written from the row, if there is one",
+        "verify --repair writes it from the row, if there is one; a run does, too, unless the row"
+        " is stale",
     ),
     "edited": Explanation(
         "a .txt that somebody changed: it differs from its row",
