@@ -26,8 +26,8 @@ BOUNDS = {
     "free": {8: Target("b job", "c chat", 0.95), 64: Target("b job", "c chat", 0.9)},
 }
 WORKERS = {"h100": "H100Worker", "free": "FreeWorker"}
-COPIES = {8: 1, 64: 2, 256: 4}
-"""Of the images: enough to be longer than the start and the tail."""
+COPIES = {8: 1, 64: 4, 256: 4}
+"""Of the images: enough to be much longer than the start and the tail."""
 
 
 def contests(kinds: list[str], sequences: list[int], rounds: int) -> list[Contest]:
