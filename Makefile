@@ -32,8 +32,8 @@ demo: setup ## caption the bundled sample with the bundled model
 	$(ENV)/bin/python -m vllm_caption demo
 
 .PHONY: test
-test: $(CPU)/.installed ## run all tests, on real engines of the CPU build, two files at a time
-	$(CPU)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(CPU)/.installed ## run all tests, on real engines of the CPU build, three files at a time
+	$(CPU)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: $(CPU)/.installed ## lint, types, and the tests that need no engine

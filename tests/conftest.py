@@ -11,7 +11,7 @@ from support import temporary
 from support.hostile_corpus import make_hostile_corpus
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test contacts the Hub or waits for it
-# Two files run at a time: more threads of torch than one would wait for each other's core.
+# Three files run at a time: more threads of torch than one would wait for each other's core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The time of an example depends on what else the machine does.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
