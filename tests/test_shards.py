@@ -408,7 +408,7 @@ def test_merge_of_a_manifest_with_paths_outside_touches_none_of_them(
         checkpoint.append(row)
     before = set(tmp_path.rglob("*"))
     result = run_here("merge", f"--output={tmp_path / 'out'}", str(tmp_path / "foreign"))
-    assert f"not taken: {file}: path_escape: " in result.stdout
+    assert f"not taken: {file} of {tmp_path / 'foreign'}: path_escape: " in result.stdout
     assert result.exit_code == 1
     new = set(tmp_path.rglob("*")) - before
     assert not [path for path in new if path.suffix == ".txt"]
@@ -426,6 +426,8 @@ def test_merge_replaces_no_caption_and_trusts_the_txt(tmp_path: Path) -> None:
     assert merged.exit_code == 0
     kept = f"  not taken: 1 caption of {tmp_path / 'theirs'}: the items have others"
     assert kept in merged.stdout.splitlines()
+    again = run_here("merge", f"--output={out}", str(tmp_path / "mine"))
+    assert "not taken" not in again.stdout  # the edited caption is the one that was taken
     texts = captions(out)
     assert texts[files[1]] == "by hand"
     assert texts[files[0]] == f"caption of {files[0]}"

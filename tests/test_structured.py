@@ -150,7 +150,7 @@ def test_options_of_a_prompt_can_be_sent_to_a_worker(load: Load) -> None:
             " template",
         ),
         ("fields: {}", "line 2: `fields`: names no field"),
-        ("fields: [a, b]", "`fields` in the front matter: Expected `object | null`, got `array`"),
+        ("fields: [a, b]", "`fields` in the front matter: it must be a mapping, not a list"),
         (
             "fields:\n  a: [b]\n  two words: [c]",
             "line 4: `fields.two words`: `two words` cannot be a field; a name is letters, digits"

@@ -222,7 +222,26 @@ def _settings(front_matter: str, reference: str) -> _FrontMatter:
         return msgspec.convert(found or {}, _FrontMatter)
     except msgspec.ValidationError as error:
         problem, _, key = str(error).partition(" - at `$.")
+        problem = _WRONG_TYPE.sub(_type_in_words, problem)
         raise _refusal(reference, f"`{key} in the front matter: {problem}") from None
+
+
+_WRONG_TYPE: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`$")
+"""What msgspec says of a value of another type."""
+_TYPES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+
+
+def _type_in_words(found: re.Match[str]) -> str:
+    wanted = [_TYPES.get(name, name) for name in found[1].split(" | ") if name != "null"]
+    return f"it must be {' or '.join(wanted)}, not {_TYPES.get(found[2], found[2])}"
 
 
 def _language(given: str | None, reference: str) -> str | None:

@@ -20,7 +20,7 @@ from vllm_caption.captions.prompt import load_prompt
 from vllm_caption.commands.json_file import check_json_file, encode_json, write_json_file
 from vllm_caption.commands.plan.output import is_writable, room
 from vllm_caption.commands.run import complete_config
-from vllm_caption.config import EngineConfig, RunConfig, is_remote
+from vllm_caption.config import EngineConfig, InputConfig, RunConfig, is_remote
 from vllm_caption.engine_flags import CONFIG_FILE, given_flags
 from vllm_caption.engines.executors.choice import local_gpus
 from vllm_caption.engines.hardware import INSTALL_HINT, platform
@@ -144,7 +144,12 @@ def examine(config: RunConfig) -> Iterator[Check]:
         text = "the machines of the cluster are not checked; run doctor on one, without --executor"
         yield Check(f"--executor {engine.executor}", "warning", text)
     yield from _check_host(engine, weights, on_gpus=any(gpus))
-    yield from _tried(lambda: _check_input(config), "input")
+    columns: tuple[str, ...] = ()
+    try:
+        columns = load_prompt(config.prompt).columns
+    except (UsageError, OSError) as error:
+        yield _problem(error, f"--prompt {config.prompt}")
+    yield from _tried(lambda: _check_input(config.with_columns(columns).input), "input")
     yield from _tried(lambda: _check_output(config.output), f"--output {config.output}")
 
 
@@ -276,9 +281,9 @@ def _check_host(engine: EngineConfig, weights: Weights | None, *, on_gpus: bool)
         yield Check("memory", "ok", text)
 
 
-def _check_input(config: RunConfig) -> list[Check]:
-    """Whether the prompt and the input can be read, and whether the first image is there."""
-    given = config.with_columns(load_prompt(config.prompt).columns).input
+def _check_input(given: InputConfig) -> list[Check]:
+    """Whether the input can be read and has what the prompt uses, and whether the first image is
+    there."""
     source = open_source(given)
     source.check()
     check_images_root(given.images_root)

@@ -118,7 +118,7 @@ def merge(root: Path, folders: Sequence[Path] = ()) -> Merged:
             _take_recipes(folder, output)
             files = open_captions(folder, naming_of(folder))
             merged.unlike[folder] = read_folder(
-                folder, partial(_take_rows, files, output, states, merged)
+                folder, partial(_take_rows, folder, files, output, states, merged)
             )
         if content := common_input(root, folders):
             output.replace(INPUT, content)  # so that `verify` and `export` know it
@@ -167,6 +167,7 @@ def _take_recipes(folder: Path, output: Output) -> None:
 
 
 def _take_rows(
+    folder: Path,
     files: CaptionFiles,
     output: Output,
     states: KnownItems,
@@ -174,7 +175,7 @@ def _take_rows(
     rows: FolderRows,
 ) -> int:
     """Returns how many captions were not taken because their items have others."""
-    num_unlike, newer = 0, set()
+    num_unlike, newer, refused = 0, set[str](), set[str]()
     for number, row in enumerate(rows.newest_first()):
         is_newest = row.file not in newer
         if number < len(rows.journal):
@@ -183,8 +184,8 @@ def _take_rows(
         if present is not None and present.status == "captioned":
             if row.status == "failed":
                 merged.outdone += 1
-            elif is_newest and hash_of(row.caption or "") != states.trace(row.file).text_hash:
-                num_unlike += 1
+            elif is_newest:
+                num_unlike += _is_other(row, files, states.trace(row.file).text_hash)
             continue
         try:
             text = _text(row, files)
@@ -195,8 +196,10 @@ def _take_rows(
             else:
                 continue
         except ItemError as error:
-            merged.refused.append(f"{row.file}: {error}")
-            merged.num_lost += row.status == "captioned"
+            if row.file not in refused:  # of a newer row
+                refused.add(row.file)
+                merged.refused.append(f"{row.file} of {folder}: {error}")
+                merged.num_lost += row.status == "captioned"
             continue
         states.add(row)
         merged.taken[row.status] += 1
@@ -207,6 +210,16 @@ def _take_rows(
             merged.taken -= Counter(failed=1)
             merged.outdone += 1
     return num_unlike
+
+
+def _is_other(row: Row, files: CaptionFiles, text_hash: int) -> bool:
+    """Whether the caption of a captioned row is another than that which the item has already."""
+    if hash_of(row.caption or "") == text_hash:
+        return False
+    try:
+        return hash_of(_text(row, files) or "") != text_hash
+    except ItemError:
+        return False
 
 
 def _text(row: Row, files: CaptionFiles) -> str | None:
