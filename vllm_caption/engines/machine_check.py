@@ -139,11 +139,10 @@ async def await_machine(
 
     Raises UsageError with the reason if none can start, and for a model that is nowhere.
     """
-    if config.executor != "local":
+    if not any(gpus):  # engines on the CPU, or on other machines
+        await asyncio.to_thread(check_model_exists, config)
         return
     weights = await asyncio.to_thread(find_weights, config)
-    if not any(gpus):  # engines on the CPU
-        return
     give_up_s = time.monotonic() + PATIENCE_S
     waits = False
     while True:

@@ -36,7 +36,7 @@ ITEM_MEANINGS: Final[dict[str, Meaning]] = {
     "not_a_file": Meaning("The name is that of a folder or a device.", _FIX_DOCUMENT),
     "unreadable": Meaning(
         "The file exists but cannot be read.",
-        "Fix its permissions or the disk, then rerun.",
+        "Fix its permissions or the disk, then run again.",
     ),
     "timeout": Meaning(
         "Reading and decoding the image took longer than --item-timeout.",
@@ -82,7 +82,7 @@ DOCUMENT_MEANINGS: Final[dict[str, Meaning]] = {
         "It is a folder, a link to one, or a device.",
         "Name the folder itself as --input, or put a file in its place; then run again.",
     ),
-    "unreadable": Meaning("It exists but cannot be read.", "Fix its permissions, then rerun."),
+    "unreadable": Meaning("It exists but cannot be read.", "Fix its permissions, then run again."),
 }
 FLAG_MEANINGS: Final[dict[str, Meaning]] = {
     "empty": Meaning("The caption is empty.", _REDO),
