@@ -251,10 +251,17 @@ def test_keyboard_alone_reaches_search_pages_and_details(visit: Any) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Escape")
     assert not page.locator("#detail").is_visible()
-    assert page.evaluate("document.activeElement.dataset.item") == "2"
+    await_focus_on_card(page, "2")
     page.locator("#next").focus()
     page.keyboard.press("Enter")
     assert page.locator(".card").count() == 8
+
+
+def await_focus_on_card(page: Any, item: str) -> None:
+    """The browser tells the page only in a later task that the dialog was closed; then the page
+    moves the focus. Fails if it never does."""
+    focused = "item => document.activeElement.dataset.item === item"
+    page.wait_for_function(focused, arg=item, timeout=10_000)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -303,7 +310,7 @@ def test_an_open_item_keeps_the_focus_until_escape(visit: Any) -> None:
         tabbed.append(page.evaluate(in_dialog))
     assert tabbed == ["", "detail-next", "detail-close"], "the link, then the buttons"
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.dataset.item") == "0"
+    await_focus_on_card(page, "0")
 
 
 def test_button_at_the_last_item_or_page_passes_the_focus_on(visit: Any) -> None:
