@@ -13,10 +13,11 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
-from unittest.mock import patch
+from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock, patch
 
 import pytest
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vllm_caption.captions.prompt import RenderedPrompt, RequestOptions, load_prompt
@@ -245,6 +246,52 @@ def test_pixel_bounds_apply_unless_the_user_bounds_the_processor(
 
 
 # --- scripts beside the package ------------------------------------------------------------------
+
+
+def test_question_is_tokenized_once_and_its_requests_are_those_of_vllms_chat() -> None:
+    from vllm.renderers import renderer_from_config
+
+    from vllm_caption.engines.vllm_engine import RequestRenderer, _messages, chat_params
+
+    checked = check(describe_it())
+    config = pickle.loads(checked.engine_args).create_engine_config()
+    renderer = renderer_from_config(config)
+    tokenization = renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
+    rendering = RequestRenderer(renderer, RequestOptions())
+    images = [
+        Image.effect_noise(size, 80).convert("RGB") for size in ((60, 40), (40, 60), (7, 300))
+    ]
+    with patch.object(renderer, "render_messages", wraps=renderer.render_messages) as templated:
+        for user, system in (("Describe it.", None), ("描述它。", "You see a <poster>.")):
+            made = [rendering.render(user, system, image) for image in images]
+            for image, request in zip(images, made, strict=True):
+                chat = [_messages(user, system, image)]
+                _, (expected,) = renderer.render_chat(
+                    chat, chat_params(RequestOptions()), tokenization
+                )
+                assert comparable(request) == comparable(expected)
+    assert templated.call_count == 2 + 2 * len(images), "once a question, and by `render_chat`"
+
+
+def comparable(request: Any) -> dict[str, Any]:
+    """All of a request but when it came, and the name that vLLM gives each image."""
+    pixels = request["mm_kwargs"]["image"][0].get_data()
+    kept = {key: value for key, value in request.items() if key not in UNIQUE}
+    return kept | {name: value.tolist() for name, value in pixels.items()}
+
+
+UNIQUE = {"arrival_time", "mm_hashes", "mm_kwargs"}
+
+
+def test_renderer_of_another_kind_sees_the_image_of_each_request() -> None:
+    from vllm_caption.engines.vllm_engine import RequestRenderer
+
+    seen = MagicMock()
+    seen.render_chat.side_effect = lambda chats, *_: (chats, chats)
+    image = Image.new("RGB", (9, 9))
+    rendered = RequestRenderer(seen, RequestOptions()).render("Describe it.", None, image)
+    assert isinstance(rendered, list)
+    assert rendered[0]["content"][0]["image_pil"] is image
 
 
 def test_scripts_beside_the_package_find_what_they_import() -> None:
