@@ -25,7 +25,7 @@ from vllm_caption.images.decode import prepare_image
 from vllm_caption.images.files import read_image
 from vllm_caption.process import DECODER_NAME
 
-KILLS = 3
+KILLS = 2
 """As many as an item has retries, in case that all hit the same one."""
 
 
@@ -167,8 +167,9 @@ def test_decoders_do_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> None
 
 
 def test_decoders_that_are_killed_again_and_again_cost_no_engine_and_no_caption(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FAKE_SLOW_STAGE", "decode")
     run = Run(tmp_path, names(60), num_engines=2)
     kills = 0
 
@@ -181,14 +182,18 @@ def test_decoders_that_are_killed_again_and_again_cost_no_engine_and_no_caption(
             await asyncio.sleep(0.02)
 
     async def serve() -> None:
-        await asyncio.gather(run.run(), kill_decoders())
+        async with asyncio.timeout(60):
+            await asyncio.gather(run.run(), kill_decoders())
 
     asyncio.run(serve())
     assert len(captions(run.config.output)) == 60
     assert (run.told, [engine.restarts for engine in run.stats.engines]) == ([], [0, 0])
 
 
-def test_stopped_decoder_costs_its_image_the_time_limit_and_no_other(tmp_path: Path) -> None:
+def test_stopped_decoder_costs_its_image_the_time_limit_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SLOW_STAGE", "decode")
     run = Run(tmp_path, names(30), num_engines=1, engine={"item_timeout_s": 1.0})
     stopped: list[psutil.Process] = []
 
@@ -200,7 +205,8 @@ def test_stopped_decoder_costs_its_image_the_time_limit_and_no_other(tmp_path: P
             await asyncio.sleep(0.01)
 
     async def serve() -> None:
-        await asyncio.gather(run.run(), stop_one())
+        async with asyncio.timeout(60):
+            await asyncio.gather(run.run(), stop_one())
 
     asyncio.run(serve())
     assert not psutil.wait_procs(stopped, timeout=10)[1]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -290,12 +293,16 @@ def test_processes_that_outlive_a_command_are_named_and_ended(
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_command_that_times_out_is_ended_with_all_its_children(tmp_path: Path) -> None:
+def test_a_command_that_times_out_is_ended_with_all_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [sys.executable, "-c", LEAVES_A_CHILD, "600"]
-    with Command(arguments, tmp_path / "log", limit_s=1) as running:
+    with Command(arguments, tmp_path / "log", limit_s=60) as running:
+        assert running.until(running.process.children)
+        family = running.process.children(recursive=True)
+        late = SimpleNamespace(monotonic=lambda: math.inf, sleep=time.sleep)
+        monkeypatch.setattr("tools.gpu.commands.time", late)
         assert running.wait() is None
-        family = psutil.Process(running.process.pid).children(recursive=True)
-        assert family
     alive = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert alive == []
 

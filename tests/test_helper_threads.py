@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from vllm_caption.store.disk.helper_threads import NUM_HELPERS, SLOW_S, HelperThreads
 
-BATCH = range(24)
+BATCH = range(1 + 6 * (NUM_HELPERS + 1))
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def threads_of(helpers: HelperThreads, do: Callable[[], None]) -> int:
 
 
 def wait() -> None:
-    time.sleep(0.002)
+    time.sleep(0.02)
 
 
 def compute() -> None:
@@ -43,7 +44,15 @@ def compute() -> None:
 
 
 def test_operations_that_wait_are_shared_from_the_first_batch_on(helpers: HelperThreads) -> None:
-    assert threads_of(helpers, wait) == NUM_HELPERS + 1
+    begun, together = itertools.count(), threading.Barrier(NUM_HELPERS + 1)
+
+    def wait_for_all() -> None:
+        if next(begun):
+            together.wait(timeout=60)
+        else:  # it is tried alone
+            wait()
+
+    assert threads_of(helpers, wait_for_all) == NUM_HELPERS + 1
 
 
 def test_operations_that_become_slow_are_shared_soon(helpers: HelperThreads) -> None:
@@ -61,7 +70,7 @@ def test_one_long_wait_does_not_end_the_sharing_of_a_slow_disk(helpers: HelperTh
     for _ in range(200):
         if threads_of(helpers, wait) > 1 and threads_of(helpers, wait) > 1:
             break
-    threads_of(helpers, lambda: time.sleep(next(waits, 0.002)))
+    threads_of(helpers, lambda: time.sleep(next(waits, 0.02)))
     assert threads_of(helpers, wait) > 1
 
 

@@ -304,7 +304,7 @@ def test_exit_code_of_shards_is_that_of_the_worst() -> None:
 def test_job_that_ends_is_shown_as_it_ended(
     tmp_path: Path, end: str, exit_code: int, text: str
 ) -> None:
-    files = make_input(tmp_path, 20)
+    files = make_input(tmp_path, 20 if end == "wait" else 200)
     out = tmp_path / "out"
     flags = (*input_flags(tmp_path), f"--output={out}", *QUICK)
     job = start(*flags, command=FAKE, environment={"FAKE_SLOW_STAGE": "engine"})
@@ -331,7 +331,11 @@ def test_job_that_ends_is_shown_as_it_ended(
 # --- the lock, looked at ---------------------------------------------------------------------
 
 
-def test_checking_the_lock_never_causes_a_run_to_be_refused(tmp_path: Path) -> None:
+def test_checking_the_lock_never_causes_a_run_to_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine may take the processor from the process that looks.
+    monkeypatch.setattr("vllm_caption.store.lock._PATIENCE_S", 5.0)
     code = (
         "import sys; from pathlib import Path; from vllm_caption.store.lock import find_holder\n"
         "print('on', flush=True)\nwhile True: find_holder(Path(sys.argv[1]))"
