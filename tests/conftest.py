@@ -24,7 +24,7 @@ LONGEST = (
     "test_api",
     "test_truth",
     "test_engine_faults",
-    "test_executors",  # far from the docs, whose `ray stop` would end its cluster
+    "test_executors",
     "test_other_models",
     "test_driver",
     "test_process",

@@ -24,9 +24,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 from support.job import ENVIRONMENT
+from support.ray_cluster import only_ray
 
 from vllm_caption.commands.run import parse_run
 from vllm_caption.demo import SAMPLE_DIR
@@ -141,7 +141,8 @@ def masked(line: str) -> str:
 
 
 PAGES_WITH_COMMANDS = [page for page in PAGES if any(commands(page))]
-Ran = list[tuple[Command, list[str], int]]
+Ran = list[tuple[Command, list[str], int]] | None
+"""What the commands of a page said; None where they were not run."""
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +152,15 @@ def ran(
     """Run every requested page, four at a time: most of the time is waiting."""
 
     def run(page: Path, folder: Path) -> Ran:
-        return list(run_all(page, folder))
+        if page.name != "machines.md":
+            return list(run_all(page, folder))
+        with only_ray() as is_alone:  # its `ray stop` ends every Ray on this machine
+            return list(run_all(page, folder)) if is_alone else None
 
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
     asked = {item.callspec.params["page"] for item in tests if "ran" in item.fixturenames}
-    pages = [page for page in PAGES_WITH_COMMANDS if page in asked]
-    pages = [page for page in pages if page.name != "machines.md" or not ray_runs()]
+    # The page that needs to be alone first: later, other tests have a Ray cluster.
+    pages = sorted(asked, key=lambda page: (page.name != "machines.md", page))
     folders = [tmp_path_factory.mktemp(page.stem) for page in pages]  # not thread-safe
     with ThreadPoolExecutor(4) as threads:
         yield {
@@ -165,16 +169,12 @@ def ran(
         }
 
 
-def ray_runs() -> bool:
-    """Whether a Ray cluster is running here, which a page's `ray stop` would end, too."""
-    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
-
-
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.name)
 def test_commands_on_a_page_do_what_it_shows(page: Path, ran: dict[Path, Future[Ran]]) -> None:
-    if page not in ran:
+    results = ran[page].result()
+    if results is None:
         pytest.skip("another Ray runs on this machine")
-    for command, said, exit_code in ran[page].result():
+    for command, said, exit_code in results:
         assert exit_code == 0, f"$ {command.text}\n" + "\n".join(said)
         if command.shown:
             assert matches(command.shown, said), f"$ {command.text}\n" + "\n".join(said)

@@ -7,13 +7,16 @@ cut would.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+import psutil
 
 from vllm_caption.config import RunConfig
 from vllm_caption.engines.executors.base import Executor
@@ -57,8 +60,37 @@ class RayCluster:
 
 
 @contextmanager
+def lock(operation: int) -> Iterator[None]:
+    """A lock that clusters share, in all processes of the tests. Raises BlockingIOError."""
+    with open(__file__) as file:
+        fcntl.flock(file, operation)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # forks have the file, too
+
+
+@contextmanager
+def only_ray() -> Iterator[bool]:
+    """Whether no Ray is running on this machine; if so, no test starts one meanwhile."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield "raylet" not in [p.info["name"] for p in psutil.process_iter(["name"])]
+
+
+@contextmanager
 def ray_cluster(**head: Any) -> Iterator[RayCluster]:
     """One node with these resources; gone with everything on it at the end."""
+    with lock(fcntl.LOCK_SH), _ray_cluster(head) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _ray_cluster(head: dict[str, Any]) -> Iterator[RayCluster]:
     import ray
 
     process = subprocess.Popen(
