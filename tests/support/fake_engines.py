@@ -105,7 +105,7 @@ class FakeEngine:
 
 
 def slow_down(stage: str) -> None:
-    """Make one stage slow, in the process that runs it."""
+    """Make one stage slow, in the process that runs it. `engine 0.5`: each answer takes 0.5 s."""
 
     def read_slowly(root: str, file: str) -> tuple[bytes, str]:
         time.sleep(0.05)
@@ -126,8 +126,8 @@ def slow_down(stage: str) -> None:
         CaptionFiles.write = write_slowly  # type: ignore[method-assign]
     if stage == "render":
         FakeEngine.render_s = 0.03
-    if stage == "engine":
-        FakeEngine.step_s = 0.2
+    if stage.startswith("engine"):
+        FakeEngine.step_s = float(stage.removeprefix("engine") or 0.2)
 
 
 def start_fake(spec: WorkerSpec) -> FakeEngine:
