@@ -121,7 +121,7 @@ def test_item_that_kills_its_engine_is_found_and_costs_no_other_item_an_attempt(
 
 def test_engine_that_stalls_is_replaced(tmp_path: Path, make_executor: Any) -> None:
     files = names(12, n3="hang.png")
-    run = make_run(tmp_path, files, make_executor, engine={"stall_timeout_s": 1.0})
+    run = make_run(tmp_path, files, make_executor, engine={"stall_timeout_s": 3.0})
     asyncio.run(run.run())
     assert run.kinds() == {"hang.png": "poison"}
     assert len(captions(run.config.output)) == 11

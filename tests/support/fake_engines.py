@@ -136,6 +136,12 @@ def start_fake(spec: WorkerSpec) -> FakeEngine:
     return FakeEngine(Path(spec.images_root) / "gate", spec.options.schema)
 
 
+def start_with_quick_beats(spec: WorkerSpec) -> FakeEngine:
+    """An engine whose worker shows often enough that it is alive, however busy the machine is."""
+    worker.BEAT_S = 0.1
+    return start_fake(spec)
+
+
 def start_with_program(spec: WorkerSpec) -> FakeEngine:
     """An engine with a child process, like a spawned engine core."""
     program = subprocess.Popen(["sleep", "1000"])
@@ -168,7 +174,7 @@ def start_on_an_odd_disk(spec: WorkerSpec) -> FakeEngine:
         return read_image(root, file)
 
     worker.read_image = read_oddly  # type: ignore[attr-defined]
-    return start_fake(spec)
+    return start_with_quick_beats(spec)
 
 
 class InstantWorker(worker.Worker):
@@ -219,17 +225,22 @@ class OverflowingEngine(FakeEngine):
     """Its numbers overflow for every request once the first caption is written."""
 
     async def generate(self, request: CaptionRequest, rendered: object) -> Generation:
+        self.gate.with_name("asked").touch()
         while not [*self.gate.parent.parent.glob("out/**/*.txt")]:
             await asyncio.sleep(0.01)
         return Generation("!" * 24, "length", 10, 24)
 
 
 def start_overflowing_once(spec: WorkerSpec) -> FakeEngine:
-    """The first engine is faulty; the others, and its replacement, are fine."""
+    """The first engine is faulty; the others, and its replacement, are fine. They start once the
+    first one has items, and are slow, so that they leave it enough of them."""
     gate = Path(spec.images_root) / "gate"
     try:
         Path(spec.images_root, "sick").touch(exist_ok=False)
     except FileExistsError:
+        while not gate.with_name("asked").exists():
+            time.sleep(0.01)
+        FakeEngine.step_s = 0.02
         return start_fake(spec)
     return OverflowingEngine(gate)
 
