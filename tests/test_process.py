@@ -264,14 +264,20 @@ def test_time_during_which_the_whole_job_stood_still_does_not_count(tmp_path: Pa
     make_input(tmp_path, 4)
     (gated,) = make_gated(tmp_path)
     job = start(*flags(tmp_path, "-dp=1", "--stall-timeout=3"), command=FAKE)
+
+    def written_at() -> int:
+        return (tmp_path / "out/status.json").stat().st_mtime_ns
+
     wait_until(lambda: status(tmp_path / "out").get("captioned", 0) >= 4, job)
     driver = psutil.Process(job.pid)
     others = driver.children(recursive=True)
     for stopped in (driver, *others):
         stopped.suspend()
     time.sleep(5)
+    before = written_at()
     driver.resume()
-    time.sleep(0.7)  # it checks its engine before that can report anything
+    # It checks its engine, and then writes its status, before that can report anything.
+    wait_until(lambda: written_at() != before, job)
     for stopped in others:
         stopped.resume()
     (tmp_path / "raw/gate").touch()
@@ -333,11 +339,12 @@ def test_python_that_ignores_its_environment_is_refused_with_the_variable_to_set
 
 
 def test_temporary_folder_with_a_long_name_works_and_nothing_is_left(tmp_path: Path) -> None:
-    files = make_input(tmp_path, 4)
+    files = make_input(tmp_path, 4) + make_gated(tmp_path)
     long = tmp_path / ("t" * 120)
     long.mkdir()
     job = start(*flags(tmp_path, "-dp=1"), command=FAKE, environment={"TMPDIR": str(long)})
     wait_until(lambda: list(Path("/tmp").glob(f"vllm-caption-{job.pid}-*")), job)
+    (tmp_path / "raw/gate").touch()
     _, stderr = job.communicate(timeout=60)
     assert job.returncode == 0, stderr
     assert captions(tmp_path / "out").keys() == set(files)

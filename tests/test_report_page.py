@@ -142,8 +142,7 @@ def test_page_opens_without_an_error_and_shows_pictures_with_captions(visit: Any
     cards = page.locator(".card")
     assert cards.count() == 48
     assert "A shape of number 0." in cards.nth(1).inner_text()
-    loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
-    assert page.evaluate(loaded)
+    page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert page.locator(".card img").count() == 48
 
 
@@ -179,7 +178,6 @@ def test_search_finds_fields_by_name_and_value(visit: Any) -> None:
         ("adopted", "1 of 4 items"),
     ):
         page.fill("#q", words)
-        page.wait_for_timeout(150)
         assert (words, found(page)) == (words, expected)
 
 

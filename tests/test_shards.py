@@ -36,7 +36,7 @@ from vllm_caption.inputs.reader import InputReader
 from vllm_caption.items import Item
 from vllm_caption.store.checkpoint import Checkpoint
 from vllm_caption.store.disk.folding import Folding
-from vllm_caption.store.layout import caption_name
+from vllm_caption.store.layout import JOURNAL, caption_name, shard_folder
 from vllm_caption.store.naming import naming_of, naming_of_run
 from vllm_caption.store.output import Output
 from vllm_caption.store.rows import Row
@@ -282,7 +282,8 @@ def test_killed_shard_loses_nothing_that_was_captioned(tmp_path: Path) -> None:
     flags = (*input_flags(tmp_path), f"--output={out}", *QUICK, f"--shard={mine}")
     process = start(*flags, command=FAKE)
     expected = len(items(tmp_path, Shard.parse(mine))) - 1
-    wait_until(lambda: len(captions(out)) == expected, process)
+    journal = shard_folder(out, Shard.parse(mine)) / JOURNAL
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") == expected, process)
     process.kill()
     process.communicate()
     merged = run_here("merge", f"--output={out}")

@@ -19,15 +19,16 @@ from vllm_caption.messages import Beat, Captioned, CaptionRequest, ImageRead, Le
 
 NUM_ITEMS = 40
 THREADS = 3
-RENDER_S = 0.02
-"""Longer than an image takes to decode here."""
+AHEAD = 2 * THREADS
+"""How many images are held decoded for the renderer."""
 
 
 class HeldEngine:
-    """Renders one image, then no more until the gate opens, and slowly from then on. Its answers
-    come when all images are rendered."""
+    """Renders one image, then no more until the gate opens, and from then on only while as many
+    images as may be are decoded. Its answers come when all images are rendered."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link) -> None:
+        self.link = link
         self.gate = threading.Event()
         self.num_rendered = 0
         self.images: list[weakref.ref[Any]] = []
@@ -36,7 +37,8 @@ class HeldEngine:
     def render(self, request: CaptionRequest, image: Any) -> object:
         if self.num_rendered:
             self.gate.wait()
-            time.sleep(RENDER_S)
+            while count(self.link.sent, ImageRead) < min(NUM_ITEMS, self.num_rendered + AHEAD):
+                time.sleep(0.001)
         self.num_rendered += 1
         self.images.append(weakref.ref(image))
         return request.file
@@ -94,13 +96,16 @@ def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_n
     requests = tuple(CaptionRequest(n, "x.png", "?") for n in range(NUM_ITEMS))
 
     async def serve() -> tuple[int, int, list[Captioned]]:
-        engine, link = HeldEngine(), Link(Lease(requests))
+        link = Link(Lease(requests))
+        engine = HeldEngine(link)
         decoders = Decoders(ImageConfig())
         worker = Worker(link, engine, decoders, str(tmp_path), THREADS, 30.0, True)
+        started = time.perf_counter()
         serving = asyncio.ensure_future(worker.serve())
-        most = 1 + 2 * THREADS  # the rendered one, and those that are ahead of the renderer
+        most = 1 + AHEAD  # the rendered one, and those that are ahead of the renderer
         await link.until(lambda sent: count(sent, ImageRead) >= most)
-        await asyncio.sleep(0.2)  # in which all forty would be decoded
+        # In this time all forty would be decoded; and it is long beside what they wait for else.
+        await asyncio.sleep(10 * (time.perf_counter() - started))
         num_decoded = count(link.sent, ImageRead)
         engine.gate.set()
         await link.until(lambda sent: count(sent, Captioned) == NUM_ITEMS)
@@ -114,8 +119,8 @@ def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_n
         )
 
     num_decoded, most_images, captioned = asyncio.run(serve())
-    assert num_decoded == 1 + 2 * THREADS
-    assert most_images <= 2 * THREADS  # of forty in the engine
+    assert num_decoded == 1 + AHEAD
+    assert most_images <= AHEAD  # of forty in the engine
     # The others waited for the renderer, and say so, whether or not they were decoded already.
     waited_s = sum(answer.timings.render_queue_s for answer in captioned)
     assert waited_s > 5 * sum(answer.timings.queue_s for answer in captioned)
