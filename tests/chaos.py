@@ -254,10 +254,10 @@ def wait(pid: int) -> int:
 
 
 def nothing_is_alive(mark: str) -> None:
-    """Everything that a driver started is gone within 5 s of its end."""
-    deadline = time.monotonic() + 5
+    """Everything that a driver started is gone within 30 s of its end."""
+    deadline = time.monotonic() + 30
     while alive := list(marked(mark)):
-        assert time.monotonic() < deadline, f"alive 5 s after their driver: {alive}"
+        assert time.monotonic() < deadline, f"alive 30 s after their driver: {alive}"
         time.sleep(0.01)
 
 

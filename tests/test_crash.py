@@ -225,22 +225,21 @@ def test_memory_and_descriptors_of_the_driver_do_not_grow_over_20_000_items(
     arguments = (*input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=2", "--quiet")
     process = start(*arguments, command=FAKE)
     driver = psutil.Process(process.pid)
-    after_5000: tuple[float, int] | None = None
-    last = (0.0, 0)
+    after_5000: list[tuple[float, int]] = []
     while process.poll() is None:
         now = status(tmp_path / "out")
         is_captioning = now.get("state") == "running" and now["phase"] is None
         with contextlib.suppress(psutil.Error):
             if is_captioning and now["captioned"] >= 5_000:
-                last = (driver.memory_info().rss / 2**20, driver.num_fds())
-                after_5000 = after_5000 or last
+                after_5000.append((driver.memory_info().rss / 2**20, driver.num_fds()))
         time.sleep(0.2)
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert f"captioned {count:,} ({count:,} in this run), failed 0" in stdout
-    assert after_5000 is not None
-    assert last[0] < 1.1 * after_5000[0], (after_5000, last)
-    assert last[1] <= after_5000[1] + 2, (after_5000, last)  # fewer where the input was still read
+    assert after_5000[-1][0] < 1.1 * after_5000[0][0], after_5000
+    # Some files are open only for a moment; and at first, those of the input, which is still read.
+    first, last = (min(fds for _, fds in few) for few in (after_5000[:10], after_5000[-10:]))
+    assert last <= first + 2, after_5000
 
 
 def make_small_files(folder: Path, count: int) -> None:

@@ -49,6 +49,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", tmp_path], check=True)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("fake_engines")
 def test_every_row_of_hostile_collections_is_accounted_for_exactly_once(folder: Path) -> None:
     num_defects, problems = 0, []

@@ -36,7 +36,7 @@ image.save(sys.argv[1], lossless=True, quality=0, method=0)
 def run(script: str, *arguments: str) -> str:
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=True
+        command, capture_output=True, text=True, timeout=200, check=True
     ).stdout.strip()
 
 

@@ -134,9 +134,9 @@ def test_text_with_hardly_any_variety_is_a_loop() -> None:
 
 def test_long_caption_is_checked_quickly() -> None:
     text = " ".join(f"w{i % 997}" for i in range(20_000))
-    started = time.perf_counter()
+    started = time.process_time()
     flags(text + "ab" * 3 + " " * 20_000 + "x" * 11, BRIEF, BRIEF_PROMPT)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 # ------------------------------------------------------------------------------------- refusal

@@ -441,11 +441,10 @@ def test_run_that_holds_the_folder_is_named_and_may_continue(tmp_path: Path) -> 
 
 def test_repair_is_refused_while_a_run_holds_the_folder(tmp_path: Path) -> None:
     out = complete(tmp_path)
-    code = (
-        "import sys, time; from pathlib import Path; from vllm_caption.store.output import Output\n"
-    )
-    code += "output = Output(Path(sys.argv[1]), 5); print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE)
+    code = "import sys; from pathlib import Path; from vllm_caption.store.output import Output\n"
+    code += "output = Output(Path(sys.argv[1]), 5); print('held', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    holder = subprocess.Popen([sys.executable, "-c", code, out], **pipes)
     assert holder.stdout is not None
     try:
         holder.stdout.readline()
