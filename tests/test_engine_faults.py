@@ -42,7 +42,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
         write_document(folder, name, [file], ["SvgElement"], title=f"A {word}")
         culprits.append(file)
     arguments = (*FLAGS, FAULTY, "-dp=2", *input_flags(folder), f"--output={folder / 'out'}")
-    result = run_here(*arguments, "--stall-timeout=3")
+    result = run_here(*arguments, "--stall-timeout=6")
     return Faults(files, culprits, result, folder / "out")
 
 
@@ -107,8 +107,9 @@ def test_model_that_answers_nothing_stops_the_run_and_leaves_every_item_pending(
 def test_captions_that_take_longer_than_the_stall_timeout_are_not_a_stall(tmp_path: Path) -> None:
     make_input(tmp_path, 2)
     arguments = ("--model=demo", *input_flags(tmp_path), f"--output={tmp_path / 'out'}", "-dp=1")
-    long = ("--ignore-eos", "--max-tokens=1500", "--no-checks", "--stall-timeout=1.5")
+    sleepy = "--worker-cls=benchmarks.throughput.sleepy.SleepyWorker"  # a step takes 20 ms
+    long = (sleepy, "--ignore-eos", "--max-tokens=300", "--no-checks", "--stall-timeout=5")
     result = run_here(*arguments, *long)
     assert result.exit_code == 0, result.stderr
-    assert min(row["generate_s"] for row in rows(tmp_path / "out").values()) > 1.5
+    assert min(row["generate_s"] for row in rows(tmp_path / "out").values()) > 5
     assert "made no progress" not in result.stderr
