@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from collections import Counter
@@ -34,6 +36,7 @@ from support.job import (
     write_document,
 )
 
+from vllm_caption.driver.engine_slot import JOIN_TIMEOUT_S
 from vllm_caption.process import DECODER_NAME
 from vllm_caption.store.layout import parts
 
@@ -52,7 +55,9 @@ class CorpusRun:
     output: Path
     first: Result
     second: Result
-    second_took_s: float
+    second_cpu_s: float
+    logs_of_first: dict[Path, int]
+    logs_of_second: dict[Path, int]
 
     def items_line(self, *, captioned_now: bool) -> str:
         """The line of the summary that counts the items."""
@@ -70,10 +75,22 @@ def corpus_run(tmp_path_factory: pytest.TempPathFactory) -> CorpusRun:
     folder, output = CRELLO_LIKE, tmp_path_factory.mktemp("corpus")
     arguments = [MODEL, *input_flags(folder), f"--output={output}", "-dp=2"]
     first = run_here(*arguments)
-    began = time.monotonic()
+    logs, cpu_s = stamps_of_logs(output), cpu_s_of_children()
     second = run(*arguments)
+    cpu_s = cpu_s_of_children() - cpu_s
     expected = json.loads((folder / "expected.json").read_text())
-    return CorpusRun(expected, output, first, second, time.monotonic() - began)
+    return CorpusRun(expected, output, first, second, cpu_s, logs, stamps_of_logs(output))
+
+
+def stamps_of_logs(output: Path) -> dict[Path, int]:
+    """When each log of an engine or of the check of the flags was last written."""
+    return {path: path.stat().st_mtime_ns for path in (output / "logs").iterdir()}
+
+
+def cpu_s_of_children() -> float:
+    """The processor time of the children of this process that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +141,8 @@ def test_second_run_starts_no_engine_and_ends_with_the_same_counts(corpus_run: C
     assert corpus_run.items_line(captioned_now=False) in second.stdout
     assert "missing_file 5" in second.stdout
     assert "Checking" not in second.stderr
-    assert corpus_run.second_took_s < 5
+    assert corpus_run.logs_of_second == corpus_run.logs_of_first
+    assert corpus_run.second_cpu_s < 5  # importing vLLM takes more
 
 
 def test_every_row_of_a_caption_says_what_made_it_and_agrees_with_its_file(
@@ -168,10 +186,11 @@ def test_finished_run_leaves_one_row_per_item_and_an_empty_journal(corpus_run: C
 
 
 def test_both_engines_took_part(corpus_run: CorpusRun) -> None:
-    made = (row for row in rows(corpus_run.output).values() if row["output_tokens"])
-    shares = Counter(row["engine"] for row in made)
-    assert sorted(shares) == [0, 1]
-    assert min(shares.values()) > 50
+    made = [row for row in rows(corpus_run.output).values() if row["output_tokens"]]
+    engines = [row["engine"] for row in sorted(made, key=lambda row: row["finished_at"])]
+    assert set(engines) == {0, 1}
+    shares = Counter(engines[max(engines.index(0), engines.index(1)) :])  # once both are up
+    assert min(shares.values()) > 0.25 * shares.total()
 
 
 # --- prompts, resume, adoption -----------------------------------------------------------------
@@ -286,7 +305,7 @@ def up_engines(output: Path) -> list[int]:
 
 
 def start_and_kill(arguments: list[str], output: Path, num_captions: int) -> None:
-    """A run that is killed, with nothing of it left after 5 s, once so many captions are there."""
+    """A run that is killed, with nothing of it left soon after, once so many captions are there."""
     process = start(*arguments)
     driver = psutil.Process(process.pid)
     wait_until(lambda: driver.children(recursive=True), process)
@@ -294,7 +313,7 @@ def start_and_kill(arguments: list[str], output: Path, num_captions: int) -> Non
     family = driver.children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not psutil.wait_procs(family, timeout=30)[1]
 
 
 def test_repeatedly_killed_driver_leaves_no_process_and_repeats_nothing(
@@ -358,7 +377,7 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
         began = time.monotonic()
         core.kill()
         wait_until(lambda: "died" in told.getvalue())
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < JOIN_TIMEOUT_S  # it was not waited for
 
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     result = run_here(*arguments, *LONG, meanwhile=kill_one)
@@ -366,6 +385,18 @@ def test_killed_engine_is_replaced_and_every_item_is_captioned_once(tmp_path: Pa
     assert "Items: 150, captioned 150 (150 in this run), failed 0" in result.stdout
     assert set(captions(output)) == set(files)
     assert {row["attempts"] for row in rows(output).values()} == {1}
+
+
+RUN_FOR_A_TENTH = """
+import contextlib, os, signal, sys, time
+with contextlib.suppress(ProcessLookupError):  # it has ended
+    while True:
+        os.killpg(int(sys.argv[1]), signal.SIGSTOP)
+        time.sleep(0.18)
+        os.killpg(int(sys.argv[1]), signal.SIGCONT)
+        time.sleep(0.02)
+"""
+"""Slows down a group of processes, in a process that nothing else keeps busy."""
 
 
 def test_slow_engine_takes_fewer_items_and_the_others_take_its_share(tmp_path: Path) -> None:
@@ -377,12 +408,7 @@ def test_slow_engine_takes_fewer_items_and_the_others_take_its_share(tmp_path: P
         """Once both engines are up, one runs for only a tenth of the time."""
         pids = wait_until(lambda: len(up_engines(output)) == 2 and up_engines(output))
         before.extend(engine["captioned"] for engine in status(output)["engines"])
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            while True:
-                os.killpg(pids[0], signal.SIGSTOP)
-                time.sleep(0.18)
-                os.killpg(pids[0], signal.SIGCONT)
-                time.sleep(0.02)
+        subprocess.run([sys.executable, "-c", RUN_FOR_A_TENTH, str(pids[0])], check=True)
 
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=2"]
     result = run_here(*arguments, *LONG, meanwhile=slow_down)
@@ -430,13 +456,12 @@ def test_ctrl_c_before_an_engine_is_up_leaves_at_once(
     wait_until(lambda: status(output), process)
     driver = psutil.Process(process.pid)
     family = wait_until(lambda: len(found := driver.children()) >= processes and [driver, *found])
-    began = time.monotonic()
     os.killpg(process.pid, number)  # also reaches processes that do not lead their own session yet
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert time.monotonic() - began < 3
-    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not list(output.rglob("*.log")), "it waited for vLLM to be imported"
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
 
 
@@ -453,10 +478,11 @@ def test_second_ctrl_c_stops_at_once_and_keeps_finished_captions(tmp_path: Path)
         os.kill(os.getpid(), signal.SIGTERM)
 
     arguments = [MODEL, *input_flags(tmp_path), f"--output={output}", "-dp=1", "--no-checks"]
-    endless = ("--ignore-eos", "--max-tokens=1500")
+    sleepy = "--worker-cls=benchmarks.throughput.sleepy.SleepyWorker"  # a step takes 20 ms
+    endless = (sleepy, "--ignore-eos", "--max-tokens=1500")
     result = run_here(*arguments, *endless, meanwhile=interrupt_twice)
     assert result.exit_code == 130
-    assert time.monotonic() - second[0] < 3
+    assert time.monotonic() - second[0] < JOIN_TIMEOUT_S  # their captions take 30 s
     assert set(captions(output)) == {
         file for file, row in rows(output).items() if row["status"] == "captioned"
     }
