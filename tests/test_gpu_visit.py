@@ -274,9 +274,10 @@ def test_the_memory_of_all_gpus_is_counted(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 LEAVES_A_CHILD = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-time.sleep(float(sys.argv[1]))
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
 """
 
 
@@ -284,8 +285,11 @@ def test_processes_that_outlive_a_command_are_named_and_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.gpu.commands.GONE_WITHIN_S", 0.5)
-    arguments = [sys.executable, "-c", LEAVES_A_CHILD, "1"]
+    end = tmp_path / "end"
+    arguments = [sys.executable, "-c", LEAVES_A_CHILD, os.fspath(end)]
     with Command(arguments, tmp_path / "log", limit_s=60) as running:
+        assert running.until(running.process.children)
+        end.touch()
         assert running.wait() == 0
         (left,) = running.left_behind()
         pid = int(left.split()[0])
@@ -296,7 +300,7 @@ def test_processes_that_outlive_a_command_are_named_and_ended(
 def test_a_command_that_times_out_is_ended_with_all_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [sys.executable, "-c", LEAVES_A_CHILD, "600"]
+    arguments = [sys.executable, "-c", LEAVES_A_CHILD, os.fspath(tmp_path / "never")]
     with Command(arguments, tmp_path / "log", limit_s=60) as running:
         assert running.until(running.process.children)
         family = running.process.children(recursive=True)
