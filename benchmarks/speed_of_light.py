@@ -26,8 +26,8 @@ BOUNDS = {
     "free": {8: Target("b job", "c chat", 0.95), 64: Target("b job", "c chat", 0.9)},
 }
 WORKERS = {"h100": "H100Worker", "free": "FreeWorker"}
-COPIES = {8: 1, 64: 4, 256: 4}
-"""Of the images: enough to be much longer than the start and the tail."""
+COPIES = {("h100", 8): 1}
+"""Of the images: enough to be much longer than the start and the tail; otherwise 4."""
 
 
 def contests(kinds: list[str], sequences: list[int], rounds: int) -> list[Contest]:
@@ -39,7 +39,7 @@ def contests(kinds: list[str], sequences: list[int], rounds: int) -> list[Contes
             entries=(RENDERED, JOB, CHAT, CHAT_FILES),
             targets=(BOUNDS[kind][count],) if count in BOUNDS[kind] else (),
             count=250,
-            copies=COPIES.get(count, 4),
+            copies=COPIES.get((kind, count), 4),
             rounds=rounds,
             worker=WORKERS[kind],
             max_num_seqs=count,
