@@ -245,7 +245,7 @@ def test_pixel_bounds_apply_unless_the_user_bounds_the_processor(
     assert check(question, *flags).bounds_pixels is ours
 
 
-# --- scripts beside the package ------------------------------------------------------------------
+# --- a request -----------------------------------------------------------------------------------
 
 
 def test_question_is_tokenized_once_and_its_requests_are_those_of_vllms_chat() -> None:
@@ -292,6 +292,9 @@ def test_renderer_of_another_kind_sees_the_image_of_each_request() -> None:
     rendered = RequestRenderer(seen, RequestOptions()).render("Describe it.", None, image)
     assert isinstance(rendered, list)
     assert rendered[0]["content"][0]["image_pil"] is image
+
+
+# --- scripts beside the package ------------------------------------------------------------------
 
 
 def test_scripts_beside_the_package_find_what_they_import() -> None:

@@ -104,7 +104,7 @@ def test_images_are_not_decoded_further_ahead_of_the_renderer_than_its_threads_n
         serving = asyncio.ensure_future(worker.serve())
         most = 1 + AHEAD  # the rendered one, and those that are ahead of the renderer
         await link.until(lambda sent: count(sent, ImageRead) >= most)
-        # In this time all forty would be decoded; and it is long beside what they wait for else.
+        # Ten times what the first seven took: all forty could be decoded in it.
         await asyncio.sleep(10 * (time.perf_counter() - started))
         num_decoded = count(link.sent, ImageRead)
         engine.gate.set()

@@ -219,9 +219,8 @@ def _try_request(model: str, config: Any, options: RequestOptions) -> Any:
     if len(set(renderer.get_tokenizer().encode(ASKED))) < MIN_DISTINCT_TOKENS:
         why = "its tokenizer knows no words (a tokenizer.json that is missing or empty)"
         raise UsageError("--model", model, f"{why}; complete the folder")
-    messages = _messages(ASKED, None, Image.new("RGB", (224, 224)))
     try:
-        renderer.render_chat([messages], chat_params(options), _tokenization(renderer))
+        RequestRenderer(renderer, options).render(ASKED, None, Image.new("RGB", (224, 224)))
     except _MODEL_REFUSALS as error:
         reason = _reason(_root(error))
         remedy = f"give its folder the chat_template.jinja it was trained with, or {ADVICE}"
@@ -244,7 +243,7 @@ class _Trial:
         """A warning for the user, or an empty text. Raises UsageError if the question cannot be
         asked about any item."""
         name, plain = question.prompt_name, question.plain
-        self._chat = chat_params(question.options)
+        self._requests = RequestRenderer(self._renderer, question.options)
         asked = self._tokens(name, plain)
         if plain.system and asked == self._tokens(name, replace(plain, system=None)):
             remedy = "leaves the prompt's `system` text out; move it below the front matter"
@@ -282,11 +281,9 @@ class _Trial:
         """Tokens of the whole request with a square image. Raises UsageError."""
         from PIL import Image
 
-        messages = _messages(text.user, text.system, Image.new("RGB", (side, side)))
+        image = Image.new("RGB", (side, side))
         try:
-            _, (rendered,) = self._renderer.render_chat(
-                [messages], self._chat, _tokenization(self._renderer)
-            )
+            rendered = self._requests.render(text.user, text.system, image)
         except _MODEL_REFUSALS as error:
             remedy = "change the prompt, or give the model's folder another chat_template.jinja"
             reason = _reason(_root(error))
@@ -478,7 +475,7 @@ class RequestRenderer:
         self._tokenize = _tokenization(renderer)
         self._asked = lru_cache(maxsize=MAX_QUESTIONS)(self._question_tokens)
 
-    def render(self, user: str, system: str | None, image: Image) -> object:
+    def render(self, user: str, system: str | None, image: Image) -> Any:
         """Tokens and processed pixels. Raises what vLLM raises."""
         tokens = self._asked(user, system)
         if tokens is None:
